@@ -1,0 +1,131 @@
+"""Frozen dataclasses to JSON and back, and the `run.json` beside every output."""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+
+from ringworld import __version__
+from ringworld.core.errors import InputError
+from ringworld.core.files import read_json, write_json_atomic
+
+T = TypeVar("T")
+RUN_FILE = "run.json"
+
+
+def to_json(value: Any) -> Any:
+    """Turn a tree of dataclasses, tuples, mappings, paths and scalars into plain JSON values."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: to_json(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): to_json(item) for key, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [to_json(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def from_json(cls: type[T], value: Any, *, where: str = "configuration") -> T:
+    """Build `cls` from what `to_json` wrote.
+
+    Raises:
+        InputError: a key is unknown or missing, or a value has another type.
+    """
+    return _build(cls, value, where)
+
+
+def write_run(out: Path, config: Any, *, command: str) -> None:
+    """Write `run.json`: the command, our version and the whole configuration."""
+    write_json_atomic(
+        out / RUN_FILE, {"command": command, "ringworld": __version__, "config": to_json(config)}
+    )
+
+
+def read_run(out: Path, cls: type[T]) -> T:
+    """Read the configuration that `write_run` wrote in the folder `out`.
+
+    Raises:
+        InputError: there is no `run.json`, or it does not describe a `cls`.
+    """
+    path = out / RUN_FILE
+    run = read_json(path)
+    if not isinstance(run, dict) or "config" not in run:
+        raise _mismatch(str(path), "no 'config'", "a file written by ringworld")
+    return from_json(cls, run["config"], where=str(path))
+
+
+def _build(expected: Any, value: Any, where: str) -> Any:
+    origin = get_origin(expected)
+    if expected is Any:
+        return value
+    if dataclasses.is_dataclass(expected):
+        return _build_dataclass(expected, value, where)
+    if origin is Literal:
+        if value not in get_args(expected):
+            raise _mismatch(where, repr(value), f"one of {', '.join(map(repr, get_args(expected)))}")
+        return value
+    if origin in (Union, types.UnionType):
+        return _build_union(get_args(expected), value, where)
+    if origin is tuple:
+        return _build_tuple(get_args(expected), value, where)
+    if origin in (dict, Mapping):
+        if not isinstance(value, dict):
+            raise _mismatch(where, type(value).__name__, "an object")
+        item = get_args(expected)[1]
+        return {key: _build(item, entry, f"{where}.{key}") for key, entry in value.items()}
+    return _build_scalar(expected, value, where)
+
+
+def _build_dataclass(cls: Any, value: Any, where: str) -> Any:
+    if not isinstance(value, dict):
+        raise _mismatch(where, type(value).__name__, f"the fields of {cls.__name__}")
+    hints = typing.get_type_hints(cls)
+    names = {field.name for field in dataclasses.fields(cls) if field.init}
+    unknown, missing = sorted(value.keys() - names), sorted(names - value.keys())
+    if unknown or missing:
+        raise _mismatch(
+            where, f"unknown {unknown}, missing {missing}", f"exactly the fields of {cls.__name__}"
+        )
+    return cls(**{name: _build(hints[name], value[name], f"{where}.{name}") for name in names})
+
+
+def _build_union(options: tuple[Any, ...], value: Any, where: str) -> Any:
+    problems = []
+    for option in options:
+        try:
+            return _build(option, value, where)
+        except InputError as error:
+            problems.append(error.expected)
+    raise _mismatch(where, repr(value), " or ".join(problems))
+
+
+def _build_tuple(items: tuple[Any, ...], value: Any, where: str) -> Any:
+    if not isinstance(value, list):
+        raise _mismatch(where, type(value).__name__, "a list")
+    if len(items) == 2 and items[1] is Ellipsis:
+        items = (items[0],) * len(value)
+    if len(items) != len(value):
+        raise _mismatch(where, f"{len(value)} items", f"{len(items)} items")
+    return tuple(_build(item, entry, f"{where}[{i}]") for i, (item, entry) in enumerate(zip(items, value)))
+
+
+def _build_scalar(cls: Any, value: Any, where: str) -> Any:
+    if cls is float and type(value) is int:
+        return float(value)
+    if cls is type(None) and value is None:
+        return None
+    if cls is Path and isinstance(value, str):
+        return Path(value)
+    if type(value) is not cls:
+        raise _mismatch(where, f"{type(value).__name__} {value!r}", getattr(cls, "__name__", str(cls)))
+    return value
+
+
+def _mismatch(where: str, got: str, expected: str) -> InputError:
+    return InputError(
+        what=where,
+        got=got,
+        expected=expected,
+        remedy="The file was written by another version or edited; write it again with this one.",
+    )

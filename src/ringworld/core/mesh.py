@@ -1,0 +1,54 @@
+"""Devices, and the mesh that they form."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from jax.sharding import AbstractMesh, AxisType, Mesh
+
+from ringworld.core.errors import InputError
+from ringworld.core.mesh_config import MeshConfig
+from ringworld.core.sharding import MESH_AXES
+
+
+def simulate_devices(count: int) -> None:
+    """Ask the CPU backend for `count` devices; call it before any array exists.
+
+    Raises:
+        InputError: the backend runs already with another number of CPU devices.
+    """
+    try:
+        jax.config.update("jax_num_cpu_devices", count)
+    except RuntimeError:
+        if jax.local_device_count("cpu") != count:
+            raise InputError(
+                what="simulated devices",
+                got=f"{count} asked for after {jax.local_device_count('cpu')} were made",
+                expected="the same number in one process",
+                remedy="Start a new process.",
+            ) from None
+
+
+def make_mesh(config: MeshConfig, *, devices: Sequence[Any] | None = None) -> Mesh:
+    """Return the mesh over `devices` (all of the process group by default), every axis explicit.
+
+    Raises:
+        InputError: the axes need another number of devices.
+    """
+    devices = jax.devices() if devices is None else devices
+    if len(devices) != config.devices:
+        sizes = ", ".join(f"{name} {size}" for name, size in zip(MESH_AXES, config.shape) if size > 1)
+        raise InputError(
+            what="device count",
+            got=f"{len(devices)} devices",
+            expected=f"{config.devices} ({sizes or 'every axis 1'})",
+            remedy="Change --devices, or the mesh, so that the product of the axes is the device count.",
+        )
+    return jax.make_mesh(
+        config.shape, MESH_AXES, devices=devices, axis_types=(AxisType.Explicit,) * len(MESH_AXES)
+    )
+
+
+def abstract_mesh(config: MeshConfig) -> AbstractMesh:
+    """Return a mesh with no devices, for type-checking a program of any size."""
+    return AbstractMesh(config.shape, MESH_AXES, axis_types=(AxisType.Explicit,) * len(MESH_AXES))

@@ -1,0 +1,56 @@
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from ringworld.core.config import from_json, read_run, to_json, write_run
+from ringworld.core.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inner:
+    kind: Literal["a", "b"] = "a"
+    rate: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outer:
+    inner: Inner = Inner()
+    sizes: tuple[int, ...] = (1, 2)
+    stages: tuple[Inner, ...] = (Inner(), Inner(kind="b"))
+    folder: Path | None = None
+    weights: dict[str, float]
+
+
+OUTER = Outer(weights={"text": 0.5}, folder=Path("x"))
+
+
+def test_a_configuration_comes_back_from_json_as_it_was():
+    assert from_json(Outer, to_json(OUTER)) == OUTER
+    assert from_json(Outer, to_json(replace(OUTER, folder=None))).folder is None
+
+
+def test_run_json_is_read_back(tmp_path):
+    write_run(tmp_path, OUTER, command="ringworld test")
+    assert read_run(tmp_path, Outer) == OUTER
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"sizes": [1, "2"]}, r"sizes\[1\]"),
+        ({"inner": {"kind": "c", "rate": 1.0}}, "inner.kind"),
+        ({"inner": {"kind": "a", "speed": 1.0}}, "speed"),
+        ({"weights": 3}, "weights"),
+        ({"stages": {}}, "stages"),
+    ],
+)
+def test_what_does_not_fit_is_named(change, named):
+    with pytest.raises(InputError, match=named):
+        from_json(Outer, to_json(OUTER) | change)
+
+
+def test_a_folder_without_run_json_is_named(tmp_path):
+    with pytest.raises(InputError, match="run.json"):
+        read_run(tmp_path, Outer)
