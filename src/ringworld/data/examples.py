@@ -1,0 +1,139 @@
+"""One document, one captioned video, one conversation: token ids, and which of them are learnt."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from random import Random
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Bool, Int, Int32, UInt8
+
+from ringworld.data.config import Kind, PrepareConfig
+from ringworld.data.sources import Sidecar
+from ringworld.text import chat
+from ringworld.text.tokenizer import TextTokenizer
+from ringworld.text.vocabulary import Vocabulary
+
+# Of several clips each may have its own number of frames.
+Codes = Int[np.ndarray, "_ codes"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Example:
+    """Token ids and what is learnt of them, with where they come from."""
+
+    tokens: Int32[np.ndarray, " tokens"]
+    loss: Bool[np.ndarray, " tokens"]
+    """True where the token is a target that is learnt."""
+    kind: Kind
+    source: str
+    """Path of the file relative to the folder it was found in, and `#line` for a line of JSONL."""
+    start_token: int = 0
+    """Index of the first token within the whole document, or within all frames of the video."""
+
+    def __len__(self) -> int:
+        """Return the number of tokens."""
+        return len(self.tokens)
+
+    def cut(self, *, start: int, stop: int) -> "Example":
+        """Return the tokens from `start` up to `stop` (or to the end) as an example of their own."""
+        return replace(
+            self,
+            tokens=self.tokens[start:stop],
+            loss=self.loss[start:stop],
+            start_token=self.start_token + start,
+        )
+
+
+@runtime_checkable
+class FrameEncoder(Protocol):
+    """What preparation needs of `ringworld.vision.frame_tokenizer.FrameTokenizer`."""
+
+    def encode(self, frames: UInt8[np.ndarray, "frames side side 3"]) -> Int32[np.ndarray, "frames codes"]:
+        """Return the codes of each frame."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class ExampleMaker:
+    """Turns text and codes of frames into examples."""
+
+    tokenizer: TextTokenizer
+    vocabulary: Vocabulary
+    config: PrepareConfig
+
+    def document(self, text: str, *, source: str) -> list[Example]:
+        """Return a document as consecutive examples of at most `config.document_tokens`.
+
+        Only the first begins with `<s>` and only the last ends with `</s>`: joined, they are the document.
+        """
+        whole = self._encode(chat.document(text), kind="text", source=source)
+        longest = self.config.document_tokens
+        return [whole.cut(start=s, stop=s + longest) for s in range(0, len(whole), longest)]
+
+    def document_questions(self, text: str, sidecar: Sidecar, *, source: str) -> list[Example]:
+        """Return the document again with each question about it, where `config.document_tokens` suffice.
+
+        A longer one would have to lose a part of the document, and perhaps the part that holds the answer.
+        """
+        made = []
+        for asked in sidecar.questions:
+            prompt = chat.document_question_prompt(text, asked.question, answers=asked.answers)
+            made.append(self._encode(chat.answered(prompt, asked.answer), kind="text_qa", source=source))
+        return [example for example in made if len(example) <= self.config.document_tokens]
+
+    def captioned(self, codes: Codes, caption: str, *, source: str) -> list[Example]:
+        """Return both orders: frames then caption, and caption then frames; and single frames as images.
+
+        A part of the generation examples (`config.drop_caption_fraction`) has no caption, which is what
+        guidance needs; which ones follows from the source and the seed.
+        """
+        understood = chat.answered(chat.caption_prompt(), caption)
+        made = [self._encode(understood, kind="video_caption", source=source, codes=codes)]
+        random = Random(f"{self.config.seed} {source}")
+        if len(codes) == 1:
+            return [*made, self._generation(codes, caption, random, kind="caption_image", source=source)]
+        made.append(self._generation(codes, caption, random, kind="caption_video", source=source))
+        shown = random.sample(range(len(codes)), min(len(codes), self.config.images_per_video))
+        return made + [
+            self._generation(codes[i : i + 1], caption, random, kind="caption_image", source=source)
+            for i in shown
+        ]
+
+    def video_questions(self, codes: Codes, sidecar: Sidecar, *, source: str) -> list[Example]:
+        """Return the video or image with each question about it."""
+        return [
+            self._encode(
+                chat.answered(chat.video_question_prompt(asked.question), asked.answer),
+                kind="video_qa",
+                source=source,
+                codes=codes,
+            )
+            for asked in sidecar.questions
+        ]
+
+    def uncaptioned(self, windows: Sequence[Codes], *, source: str) -> list[Example]:
+        """Return consecutive stretches of a video about which nothing is known, an example each."""
+        made, before = [], 0
+        for codes in windows:
+            example = self._encode(chat.uncaptioned_video(), kind="video", source=source, codes=codes)
+            made.append(replace(example, start_token=before))
+            before += len(codes) * self.vocabulary.frame_tokens
+        return made
+
+    def _generation(self, codes: Codes, caption: str, random: Random, *, kind: Kind, source: str) -> Example:
+        prompt = chat.generation_prompt(caption, kind="image" if kind == "caption_image" else "video")
+        if random.random() < self.config.drop_caption_fraction:
+            prompt = chat.unconditional_prompt()
+        return self._encode(chat.generated(prompt), kind=kind, source=source, codes=codes)
+
+    def _encode(
+        self, segments: chat.Segments, *, kind: Kind, source: str, codes: Codes | None = None
+    ) -> Example:
+        encoded = chat.encode(
+            segments,
+            tokenizer=self.tokenizer,
+            vocabulary=self.vocabulary,
+            frames=() if codes is None else (codes,),
+        )
+        return Example(tokens=encoded.tokens, loss=encoded.loss, kind=kind, source=source)

@@ -1,0 +1,204 @@
+"""Packed batches from prepared data, without end, in an order that follows from the seed and can be resumed.
+
+Grain draws the examples: each kind is shuffled anew in every epoch, and kinds are mixed by weight. A document
+that is longer than the context is drawn piece by piece, so that the mixture counts what a row holds. The
+packing is our own, as is its state: which pieces of which records lie in rows that are not full yet.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import grain
+import numpy as np
+from jaxtyping import Int
+
+from ringworld.core.errors import InputError
+from ringworld.data.batch import PackedBatch
+from ringworld.data.config import Kind, MixtureConfig, PackingConfig, Split
+from ringworld.data.examples import Example
+from ringworld.data.packing import FirstFit, piece_bounds, to_batch
+from ringworld.data.store import ExampleStore
+
+_EVEN, _PACKING = MixtureConfig(), PackingConfig()
+_READ = grain.ReadOptions(num_threads=2, prefetch_buffer_size=16)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Piece:
+    """A record or a part of one."""
+
+    reference: tuple[int, int, int]
+    """Record, first token and end: where to read it again."""
+    example: Example
+
+    def __len__(self) -> int:
+        """Return the number of tokens."""
+        return len(self.example)
+
+
+class PackedLoader:
+    """An endless iterator of batches; `make_loader` builds it."""
+
+    left_out: dict[Kind, int]
+    """Examples that are longer than the context and cannot be cut, by kind; they are never drawn."""
+
+    def __init__(
+        self,
+        store: ExampleStore,
+        *,
+        split: Split,
+        context_tokens: int,
+        batch_sequences: int,
+        mixture: MixtureConfig,
+        packing: PackingConfig,
+        seed: int,
+        shard_index: int,
+        shard_count: int,
+    ) -> None:
+        """Begin at the first batch; see `make_loader`."""
+        self._store, self._context, self._batch = store, context_tokens, batch_sequences
+        drawable, self.left_out = _drawable(store, split, mixture, context_tokens)
+        shares = [mixture.weights[kind] for kind in drawable]
+        kinds = [
+            grain.MapDataset.source(of_kind.tolist())
+            .shuffle(seed=seed + index)
+            .repeat()[shard_index::shard_count]
+            for index, of_kind in enumerate(drawable.values())
+        ]
+        mixed = grain.MapDataset.mix(kinds, weights=shares)
+        self._draws = iter(mixed.map(self._read).to_iter_dataset(_READ))
+        self._packer = FirstFit[Piece](context_tokens=context_tokens, open_rows=packing.open_rows)
+        self._full: list[list[Piece]] = []
+        # What must be the same for a state to mean the same.
+        self._identity = {
+            "data": store.fingerprint,
+            "split": split,
+            "context_tokens": context_tokens,
+            "batch_sequences": batch_sequences,
+            "mixture": asdict(mixture),
+            "packing": asdict(packing),
+            "seed": seed,
+            "shard": [shard_index, shard_count],
+        }
+
+    def __iter__(self) -> "PackedLoader":
+        """Return itself."""
+        return self
+
+    def __next__(self) -> PackedBatch[np.ndarray]:
+        """Return the next batch of [batch_sequences, context_tokens].
+
+        Raises:
+            InputError: a record is damaged.
+        """
+        while len(self._full) < self._batch:
+            if row := self._packer.add(next(self._draws)):
+                self._full.append(row)
+        rows, self._full = self._full[: self._batch], self._full[self._batch :]
+        return to_batch(
+            [[piece.example for piece in row] for row in rows],
+            context_tokens=self._context,
+            text_size=self._store.dataset.vocabulary.text_size,
+        )
+
+    def get_state(self) -> dict[str, Any]:
+        """Return a JSON value from which `set_state` goes on with the very batch that would come next."""
+        return {
+            "identity": self._identity,
+            "draws": self._draws.get_state(),
+            "open": [[list(piece.reference) for piece in row] for row in self._packer.rows],
+            "full": [[list(piece.reference) for piece in row] for row in self._full],
+        }
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go on from where `get_state` was called.
+
+        Raises:
+            InputError: the state is of other data or another configuration.
+        """
+        differing = [name for name, value in self._identity.items() if state["identity"].get(name) != value]
+        if differing:
+            raise InputError(
+                what="state of the data loader",
+                got=f"another {', '.join(differing)}",
+                expected="the data and configuration of the run that is resumed",
+                remedy="Restore them, or begin a new run in another folder.",
+            )
+        self._draws.set_state(state["draws"])
+        self._packer.rows = [[self._read(reference) for reference in row] for row in state["open"]]
+        self._full = [[self._read(reference) for reference in row] for row in state["full"]]
+
+    def _read(self, reference: Sequence[int]) -> Piece:
+        record, start, stop = reference
+        example = self._store.read(record).cut(start=start, stop=stop)
+        return Piece(reference=(record, start, stop), example=example)
+
+
+def make_loader(
+    data_dir: Path,
+    *,
+    split: Split,
+    context_tokens: int,
+    batch_sequences: int,
+    seed: int,
+    mixture: MixtureConfig = _EVEN,
+    packing: PackingConfig = _PACKING,
+    shard_index: int = 0,
+    shard_count: int = 1,
+) -> PackedLoader:
+    """Open prepared data as an endless iterator of packed batches.
+
+    Args:
+        data_dir: what `prepare` wrote.
+        split: which examples.
+        context_tokens: length of a row.
+        batch_sequences: rows of a batch, of this process.
+        seed: of the order of examples.
+        mixture: how often each kind is drawn; kinds without examples that fit are left out.
+        packing: how rows are filled.
+        shard_index: this process, of `shard_count` which together see every example.
+        shard_count: number of processes.
+
+    Raises:
+        InputError: there is no prepared data, or none of it fits.
+    """
+    assert 0 <= shard_index < shard_count
+    return PackedLoader(
+        ExampleStore(data_dir),
+        split=split,
+        context_tokens=context_tokens,
+        batch_sequences=batch_sequences,
+        mixture=mixture,
+        packing=packing,
+        seed=seed,
+        shard_index=shard_index,
+        shard_count=shard_count,
+    )
+
+
+def _drawable(
+    store: ExampleStore, split: Split, mixture: MixtureConfig, context_tokens: int
+) -> tuple[dict[Kind, Int[np.ndarray, "_ 3"]], dict[Kind, int]]:
+    """Return what can be drawn of each kind (record, start, stop), and how many records are too long."""
+    kind_column, tokens = store.column("kind"), store.column("tokens")
+    of_split = store.column("split") == split
+    drawable, left_out = {}, {}
+    for kind in mixture.weights:
+        chosen = of_split & (kind_column == kind)
+        fits = chosen if kind == "text" else chosen & (tokens <= context_tokens)
+        left_out[kind] = int(chosen.sum() - fits.sum())
+        if fits.any():
+            records = np.flatnonzero(fits)
+            bounds = piece_bounds(tokens[records], context_tokens=context_tokens)
+            drawable[kind] = np.column_stack([records[bounds[:, 0]], bounds[:, 1:]])
+    if not drawable:
+        shortest = tokens[of_split].min() if of_split.any() else 0
+        raise InputError(
+            what=f"{split} examples of kinds {', '.join(mixture.weights)}",
+            got=f"none of at most {context_tokens} tokens (the shortest of any kind has {shortest})",
+            expected="at least one",
+            remedy="Use a longer context, another mixture, or more data.",
+        )
+    return drawable, left_out

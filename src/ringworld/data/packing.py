@@ -1,0 +1,176 @@
+"""Examples to packed sequences, with the numbers that keep them apart and count them alike.
+
+Every example counts as it would alone in a padded row: of an example with `n` learnt text targets, each has
+the weight `1 / n`, and the same for vision. The loss over a modality is `sum(weight * nll) / sum(weight)`, a
+mean over examples.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence, Sized
+from typing import Generic, TypeVar
+
+import numpy as np
+from jaxtyping import Bool, Float32, Int
+
+from ringworld.core.errors import InputError
+from ringworld.data.batch import PackedBatch
+from ringworld.data.examples import Example
+
+PADDING_ORDER = -1
+
+
+T = TypeVar("T", bound=Sized)
+
+
+class FirstFit(Generic[T]):
+    """Puts each piece into the first open row with room, and gives away the fullest row when none has room.
+
+    Rows of 10 tokens, two of them open, pieces of length 6, 7, 4, 8, 9: 6 opens a row and 7 another; 4 fills
+    the first, which is given away; 8 opens a row; 9 fits nowhere, so that the 8 is given away for it.
+    """
+
+    def __init__(self, *, context_tokens: int, open_rows: int) -> None:
+        """Begin with no open row."""
+        self._context, self._open_rows = context_tokens, open_rows
+        self.rows: list[list[T]] = []
+
+    def add(self, piece: T) -> list[T] | None:
+        """Take one piece of at most `context_tokens`; return the row that was closed for it, if any."""
+        assert 0 < len(piece) <= self._context, len(piece)
+        rooms = [self._context - sum(map(len, row)) for row in self.rows]
+        for index, room in enumerate(rooms):
+            if len(piece) <= room:
+                self.rows[index].append(piece)
+                return self.rows.pop(index) if len(piece) == room else None
+        if len(piece) == self._context:
+            return [piece]
+        self.rows.append([piece])
+        return self.rows.pop(rooms.index(min(rooms))) if len(self.rows) > self._open_rows else None
+
+    def close(self) -> list[list[T]]:
+        """Give away the rows that are still open."""
+        rows, self.rows = self.rows, []
+        return rows
+
+
+def pieces(example: Example, *, context_tokens: int) -> list[Example]:
+    """Return what of an example goes into rows of `context_tokens`.
+
+    | example | result |
+    |---|---|
+    | fits | itself |
+    | text that is too long | consecutive pieces, each an example of its own; each border costs one target |
+    | anything else too long | nothing: an answer without its document would teach to invent one |
+    """
+    if len(example) <= context_tokens:
+        return [example]
+    if example.kind != "text":
+        return []
+    bounds = piece_bounds(np.array([len(example)]), context_tokens=context_tokens)
+    return [example.cut(start=start, stop=stop) for _, start, stop in bounds.tolist()]
+
+
+def piece_bounds(
+    lengths: Int[np.ndarray, " examples"], *, context_tokens: int
+) -> Int[np.ndarray, "pieces 3"]:
+    """Return which pieces of at most `context_tokens` examples are cut into: example, start and stop of each.
+
+    With `context_tokens=4`, examples of 6 and 3 tokens give `0 0 4`, `0 4 6` and `1 0 3`.
+    """
+    counts = -(-lengths // context_tokens)
+    example = np.repeat(np.arange(len(lengths)), counts)
+    start = (np.arange(len(example)) - np.repeat(np.cumsum(counts) - counts, counts)) * context_tokens
+    stop = np.minimum(start + context_tokens, lengths[example])
+    return np.stack([example, start, stop], axis=1)
+
+
+def pack_rows(examples: Iterable[Example], *, context_tokens: int, open_rows: int) -> Iterator[list[Example]]:
+    """Yield packed rows as they fill; what is still open follows at the end."""
+    packer = FirstFit[Example](context_tokens=context_tokens, open_rows=open_rows)
+    for example in examples:
+        for piece in pieces(example, context_tokens=context_tokens):
+            if row := packer.add(piece):
+                yield row
+    yield from packer.close()
+
+
+def to_batch(
+    rows: Sequence[Sequence[Example]], *, context_tokens: int, text_size: int
+) -> PackedBatch[np.ndarray]:
+    """Lay the examples of each row end to end.
+
+    With `text_size=100`, rows of 12, and two examples: a question of two tokens with the answer `30 2`, and a
+    request of two tokens for an image of one frame (codes 103, 100, end of vision 109), then `</vision>` 4:
+
+        tokens          1 20 30   2  1  40 103 100 109  4  0  0
+        targets        20 30  2   0 40 103 100 109   4  0  0  0
+        order           0  1  2   3  4   5   6   7   8  9 -1 -1
+        first           0  0  0   0  4   4   4   4   4  4  0  0
+        text_weights    0 .5 .5   0  0   0   0   0   0  0  0  0
+        vision_weights  0  0  0   0  0 1/3 1/3 1/3   0  0  0  0
+
+    Args:
+        rows: of each row, the examples; together at most `context_tokens` long.
+        context_tokens: length of a row.
+        text_size: ids from here on are vision.
+
+    Returns:
+        Arrays [len(rows), context_tokens].
+    """
+    shape = (len(rows), context_tokens)
+    batch = PackedBatch(
+        tokens=np.zeros(shape, np.int32),
+        targets=np.zeros(shape, np.int32),
+        order=np.full(shape, PADDING_ORDER, np.int32),
+        first=np.zeros(shape, np.int32),
+        text_weights=np.zeros(shape, np.float32),
+        vision_weights=np.zeros(shape, np.float32),
+    )
+    for index, row in enumerate(rows):
+        start = 0
+        for example in row:
+            _lay(example, PackedBatch(*(field[index] for field in batch)), start, text_size)
+            start += len(example)
+    return batch
+
+
+def pack(
+    examples: Iterable[Example], *, context_tokens: int, text_size: int, open_rows: int = 16
+) -> PackedBatch[np.ndarray]:
+    """Pack a finite number of examples into one batch of as many rows as they need."""
+    rows = list(pack_rows(examples, context_tokens=context_tokens, open_rows=open_rows))
+    return to_batch(rows, context_tokens=context_tokens, text_size=text_size)
+
+
+def padded(examples: Iterable[Example], *, context_tokens: int, text_size: int) -> PackedBatch[np.ndarray]:
+    """Put each example into a row of its own: what packing must equal in loss and gradients.
+
+    Raises:
+        InputError: an example is longer than a row.
+    """
+    rows = [[example] for example in examples]
+    longest = max((len(row[0]) for row in rows), default=0)
+    if longest > context_tokens:
+        raise InputError(
+            what="longest example",
+            got=f"{longest} tokens",
+            expected=f"at most {context_tokens}",
+            remedy="Use longer rows.",
+        )
+    return to_batch(rows, context_tokens=context_tokens, text_size=text_size)
+
+
+def _lay(example: Example, row: PackedBatch[np.ndarray], start: int, text_size: int) -> None:
+    stop = start + len(example)
+    assert stop <= len(row.tokens), "a row overflows"
+    targets, learnt = example.tokens[1:], example.loss[1:]
+    is_vision = targets >= text_size
+    row.tokens[start:stop] = example.tokens
+    row.targets[start : stop - 1] = targets
+    row.order[start:stop] = np.arange(start, stop)
+    row.first[start:stop] = start
+    row.text_weights[start : stop - 1] = _shares(learnt & ~is_vision)
+    row.vision_weights[start : stop - 1] = _shares(learnt & is_vision)
+
+
+def _shares(learnt: Bool[np.ndarray, " tokens"]) -> Float32[np.ndarray, " tokens"]:
+    return learnt.astype(np.float32) / np.float32(max(int(learnt.sum()), 1))

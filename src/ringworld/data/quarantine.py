@@ -1,0 +1,39 @@
+"""Files that cannot be used are set aside, each with its reason, and the rest goes on."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from ringworld.core.errors import InputError
+
+_SHOWN = 3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Quarantined:
+    """One file, or a part of one, that was set aside."""
+
+    path: str
+    """Path relative to the folder that was named, and `#line` for a line of JSONL."""
+    reason: str
+
+
+@contextmanager
+def quarantine(path: str, *, into: list[Quarantined]) -> Iterator[None]:
+    """Catch what is wrong with the file `path` and append it to `into`."""
+    try:
+        yield
+    except InputError as error:
+        into.append(Quarantined(path=path, reason=str(error)))
+
+
+def nothing_usable(what: str, quarantined: Sequence[Quarantined]) -> InputError:
+    """Return the error for a folder in which no file could be used."""
+    reasons = "; ".join(item.reason for item in quarantined[:_SHOWN])
+    more = f"; and {len(quarantined) - _SHOWN} more" if len(quarantined) > _SHOWN else ""
+    return InputError(
+        what=what,
+        got=f"no usable file ({reasons}{more})" if quarantined else "no file",
+        expected="at least one that can be read",
+        remedy="Name another folder, or mend the files.",
+    )

@@ -1,0 +1,222 @@
+"""The user's files: which there are, what each is, what is written beside it, and which are held out."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from ringworld.core.errors import InputError
+from ringworld.data.config import PrepareConfig, Split
+from ringworld.data.read_text import read_lines, read_text
+from ringworld.vision.media import read_image, stream_video
+
+VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".webm", ".mkv", ".mov", ".m4v", ".gif"})
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
+TEXT_SUFFIXES = frozenset({".txt", ".md"})
+LINES_SUFFIXES = frozenset({".jsonl"})
+Format = Literal["video", "image", "text", "lines"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Source:
+    """One file to learn from."""
+
+    path: Path
+    relative: str
+    """Path below the folder that was named, with `/`; the split hangs on it, not on where the folder is."""
+    format: Format
+    split: Split = "train"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Question:
+    """A question about a file, and its answer."""
+
+    question: str
+    answer: str
+    answers: Literal["one", "several"] = "one"
+    """Whether the answer names one thing or several."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sidecar:
+    """What is written beside a file: `clip.json`, or `clip.txt` with only the caption of a video or image."""
+
+    caption: str | None = None
+    questions: tuple[Question, ...] = ()
+
+
+def find_sources(
+    *, videos: Sequence[Path], texts: Sequence[Path], config: PrepareConfig
+) -> tuple[Source, ...]:
+    """List the usable files of folders (with all below them) or single files, sorted, each with its split.
+
+    Hidden files are left out, and so is a `.txt` beside a video or image of the same name: it is its caption.
+    A file that is found twice counts once.
+
+    Raises:
+        InputError: no path is given, one does not exist, or there is no usable file under one.
+    """
+    if not (videos or texts):
+        raise InputError(
+            what="--videos, --texts",
+            got="neither",
+            expected="folders or files to learn from",
+            remedy="Name at least one of either.",
+        )
+    found = [*_find(videos, "--videos", VIDEO_SUFFIXES | IMAGE_SUFFIXES)]
+    media_stems = {source.path.with_suffix("") for source in found}
+    for source in _find(texts, "--texts", TEXT_SUFFIXES | LINES_SUFFIXES):
+        if source.path.suffix != ".txt" or source.path.with_suffix("") not in media_stems:
+            found.append(source)
+    once = {source.path.resolve(): source for source in reversed(found)}
+    found = [source for source in found if once[source.path.resolve()] is source]
+    pictures = [source for source in found if source.format in ("video", "image")]
+    words = [source for source in found if source.format in ("text", "lines")]
+    return (*_split(pictures, config), *_split(words, config))
+
+
+def read_sidecar(source: Source) -> Sidecar:
+    """Read what stands beside a file; nothing beside it gives an empty sidecar.
+
+        {"caption": "A red circle moves right.", "questions": [{"question": "What color?", "answer": "red"}]}
+
+    Other keys are left alone, so that a folder which another program wrote can be read.
+
+    Raises:
+        InputError: the sidecar is not JSON, or `caption` or `questions` are of another form.
+    """
+    path = source.path.with_suffix(".json")
+    if path.exists():
+        return _parse_sidecar(path)
+    caption = source.path.with_suffix(".txt")
+    if source.format in ("video", "image") and caption.exists():
+        return Sidecar(caption=read_utf8(caption).strip() or None)
+    return Sidecar()
+
+
+def read_utf8(path: Path) -> str:
+    """Read a small UTF-8 file.
+
+    Raises:
+        InputError: it is not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(
+            what=str(path),
+            got=f"bytes that are not UTF-8 at byte {error.start}",
+            expected="UTF-8",
+            remedy="Convert it: iconv -f LATIN1 -t UTF-8 FILE > NEW_FILE.",
+        ) from None
+
+
+def _find(paths: Iterable[Path], option: str, suffixes: frozenset[str]) -> Iterable[Source]:
+    for root in paths:
+        if not root.exists():
+            raise InputError(
+                what=f"{option} {root}",
+                got="no such folder",
+                expected="a folder of files, or one file",
+                remedy="Check its name.",
+            )
+        files = sorted(root.rglob("*")) if root.is_dir() else [root]
+        base = root if root.is_dir() else root.parent
+        usable = [path for path in files if path.suffix.lower() in suffixes and _is_plain(path, base)]
+        if not usable:
+            raise InputError(
+                what=f"{option} {root}",
+                got="no usable file",
+                expected=f"files that end in {', '.join(sorted(suffixes))}",
+                remedy="Name another folder.",
+            )
+        for path in usable:
+            yield Source(path=path, relative=path.relative_to(base).as_posix(), format=_format(path))
+
+
+def _is_plain(path: Path, base: Path) -> bool:
+    return path.is_file() and not any(part.startswith(".") for part in path.relative_to(base).parts)
+
+
+def _format(path: Path) -> Format:
+    suffix = path.suffix.lower()
+    if suffix in VIDEO_SUFFIXES:
+        return "video"
+    if suffix in IMAGE_SUFFIXES:
+        return "image"
+    return "lines" if suffix in LINES_SUFFIXES else "text"
+
+
+def _split(sources: list[Source], config: PrepareConfig) -> list[Source]:
+    """Hold out the files whose hash lies below the fraction, and see to it that each split has one to read.
+
+    Of the files that can be read, the one of the smallest hash is held out and that of the largest is not.
+    """
+    if len(sources) < 2 or config.held_out_fraction == 0:
+        return sources
+    in_order = sorted(sources, key=lambda source: _place(source, config))
+    readable = [
+        next((s for s in way if _is_readable(s, config)), way[0]) for way in (in_order, in_order[::-1])
+    ]
+    held_out = {s.path for s in in_order if _place(s, config) < config.held_out_fraction}
+    held_out = (held_out | {readable[0].path}) - {readable[1].path}
+    return [replace(s, split="held_out") if s.path in held_out else s for s in sources]
+
+
+def _is_readable(source: Source, config: PrepareConfig) -> bool:
+    try:
+        match source.format:
+            case "video":
+                next(stream_video(source.path, frames_per_second=1.0, resolution=8))
+            case "image":
+                read_image(source.path, resolution=8)
+            case "text":
+                read_text(source.path, max_bytes=config.max_text_bytes)
+            case "lines":
+                return any(not line.problem for line in read_lines(source.path))
+    except InputError:
+        return False
+    return True
+
+
+def _place(source: Source, config: PrepareConfig) -> float:
+    digest = hashlib.sha256(f"{config.seed} {source.relative}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64
+
+
+def _parse_sidecar(path: Path) -> Sidecar:
+    try:
+        value = json.loads(read_utf8(path))
+    except ValueError as error:
+        if isinstance(error, InputError):
+            raise
+        raise _bad_sidecar(path, f"text that is not JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise _bad_sidecar(path, f"a {type(value).__name__}")
+    caption, asked = value.get("caption"), value.get("questions", [])
+    if not (caption is None or isinstance(caption, str)):
+        raise _bad_sidecar(path, "a caption that is not text")
+    if not isinstance(asked, list) or not all(map(_is_question, asked)):
+        raise _bad_sidecar(path, "questions of another form")
+    questions = tuple(
+        Question(question=q["question"], answer=q["answer"], answers=q.get("answers", "one")) for q in asked
+    )
+    return Sidecar(caption=(caption or "").strip() or None, questions=questions)
+
+
+def _is_question(value: Any) -> bool:
+    if not isinstance(value, dict) or value.get("answers", "one") not in ("one", "several"):
+        return False
+    return isinstance(value.get("question"), str) and isinstance(value.get("answer"), str)
+
+
+def _bad_sidecar(path: Path, got: str) -> InputError:
+    return InputError(
+        what=str(path),
+        got=got,
+        expected='{"caption": TEXT, "questions": [{"question": TEXT, "answer": TEXT}]}, either left out',
+        remedy="Mend it or delete it.",
+    )

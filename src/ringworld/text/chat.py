@@ -1,0 +1,160 @@
+"""The wording and layout of every prompt: the one place that knows LWM's templates.
+
+A template is a tuple of segments. `encode` turns it into token ids. What a user wrote is always inside a
+segment of text, no word of which ever becomes a special id.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Bool, Int, Int32
+
+from ringworld.text.tokenizer import TextTokenizer
+from ringworld.text.vocabulary import Vocabulary
+
+_SYSTEM = "You are a helpful assistant."
+_OUTSIDE = "Don't give information outside the document"
+_MANNER = {
+    "one": f"{_OUTSIDE} or repeat your findings. Keep your response short and direct.",
+    "several": f"{_OUTSIDE}.",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Segment:
+    """A part of a template, all of whose tokens carry loss or none of them."""
+
+    kind: Literal["begin", "end", "text", "vision_start", "frames", "vision_end"]
+    text: str = ""
+    """Words of a `text` segment."""
+    loss: bool = False
+
+
+Segments = tuple[Segment, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Encoded:
+    """Token ids, and which of them are learnt as targets."""
+
+    tokens: Int32[np.ndarray, " tokens"]
+    loss: Bool[np.ndarray, " tokens"]
+
+
+_BEGIN = Segment(kind="begin")
+_VISION = (Segment(kind="vision_start"), Segment(kind="frames"), Segment(kind="vision_end"))
+
+
+def document(text: str) -> Segments:
+    """`<s>{text}</s>`, all of it learnt."""
+    return (_BEGIN, Segment(kind="text", text=text, loss=True), Segment(kind="end", loss=True))
+
+
+def uncaptioned_video() -> Segments:
+    """`<s><vision>{frames}</vision></s>`, all of it learnt."""
+    parts = (*_VISION, Segment(kind="end"))
+    return (_BEGIN, *(Segment(kind=part.kind, loss=True) for part in parts))
+
+
+def caption_prompt() -> Segments:
+    """`<s><vision>{frames}</vision>`, to be continued with a caption."""
+    return (_BEGIN, *_VISION)
+
+
+def question_prompt(question: str) -> Segments:
+    """`<s>You are a helpful assistant. USER: {question} ASSISTANT:`."""
+    return (_BEGIN, Segment(kind="text", text=f"{_SYSTEM} USER: {question} ASSISTANT:"))
+
+
+def document_question_prompt(
+    context: str, question: str, *, answers: Literal["one", "several"] = "one"
+) -> Segments:
+    """Ask `{context} {question} Don't give information outside the document ...` (LWM's needle scripts).
+
+    LWM leaves a space after `ASSISTANT:`. Here the answer brings its own, since a byte-level BPE keeps a word
+    and the space before it in one token.
+    """
+    return question_prompt(f"{context} {question} {_MANNER[answers]}")
+
+
+def video_question_prompt(question: str) -> Segments:
+    r"""`<s>You are a helpful assistant. USER: {question}\n<vision>{frames}</vision> ASSISTANT:`."""
+    asked = Segment(kind="text", text=f"{_SYSTEM} USER: {question}\n")
+    return (_BEGIN, asked, *_VISION, Segment(kind="text", text=" ASSISTANT:"))
+
+
+def generation_prompt(caption: str, *, kind: Literal["image", "video"]) -> Segments:
+    """`<s>You are a helpful assistant. USER: Generate a video of {caption} ASSISTANT:<vision>`.
+
+    The caption is put as the end of that sentence: "A red circle moves." asks as "a red circle moves" does.
+    """
+    article = "an image" if kind == "image" else "a video"
+    words = f"{_SYSTEM} USER: Generate {article} of {_as_object(caption)} ASSISTANT:"
+    return (_BEGIN, Segment(kind="text", text=words), Segment(kind="vision_start"))
+
+
+def unconditional_prompt() -> Segments:
+    """`<s><vision>`: what guidance compares with."""
+    return (_BEGIN, Segment(kind="vision_start"))
+
+
+def answered(prompt: Segments, answer: str) -> Segments:
+    """Add ` {answer}</s>`, the only part that is learnt."""
+    said = Segment(kind="text", text=f" {answer.strip()}", loss=True)
+    return (*prompt, said, Segment(kind="end", loss=True))
+
+
+def generated(prompt: Segments) -> Segments:
+    """Add `{frames}</vision></s>` to a generation prompt; only the frames are learnt."""
+    return (*prompt, Segment(kind="frames", loss=True), Segment(kind="vision_end"), Segment(kind="end"))
+
+
+def encode(
+    segments: Segments,
+    *,
+    tokenizer: TextTokenizer,
+    vocabulary: Vocabulary,
+    frames: Sequence[Int[np.ndarray, "_ codes"]] = (),
+) -> Encoded:
+    r"""Turn a template into ids; each `frames` segment takes the next of `frames`.
+
+    A video question over one frame of two codes, answered (`*` marks what is learnt):
+
+        <s> | You | are | ... | USER | : | What | color | ? | \n | <vision> | code 3 | code 0 | end of vision
+            | </vision> | ASSISTANT | : | red* | </s>*
+
+    A generation example of two such frames, where the end of a frame is learnt as its codes are:
+
+        <s> | You | ... | of | a | red | circle | ASSISTANT | : | <vision> | code 3* | code 0* | end of frame*
+            | code 7* | code 1* | end of vision* | </vision> | </s>
+    """
+    clips = iter(frames)
+    parts = [_segment_ids(segment, tokenizer, vocabulary, clips) for segment in segments]
+    assert next(clips, None) is None, "more frames than the template shows"
+    loss = [np.full(len(part), segment.loss) for part, segment in zip(parts, segments)]
+    return Encoded(tokens=np.concatenate(parts), loss=np.concatenate(loss))
+
+
+def _segment_ids(segment, tokenizer, vocabulary, clips) -> Int32[np.ndarray, " tokens"]:
+    match segment.kind:
+        case "begin":
+            ids = [tokenizer.bos]
+        case "end":
+            ids = [tokenizer.eos]
+        case "vision_start":
+            ids = tokenizer.vision_start
+        case "vision_end":
+            ids = tokenizer.vision_end
+        case "frames":
+            ids = vocabulary.encode_frames(next(clips))
+        case "text":
+            ids = tokenizer.encode(segment.text)
+    return np.asarray(ids, np.int32)
+
+
+def _as_object(caption: str) -> str:
+    words = caption.strip().rstrip(".")
+    first, space, rest = words.partition(" ")
+    return f"{first.lower()}{space}{rest}" if first in ("A", "An", "The") else words

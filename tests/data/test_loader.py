@@ -1,0 +1,159 @@
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ringworld.core.errors import InputError
+from ringworld.data.batch import PackedBatch
+from ringworld.data.config import KINDS, MixtureConfig, PackingConfig
+from ringworld.data.loader import PackedLoader, make_loader
+from ringworld.data.packing import pieces
+from ringworld.data.store import read_examples
+
+
+def loader(folder: Path, **changes: Any) -> PackedLoader:
+    options = {"split": "train", "context_tokens": 256, "batch_sequences": 2, "seed": 3} | changes
+    return make_loader(folder, **options)
+
+
+def only(**weights: float) -> MixtureConfig:
+    return MixtureConfig(**(dict.fromkeys(KINDS, 0.0) | weights))
+
+
+def equal(left: PackedBatch, right: PackedBatch) -> bool:
+    return all(np.array_equal(a, b) for a, b in zip(left, right))
+
+
+def drawn(batches: list[PackedBatch]) -> list[tuple[int, ...]]:
+    """Return the tokens of each example, in the order in which rows were filled."""
+    found = []
+    for batch in batches:
+        for tokens, order, first in zip(batch.tokens, batch.order, batch.first):
+            used = int((order >= 0).sum())
+            starts = sorted(set(first[:used].tolist()))
+            found += [tuple(tokens[a:b].tolist()) for a, b in zip(starts, [*starts[1:], used])]
+    return found
+
+
+def test_a_state_goes_on_with_the_very_next_batch_at_every_batch(prepared: Path):
+    # A short context cuts documents, so that states fall between the pieces of one.
+    options = {"context_tokens": 96, "packing": PackingConfig(open_rows=3)}
+    running = loader(prepared, **options)
+    states, batches = [], []
+    for _ in range(12):
+        states.append(json.dumps(running.get_state()))
+        batches.append(next(running))
+    for k, state in enumerate(states):
+        again = loader(prepared, **options)
+        next(again)
+        again.set_state(json.loads(state))
+        assert all(equal(next(again), batch) for batch in batches[k : k + 4])
+
+
+def test_the_seed_decides_the_order(prepared: Path):
+    runs = [[next(running) for _ in range(4)] for running in (loader(prepared), loader(prepared))]
+    assert all(equal(left, right) for left, right in zip(*runs))
+    other = loader(prepared, seed=4)
+    assert not all(equal(batch, next(other)) for batch in runs[0])
+
+
+def test_batches_have_the_asked_shape_and_types(prepared: Path):
+    batch = next(loader(prepared))
+    assert {field.shape for field in batch} == {(2, 256)}
+    assert [field.dtype for field in batch] == [np.int32] * 4 + [np.float32] * 2
+    assert (batch.order >= 0).mean() > 0.8
+
+
+def test_only_kinds_of_the_mixture_are_drawn_as_often_as_it_says(prepared: Path, vocabulary):
+    mixture = only(video_caption=3.0, caption_video=1.0)
+    running = loader(prepared, mixture=mixture)
+    found = drawn([next(running) for _ in range(20)])
+    sources = {
+        kind: {tuple(e.tokens.tolist()) for e in read_examples(prepared, split="train", kinds=[kind])}
+        for kind in ("video_caption", "caption_video")
+    }
+    counts = Counter(kind for tokens in found for kind, of in sources.items() if tokens in of)
+    assert counts.total() == len(found)
+    assert counts["video_caption"] / counts.total() == pytest.approx(0.75, abs=0.05)
+
+
+def test_every_example_is_drawn_once_an_epoch_in_a_new_order(prepared: Path):
+    mixture = only(video_qa=1.0)
+    # One row is open at a time, so that rows come in the order in which examples are drawn.
+    running = loader(
+        prepared, mixture=mixture, packing=PackingConfig(open_rows=1), context_tokens=128, batch_sequences=1
+    )
+    everything = [
+        tuple(e.tokens.tolist()) for e in read_examples(prepared, split="train", kinds=["video_qa"])
+    ]
+    found: list[tuple[int, ...]] = []
+    while len(found) < 2 * len(everything):
+        found += drawn([next(running)])
+    epochs = found[: len(everything)], found[len(everything) : 2 * len(everything)]
+    assert Counter(epochs[0]) == Counter(epochs[1]) == Counter(everything)
+    assert epochs[0] != epochs[1]
+
+
+def test_processes_share_an_epoch(prepared: Path):
+    mixture = only(video_qa=1.0)
+    everything = [
+        tuple(e.tokens.tolist()) for e in read_examples(prepared, split="train", kinds=["video_qa"])
+    ]
+    half = len(everything) // 2
+    found = []
+    for index in range(2):
+        running = loader(
+            prepared,
+            mixture=mixture,
+            packing=PackingConfig(open_rows=1),
+            context_tokens=128,
+            batch_sequences=1,
+            shard_index=index,
+            shard_count=2,
+        )
+        mine: list[tuple[int, ...]] = []
+        while len(mine) < half:
+            mine += drawn([next(running)])
+        found += mine[:half]
+    assert Counter(found) <= Counter(everything)
+    assert len(found) == 2 * half
+
+
+def test_what_is_too_long_is_counted_and_never_drawn(prepared: Path):
+    running = loader(prepared, context_tokens=64)
+    questions = list(read_examples(prepared, split="train", kinds=["text_qa"]))
+    assert running.left_out["text_qa"] == sum(len(e) > 64 for e in questions) > 0
+    assert running.left_out["text"] == 0
+
+
+def test_a_state_of_another_configuration_is_refused(prepared: Path):
+    state = loader(prepared).get_state()
+    with pytest.raises(InputError, match="context_tokens, seed"):
+        loader(prepared, context_tokens=128, seed=5).set_state(state)
+
+
+def test_a_mixture_of_which_nothing_fits_is_refused(prepared: Path):
+    mixture = only(text_qa=1.0)
+    with pytest.raises(InputError, match="at most 16 tokens"):
+        loader(prepared, context_tokens=16, mixture=mixture)
+
+
+def test_a_long_document_is_drawn_piece_by_piece_and_every_piece_once(prepared: Path):
+    documents = list(read_examples(prepared, split="train", kinds=["text"]))
+    expected = [tuple(piece.tokens.tolist()) for e in documents for piece in pieces(e, context_tokens=32)]
+    running = loader(
+        prepared,
+        mixture=only(text=1.0),
+        packing=PackingConfig(open_rows=1),
+        context_tokens=32,
+        batch_sequences=1,
+    )
+    found: list[tuple[int, ...]] = []
+    while len(found) < len(expected):
+        found += drawn([next(running)])
+    # Pieces of full length leave at once, others wait in the open row.
+    assert not Counter(found[: len(expected) - 1]) - Counter(expected)
+    assert len(expected) > 2 * len(documents)

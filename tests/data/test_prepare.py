@@ -1,0 +1,193 @@
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from ringworld.core.errors import InputError
+from ringworld.data.config import PrepareConfig
+from ringworld.data.examples import Example
+from ringworld.data.store import read_examples
+from ringworld.data.toy_world import ToyWorld
+
+SAID = {"caption": "A red dog.", "questions": [{"question": "What color?", "answer": "red"}]}
+
+
+def train(folder: Path) -> list[Example]:
+    return list(read_examples(folder, split="train"))
+
+
+def only(**changes: Any) -> PrepareConfig:
+    """Return a configuration that holds nothing out."""
+    return PrepareConfig(held_out_fraction=0.0, **changes)
+
+
+def words(example: Example, tokenizer, vocabulary) -> str:
+    return tokenizer.decode([id for id in example.tokens.tolist() if id < vocabulary.text_size])
+
+
+def test_the_toy_world_gives_every_kind_in_both_splits(prepared: Path):
+    manifest = pq.read_table(prepared / "manifest.parquet").to_pylist()
+    kinds = Counter((row["split"], row["kind"]) for row in manifest)
+    for split in ("train", "held_out"):
+        for kind in ("text", "text_qa", "video_caption", "video_qa", "caption_video", "caption_image"):
+            assert kinds[split, kind], (split, kind)
+    splits = {source: {r["split"] for r in manifest if r["source"] == source} for source in
+              {r["source"] for r in manifest if r["source"].endswith(".mp4")}}  # fmt: skip
+    assert all(len(of) == 1 for of in splits.values())
+
+
+def test_the_manifest_counts_what_is_in_the_records(prepared: Path, vocabulary):
+    manifest = pq.read_table(prepared / "manifest.parquet").to_pylist()
+    rows = [row for row in manifest if row["split"] == "train"]
+    for row, example in zip(rows, train(prepared), strict=True):
+        is_vision, learnt = vocabulary.is_vision(example.tokens), example.loss
+        assert (row["kind"], row["source"], row["start_token"]) == (
+            example.kind,
+            example.source,
+            example.start_token,
+        )
+        assert row["tokens"] == len(example) and row["vision_tokens"] == is_vision.sum()
+        assert row["text_loss_tokens"] == (learnt & ~is_vision)[1:].sum()
+        assert row["vision_loss_tokens"] == (learnt & is_vision)[1:].sum()
+
+
+def test_a_captioned_clip_comes_in_both_orders(
+    tmp_path: Path, run_prepare, write_clip, tokenizer, vocabulary
+):
+    write_clip(tmp_path / "in/a.mp4", frames=2, said=SAID)
+    run_prepare(tmp_path / "out", videos=(tmp_path / "in",), config=only(drop_caption_fraction=0.0))
+    made = {example.kind: example for example in train(tmp_path / "out")}
+    assert set(made) == {"video_caption", "caption_video", "caption_image", "video_qa"}
+    shown = {kind: words(example, tokenizer, vocabulary) for kind, example in made.items()}
+    assert shown["video_caption"] == " A red dog."
+    assert shown["caption_video"].endswith("USER: Generate a video of a red dog ASSISTANT:")
+    assert shown["caption_image"].endswith("USER: Generate an image of a red dog ASSISTANT:")
+    assert shown["video_qa"].endswith("USER: What color?\n ASSISTANT: red")
+    video = made["caption_video"]
+    codes = vocabulary.decode_frames(video.tokens[vocabulary.is_vision(video.tokens)])
+    assert codes.tolist() == [[0] * 4] * 2  # brightness 0 and 8 of steps of 32
+    assert np.array_equal(video.loss, vocabulary.is_vision(video.tokens))
+
+
+def test_a_part_of_the_generation_examples_loses_its_caption(tmp_path: Path, run_prepare, write_clip):
+    for index in range(30):
+        write_clip(tmp_path / f"in/{index}.mp4", frames=1, said={"caption": f"Dog {index}."})
+    config = only(drop_caption_fraction=0.5, files_per_shard=30)
+    run_prepare(tmp_path / "out", videos=(tmp_path / "in",), config=config)
+    asked = [len(e) for e in train(tmp_path / "out") if e.kind == "caption_image"]
+    assert len(asked) == 30 and 5 < sum(length == 9 for length in asked) < 25
+
+
+def test_an_uncaptioned_video_gives_all_its_frames_and_an_image_one(tmp_path: Path, run_prepare, write_clip):
+    write_clip(tmp_path / "in/a.mp4", frames=10)
+    write_clip(tmp_path / "in/b.jpg")
+    run_prepare(tmp_path / "out", videos=(tmp_path / "in",), config=only(max_frames=4))
+    made = train(tmp_path / "out")
+    assert [e.kind for e in made] == ["video"] * 4
+    assert [e.start_token for e in made] == [0, 20, 40, 0]
+    assert [len(e) for e in made] == [24, 24, 14, 9]
+    assert all(e.loss[1:].all() for e in made)
+
+
+def test_a_long_document_is_cut_without_loss_and_its_end_is_held_out(tmp_path: Path, run_prepare, tokenizer):
+    book = tmp_path / "book.txt"
+    book.write_text("The old man walks to the river. " * 60)
+    config = PrepareConfig(document_tokens=32, held_out_fraction=0.25)
+    run_prepare(tmp_path / "out", texts=(book,), config=config)
+    trained, held = train(tmp_path / "out"), list(read_examples(tmp_path / "out", split="held_out"))
+    assert len(held) == (len(trained) + len(held)) // 4 > 0
+    parts = [*trained, *held]
+    assert [e.start_token for e in parts] == [32 * i for i in range(len(parts))]
+    whole = np.concatenate([e.tokens for e in parts]).tolist()
+    assert whole[0] == tokenizer.bos and whole[-1] == tokenizer.eos
+    assert tokenizer.decode(whole) == book.read_text()
+
+
+def test_a_question_about_a_document_that_is_too_long_is_left_out_and_counted(tmp_path: Path, run_prepare):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/a.txt").write_text("word " * 200)
+    (tmp_path / "in/a.json").write_text(json.dumps({"questions": SAID["questions"]}))
+    report = run_prepare(tmp_path / "out", texts=(tmp_path / "in",), config=only(document_tokens=64))
+    assert report.questions_left_out == 1
+    assert {e.kind for e in train(tmp_path / "out")} == {"text"}
+
+
+def test_bad_files_are_set_aside_and_the_rest_goes_on(tmp_path: Path, run_prepare, write_clip):
+    folder = tmp_path / "in"
+    good = write_clip(folder / "good.mp4", frames=2, said=SAID)
+    write_clip(folder / "said_badly.mp4", frames=2).with_suffix(".json").write_text("{")
+    (folder / "cut.mp4").write_bytes(good.read_bytes()[:600])
+    (folder / "empty.mp4").touch()
+    write_clip(folder / "picture.png").rename(folder / "picture.mp4")
+    (folder / "latin.txt").write_bytes("caf\u00e9".encode("latin-1"))
+    (folder / "lines.jsonl").write_text('{"text": "fine"}\n{\n')
+    report = run_prepare(tmp_path / "out", videos=(folder,), texts=(folder,), config=only())
+    expected = ["cut.mp4", "empty.mp4", "picture.mp4", "said_badly.mp4", "latin.txt", "lines.jsonl#2"]
+    assert sorted(item.path for item in report.quarantined) == sorted(expected)
+    lines = [json.loads(line) for line in (tmp_path / "out/quarantine.jsonl").read_text().splitlines()]
+    assert [line["path"] for line in lines] == [item.path for item in report.quarantined]
+    assert {e.source for e in train(tmp_path / "out")} == {"good.mp4", "lines.jsonl#1"}
+
+
+def test_nothing_usable_is_an_error_that_says_why(tmp_path: Path, run_prepare):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/a.mp4").write_bytes(b"no video")
+    with pytest.raises(InputError, match=r"no usable file .*a\.mp4"):
+        run_prepare(tmp_path / "out", videos=(tmp_path / "in",))
+    assert not (tmp_path / "out/manifest.parquet").exists()
+
+
+def stop_after(files: int):
+    class Stop(Exception):
+        pass
+
+    def stop(done: int, total: int) -> None:
+        if done >= files:
+            raise Stop
+
+    return Stop, stop
+
+
+def test_a_run_that_was_stopped_makes_only_what_is_missing(
+    tmp_path: Path, run_prepare, toy_world: ToyWorld, prepared: Path
+):
+    folders = {"videos": (toy_world.videos,), "texts": (toy_world.texts,)}
+    error, stop = stop_after(10)
+    with pytest.raises(error):
+        run_prepare(tmp_path, **folders, on_progress=stop)
+    with pytest.raises(InputError, match=r"no manifest\.parquet"):
+        train(tmp_path)
+    report = run_prepare(tmp_path, **folders)
+    assert (report.files, report.shards_made) == (12, 1)
+    assert run_prepare(tmp_path, **folders).shards_made == 0
+    same = [pq.read_table(folder / "manifest.parquet") for folder in (tmp_path, prepared)]
+    assert same[0].equals(same[1])
+
+
+def test_a_changed_file_or_option_makes_its_shard_anew(tmp_path: Path, run_prepare, write_clip):
+    for index in range(4):
+        write_clip(tmp_path / f"in/{index}.mp4", frames=1, said=SAID)
+    run = {"videos": (tmp_path / "in",), "config": only(files_per_shard=2)}
+    assert run_prepare(tmp_path / "out", **run).shards_made == 2
+    (tmp_path / "in/3.json").write_text(json.dumps({"caption": "Another, longer caption."}))
+    assert run_prepare(tmp_path / "out", **run).shards_made == 1
+    (tmp_path / "in/3.mp4").unlink()
+    (tmp_path / "in/2.mp4").unlink()
+    assert run_prepare(tmp_path / "out", **run).shards_made == 1
+    assert len(list((tmp_path / "out/shards").iterdir())) == 2
+    assert {e.source for e in train(tmp_path / "out")} == {"0.mp4", "1.mp4"}
+
+
+def test_a_failure_in_the_middle_leaves_no_part_of_a_shard(tmp_path: Path, run_prepare, write_clip):
+    class FullDisk:
+        def encode(self, frames):
+            raise OSError("No space left on device")
+
+    write_clip(tmp_path / "in/a.mp4", frames=1)
+    with pytest.raises(OSError, match="No space"):
+        run_prepare(tmp_path / "out", videos=(tmp_path / "in",), frame_tokenizer=FullDisk())
+    assert not list((tmp_path / "out/shards").iterdir())

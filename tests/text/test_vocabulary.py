@@ -1,0 +1,43 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ringworld.core.errors import InputError
+from ringworld.text.vocabulary import Vocabulary
+
+SMALL = Vocabulary(text_size=100, codes=8, codes_per_frame=2)
+
+
+def test_ids_lie_text_codes_end_of_frame_end_of_vision():
+    assert (SMALL.code_offset, SMALL.eof, SMALL.eov) == (100, 108, 109)
+    assert (SMALL.vision_size, SMALL.size, SMALL.frame_tokens) == (10, 110, 3)
+    assert SMALL.is_vision(np.array([0, 99, 100, 109])).tolist() == [False, False, True, True]
+
+
+def test_frames_end_with_eof_and_the_last_with_eov():
+    assert SMALL.encode_frames(np.array([[3, 0], [7, 1]])).tolist() == [103, 100, 108, 107, 101, 109]
+    assert SMALL.encode_frames(np.array([[3, 0]])).tolist() == [103, 100, 109]
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 7), st.integers(0, 7)), min_size=1, max_size=5))
+def test_decoding_gives_the_codes_back(frames):
+    codes = np.array(frames, np.int32)
+    assert np.array_equal(SMALL.decode_frames(SMALL.encode_frames(codes)), codes)
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [
+        [],
+        [103, 100],
+        [103, 100, 108],
+        [103, 100, 109, 103, 100, 109],
+        [103, 99, 109],
+        [103, 108, 109],
+    ],
+)
+def test_ids_that_are_not_whole_frames_are_refused(ids):
+    with pytest.raises(InputError, match="whole frames"):
+        SMALL.decode_frames(np.array(ids, np.int32))
