@@ -1,0 +1,63 @@
+"""Attention of a few new tokens to a long cache that stays where it is.
+
+Each member attends to the keys that it holds, and the partial results are merged by two reductions whose size
+is that of the queries, not of the context (Tree Attention, arXiv 2408.04093).
+"""
+
+import functools
+
+import jax
+from jaxtyping import Array, Float, Int32
+
+from ringworld.attention.backends import kernel_for
+from ringworld.attention.config import AttentionConfig
+from ringworld.attention.inputs import axis_size, check_inputs
+from ringworld.attention.layouts import check_divides
+from ringworld.attention.merge import merge_over
+from ringworld.attention.visibility import MaskSpec
+from ringworld.core.sharding import SEQ_AXES, spec
+
+_Q = spec("batch", None, "heads", "head")
+_KV = spec("batch", "seq", "kv_heads", "head")
+_Q_TOKENS = spec("batch", None)
+_TOKENS = spec("batch", "seq")
+
+
+def decode_attention(
+    q: Float[Array, "batch q_seq heads head"],
+    k: Float[Array, "batch kv_seq kv_heads head"],
+    v: Float[Array, "batch kv_seq kv_heads head"],
+    *,
+    q_order: Int32[Array, "batch q_seq"],
+    q_first: Int32[Array, "batch q_seq"],
+    k_order: Int32[Array, "batch kv_seq"],
+    config: AttentionConfig,
+) -> Float[Array, "batch q_seq heads head"]:
+    """Return the attention of new tokens to the cached keys whose order lies in [q_first, q_order].
+
+    Call it under a mesh of `core.mesh`. Queries, and what is returned, are whole on every member of the
+    sequence axes; keys, values and `k_order` are cut over them. Empty slots of the cache have order -1.
+    Several queries a row are a chunk of a prompt, whose own keys are in the cache already.
+
+    Raises:
+        InputError: types differ, or heads, batch or the slots of the cache do not divide over the mesh.
+    """
+    check_inputs(q, k, v)
+    check_divides("contiguous", seq=k.shape[1], members=axis_size(*SEQ_AXES))
+    attend = jax.shard_map(
+        functools.partial(_attend, config=config),
+        in_specs=(_Q, _KV, _KV, _Q_TOKENS, _Q_TOKENS, _TOKENS),
+        out_specs=_Q,
+    )
+    return attend(q, k, v, q_order, q_first, k_order)
+
+
+def _attend(
+    q: Array, k: Array, v: Array, q_order: Array, q_first: Array, k_order: Array, *, config: AttentionConfig
+) -> Array:
+    # Equal on every member so far; what each makes of them is its own.
+    q, q_order, q_first = jax.lax.pcast((q, q_order, q_first), SEQ_AXES, to="varying")
+    mask = MaskSpec(q_order=q_order, q_first=q_first, k_order=k_order)
+    q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
+    part = kernel_for(config).forward(q, k, v, mask=mask, config=config)
+    return merge_over(part, SEQ_AXES).out.swapaxes(1, 2).astype(q.dtype)
