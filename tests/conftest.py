@@ -1,6 +1,11 @@
 """Eight simulated devices, strict promotion and warnings as errors, for every test."""
 
-import jax
+import os
+
+# Tests compile much and compute little: this compiles the same programs several times faster.
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0".strip()
+
+import jax  # noqa: E402 (reads XLA_FLAGS)
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_dtype_promotion", "strict")

@@ -1,0 +1,96 @@
+"""The shape of a world model, without importing jax."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ringworld.attention.config import AttentionConfig
+from ringworld.core.errors import InputError
+from ringworld.core.mesh_config import MeshConfig
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelConfig:
+    """A LLaMA-shaped decoder whose ids are text first, then vision.
+
+    A stage of context extension derives its configuration with `dataclasses.replace(config, rope_base=...)`;
+    the parameters do not depend on `rope_base`, `attention`, `remat`, `mlp_block_tokens` or `compute`.
+    """
+
+    layers: int
+    """Number of transformer layers."""
+    embed: int
+    """Width of the residual stream."""
+    heads: int
+    """Query heads."""
+    kv_heads: int
+    """Key and value heads; divides `heads`."""
+    head: int
+    """Width of one head; even."""
+    mlp: int
+    """Width of the feed-forward layer."""
+    text_vocab: int
+    """Ids `[0, text_vocab)` are text."""
+    vision_vocab: int
+    """Ids `[text_vocab, text_vocab + vision_vocab)` are vision codes, end of frame and end of vision."""
+    rope_base: float = 10_000.0
+    """Base of the rotary frequencies; raised with the context length."""
+    norm_eps: float = 1e-6
+    """Added to the mean square in RMSNorm."""
+    attention: AttentionConfig = field(default_factory=AttentionConfig)
+    """Kernel and layout of attention."""
+    remat: Literal["none", "layer"] = "layer"
+    """What backward computes again: nothing, or each layer except its attention."""
+    mlp_block_tokens: int = 0
+    """Tokens of a device for which the feed-forward activations exist at one time; 0 means all."""
+    compute: Literal["float32", "bfloat16"] = "float32"
+    """Type of activations and of weights in use; master weights are always float32."""
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that cannot be built."""
+        sizes = ("layers", "embed", "heads", "kv_heads", "head", "mlp", "text_vocab")
+        for name in sizes:
+            if getattr(self, name) < 1:
+                raise _invalid(name, str(getattr(self, name)), "at least 1", "Give a positive size.")
+        for name in ("vision_vocab", "mlp_block_tokens"):
+            if getattr(self, name) < 0:
+                raise _invalid(name, str(getattr(self, name)), "0 or more", "Use 0 for none.")
+        if self.heads % self.kv_heads:
+            raise _invalid(
+                "kv_heads",
+                str(self.kv_heads),
+                f"a divisor of heads={self.heads}",
+                "Set kv_heads=heads for attention without groups.",
+            )
+        if self.head % 2:
+            raise _invalid("head", str(self.head), "an even width", "RoPE rotates pairs; use an even head.")
+        if self.rope_base <= 1:
+            raise _invalid("rope_base", str(self.rope_base), "more than 1", "LLaMA starts from 10000.")
+
+    @property
+    def vocab(self) -> int:
+        """Number of ids of both modalities."""
+        return self.text_vocab + self.vision_vocab
+
+
+def check_mesh(config: ModelConfig, mesh: MeshConfig) -> None:
+    """Refuse a mesh that cannot hold the model.
+
+    Raises:
+        InputError: a dimension of the model is not a multiple of the number of its pieces.
+    """
+    cuts = (
+        ("heads", config.heads, "tensor members", mesh.tensor),
+        ("kv_heads", config.kv_heads, "tensor members", mesh.tensor),
+        ("mlp", config.mlp, "tensor members", mesh.tensor),
+        ("vocab", config.vocab, "tensor members", mesh.tensor),
+        ("embed", config.embed, "weight members (fsdp x ring x ulysses)", mesh.weight_members),
+    )
+    for name, size, members, count in cuts:
+        if size % count:
+            raise _invalid(
+                name, str(size), f"a multiple of the {count} {members}", f"Change {name} or the mesh."
+            )
+
+
+def _invalid(name: str, got: str, expected: str, remedy: str) -> InputError:
+    return InputError(what=f"model {name}", got=got, expected=expected, remedy=remedy)

@@ -1,0 +1,193 @@
+"""The parts of one transformer layer.
+
+Weights keep heads as a dimension. At rest one dimension of a weight is spread over the `weight` axes;
+`in_use` casts it to the compute type and gathers that dimension, so that what travels and what is kept is
+the smaller type.
+"""
+
+import math
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from ringworld.core.sharding import TENSOR_AXIS, spec
+from ringworld.model.config import ModelConfig
+from ringworld.model.rope import Rotation, rotate
+
+Attend = Callable[
+    [
+        Float[Array, "batch seq heads head"],
+        Float[Array, "batch seq kv_heads head"],
+        Float[Array, "batch seq kv_heads head"],
+    ],
+    Float[Array, "batch seq heads head"],
+]
+
+
+def normal(
+    key: PRNGKeyArray, shape: tuple[int, ...], *dimensions: str, deviation: float
+) -> Float[Array, "..."]:
+    """Return a float32 weight, made where it lies: no device ever holds the whole."""
+    return deviation * jax.random.normal(key, shape, jnp.float32, out_sharding=spec(*dimensions))
+
+
+def in_use(weight: Float[Array, "..."], *dimensions: str, compute: str) -> Float[Array, "..."]:
+    """Cast a weight to the compute type and lay it out by `dimensions`; nothing moves if it lies so."""
+    return jax.reshard(weight.astype(compute), spec(*dimensions))
+
+
+def rms_norm(
+    x: Float[Array, "batch seq embed"], scale: Float[Array, " embed"], *, eps: float
+) -> Float[Array, "batch seq embed"]:
+    """Scale each token to unit mean square, in float32, and return the type of `x`."""
+    with jax.named_scope("rms_norm"):
+        wide = x.astype(jnp.float32)
+        mean_square = jnp.mean(wide * wide, axis=-1, keepdims=True)
+        scale = jax.reshard(scale.astype(jnp.float32), spec("embed"))
+        return (wide * jax.lax.rsqrt(mean_square + eps) * scale[None, None, :]).astype(x.dtype)
+
+
+def largest_block(tokens: int, limit: int) -> int:
+    """Return the largest divisor of `tokens` that is at most `limit`; `limit` 0 means all tokens.
+
+    Example:
+        `largest_block(96, 40)` is 32.
+    """
+    limit = min(limit or tokens, tokens)
+    return next(block for block in range(limit, 0, -1) if tokens % block == 0)
+
+
+class Attention(eqx.Module):
+    """Projections round an attention that the caller gives: the ring in training, the cache in generation."""
+
+    wq: Float[Array, "embed heads head"]
+    wk: Float[Array, "embed kv_heads head"]
+    wv: Float[Array, "embed kv_heads head"]
+    wo: Float[Array, "heads head embed"]
+
+    @staticmethod
+    def init(config: ModelConfig, *, key: PRNGKeyArray) -> "Attention":
+        """Draw weights of deviation `fan_in ** -0.5`, less on the way back into the residual stream."""
+        keys = jax.random.split(key, 4)
+        embed, heads, kv_heads, head = config.embed, config.heads, config.kv_heads, config.head
+        into, back = embed**-0.5, (2 * config.layers * heads * head) ** -0.5
+        return Attention(
+            wq=normal(keys[0], (embed, heads, head), "weight", "heads", "head", deviation=into),
+            wk=normal(keys[1], (embed, kv_heads, head), "weight", "kv_heads", "head", deviation=into),
+            wv=normal(keys[2], (embed, kv_heads, head), "weight", "kv_heads", "head", deviation=into),
+            wo=normal(keys[3], (heads, head, embed), "heads", "head", "weight", deviation=back),
+        )
+
+    def in_use(self, compute: str) -> "Attention":
+        """Return the weights gathered in the compute type."""
+        return Attention(
+            wq=in_use(self.wq, "embed", "heads", "head", compute=compute),
+            wk=in_use(self.wk, "embed", "kv_heads", "head", compute=compute),
+            wv=in_use(self.wv, "embed", "kv_heads", "head", compute=compute),
+            wo=in_use(self.wo, "heads", "head", "embed", compute=compute),
+        )
+
+    def __call__(
+        self, x: Float[Array, "batch seq embed"], *, turn: Rotation, attend: Attend, compute: str
+    ) -> Float[Array, "batch seq embed"]:
+        """Project, rotate, attend with `attend(q, k, v)` and project back."""
+        with jax.named_scope("attention"):
+            ready = self.in_use(compute)
+            q = rotate(jnp.einsum("bse,ehd->bshd", x, ready.wq), turn)
+            k = rotate(jnp.einsum("bse,ehd->bshd", x, ready.wk), turn)
+            v = jnp.einsum("bse,ehd->bshd", x, ready.wv)
+            out = attend(q, k, v)
+            return jnp.einsum("bshd,hde->bse", out, ready.wo, out_sharding=jax.typeof(x).sharding)
+
+
+class FeedForward(eqx.Module):
+    """SwiGLU, computed for a block of tokens at a time so that no array of size seq x mlp is kept."""
+
+    gate: Float[Array, "embed mlp"]
+    up: Float[Array, "embed mlp"]
+    down: Float[Array, "mlp embed"]
+
+    @staticmethod
+    def init(config: ModelConfig, *, key: PRNGKeyArray) -> "FeedForward":
+        """Draw weights of deviation `fan_in ** -0.5`, less on the way back into the residual stream."""
+        keys = jax.random.split(key, 3)
+        embed, mlp = config.embed, config.mlp
+        return FeedForward(
+            gate=normal(keys[0], (embed, mlp), "weight", "mlp", deviation=embed**-0.5),
+            up=normal(keys[1], (embed, mlp), "weight", "mlp", deviation=embed**-0.5),
+            down=normal(keys[2], (mlp, embed), "mlp", "weight", deviation=(2 * config.layers * mlp) ** -0.5),
+        )
+
+    def in_use(self, compute: str) -> "FeedForward":
+        """Return the weights gathered in the compute type."""
+        return FeedForward(
+            gate=in_use(self.gate, "embed", "mlp", compute=compute),
+            up=in_use(self.up, "embed", "mlp", compute=compute),
+            down=in_use(self.down, "mlp", "embed", compute=compute),
+        )
+
+    def __call__(
+        self, x: Float[Array, "batch seq embed"], *, block_tokens: int, compute: str
+    ) -> Float[Array, "batch seq embed"]:
+        """Return `(silu(x @ gate) * (x @ up)) @ down`, `block_tokens` tokens of each device at a time."""
+        sharding = jax.typeof(x).sharding.spec
+        axes = tuple(axis for entry in sharding if entry for axis in entry)
+
+        def local(
+            x: Float[Array, "batch seq embed"], weights: FeedForward
+        ) -> Float[Array, "batch seq embed"]:
+            # Weights made varying, and wide, here: their gradient is then summed over blocks in float32 on
+            # each device and reduced over devices once, instead of once a block.
+            weights = jax.tree.map(
+                lambda w: jax.lax.pcast(w.astype(jnp.float32), axes, to="varying"), weights
+            )
+            tokens = math.prod(x.shape[:2])
+            block = largest_block(tokens, block_tokens)
+            blocks = x.reshape(tokens // block, block, x.shape[-1])
+            if len(blocks) == 1:
+                out = _swiglu(weights, blocks[0])
+            else:
+                out = jax.lax.map(jax.checkpoint(lambda b: _swiglu(weights, b), prevent_cse=False), blocks)
+            return jax.lax.psum(out, TENSOR_AXIS).astype(x.dtype).reshape(x.shape)
+
+        with jax.named_scope("feed_forward"):
+            return jax.shard_map(local, out_specs=sharding)(x, self.in_use(compute))
+
+
+class Layer(eqx.Module):
+    """Pre-norm attention and feed-forward."""
+
+    attention_norm: Float[Array, " embed"]
+    attention: Attention
+    mlp_norm: Float[Array, " embed"]
+    mlp: FeedForward
+
+    @staticmethod
+    def init(config: ModelConfig, *, key: PRNGKeyArray) -> "Layer":
+        """Draw one layer."""
+        attention_key, mlp_key = jax.random.split(key)
+        ones = jnp.ones(config.embed, jnp.float32, out_sharding=spec("weight"))
+        return Layer(
+            attention_norm=ones,
+            attention=Attention.init(config, key=attention_key),
+            mlp_norm=ones,
+            mlp=FeedForward.init(config, key=mlp_key),
+        )
+
+    def __call__(
+        self, x: Float[Array, "batch seq embed"], *, turn: Rotation, attend: Attend, config: ModelConfig
+    ) -> Float[Array, "batch seq embed"]:
+        """Return the residual stream after this layer."""
+        normed = rms_norm(x, self.attention_norm, eps=config.norm_eps)
+        x = x + self.attention(normed, turn=turn, attend=attend, compute=config.compute)
+        normed = rms_norm(x, self.mlp_norm, eps=config.norm_eps)
+        return x + self.mlp(normed, block_tokens=config.mlp_block_tokens, compute=config.compute)
+
+
+def _swiglu(weights: FeedForward, x: Float[Array, "tokens embed"]) -> Float[Array, "tokens embed"]:
+    gate, up, down = (w.astype(x.dtype) for w in (weights.gate, weights.up, weights.down))
+    # The sum over the tensor axis follows, so the partial sums stay wide.
+    return jnp.matmul(jax.nn.silu(x @ gate) * (x @ up), down, preferred_element_type=jnp.float32)

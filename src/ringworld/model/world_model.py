@@ -1,0 +1,107 @@
+"""The transformer: one embedding table, one head, one id space of text and vision."""
+
+from functools import partial
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Float32, Int32, PRNGKeyArray
+
+from ringworld.attention.ring import ring_attention
+from ringworld.core.sharding import TENSOR_AXIS, spec
+from ringworld.model.config import ModelConfig
+from ringworld.model.layers import Layer, in_use, normal, rms_norm
+from ringworld.model.rope import rotation
+
+
+class WorldModel(eqx.Module):
+    """Float32 master weights, spread over the mesh; leaves of `layers` have a leading `layers` dimension."""
+
+    embed: Float[Array, "vocab embed"]
+    layers: Layer
+    norm: Float[Array, " embed"]
+    head: Float[Array, "embed vocab"]
+
+    @staticmethod
+    def init(config: ModelConfig, *, key: PRNGKeyArray) -> "WorldModel":
+        """Draw a model. Call it inside jit, under `jax.set_mesh`; the values do not depend on the mesh."""
+        embed_key, layers_key, head_key = jax.random.split(key, 3)
+        keys = jax.random.split(layers_key, config.layers)
+        shape = (config.vocab, config.embed)
+        return WorldModel(
+            embed=normal(embed_key, shape, "vocab", "weight", deviation=config.embed**-0.5),
+            layers=jax.vmap(lambda key: Layer.init(config, key=key))(keys),
+            norm=jnp.ones(config.embed, jnp.float32, out_sharding=spec("weight")),
+            # So small that the first predictions are nearly uniform, whatever the width.
+            head=normal(head_key, shape[::-1], "weight", "vocab", deviation=1 / config.embed),
+        )
+
+    @staticmethod
+    def abstract(config: ModelConfig) -> "WorldModel":
+        """Return shapes, types and shardings under the mesh that is set, without arrays."""
+        return jax.eval_shape(lambda: WorldModel.init(config, key=jax.random.key(0)))
+
+
+def hidden(
+    model: WorldModel,
+    tokens: Int32[Array, "batch seq"],
+    *,
+    order: Int32[Array, "batch seq"],
+    first: Int32[Array, "batch seq"],
+    config: ModelConfig,
+) -> Float[Array, "batch seq embed"]:
+    """Return what the head reads: the residual stream after the last norm, in the compute type.
+
+    Call it inside jit, under `jax.set_mesh`. All arrays are sharded by `spec("batch", "seq")` and in one
+    layout; the result has the same layout. A token sees the tokens whose order lies in `[first, order]`;
+    padding has order -1 and first 0. Nothing of size seq x mlp or seq x seq is kept, and with
+    `remat="layer"` backward computes a layer again except for its attention.
+    """
+    turn = rotation(positions(order, first), head=config.head, base=config.rope_base)
+    attend = partial(ring_attention, order=order, first=first, config=config.attention)
+
+    def step(
+        x: Float[Array, "batch seq embed"], layer: Layer
+    ) -> tuple[Float[Array, "batch seq embed"], None]:
+        return layer(x, turn=turn, attend=attend, config=config), None
+
+    if config.remat == "layer":
+        keep = jax.checkpoint_policies.save_only_these_names("attention_out", "attention_lse")
+        step = jax.checkpoint(step, policy=keep, prevent_cse=False)
+    x, _ = jax.lax.scan(step, embedded(model.embed, tokens, compute=config.compute), model.layers)
+    return rms_norm(x, model.norm, eps=config.norm_eps)
+
+
+def positions(
+    order: Int32[Array, "batch seq"], first: Int32[Array, "batch seq"]
+) -> Int32[Array, "batch seq"]:
+    """Return each token's position in its own example; 0 for padding."""
+    return jnp.maximum(order - first, 0)
+
+
+def embedded(
+    table: Float[Array, "vocab embed"], tokens: Int32[Array, "batch seq"], *, compute: str
+) -> Float[Array, "batch seq embed"]:
+    """Look tokens up in a table whose rows are cut over the tensor axis."""
+
+    def local(
+        table: Float[Array, "vocab embed"], tokens: Int32[Array, "batch seq"]
+    ) -> Float[Array, "batch seq embed"]:
+        row = tokens - jax.lax.axis_index(TENSOR_AXIS) * len(table)
+        mine = (row >= 0) & (row < len(table))
+        # Wide, because the gradient of a common token is the sum of very many small terms.
+        rows = jnp.take(table.astype(jnp.float32), row, axis=0, mode="clip")
+        return jax.lax.psum(jnp.where(mine[:, :, None], rows, 0), TENSOR_AXIS).astype(table.dtype)
+
+    with jax.named_scope("embed"):
+        out = jax.sharding.PartitionSpec(*jax.typeof(tokens).sharding.spec, None)
+        return jax.shard_map(local, out_specs=out)(in_use(table, "vocab", "embed", compute=compute), tokens)
+
+
+def logits(
+    hidden: Float[Array, "batch seq embed"], head: Float[Array, "embed vocab"]
+) -> Float32[Array, "batch seq vocab"]:
+    """Return the scores of all ids, for generation; training uses `token_losses`, which never holds them."""
+    with jax.named_scope("logits"):
+        ready = in_use(head, "embed", "vocab", compute=str(hidden.dtype))
+        return jnp.einsum("bse,ev->bsv", hidden, ready, preferred_element_type=jnp.float32)

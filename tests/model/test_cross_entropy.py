@@ -1,0 +1,99 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ringworld.core.mesh import make_mesh
+from ringworld.core.mesh_config import MeshConfig
+from ringworld.core.sharding import spec
+from ringworld.model.cross_entropy import token_losses
+
+TEXT, VISION, EMBED, BATCH, SEQ = 20, 12, 16, 2, 16
+
+
+def inputs():
+    rng = np.random.default_rng(0)
+    hidden = rng.normal(size=(BATCH, SEQ, EMBED)).astype(np.float32)
+    head = rng.normal(size=(EMBED, TEXT + VISION)).astype(np.float32)
+    targets = rng.integers(0, TEXT + VISION, (BATCH, SEQ)).astype(np.int32)
+    targets[0, 3], targets[1, :5] = -1, -1
+    weights = rng.uniform(size=(BATCH, SEQ)).astype(np.float32)
+    weights[0, 5] = 0
+    return hidden, head, targets, weights
+
+
+def dense(hidden, head, targets, weights):
+    """NumPy, float64: losses, and gradients of sum(weights * losses)."""
+    hidden, head, weights = (x.astype(np.float64) for x in (hidden, head, weights))
+    losses, d_hidden, d_head = np.zeros(targets.shape), np.zeros_like(hidden), np.zeros_like(head)
+    for b, s in np.ndindex(targets.shape):
+        target = targets[b, s]
+        if target < 0:
+            continue
+        ids = slice(0, TEXT) if target < TEXT else slice(TEXT, None)
+        scores = hidden[b, s] @ head[:, ids]
+        p = np.exp(scores - scores.max())
+        p /= p.sum()
+        losses[b, s] = -np.log(p[target - ids.start])
+        p[target - ids.start] -= 1
+        d_hidden[b, s] = weights[b, s] * head[:, ids] @ p
+        d_head[:, ids] += weights[b, s] * np.outer(hidden[b, s], p)
+    return losses, d_hidden, d_head
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        MeshConfig(),
+        MeshConfig(ring=2),
+        MeshConfig(fsdp=2, ring=2, tensor=2),
+        MeshConfig(data=2, ulysses=2, tensor=2),
+    ],
+    ids=["1", "ring2", "fsdp2-ring2-tensor2", "data2-ulysses2-tensor2"],
+)
+@pytest.mark.parametrize("block_tokens", [3, 512])
+def test_losses_and_gradients_equal_numpy(sizes, block_tokens):
+    arrays = inputs()
+    mesh = make_mesh(sizes, devices=jax.devices()[: sizes.devices])
+    layouts = (("batch", "seq", "embed"), ("weight", "vocab"), ("batch", "seq"), ("batch", "seq"))
+    hidden, head, targets, weights = (
+        jax.device_put(x, jax.NamedSharding(mesh, spec(*layout))) for x, layout in zip(arrays, layouts)
+    )
+
+    def total(hidden, head):
+        losses = token_losses(
+            hidden, head, targets, text_vocab=TEXT, vision_vocab=VISION, block_tokens=block_tokens
+        )
+        return jnp.sum(weights * losses), losses
+
+    with jax.set_mesh(mesh):
+        gradients, losses = jax.jit(jax.grad(total, argnums=(0, 1), has_aux=True))(hidden, head)
+    want_losses, want_hidden, want_head = dense(*arrays)
+    # A score is a sum of 16 products of size about 1, a gradient of the head one of 32: 1e-6 each.
+    np.testing.assert_allclose(losses, want_losses, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(gradients[0], want_hidden, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(gradients[1], want_head, rtol=0, atol=1e-5)
+    assert gradients[1].sharding == head.sharding
+
+
+def test_confident_and_padded_targets_stay_finite():
+    mesh = make_mesh(MeshConfig(), devices=jax.devices()[:1])
+    hidden = jnp.full((1, 4, EMBED), 1e4, jnp.float32)
+    head = jnp.linspace(-1, 1, EMBED * (TEXT + VISION), dtype=jnp.float32).reshape(EMBED, -1)
+    targets = jnp.array([[-1, 0, TEXT, TEXT + VISION - 1]], jnp.int32)
+
+    def losses(hidden, head, targets):
+        return token_losses(hidden, head, targets, text_vocab=TEXT, vision_vocab=VISION)
+
+    with jax.set_mesh(mesh):
+        placed = [
+            jax.device_put(x, jax.NamedSharding(mesh, spec(*layout)))
+            for x, layout in zip(
+                (hidden, head, targets), (("batch", "seq", "embed"), ("weight", "vocab"), ("batch", "seq"))
+            )
+        ]
+        values, gradients = jax.jit(jax.value_and_grad(lambda *args: jnp.sum(losses(*args)), argnums=(0, 1)))(
+            *placed
+        )
+    assert np.isfinite(values)
+    assert all(np.isfinite(g).all() for g in gradients)

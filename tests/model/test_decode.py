@@ -1,0 +1,183 @@
+"""Generation with a cache against the whole model run again."""
+
+import dataclasses
+import re
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ringworld.attention.layouts import permutation
+from ringworld.core.mesh import make_mesh
+from ringworld.core.mesh_config import MeshConfig
+from ringworld.core.sharding import spec
+from ringworld.model.cache import KVCache, append, padded_length
+from ringworld.model.config import ModelConfig
+from ringworld.model.decode import GenerationWeights, decode_step, prefill
+from ringworld.model.world_model import WorldModel, hidden, logits
+
+CONFIG = ModelConfig(layers=2, embed=32, heads=4, kv_heads=2, head=8, mlp=48, text_vocab=40, vision_vocab=24)
+MESHES = {
+    "ring1": MeshConfig(),
+    "ring2": MeshConfig(ring=2),
+    "ring2-tensor2": MeshConfig(ring=2, tensor=2),
+    "ring4": MeshConfig(ring=4),
+}
+LENGTHS = np.array([5, 9], np.int32)
+TOKENS = np.random.default_rng(0).integers(0, CONFIG.vocab, (2, 16)).astype(np.int32)
+# Two ways to the same float32 logits, of size up to 0.5, through some 60 roundings of 6e-8 of them.
+TOLERANCE = 2e-6
+
+
+def mesh_of(mesh_name):
+    sizes = MESHES[mesh_name]
+    return make_mesh(sizes, devices=jax.devices()[: sizes.devices])
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    with jax.set_mesh(mesh_of("ring1")):
+        return jax.tree.map(np.asarray, jax.jit(partial(WorldModel.init, CONFIG))(key=jax.random.key(1)))
+
+
+def place(model, mesh_name):
+    """Return the mesh and the model on it."""
+    mesh = mesh_of(mesh_name)
+    with jax.set_mesh(mesh):
+        specs = jax.tree.map(lambda x: x.sharding.spec, WorldModel.abstract(CONFIG))
+    return mesh, jax.tree.map(
+        lambda x, where: jax.device_put(x, jax.NamedSharding(mesh, where)), model, specs
+    )
+
+
+def put(mesh, array, *layout):
+    return jax.device_put(array, jax.NamedSharding(mesh, spec(*layout)))
+
+
+@pytest.fixture(scope="module")
+def expected(drawn):
+    """Logits after every token, from the whole model on one device."""
+    mesh, model = place(drawn, "ring1")
+    order = np.tile(np.arange(16, dtype=np.int32), (2, 1))
+
+    def full(model, tokens, order):
+        x = hidden(model, tokens, order=order, first=jnp.zeros_like(order), config=CONFIG)
+        return logits(x, model.head)
+
+    perm = permutation("zigzag", seq=16, members=1)
+    with jax.set_mesh(mesh):
+        arrays = (put(mesh, x[:, perm], "batch", "seq") for x in (TOKENS, order))
+        scores = np.asarray(jax.jit(full)(model, *arrays))
+    return scores[:, np.argsort(perm)]
+
+
+def prefilled(mesh, model, *, room):
+    members = mesh.shape["ring"]
+    length = padded_length(int(LENGTHS.max()), members=members)
+    perm = permutation(CONFIG.attention.layout, seq=length, members=members)
+    index = np.arange(length, dtype=np.int32)[None]
+    order = np.where(index < LENGTHS[:, None], index, -1).astype(np.int32)
+    prompt = np.where(order >= 0, TOKENS[:, :length], 0)
+    weights = jax.jit(partial(GenerationWeights.from_model, config=CONFIG))(model)
+    cache = KVCache.init(CONFIG, batch=2, slots=padded_length(length + room, members=members))
+    scores, cache = jax.jit(partial(prefill, config=CONFIG))(
+        weights,
+        cache,
+        put(mesh, prompt[:, perm], "batch", "seq"),
+        order=put(mesh, order[:, perm], "batch", "seq"),
+    )
+    return weights, cache, scores, length
+
+
+@pytest.mark.parametrize("mesh_name", ["ring1", "ring2-tensor2", "ring4"])
+def test_token_by_token_equals_the_whole_model(drawn, expected, mesh_name):
+    mesh, model = place(drawn, mesh_name)
+    with jax.set_mesh(mesh):
+        weights, cache, scores, slot = prefilled(mesh, model, room=5)
+        step = jax.jit(partial(decode_step, config=CONFIG), donate_argnames="cache")
+        for taken in range(5):
+            want = expected[np.arange(2), LENGTHS + taken - 1]
+            np.testing.assert_allclose(scores, want, rtol=0, atol=TOLERANCE, err_msg=f"after {taken} tokens")
+            order = (LENGTHS + taken)[:, None]
+            tokens = put(mesh, np.take_along_axis(TOKENS, order, axis=1), "batch", None)
+            scores, cache = step(
+                weights, cache, tokens, order=put(mesh, order, "batch", None), slot=jnp.int32(slot + taken)
+            )
+
+
+def test_several_tokens_at_once_and_a_finished_row(drawn, expected):
+    mesh, model = place(drawn, "ring2")
+    with jax.set_mesh(mesh):
+        weights, cache, _, slot = prefilled(mesh, model, room=4)
+        order = np.array([[5, 6, 7, 8], [9, 10, -1, -1]], np.int32)
+        tokens = np.take_along_axis(TOKENS, np.maximum(order, 0), axis=1)
+        scores, cache = jax.jit(partial(decode_step, config=CONFIG))(
+            weights,
+            cache,
+            put(mesh, tokens, "batch", None),
+            order=put(mesh, order, "batch", None),
+            slot=jnp.int32(slot),
+        )
+    np.testing.assert_allclose(scores, expected[[0, 1], [8, 10]], rtol=0, atol=TOLERANCE)
+
+
+def test_a_new_token_lies_where_the_docstring_says():
+    mesh = make_mesh(MeshConfig(ring=2), devices=jax.devices()[:2])
+    with jax.set_mesh(mesh):
+        stored = put(mesh, np.full((1, 8), -1, np.int32), "batch", "seq")
+        new = put(mesh, np.array([[4, 5, 6]], np.int32), "batch", None)
+        slots = np.asarray(jax.jit(append)(stored, new, slot=jnp.int32(4)))
+    np.testing.assert_array_equal(slots, [[-1, -1, 4, 6, -1, -1, 5, -1]])
+
+
+def test_what_travels_does_not_grow_with_the_cache_and_no_step_copies_it(drawn):
+    mesh, model = place(drawn, "ring2")
+    traffic = {}
+    with jax.set_mesh(mesh):
+        weights = jax.jit(partial(GenerationWeights.from_model, config=CONFIG))(model)
+
+        def generate(weights, cache, tokens, slot):
+            def step(carry, _):
+                cache, tokens, slot = carry
+                order = jnp.broadcast_to(slot, (2, 1), out_sharding=spec("batch", None))
+                scores, cache = decode_step(weights, cache, tokens, order=order, slot=slot, config=CONFIG)
+                return (cache, jnp.argmax(scores, axis=-1).astype(jnp.int32)[:, None], slot + 1), None
+
+            return jax.lax.scan(step, (cache, tokens, slot), length=4)[0]
+
+        for slots in (1024, 4096):
+            cache = jax.eval_shape(partial(KVCache.init, CONFIG, batch=2, slots=slots))
+            tokens = put(mesh, np.zeros((2, 1), np.int32), "batch", None)
+            program = jax.jit(generate, donate_argnames="cache").lower(weights, cache, tokens, jnp.int32(0))
+            compiled = program.compile()
+            text, memory = compiled.as_text(), compiled.memory_analysis()
+            assert text is not None
+            assert memory is not None
+            traffic[slots] = sorted(
+                re.findall(r"(\S+) (?:all-reduce|all-gather|collective-permute|all-to-all)\(", text)
+            )
+            one_layer = 2 * CONFIG.kv_heads * slots // 2 * CONFIG.head * 4
+            assert memory.temp_size_in_bytes < one_layer + 500_000
+            assert not re.search(rf"f32\[2,{CONFIG.kv_heads},{slots // 2},{CONFIG.head}\]\S* copy\(", text)
+    assert traffic[1024] == traffic[4096] != []
+
+
+def test_lengths_every_layout_can_cut():
+    assert [padded_length(n, members=4) for n in (0, 1, 8, 9)] == [8, 8, 8, 16]
+
+
+def test_bfloat16_caches_bfloat16(drawn):
+    mesh, model = place(drawn, "ring1")
+    config = dataclasses.replace(CONFIG, compute="bfloat16")
+    with jax.set_mesh(mesh):
+        weights = jax.jit(partial(GenerationWeights.from_model, config=config))(model)
+        cache = KVCache.init(config, batch=1, slots=4)
+        column = put(mesh, np.zeros((1, 1), np.int32), "batch", None)
+        scores, cache = jax.jit(partial(decode_step, config=config))(
+            weights, cache, column, order=column, slot=jnp.int32(0)
+        )
+    assert cache.keys[0].dtype == jnp.bfloat16
+    assert scores.dtype == jnp.float32
+    assert np.isfinite(scores).all()

@@ -1,0 +1,23 @@
+from ringworld.model.config import ModelConfig
+from ringworld.model.flops import forward_flops, parameters, training_flops, visible_pairs
+
+LLAMA_7B = ModelConfig(
+    layers=32, embed=4096, heads=32, kv_heads=32, head=128, mlp=11008, text_vocab=32_000, vision_vocab=0
+)
+
+
+def test_counts_the_parameters_of_llama_7b():
+    assert parameters(LLAMA_7B) == 6_738_415_616
+
+
+def test_short_examples_cost_two_flops_a_weight_and_training_three_times_that():
+    flops = forward_flops(LLAMA_7B, tokens=1, pairs=0)
+    embedding_and_norms = 32_000 * 4096 + 65 * 4096
+    assert flops == 2 * (parameters(LLAMA_7B) - embedding_and_norms)
+    assert training_flops(LLAMA_7B, tokens=1, pairs=0) == 3 * flops
+
+
+def test_packed_examples_cost_what_they_see():
+    assert visible_pairs([2, 3]) == 9
+    attention = forward_flops(LLAMA_7B, tokens=5, pairs=9) - forward_flops(LLAMA_7B, tokens=5, pairs=0)
+    assert attention == 4 * 32 * 4096 * 9
