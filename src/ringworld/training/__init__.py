@@ -1,0 +1,1 @@
+"""Training: stages of growing context on one state, resumable at any moment."""

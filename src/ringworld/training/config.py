@@ -1,0 +1,158 @@
+"""What a training run is: stages, optimizer, seed; without importing jax."""
+
+import itertools
+from dataclasses import dataclass, field
+
+from ringworld.attention.layouts import check_divides
+from ringworld.core.errors import InputError
+from ringworld.core.mesh_config import MeshConfig
+from ringworld.data.config import MixtureConfig, PackingConfig
+from ringworld.model.config import ModelConfig, check_mesh
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StageConfig:
+    """One step of context extension; it begins from the weights and moments that the last stage left."""
+
+    name: str
+    """What metrics and reports call the stage."""
+    context_tokens: int
+    """Length of a packed sequence."""
+    rope_base: float
+    """Base of the rotary position embedding; it rises with the context."""
+    steps: int
+    """Updates of the weights."""
+    batch_sequences: int
+    """Packed sequences of one update."""
+    learning_rate: float
+    """Highest learning rate, reached after the warm-up."""
+    min_learning_rate: float = 0.0
+    """Learning rate at which the cosine ends."""
+    warmup_steps: int = 0
+    """Updates over which the learning rate rises in a straight line."""
+    accumulation_steps: int = 1
+    """Pieces of a batch that are computed one after another, to save memory; the update is the same."""
+    mixture: MixtureConfig = field(default_factory=MixtureConfig)
+    """How often each kind of example is drawn."""
+
+    def __post_init__(self) -> None:
+        """Refuse a stage that could not run by itself."""
+        for name in ("context_tokens", "steps", "batch_sequences", "accumulation_steps"):
+            _require(getattr(self, name) >= 1, self._what(name), str(getattr(self, name)), "at least 1")
+        _require(self.rope_base > 1, self._what("rope_base"), f"{self.rope_base:g}", "more than 1")
+        _require(
+            self.learning_rate > 0, self._what("learning_rate"), f"{self.learning_rate:g}", "more than 0"
+        )
+        _require(0 <= self.min_learning_rate <= self.learning_rate, self._what("min_learning_rate"),
+                 f"{self.min_learning_rate:g}", f"0 to {self.learning_rate:g}, the highest rate")  # fmt: skip
+        _require(0 <= self.warmup_steps < self.steps, self._what("warmup_steps"),
+                 str(self.warmup_steps), f"0 or more, below the {self.steps} steps of the stage")  # fmt: skip
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the whole stage, padding included."""
+        return self.steps * self.batch_sequences * self.context_tokens
+
+    def _what(self, name: str) -> str:
+        return f"{name} of stage {self.name}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OptimizerConfig:
+    """AdamW as LWM uses it (section 3.1 and its training scripts), clipped by the global norm."""
+
+    beta1: float = 0.9
+    """Decay of the mean of gradients."""
+    beta2: float = 0.95
+    """Decay of the mean of squared gradients."""
+    epsilon: float = 1e-8
+    """Keeps the update finite where gradients vanish."""
+    weight_decay: float = 0.1
+    """Pull of every matrix towards zero, times the learning rate; norms and the embedding are left alone."""
+    clip_norm: float = 1.0
+    """Largest global norm of a gradient; a longer one is shortened to it."""
+
+    def __post_init__(self) -> None:
+        """Refuse values for which AdamW is not defined."""
+        for name in ("beta1", "beta2"):
+            _require(0 <= getattr(self, name) < 1, name, f"{getattr(self, name):g}", "0 or more, below 1")
+        for name in ("epsilon", "clip_norm"):
+            _require(getattr(self, name) > 0, name, f"{getattr(self, name):g}", "more than 0")
+        _require(self.weight_decay >= 0, "weight_decay", f"{self.weight_decay:g}", "0 or more")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingConfig:
+    """Stages in the order in which they run, on one state."""
+
+    stages: tuple[StageConfig, ...]
+    """At least one; contexts and rope bases never fall from one to the next."""
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    """The same through all stages; its moments carry over."""
+    text_loss_weight: float = 0.5
+    """Weight of the loss over text in the total."""
+    vision_loss_weight: float = 0.5
+    """Weight of the loss over vision codes in the total; a batch with one modality counts that one alone."""
+    packing: PackingConfig = field(default_factory=PackingConfig)
+    """How examples are laid end to end."""
+    seed: int = 0
+    """Decides the first weights and the order of the data."""
+    checkpoint_every_steps: int = 100
+    """Steps that a kill can cost at most; the end of a stage is always kept."""
+    log_every_steps: int = 1
+    """Steps between two rows of metrics."""
+
+    def __post_init__(self) -> None:
+        """Refuse an empty run, and names that metrics could not tell apart."""
+        names = [stage.name for stage in self.stages]
+        _require(len(names) > 0, "stages", "none", "at least one")
+        _require(len(set(names)) == len(names), "stage names", ", ".join(names), "a name of its own for each")
+        for name in ("checkpoint_every_steps", "log_every_steps"):
+            _require(getattr(self, name) >= 1, name, str(getattr(self, name)), "at least 1")
+        for name in ("text_loss_weight", "vision_loss_weight"):
+            _require(getattr(self, name) > 0, name, f"{getattr(self, name):g}", "more than 0")
+
+    @property
+    def boundaries(self) -> tuple[int, ...]:
+        """Global step at which each stage begins, and the one at which the run ends.
+
+        Example:
+            Stages of 10, 20 and 5 steps: `(0, 10, 30, 35)`.
+        """
+        return tuple(itertools.accumulate((stage.steps for stage in self.stages), initial=0))
+
+
+def validate(config: TrainingConfig, model: ModelConfig, mesh: MeshConfig) -> None:
+    """Check what stages, model and mesh demand of each other, before anything is computed.
+
+    Raises:
+        InputError: a rule does not hold; the first one found.
+    """
+    _validate_order(config)
+    for stage in config.stages:
+        _validate_stage(stage, model, mesh)
+    check_mesh(model, mesh)
+
+
+def _validate_order(config: TrainingConfig) -> None:
+    for before, after in itertools.pairwise(config.stages):
+        for name in ("context_tokens", "rope_base"):
+            least, value = getattr(before, name), getattr(after, name)
+            expected = f"at least the {least} of stage {before.name} before it"
+            _require(value >= least, f"{name} of stage {after.name}", str(value), expected)
+
+
+def _validate_stage(stage: StageConfig, model: ModelConfig, mesh: MeshConfig) -> None:
+    check_divides(model.attention.layout, seq=stage.context_tokens, members=mesh.sequence_members)
+    pieces = stage.accumulation_steps * mesh.batch_members
+    _require(
+        stage.batch_sequences % pieces == 0,
+        f"batch_sequences of stage {stage.name}",
+        str(stage.batch_sequences),
+        f"a multiple of {pieces}, the product of accumulation_steps and the data and fsdp axes",
+    )
+
+
+def _require(holds: bool, what: str, got: str, expected: str) -> None:
+    if not holds:
+        raise InputError(what=what, got=got, expected=expected, remedy="Change the configuration.")

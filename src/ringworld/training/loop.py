@@ -1,0 +1,197 @@
+"""The training loop: stages of growing context on one state, going on exactly where it was stopped.
+
+After a kill at any moment the same call restores the newest checkpoint (weights, moments, step, state of the
+loader), cuts the rows of `metrics.jsonl` beyond it, and writes equal ones again.
+"""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from ringworld.core.checkpoint import Checkpoints
+from ringworld.core.files import append_jsonl, keep_jsonl
+from ringworld.core.mesh_config import MeshConfig
+from ringworld.core.progress import Progress
+from ringworld.data.batch import PackedBatch
+from ringworld.data.loader import make_loader
+from ringworld.model.arrange import arrange
+from ringworld.model.config import ModelConfig
+from ringworld.model.world_model import WorldModel
+from ringworld.training.config import StageConfig, TrainingConfig, validate
+from ringworld.training.identity import claim_folder
+from ringworld.training.metrics import METRICS_FILE, count_tokens, mean_ring_efficiency, metrics_row
+from ringworld.training.state import TrainState, abstract_state, init_state
+from ringworld.training.step import Pieces, StepOutput, make_step
+from ringworld.training.stop import StopRequest
+
+CHECKPOINTS_FOLDER = "checkpoints"
+
+OnStage = Callable[[Literal["before", "after"], StageConfig, WorldModel], None]
+"""What happens before the first stage and after each one, such as an evaluation. A run that is killed in its
+midst calls it again, and a finished run once more for the last stage, so it must skip what it finds done."""
+
+
+def train(
+    config: TrainingConfig,
+    model_config: ModelConfig,
+    *,
+    data_dir: Path,
+    out: Path,
+    mesh: Mesh,
+    on_stage: OnStage | None = None,
+) -> TrainState:
+    """Train through all stages, or what is left of them in the folder `out`.
+
+    Args:
+        config: stages and optimizer.
+        model_config: shape of the model; the stages replace `rope_base`.
+        data_dir: what `data.prepare` wrote.
+        out: where checkpoints and `metrics.jsonl` go.
+        mesh: of `core.mesh.make_mesh`; it may differ from that of an earlier call on the same folder.
+        on_stage: called with when, the stage and the weights.
+
+    Raises:
+        InputError: the configuration does not fit together, or `out` holds another run, or the loss is not
+            finite.
+        KeyboardInterrupt: on Ctrl-C or SIGTERM, after the step was finished and saved.
+    """
+    validate(config, model_config, MeshConfig(**mesh.shape))
+    hook = on_stage or (lambda when, stage, params: None)
+    with closing(Checkpoints(out / CHECKPOINTS_FOLDER)) as checkpoints, jax.set_mesh(mesh):
+        run = _Run(
+            config=config,
+            model_config=model_config,
+            data_dir=data_dir,
+            out=out,
+            mesh=mesh,
+            checkpoints=checkpoints,
+        )
+        state, loader_state = run.begin()
+        done = int(state.step)
+        if done == 0:
+            hook("before", config.stages[0], state.params)
+        for index, stage in enumerate(config.stages):
+            last = config.boundaries[index + 1]
+            if done > last:
+                continue
+            if done < last:
+                state = run.stage(index, state, loader_state if done > config.boundaries[index] else None)
+                done = last
+            hook("after", stage, state.params)
+    return state
+
+
+class _Prepared(NamedTuple):
+    """One batch, ready for the devices while they still compute the last one."""
+
+    pieces: Pieces
+    tokens: int
+    ring_efficiency: float
+    loader_state: dict[str, Any]
+    """After this batch and no other, so that a checkpoint taken now goes on with the next."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Run:
+    config: TrainingConfig
+    model_config: ModelConfig
+    data_dir: Path
+    out: Path
+    mesh: Mesh
+    checkpoints: Checkpoints
+
+    def begin(self) -> tuple[TrainState, dict[str, Any] | None]:
+        """Restore the newest checkpoint, or draw the first weights, and cut what was logged beyond that."""
+        claim_folder(self.out, self.config, self.model_config)
+        restored = self.checkpoints.restore(abstract_state(self.config, self.model_config, mesh=self.mesh))
+        step = 0 if restored is None else restored.step
+        keep_jsonl(self.out / METRICS_FILE, lambda row: row["step"] <= step)
+        if restored is None:
+            return init_state(self.config, self.model_config, mesh=self.mesh), None
+        return restored.tree, restored.meta["loader"]
+
+    def stage(self, index: int, state: TrainState, loader_state: dict[str, Any] | None) -> TrainState:
+        """Run what is left of one stage; its last state is on disk when this returns."""
+        stage, last = self.config.stages[index], self.config.boundaries[index + 1]
+        done = int(state.step)
+        batches = self.batches(index, loader_state)
+        batch = next(batches)
+        print(f"train {stage.name}: compiling for {stage.context_tokens} tokens", file=sys.stderr, flush=True)
+        update = make_step(self.config, stage, self.model_config).lower(state, batch.pieces).compile()
+        progress = Progress(f"train {stage.name}", total=self.config.boundaries[-1], unit="steps", done=done)
+        with StopRequest() as stop, progress:
+            for step in range(done + 1, last + 1):
+                started = time.perf_counter()
+                state, output = update(state, batch.pieces)
+                # The devices compute while the host prepares what they need next.
+                following = next(batches) if step < last else batch
+                jax.block_until_ready(output)
+                seconds = time.perf_counter() - started
+                self.log(output, batch, step=step, last=last, stage=stage, seconds=seconds, progress=progress)
+                if stop.signal or step % self.config.checkpoint_every_steps == 0 or step == last:
+                    self.checkpoints.save(step, state, {"loader": batch.loader_state})
+                if stop.signal:
+                    raise KeyboardInterrupt(
+                        f"{stop.signal} after step {step}, saved: the same command goes on"
+                    )
+                batch = following
+        return state
+
+    def batches(self, index: int, loader_state: dict[str, Any] | None) -> Iterator[_Prepared]:
+        """Yield the batches of a stage from `loader_state` on, each made when it is asked for."""
+        stage, layout = self.config.stages[index], self.model_config.attention.layout
+        members = MeshConfig(**self.mesh.shape).sequence_members
+        loader = make_loader(
+            self.data_dir,
+            split="train",
+            context_tokens=stage.context_tokens,
+            batch_sequences=stage.batch_sequences,
+            mixture=stage.mixture,
+            packing=self.config.packing,
+            seed=self.config.seed + index,
+        )
+        if loader_state is not None:
+            loader.set_state(loader_state)
+        for batch in loader:
+            pieces = [
+                PackedBatch(*fields)
+                for fields in zip(*(np.split(field, stage.accumulation_steps) for field in batch))
+            ]
+            yield _Prepared(
+                pieces=tuple(arrange(piece, mesh=self.mesh, layout=layout) for piece in pieces),
+                tokens=count_tokens(batch),
+                ring_efficiency=mean_ring_efficiency(batch, layout, members=members),
+                loader_state=loader.get_state(),
+            )
+
+    def log(
+        self,
+        output: StepOutput,
+        batch: _Prepared,
+        *,
+        step: int,
+        last: int,
+        stage: StageConfig,
+        seconds: float,
+        progress: Progress,
+    ) -> None:
+        """Show one step, and write its row if one is due."""
+        row = metrics_row(
+            output,
+            step=step,
+            stage=stage.name,
+            tokens=batch.tokens,
+            seconds=seconds,
+            efficiency=batch.ring_efficiency,
+        )
+        progress.update(step, loss=row["loss"], tokens_per_second=row["tokens_per_second"])
+        if step % self.config.log_every_steps == 0 or step == last:
+            append_jsonl(self.out / METRICS_FILE, row)

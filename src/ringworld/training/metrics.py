@@ -1,0 +1,77 @@
+"""One row of `metrics.jsonl`: what a step did, and how fast."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ringworld.attention.config import Layout
+from ringworld.attention.layouts import ring_efficiency
+from ringworld.core.errors import InputError
+from ringworld.data.batch import PackedBatch
+from ringworld.training.step import StepOutput
+
+METRICS_FILE = "metrics.jsonl"
+TIMED = ("seconds", "tokens_per_second")
+"""The only values that two runs of one configuration do not share."""
+
+
+def metrics_row(
+    output: StepOutput, *, step: int, stage: str, tokens: int, seconds: float, efficiency: float
+) -> dict[str, Any]:
+    """Return the row of one step; a modality without targets has the loss None.
+
+    Raises:
+        InputError: the loss or the gradient is not a finite number.
+    """
+    loss = output.loss
+    row = {
+        "step": step,
+        "stage": stage,
+        "loss": float(loss.loss),
+        "text_loss": float(loss.text_loss) if int(loss.text_targets) else None,
+        "vision_loss": float(loss.vision_loss) if int(loss.vision_targets) else None,
+        "gradient_norm": float(output.gradient_norm),
+        "learning_rate": float(output.learning_rate),
+        "tokens": tokens,
+        "seconds": seconds,
+        "tokens_per_second": tokens / seconds,
+        "ring_efficiency": efficiency,
+    }
+    _check_finite(row)
+    return row
+
+
+def count_tokens(batch: PackedBatch[np.ndarray]) -> int:
+    """Return the number of tokens that are not padding."""
+    return int((batch.order >= 0).sum())
+
+
+def mean_ring_efficiency(batch: PackedBatch[np.ndarray], layout: Layout, *, members: int) -> float:
+    """Return the mean over rows of `layouts.ring_efficiency`; a row of padding alone counts as 1.
+
+    Args:
+        batch: packed, in the order of the sequence, before any layout.
+        layout: which tokens lie on which member.
+        members: size of the ring.
+    """
+    rows = []
+    for order, first in zip(batch.order, batch.first):
+        lengths = np.unique(first[order >= 0], return_counts=True)[1]
+        alone = members == 1 or not lengths.size
+        rows.append(
+            1.0 if alone else ring_efficiency(lengths.tolist(), layout, members=members, seq=order.size)
+        )
+    return float(np.mean(rows))
+
+
+def _check_finite(row: Mapping[str, Any]) -> None:
+    for name in ("loss", "gradient_norm"):
+        if not math.isfinite(row[name]):
+            raise InputError(
+                what=f"{name} at step {row['step']} of stage {row['stage']}",
+                got=str(row[name]),
+                expected="a finite number",
+                remedy="Lower the learning rate or lengthen the warm-up, and train in a new folder.",
+            )

@@ -1,0 +1,59 @@
+"""What a training run carries from step to step, and through a checkpoint."""
+
+from functools import partial
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import AbstractMesh, Mesh, NamedSharding
+from jaxtyping import Array, Int32
+
+from ringworld.core.sharding import spec
+from ringworld.model.config import ModelConfig
+from ringworld.model.world_model import WorldModel
+from ringworld.training.config import TrainingConfig
+from ringworld.training.optimizer import init_moments
+
+
+class TrainState(eqx.Module):
+    """Weights, moments and progress of a run, one through all its stages."""
+
+    params: WorldModel
+    """Float32 master weights, spread over the mesh."""
+    optimizer: optax.OptState
+    """Moments, float32, spread as the weights that they belong to."""
+    step: Int32[Array, ""]
+    """Updates done since the run began, over all stages."""
+
+
+def init_state(config: TrainingConfig, model_config: ModelConfig, *, mesh: Mesh) -> TrainState:
+    """Draw the first weights from the seed, each made on the devices on which it lies.
+
+    The values do not depend on the mesh.
+    """
+    with jax.set_mesh(mesh):
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(config, model_config, mesh=mesh))
+        return jax.jit(partial(_init, config, model_config), out_shardings=shardings)(
+            jax.random.key(config.seed)
+        )
+
+
+def abstract_state(
+    config: TrainingConfig, model_config: ModelConfig, *, mesh: Mesh | AbstractMesh
+) -> TrainState:
+    """Return shapes, types and shardings without arrays: to restore a checkpoint, or to plan a run."""
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        shapes = jax.eval_shape(lambda: _init(config, model_config, jax.random.key(config.seed)))
+
+    def on_mesh(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        # The type of a constant, such as a step count, names no sharding.
+        partition = leaf.sharding.spec if leaf.sharding else spec()
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, partition))
+
+    return jax.tree.map(on_mesh, shapes)
+
+
+def _init(config: TrainingConfig, model_config: ModelConfig, key: Array) -> TrainState:
+    params = WorldModel.init(model_config, key=key)
+    return TrainState(params=params, optimizer=init_moments(config, params), step=jnp.int32(0))

@@ -1,0 +1,87 @@
+"""One update of the weights: compiled once a stage."""
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float32
+
+from ringworld.data.batch import PackedBatch
+from ringworld.model.config import ModelConfig
+from ringworld.model.world_model import WorldModel
+from ringworld.training.config import StageConfig, TrainingConfig
+from ringworld.training.loss import LossOutput, loss_output, loss_weights, modality_losses
+from ringworld.training.optimizer import apply_gradient, learning_rate
+from ringworld.training.state import TrainState
+
+Pieces = tuple[PackedBatch[Array], ...]
+"""The sequences of one update, in `accumulation_steps` parts; every field [batch, seq], on the devices."""
+
+
+class StepOutput(eqx.Module):
+    """What one update reports."""
+
+    loss: LossOutput
+    """Before the update."""
+    gradient_norm: Float32[Array, ""]
+    """Global norm of the gradient before it is clipped."""
+    learning_rate: Float32[Array, ""]
+    """Rate of this update."""
+
+
+def make_step(
+    config: TrainingConfig, stage: StageConfig, model_config: ModelConfig
+) -> Callable[[TrainState, Pieces], tuple[TrainState, StepOutput]]:
+    """Return the update of one stage, to be compiled for the mesh that is set.
+
+    It takes over the memory of the state that it is given, and `stage.rope_base` instead of the model's.
+    """
+    model_config = dataclasses.replace(model_config, rope_base=stage.rope_base)
+    return jax.jit(partial(update, config=config, model_config=model_config), donate_argnums=0)
+
+
+def update(
+    state: TrainState, pieces: Pieces, *, config: TrainingConfig, model_config: ModelConfig
+) -> tuple[TrainState, StepOutput]:
+    """Return the state one step on, and what is worth a line in the log."""
+    loss, gradient = loss_and_gradient(state.params, pieces, config=config, model_config=model_config)
+    params, moments = apply_gradient(config, gradient, state.optimizer, state.params)
+    output = StepOutput(
+        loss=loss,
+        gradient_norm=optax.tree.norm(gradient),
+        learning_rate=learning_rate(state.step, config),
+    )
+    return TrainState(params=params, optimizer=moments, step=state.step + 1), output
+
+
+def loss_and_gradient(
+    params: WorldModel, pieces: Pieces, *, config: TrainingConfig, model_config: ModelConfig
+) -> tuple[LossOutput, WorldModel]:
+    """Return the loss of one update and its gradient, in float32 and spread as the weights.
+
+    The weights in the loss are those of the whole update, so that the result does not depend on how its
+    sequences are cut into pieces, which are computed one after another.
+    """
+    batch = jax.tree.map(lambda *fields: jnp.stack(fields), *pieces)
+    weights = loss_weights(
+        batch, text_weight=config.text_loss_weight, vision_weight=config.vision_loss_weight
+    )
+
+    def piece_loss(
+        params: WorldModel, piece: PackedBatch[Array], text: Array, vision: Array
+    ) -> tuple[Float32[Array, ""], Float32[Array, "modalities=2"]]:
+        parts = modality_losses(params, piece, text, vision, config=model_config)
+        return parts.sum(), parts
+
+    def add_piece(
+        total: tuple[WorldModel, Array], piece: tuple[PackedBatch[Array], Array, Array]
+    ) -> tuple[tuple[WorldModel, Array], None]:
+        return jax.tree.map(jnp.add, total, jax.grad(piece_loss, has_aux=True)(params, *piece)), None
+
+    nothing = (jax.tree.map(jnp.zeros_like, params), jnp.zeros(2, jnp.float32))
+    (gradient, parts), _ = jax.lax.scan(add_piece, nothing, (batch, weights.text, weights.vision))
+    return loss_output(parts, weights, batch), gradient

@@ -1,0 +1,86 @@
+"""Packing is exact: the loss and its gradient are those of the same examples, padded one to a row."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from ringworld.data.packing import pack, padded
+from ringworld.training.loss import LossOutput, loss_weights
+from ringworld.training.step import loss_and_gradient
+from tests.training.meshes import mesh_of, on_devices, some_examples, state_on, with_rows
+from tests.training.tiny_run import MODEL, VOCABULARY, training
+
+CONFIG = training()
+ROWS, CONTEXT = 8, 32
+CASES = [
+    ({}, 1),
+    ({"ring": 2}, 4),
+    ({"ring": 8}, 1),
+    ({"data": 2, "fsdp": 2, "ring": 2}, 1),
+    ({"fsdp": 2, "ring": 2, "tensor": 2}, 2),
+]
+"""Meshes, and the number of pieces in which the batch is computed."""
+# A gradient is a float32 sum over 192 tokens, through layers that are sums of up to 32 products, in an order
+# that depends on packing and mesh: some 200 roundings of 2 ** -24 each, relative to its largest terms.
+ROUNDING = 200 * 2.0**-24
+
+
+@pytest.fixture(scope="module")
+def batches():
+    examples = some_examples(count=ROWS, longest=24)
+    sizes = dict(context_tokens=CONTEXT, text_size=VOCABULARY.text_size)
+    packed = pack(examples, **sizes)
+    assert len(packed.tokens) < ROWS
+    return {"packed": with_rows(packed, ROWS), "padded": padded(examples, **sizes)}
+
+
+@functools.cache
+def compiled(axes: tuple[tuple[str, int], ...], pieces: int = 1):
+    """Return a function from a batch to loss and gradient on the host; both batches have one shape."""
+    mesh = mesh_of(**dict(axes))
+    params = state_on(mesh, CONFIG).params
+    run = jax.jit(functools.partial(loss_and_gradient, config=CONFIG, model_config=MODEL))
+
+    def call(batch):
+        with jax.set_mesh(mesh):
+            return jax.device_get(run(params, on_devices(batch, mesh, pieces=pieces)))
+
+    return call
+
+
+def assert_equal_trees(got, expected):
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected)):
+        np.testing.assert_allclose(a, b, rtol=ROUNDING, atol=ROUNDING * np.abs(b).max())
+
+
+@pytest.mark.parametrize("axes, pieces", CASES, ids=str)
+@pytest.mark.parametrize("kind", ["packed", "padded"])
+def test_packed_and_padded_agree_on_every_mesh(batches, axes: dict[str, int], pieces: int, kind: str):
+    expected = compiled(())(batches["padded"])
+    assert_equal_trees(compiled(tuple(axes.items()), pieces)(batches[kind]), expected)
+
+
+def test_each_modality_counts_by_its_examples_and_half_of_the_loss(batches):
+    loss: LossOutput = compiled(())(batches["padded"])[0]
+    np.testing.assert_allclose(loss.loss, (loss.text_loss + loss.vision_loss) / 2, rtol=1e-6)
+    assert loss.text_targets == (batches["packed"].text_weights > 0).sum()
+    assert loss.vision_targets == (batches["packed"].vision_weights > 0).sum()
+
+
+def test_a_batch_of_text_alone_counts_text_alone(batches):
+    batch = batches["padded"]
+    text = batch._replace(vision_weights=np.zeros_like(batch.vision_weights))
+    loss: LossOutput = compiled(())(text)[0]
+    np.testing.assert_allclose(loss.loss, compiled(())(batch)[0].text_loss, rtol=1e-6)
+    assert (loss.vision_loss, loss.vision_targets) == (0, 0)
+
+
+def test_a_long_example_counts_as_a_short_one(batches):
+    weights = loss_weights(
+        jax.tree.map(jax.numpy.asarray, batches["padded"]), text_weight=3.0, vision_weight=1.0
+    )
+    text, vision = np.asarray(weights.text.sum(1)), np.asarray(weights.vision.sum(1))
+    np.testing.assert_allclose(text[text > 0], 0.75 / (text > 0).sum(), rtol=1e-6)
+    np.testing.assert_allclose(vision[vision > 0], 0.25 / (vision > 0).sum(), rtol=1e-6)

@@ -1,0 +1,140 @@
+import dataclasses
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding
+
+from ringworld.attention.config import AttentionConfig
+from ringworld.core.mesh import abstract_mesh
+from ringworld.core.mesh_config import MeshConfig
+from ringworld.core.sharding import spec
+from ringworld.data.batch import PackedBatch
+from ringworld.model.config import ModelConfig
+from ringworld.training.config import TrainingConfig, validate
+from ringworld.training.state import abstract_state
+from ringworld.training.step import StepOutput, make_step, update
+from tests.training.meshes import mesh_of, on_devices, state_on
+from tests.training.tiny_run import MODEL, stage, training
+
+CONTEXT, ROWS = 48, 4
+
+
+def copy_batch() -> PackedBatch[np.ndarray]:
+    """Draw rows of three examples of 16 tokens, of which the last 8 repeat the first 8 and are learnt."""
+    ids = np.random.default_rng(0).integers(0, MODEL.vocab, (ROWS, CONTEXT // 16, 8)).astype(np.int32)
+    tokens = np.concatenate([ids, ids], axis=2).reshape(ROWS, CONTEXT)
+    order = np.tile(np.arange(CONTEXT, dtype=np.int32), (ROWS, 1))
+    learnt = np.where((order % 16 >= 7) & (order % 16 < 15), 1 / 8, 0)
+    targets = np.roll(tokens, -1, axis=1)
+    is_text = targets < MODEL.text_vocab
+    return PackedBatch(
+        tokens=tokens,
+        targets=targets,
+        order=order,
+        first=order // 16 * 16,
+        text_weights=(learnt * is_text).astype(np.float32),
+        vision_weights=(learnt * ~is_text).astype(np.float32),
+    )
+
+
+def run_steps(model: ModelConfig, *, steps: int, **axes: int) -> tuple[str, list[StepOutput]]:
+    """Train on the same rows again and again; return the compiled program and what each step reports."""
+    config = training(stages=(stage(steps=steps, learning_rate=0.03),))
+    mesh = mesh_of(**axes)
+    with jax.set_mesh(mesh):
+        state, pieces = state_on(mesh, config, model), on_devices(copy_batch(), mesh)
+        compiled = make_step(config, config.stages[0], model).lower(state, pieces).compile()
+        outputs = []
+        for _ in range(steps):
+            state, output = compiled(state, pieces)
+            outputs.append(jax.device_get(output))
+        assert state.step == steps
+    return compiled.as_text(), outputs
+
+
+@functools.cache
+def on_a_ring() -> tuple[str, list[StepOutput]]:
+    return run_steps(MODEL, steps=60, ring=2)
+
+
+def test_the_loss_of_a_copy_task_falls():
+    losses = [float(output.loss.loss) for output in on_a_ring()[1]]
+    assert losses[-1] < losses[0] / 4, losses
+
+
+def test_bfloat16_compute_trains_as_float32_does():
+    outputs = run_steps(dataclasses.replace(MODEL, compute="bfloat16"), steps=60, ring=2)[1]
+    first, last = outputs[0].loss.loss, outputs[-1].loss.loss
+    # bfloat16 keeps 8 bits: the loss of equal weights agrees to a few of its rounding errors, 2 ** -9 each.
+    np.testing.assert_allclose(first, on_a_ring()[1][0].loss.loss, rtol=4 * 2**-9)
+    assert last < first / 4
+
+
+def test_the_rate_and_the_norm_are_reported():
+    first = on_a_ring()[1][0]
+    np.testing.assert_allclose(first.learning_rate, 0.03 / (stage().warmup_steps + 1), rtol=1e-6)
+    assert first.gradient_norm > 0
+
+
+def test_a_ring_passes_keys_on_and_never_gathers_a_sequence():
+    program = on_a_ring()[0]
+    assert "collective-permute" in program
+    gathered = re.findall(r"= \w+\[([\d,]*)\]\S* all-gather(?:-start)?\(", program)
+    assert gathered
+    # No weight has a dimension as long as a sequence.
+    assert max(int(size) for shape in gathered for size in shape.split(",")) < CONTEXT
+
+
+SEVEN_BILLION = ModelConfig(
+    layers=32,
+    embed=4096,
+    heads=32,
+    kv_heads=32,
+    head=128,
+    mlp=11008,
+    text_vocab=32000,
+    vision_vocab=8448,
+    attention=AttentionConfig(block_q_tokens=2048, block_kv_tokens=2048),
+    mlp_block_tokens=2048,
+    compute="bfloat16",
+)
+
+
+@pytest.mark.parametrize(
+    "mesh",
+    [
+        MeshConfig(data=2, fsdp=8, ring=32, tensor=2),
+        MeshConfig(ring=64, ulysses=2, tensor=4),
+    ],
+    ids=str,
+)
+def test_a_step_of_7b_at_a_million_tokens_type_checks_on_its_mesh(mesh: MeshConfig):
+    million = stage("1m", context_tokens=2**20, rope_base=5e7, batch_sequences=mesh.batch_members)
+    config = TrainingConfig(stages=(million,))
+    validate(config, SEVEN_BILLION, mesh)
+    devices = abstract_mesh(mesh)
+    tokens = NamedSharding(devices, spec("batch", "seq"))
+    shape = (million.batch_sequences, million.context_tokens)
+    ids, weights = (jax.ShapeDtypeStruct(shape, dtype, sharding=tokens) for dtype in (jnp.int32, jnp.float32))
+    batch = PackedBatch(ids, ids, ids, ids, weights, weights)
+    state = abstract_state(config, SEVEN_BILLION, mesh=devices)
+    with jax.sharding.use_abstract_mesh(devices):
+        after, output = jax.eval_shape(
+            functools.partial(update, config=config, model_config=SEVEN_BILLION), state, (batch,)
+        )
+    jax.tree.map(lambda a, b: _assert_same_type(a, b), after, state)
+    assert output.loss.loss.shape == ()
+    members = mesh.weight_members * mesh.tensor
+    for weight in jax.tree.leaves(after.params):
+        if weight.ndim > 2:
+            assert np.prod(weight.sharding.shard_shape(weight.shape)) * members == np.prod(weight.shape)
+
+
+def _assert_same_type(got: jax.ShapeDtypeStruct, expected: jax.ShapeDtypeStruct) -> None:
+    assert (got.shape, got.dtype) == (expected.shape, expected.dtype)
+    if got.ndim:
+        assert got.sharding.spec == expected.sharding.spec

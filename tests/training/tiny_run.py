@@ -1,0 +1,111 @@
+"""A model, data and a run that are small enough for tests; also the program that tests stop in its midst.
+
+`python -m tests.training.tiny_run DATA OUT DEVICES [--die-after STAGE]` trains on a ring of DEVICES.
+It adds a line to OUT/hooks.txt in every call of its hook, and with `--die-after` kills itself in that call.
+"""
+
+import argparse
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ringworld.attention.config import AttentionConfig
+from ringworld.core.config import to_json
+from ringworld.core.files import write_json_atomic
+from ringworld.core.mesh import make_mesh, simulate_devices
+from ringworld.core.mesh_config import MeshConfig
+from ringworld.data import store
+from ringworld.data.config import MixtureConfig
+from ringworld.data.examples import Example
+from ringworld.model.config import ModelConfig
+from ringworld.text.vocabulary import Vocabulary
+from ringworld.training.config import StageConfig, TrainingConfig
+from ringworld.training.loop import train
+
+VOCABULARY = Vocabulary(text_size=24, codes=6, codes_per_frame=4)
+MODEL = ModelConfig(
+    layers=2,
+    embed=16,
+    heads=4,
+    kv_heads=2,
+    head=4,
+    mlp=32,
+    text_vocab=VOCABULARY.text_size,
+    vision_vocab=VOCABULARY.vision_size,
+    attention=AttentionConfig(block_q_tokens=8, block_kv_tokens=8),
+)
+
+
+def stage(name: str = "short", **changes: Any) -> StageConfig:
+    """Return a stage of rows of 32 tokens with some of its fields changed."""
+    fields: dict[str, Any] = dict(
+        context_tokens=32,
+        rope_base=1e4,
+        steps=40,
+        batch_sequences=4,
+        learning_rate=1e-2,
+        warmup_steps=4,
+        mixture=MixtureConfig(),
+    )
+    return StageConfig(name=name, **(fields | changes))
+
+
+def training(**changes: Any) -> TrainingConfig:
+    """Return a run of 40 steps at 32 tokens and 40 at 64, with some of its fields changed."""
+    stages = (stage(), stage("long", context_tokens=64, rope_base=1e5, batch_sequences=2))
+    fields: dict[str, Any] = dict(stages=stages, checkpoint_every_steps=7)
+    return TrainingConfig(**(fields | changes))
+
+
+def example(rng: np.random.Generator, *, tokens: int, kind: str) -> Example:
+    """Draw an example of text, or one of text and then two frames; the first two tokens carry no loss."""
+    ids = rng.integers(1, VOCABULARY.text_size, tokens).astype(np.int32)
+    if kind == "video":
+        frames = VOCABULARY.encode_frames(rng.integers(0, VOCABULARY.codes, (2, VOCABULARY.codes_per_frame)))
+        ids = np.concatenate([ids, frames])
+    loss = np.arange(ids.size) >= 2
+    return Example(tokens=ids, loss=loss, kind="video" if kind == "video" else "text", source="tests")
+
+
+def write_data(folder: Path) -> Path:
+    """Write prepared data of 40 examples, half with frames, and return the folder."""
+    rng = np.random.default_rng(0)
+    stem = folder / store.SHARDS_FOLDER / "00000-of-00001"
+    with store.ShardWriter(stem, vocabulary=VOCABULARY) as writer:
+        for index in range(40):
+            made = example(rng, tokens=int(rng.integers(3, 20)), kind=("text", "video")[index % 2])
+            writer.add(made, split="train")
+        writer.finish({})
+    dataset = store.Dataset(
+        format=store.FORMAT, vocabulary=VOCABULARY, text_tokenizer="none", frame_tokenizer="none"
+    )
+    write_json_atomic(folder / store.DATASET_FILE, to_json(dataset))
+    (folder / store.MANIFEST_FILE).write_bytes(stem.with_suffix(".parquet").read_bytes())
+    return folder
+
+
+def main() -> None:
+    """Train, as the module says."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("data", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("devices", type=int)
+    parser.add_argument("--die-after", default="")
+    args = parser.parse_args()
+    simulate_devices(args.devices)
+
+    def hook(when: str, stage: StageConfig, params: object) -> None:
+        with (args.out / "hooks.txt").open("a") as stream:
+            stream.write(f"{when} {stage.name}\n")
+        if when == "after" and stage.name == args.die_after:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    mesh = make_mesh(MeshConfig(ring=args.devices))
+    train(training(), MODEL, data_dir=args.data, out=args.out, mesh=mesh, on_stage=hook)
+
+
+if __name__ == "__main__":
+    main()
