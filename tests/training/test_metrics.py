@@ -7,7 +7,7 @@ import pytest
 from ringworld.core.errors import InputError
 from ringworld.data.batch import PackedBatch
 from ringworld.training.loss import LossOutput
-from ringworld.training.metrics import count_tokens, mean_ring_efficiency, metrics_row
+from ringworld.training.metrics import BatchCounts, count, metrics_row
 from ringworld.training.step import StepOutput
 
 
@@ -21,7 +21,7 @@ def row_of(*, loss: float, vision_targets: int) -> dict[str, Any]:
         vision_targets=jnp.int32(vision_targets),
     )
     output = StepOutput(loss=losses, gradient_norm=jnp.float32(2), learning_rate=jnp.float32(0.5))
-    return metrics_row(output, step=7, stage="4k", tokens=10, seconds=0.5, efficiency=0.75)
+    return metrics_row(output, step=7, stage="4k", counts=BatchCounts(10, 3, 0.75), seconds=0.5)
 
 
 def test_a_row_says_what_a_step_did():
@@ -34,6 +34,7 @@ def test_a_row_says_what_a_step_did():
         "gradient_norm": 2.0,
         "learning_rate": 0.5,
         "tokens": 10,
+        "examples": 3,
         "seconds": 0.5,
         "tokens_per_second": 20.0,
         "ring_efficiency": 0.75,
@@ -46,11 +47,12 @@ def test_a_loss_that_is_not_a_number_stops_the_run():
         row_of(loss=float("nan"), vision_targets=0)
 
 
-def test_ring_efficiency_is_the_mean_over_rows_of_their_own_examples():
+def test_a_batch_is_counted_by_its_own_examples():
     # One example of 4 tokens, contiguous over 2 members: 10 of 2 x (3 + 4) pairs. Two of 2: all of 2 x 3.
     order = np.array([[0, 1, 2, 3], [0, 1, 2, 3], [-1, -1, -1, -1]], np.int32)
     first = np.array([[0, 0, 0, 0], [0, 0, 2, 2], [0, 0, 0, 0]], np.int32)
     zeros = np.zeros((3, 4), np.float32)
     batch = PackedBatch(order, order, order, first, zeros, zeros)
-    assert mean_ring_efficiency(batch, "contiguous", members=2) == pytest.approx((10 / 14 + 1 + 1) / 3)
-    assert count_tokens(batch) == 8
+    counts = count(batch, "contiguous", members=2)
+    assert (counts.tokens, counts.examples) == (8, 3)
+    assert counts.ring_efficiency == pytest.approx((10 / 14 + 1 + 1) / 3)

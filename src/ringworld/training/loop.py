@@ -27,7 +27,7 @@ from ringworld.model.config import ModelConfig
 from ringworld.model.world_model import WorldModel
 from ringworld.training.config import StageConfig, TrainingConfig, validate
 from ringworld.training.identity import claim_folder
-from ringworld.training.metrics import METRICS_FILE, count_tokens, mean_ring_efficiency, metrics_row
+from ringworld.training.metrics import METRICS_FILE, BatchCounts, count, metrics_row
 from ringworld.training.state import TrainState, abstract_state, init_state
 from ringworld.training.step import Pieces, StepOutput, make_step
 from ringworld.training.stop import StopRequest
@@ -93,8 +93,7 @@ class _Prepared(NamedTuple):
     """One batch, ready for the devices while they still compute the last one."""
 
     pieces: Pieces
-    tokens: int
-    ring_efficiency: float
+    counts: BatchCounts
     loader_state: dict[str, Any]
     """After this batch and no other, so that a checkpoint taken now goes on with the next."""
 
@@ -167,8 +166,7 @@ class _Run:
             ]
             yield _Prepared(
                 pieces=tuple(arrange(piece, mesh=self.mesh, layout=layout) for piece in pieces),
-                tokens=count_tokens(batch),
-                ring_efficiency=mean_ring_efficiency(batch, layout, members=members),
+                counts=count(batch, layout, members=members),
                 loader_state=loader.get_state(),
             )
 
@@ -188,9 +186,8 @@ class _Run:
             output,
             step=step,
             stage=stage.name,
-            tokens=batch.tokens,
+            counts=batch.counts,
             seconds=seconds,
-            efficiency=batch.ring_efficiency,
         )
         progress.update(step, loss=row["loss"], tokens_per_second=row["tokens_per_second"])
         if step % self.config.log_every_steps == 0 or step == last:

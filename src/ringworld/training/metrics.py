@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,8 +17,19 @@ TIMED = ("seconds", "tokens_per_second")
 """The only values that two runs of one configuration do not share."""
 
 
+class BatchCounts(NamedTuple):
+    """What a packed batch holds."""
+
+    tokens: int
+    """Without padding."""
+    examples: int
+    """Or pieces of longer ones."""
+    ring_efficiency: float
+    """Mean over rows of `layouts.ring_efficiency`; a row of padding alone counts as 1."""
+
+
 def metrics_row(
-    output: StepOutput, *, step: int, stage: str, tokens: int, seconds: float, efficiency: float
+    output: StepOutput, *, step: int, stage: str, counts: BatchCounts, seconds: float
 ) -> dict[str, Any]:
     """Return the row of one step; a modality without targets has the loss None.
 
@@ -34,36 +45,39 @@ def metrics_row(
         "vision_loss": float(loss.vision_loss) if int(loss.vision_targets) else None,
         "gradient_norm": float(output.gradient_norm),
         "learning_rate": float(output.learning_rate),
-        "tokens": tokens,
+        "tokens": counts.tokens,
+        "examples": counts.examples,
         "seconds": seconds,
-        "tokens_per_second": tokens / seconds,
-        "ring_efficiency": efficiency,
+        "tokens_per_second": counts.tokens / seconds,
+        "ring_efficiency": counts.ring_efficiency,
     }
     _check_finite(row)
     return row
 
 
-def count_tokens(batch: PackedBatch[np.ndarray]) -> int:
-    """Return the number of tokens that are not padding."""
-    return int((batch.order >= 0).sum())
-
-
-def mean_ring_efficiency(batch: PackedBatch[np.ndarray], layout: Layout, *, members: int) -> float:
-    """Return the mean over rows of `layouts.ring_efficiency`; a row of padding alone counts as 1.
+def count(batch: PackedBatch[np.ndarray], layout: Layout, *, members: int) -> BatchCounts:
+    """Count what a batch holds.
 
     Args:
         batch: packed, in the order of the sequence, before any layout.
         layout: which tokens lie on which member.
         members: size of the ring.
     """
-    rows = []
-    for order, first in zip(batch.order, batch.first):
-        lengths = np.unique(first[order >= 0], return_counts=True)[1]
-        alone = members == 1 or not lengths.size
-        rows.append(
-            1.0 if alone else ring_efficiency(lengths.tolist(), layout, members=members, seq=order.size)
-        )
-    return float(np.mean(rows))
+    lengths = [
+        np.unique(first[order >= 0], return_counts=True)[1] for order, first in zip(batch.order, batch.first)
+    ]
+    seq = batch.order.shape[1]
+    efficiencies = [
+        1.0
+        if members == 1 or not row.size
+        else ring_efficiency(row.tolist(), layout, members=members, seq=seq)
+        for row in lengths
+    ]
+    return BatchCounts(
+        tokens=int(sum(row.sum() for row in lengths)),
+        examples=sum(row.size for row in lengths),
+        ring_efficiency=float(np.mean(efficiencies)),
+    )
 
 
 def _check_finite(row: Mapping[str, Any]) -> None:

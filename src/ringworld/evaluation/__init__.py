@@ -1,0 +1,1 @@
+"""Needles, held-out loss, plots and the report."""

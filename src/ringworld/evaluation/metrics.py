@@ -1,0 +1,214 @@
+"""Every number of a run, as it stands in `metrics.json`; the report shows nothing else."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ringworld.evaluation.needles import NeedleAccuracy
+
+When = Literal["before", "after"]
+Modality = Literal["text", "vision"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fact:
+    """One line of a short table."""
+
+    name: str
+    value: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class InputFile:
+    """A file that was read."""
+
+    name: str
+    kind: Literal["video", "image", "text"]
+    bytes: int
+    examples: int
+    """Examples made from it."""
+    tokens: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Quarantined:
+    """A file that could not be used, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TextTokenizerMetrics:
+    """The byte-level BPE."""
+
+    vocabulary_size: int
+    bytes_per_token: float
+    """On held-out text."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FrameTokenizerMetrics:
+    """The VQGAN, on frames that it was not trained on."""
+
+    resolution: int
+    codes_per_frame: int
+    codebook_size: int
+    codebook_used: int
+    held_out_frames: int
+    psnr_db: float
+    steps: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StageMetrics:
+    """One stage of training."""
+
+    name: str
+    context_tokens: int
+    rope_base: float
+    steps: int
+    tokens: int
+    seconds: float
+    fill: float
+    """Share of the packed sequences that is not padding."""
+    examples: int
+    ring_efficiency: float
+    """Total attention work over members times the slowest member of each ring step."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LossPoint:
+    """Training loss at one step; None where the batch held no such token."""
+
+    step: int
+    """Counted through all stages."""
+    stage: str
+    text_loss: float | None
+    vision_loss: float | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NeedleMetrics:
+    """One needle grid, before or after one stage."""
+
+    stage: str
+    when: When
+    needles: int
+    asked: int
+    cells: tuple[NeedleAccuracy, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PositionLoss:
+    """Loss of targets whose token lies at `start <= position < stop` of its example; None without any."""
+
+    start: int
+    stop: int
+    text_loss: float | None
+    vision_loss: float | None
+    text_targets: int
+    vision_targets: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HeldOutLoss:
+    """Negative log-likelihood in nats a target, each modality over its own ids, weighted as in training."""
+
+    context_tokens: int
+    text_loss: float | None
+    vision_loss: float | None
+    text_targets: int
+    vision_targets: int
+    by_position: tuple[PositionLoss, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HeldOutMetrics:
+    """Held-out loss, before or after one stage."""
+
+    stage: str
+    when: When
+    loss: HeldOutLoss
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reconstruction:
+    """Frames and what the frame tokenizer makes of them, as a picture file."""
+
+    file: str
+    caption: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GeneratedVideo:
+    """A video made from a caption, beside a real one of the same caption."""
+
+    caption: str
+    generated: str
+    real: str | None
+    seconds: float
+    """Time that its batch took, divided by the videos in it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GeneratedImage:
+    """An image made from a caption."""
+
+    caption: str
+    file: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AnsweredQuestion:
+    """A question, the model's answer and the true one."""
+
+    about: str
+    """The video or document asked about."""
+    question: str
+    answer: str
+    truth: str
+    correct: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Continuation:
+    """A beginning of a text and how the model goes on."""
+
+    prompt: str
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Phase:
+    """One part of the run: how long it took and how much it left on disk."""
+
+    name: str
+    seconds: float
+    bytes: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Metrics:
+    """A whole run. File names are relative to the folder of `metrics.json`."""
+
+    title: str
+    command: str
+    summary: str
+    """One or two sentences: what this run was."""
+    facts: tuple[Fact, ...]
+    """What was done: devices, preset, parameters and the like."""
+    versions: tuple[Fact, ...]
+    inputs: tuple[InputFile, ...]
+    quarantined: tuple[Quarantined, ...]
+    text_tokenizer: TextTokenizerMetrics
+    frame_tokenizer: FrameTokenizerMetrics
+    stages: tuple[StageMetrics, ...]
+    losses: tuple[LossPoint, ...]
+    needles: tuple[NeedleMetrics, ...]
+    held_out: tuple[HeldOutMetrics, ...]
+    reconstructions: tuple[Reconstruction, ...]
+    videos: tuple[GeneratedVideo, ...]
+    images: tuple[GeneratedImage, ...]
+    questions: tuple[AnsweredQuestion, ...]
+    continuations: tuple[Continuation, ...]
+    phases: tuple[Phase, ...]

@@ -1,0 +1,107 @@
+"""The report of a run: one HTML file that opens from disk, with every picture and video inside it.
+
+It is a function of `metrics.json` and of the media files that it names, so that it can always be made again.
+"""
+
+from importlib.resources import files
+from pathlib import Path
+
+from ringworld.core.config import from_json, to_json
+from ringworld.core.files import read_json, write_json_atomic, write_text_atomic
+from ringworld.evaluation import markup, sections
+from ringworld.evaluation.metrics import Metrics
+
+METRICS_FILE, REPORT_FILE = "metrics.json", "report.html"
+
+
+def write_report(metrics: Metrics, *, out: Path) -> Path:
+    """Write `metrics.json` and `report.html` beside the media files, and return the path of the report.
+
+    Raises:
+        InputError: a media file that the metrics name is missing.
+    """
+    write_json_atomic(out / METRICS_FILE, to_json(metrics))
+    write_text_atomic(out / REPORT_FILE, render(metrics, media=out))
+    return out / REPORT_FILE
+
+
+def read_metrics(out: Path) -> Metrics:
+    """Read what `write_report` wrote.
+
+    Raises:
+        InputError: there is no such file, or another version wrote it.
+    """
+    return from_json(Metrics, read_json(out / METRICS_FILE), where=str(out / METRICS_FILE))
+
+
+def render(metrics: Metrics, *, media: Path) -> str:
+    """Return the page.
+
+    Args:
+        metrics: every number in it.
+        media: the folder to which the file names in `metrics` are relative.
+
+    Raises:
+        InputError: a media file is missing.
+    """
+    parts_of = {
+        "Generated video": sections.videos(metrics, media),
+        "Generated images": sections.images(metrics, media),
+        "Questions": sections.questions(metrics.questions),
+        "Text": sections.continuations(metrics),
+        "Retrieval": sections.needles(metrics.needles),
+        "Loss": sections.losses(metrics),
+        "Loss by position": sections.positions(metrics),
+        "Frame tokenizer": sections.frame_tokenizer(metrics, media),
+        "Stages and packing": sections.stages(metrics),
+        "Inputs": sections.inputs(metrics),
+        "What was done": sections.done(metrics),
+        "Time and space": sections.phases(metrics),
+    }
+    shown = {name: parts for name, parts in parts_of.items() if any(parts)}
+    links = "\n".join(f'<a href="#{markup.anchor(name)}">{markup.text(name)}</a>' for name in shown)
+    body = "".join(markup.section(name, *parts) for name, parts in shown.items())
+    style = files("ringworld.evaluation").joinpath("report.css").read_text(encoding="utf-8")
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>{markup.text(metrics.title)}</title>
+<style>
+{style}</style>
+</head>
+<body>
+<main>
+<header>
+<h1>{markup.text(metrics.title)}</h1>
+{markup.paragraph(metrics.summary, kind="lead")}
+{_headline(metrics)}
+<nav>{links}</nav>
+</header>
+{body}<footer>Every number here stands in metrics.json, beside this file.</footer>
+</main>
+</body>
+</html>
+"""
+
+
+def _headline(metrics: Metrics) -> str:
+    held_out = metrics.held_out[-1].loss if metrics.held_out else None
+    shown = [("PSNR of unseen frames", f"{metrics.frame_tokenizer.psnr_db:.1f}", "dB")]
+    if held_out and held_out.vision_loss is not None:
+        shown.append(("held-out vision loss", markup.number(held_out.vision_loss), "nats"))
+    if held_out and held_out.text_loss is not None:
+        shown.append(("held-out text loss", markup.number(held_out.text_loss), "nats"))
+    if metrics.needles:
+        last = next((one for one in reversed(metrics.needles) if one.needles == 1), metrics.needles[-1])
+        shown.append(("needles found, last stage", f"{100 * sections.found(last):.0f}", "%"))
+    longest = max((stage.context_tokens for stage in metrics.stages), default=0)
+    shown.append(("longest context", f"{longest:,}", "tokens"))
+    shown.append(("whole run", markup.duration(sum(phase.seconds for phase in metrics.phases)), ""))
+    items = (
+        f"<div><dt>{markup.text(name)}</dt><dd>{markup.text(value)} <small>{unit}</small></dd></div>"
+        for name, value, unit in shown
+    )
+    return f'<dl class="headline">{"".join(items)}</dl>'

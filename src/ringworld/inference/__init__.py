@@ -1,0 +1,1 @@
+"""Sampling, grammar and the engine: from a prompt to text, images and video."""

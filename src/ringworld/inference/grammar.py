@@ -1,0 +1,99 @@
+"""Which ids may come next: an interval of ids, known from the place of the token alone.
+
+| what is written | place | ids that may follow |
+|---|---|---|
+| text | any | the text ids |
+| frames | inside a frame | the vision codes |
+| frames | after the codes of a frame | end-of-frame only |
+| frames | after the codes of the last frame | end-of-vision only |
+
+An interval is two int32, so that a compiled loop masks with two comparisons, and an id that is forced is an
+interval of one.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Float32, Int32
+
+from ringworld.core.errors import InputError
+from ringworld.text.vocabulary import Vocabulary
+
+
+class Grammar(NamedTuple):
+    """What may be written: text without end, or exactly so many frames.
+
+    Example:
+        Two codes a frame and two frames, with ids `code 100-103, eof 104, eov 105`: the places 0 to 5 allow
+        `100-103, 100-103, 104, 100-103, 100-103, 105`.
+    """
+
+    body_start: Int32[Array, ""]
+    body_stop: Int32[Array, ""]
+    stride: Int32[Array, ""]
+    """Tokens of one frame with the id that ends it; 0 where nothing is forced."""
+    last: Int32[Array, ""]
+    """Place of end-of-vision."""
+    end_of_frame: Int32[Array, ""]
+    end_of_vision: Int32[Array, ""]
+    stop: Int32[Array, ""]
+    """The id after which a row is finished; -1 where only the number of tokens ends it."""
+
+
+class IdRange(NamedTuple):
+    """The ids from `start` up to, not including, `stop`."""
+
+    start: Int32[Array, ""]
+    stop: Int32[Array, ""]
+
+
+def text_grammar(vocabulary: Vocabulary, *, end: int) -> Grammar:
+    """Allow text ids only, up to the id `end` (`</s>`)."""
+    return _grammar(body=(0, vocabulary.code_offset), end=end)
+
+
+def frame_grammar(vocabulary: Vocabulary, *, frames: int) -> Grammar:
+    """Allow exactly `frames` frames.
+
+    Raises:
+        InputError: there is nothing to write.
+    """
+    if frames < 1:
+        raise InputError(
+            what="frames", got=str(frames), expected="at least 1", remedy="Ask for 1 frame to get an image."
+        )
+    stride = vocabulary.codes_per_frame + 1
+    return _grammar(
+        body=(vocabulary.code_offset, vocabulary.code_offset + vocabulary.codes),
+        stride=stride,
+        last=frames * stride - 1,
+        forced=(vocabulary.eof, vocabulary.eov),
+    )
+
+
+def allowed(grammar: Grammar, place: Int32[Array, ""]) -> IdRange:
+    """Return the ids that may stand at `place`, counted from the first token that is generated."""
+    stride = jnp.maximum(grammar.stride, 1)
+    ends = (grammar.stride > 0) & ((place + 1) % stride == 0)
+    structural = jnp.where(place == grammar.last, grammar.end_of_vision, grammar.end_of_frame)
+    return IdRange(
+        jnp.where(ends, structural, grammar.body_start), jnp.where(ends, structural + 1, grammar.body_stop)
+    )
+
+
+def mask(logits: Float[Array, "batch vocab"], ids: IdRange) -> Float32[Array, "batch vocab"]:
+    """Return the logits, with minus infinity for every id that may not follow."""
+    index = jnp.arange(logits.shape[-1], dtype=jnp.int32)
+    legal: Bool[Array, " vocab"] = (index >= ids.start) & (index < ids.stop)
+    return jnp.where(legal[None], logits.astype(jnp.float32), -jnp.inf)
+
+
+def _grammar(
+    *,
+    body: tuple[int, int],
+    stride: int = 0,
+    last: int = -1,
+    forced: tuple[int, int] = (-1, -1),
+    end: int = -1,
+) -> Grammar:
+    return Grammar(*(jnp.int32(value) for value in (*body, stride, last, *forced, end)))

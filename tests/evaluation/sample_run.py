@@ -1,0 +1,204 @@
+"""A whole run's metrics with made-up numbers and real media files, for the report's tests."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+
+from ringworld.evaluation import plots
+from ringworld.evaluation.metrics import (
+    AnsweredQuestion,
+    Continuation,
+    Fact,
+    FrameTokenizerMetrics,
+    GeneratedImage,
+    GeneratedVideo,
+    HeldOutLoss,
+    HeldOutMetrics,
+    InputFile,
+    LossPoint,
+    Metrics,
+    NeedleMetrics,
+    Phase,
+    PositionLoss,
+    Quarantined,
+    Reconstruction,
+    StageMetrics,
+    TextTokenizerMetrics,
+)
+from ringworld.evaluation.needles import NeedleAccuracy
+from ringworld.vision.write_media import write_image, write_video
+
+CAPTIONS = (
+    "A red circle moves to the right.",
+    "A blue square moves up, then a green triangle moves down.",
+    "A yellow triangle moves to the left.",
+)
+STAGES = (("256", 256, 1e4), ("512", 512, 2e4), ("1K", 1024, 5e4))
+EDGES = (0, 16, 64, 256, 512, 1024)
+DEPTHS = (0.0, 25.0, 50.0, 75.0, 100.0)
+
+
+def moving_square(*, color: tuple[int, int, int], frames: int = 8, side: int = 32) -> np.ndarray:
+    video = np.full((frames, side, side, 3), 24, np.uint8)
+    for i in range(frames):
+        video[i, 10:20, 2 + 2 * i : 12 + 2 * i] = color
+    return video
+
+
+def make_run(out: Path) -> Metrics:
+    colors = ((220, 60, 50), (60, 90, 220), (230, 200, 60))
+    for i, color in enumerate(colors):
+        video = moving_square(color=color)
+        write_video(out / f"generated{i}.mp4", video, frames_per_second=4, scale=4)
+        write_video(out / f"real{i}.mp4", video, frames_per_second=4, scale=4)
+        write_image(out / f"image{i}.png", video[0], scale=4)
+    originals = np.concatenate([moving_square(color=color, frames=4) for color in colors])
+    strip = plots.frame_strip([originals, originals // 2 + 20], scale=2)
+    (out / "reconstructions.png").write_bytes(strip)
+    return Metrics(
+        title="A world model in twelve minutes",
+        command="ringworld quickstart --out runs/first --devices 2",
+        summary="40 videos and 60 texts became tokens; a model of 6.2 million parameters learnt them with "
+        "ring attention over 2 simulated devices, in 3 stages up to 1,024 tokens.",
+        facts=(
+            Fact(name="preset", value="quickstart"),
+            Fact(name="mesh", value="ring 2, zigzag layout"),
+            Fact(name="parameters", value="6,204,416"),
+            Fact(name="sampling", value="temperature 1, top k 64, guidance 3, seed 0"),
+        ),
+        versions=(Fact(name="ringworld", value="0.1.0"), Fact(name="jax", value="0.10.2")),
+        inputs=(
+            InputFile(name="videos/clip000.mp4", kind="video", bytes=14322, examples=4, tokens=812),
+            InputFile(name="texts/letter003.txt", kind="text", bytes=2310, examples=2, tokens=1544),
+        ),
+        quarantined=(
+            Quarantined(name="videos/<b>.mp4", reason="a JPEG image named .mp4; rename it to .jpg"),
+            Quarantined(name="videos/song.mp4", reason="no video stream, only audio"),
+        ),
+        text_tokenizer=TextTokenizerMetrics(vocabulary_size=1024, bytes_per_token=2.91),
+        frame_tokenizer=FrameTokenizerMetrics(
+            resolution=32,
+            codes_per_frame=16,
+            codebook_size=128,
+            codebook_used=97,
+            held_out_frames=64,
+            psnr_db=27.384,
+            steps=600,
+        ),
+        stages=tuple(
+            StageMetrics(
+                name=name,
+                context_tokens=context,
+                rope_base=base,
+                steps=120,
+                tokens=120 * 8 * 256,
+                seconds=61.5,
+                fill=0.97,
+                examples=4410,
+                ring_efficiency=0.93,
+            )
+            for name, context, base in STAGES
+        ),
+        losses=tuple(_loss(step) for step in range(1, 361)),
+        needles=tuple(
+            _needles(name, index, when, many)
+            for many in (1, 4)
+            for index, (name, _, _) in enumerate(STAGES)
+            for when in ("before", "after")
+        ),
+        held_out=tuple(
+            _held_out(name, index, when)
+            for index, (name, _, _) in enumerate(STAGES)
+            for when in ("before", "after")
+        ),
+        reconstructions=(
+            Reconstruction(
+                file="reconstructions.png", caption="Held-out frames above, their reconstructions below."
+            ),
+        ),
+        videos=tuple(
+            GeneratedVideo(caption=caption, generated=f"generated{i}.mp4", real=f"real{i}.mp4", seconds=1.234)
+            for i, caption in enumerate(CAPTIONS)
+        ),
+        images=tuple(
+            GeneratedImage(caption=caption, file=f"image{i}.png") for i, caption in enumerate(CAPTIONS)
+        ),
+        questions=(
+            AnsweredQuestion(
+                about="clip007.mp4",
+                question="What color is the shape?",
+                answer="red",
+                truth="red",
+                correct=True,
+            ),
+            AnsweredQuestion(
+                about="letter003.txt",
+                question="Where does <Ada> live?",
+                answer="in Oslo & Rome, and so on and on",
+                truth="in Lima",
+                correct=False,
+            ),
+        ),
+        continuations=(
+            Continuation(prompt="The ferry left at noon", text=" and nobody waved. The lamps were lit."),
+        ),
+        phases=tuple(
+            Phase(name=name, seconds=seconds, bytes=size)
+            for name, seconds, size in (
+                ("toy world", 8.2, 2_400_000),
+                ("tokenizers", 141.0, 5_100_000),
+                ("preparation", 12.9, 830_000),
+                ("training", 402.7, 74_800_000),
+                ("evaluation", 66.0, 120_000),
+            )
+        ),
+    )
+
+
+def _loss(step: int) -> LossPoint:
+    noise = 0.15 * math.sin(37 * step) + 0.1 * math.sin(11.3 * step)
+    return LossPoint(
+        step=step,
+        stage=STAGES[(step - 1) // 120][0],
+        text_loss=2.1 + 4.4 * math.exp(-step / 60) + noise,
+        vision_loss=0.9 + 3.9 * math.exp(-step / 40) + noise,
+    )
+
+
+def _needles(name: str, index: int, when, many: int) -> NeedleMetrics:
+    cells = tuple(
+        NeedleAccuracy(
+            context_tokens=context,
+            depth_percent=depth,
+            accuracy=min(1.0, 0.25 * ((index + i + j + (when == "after")) % 5)),
+            asked=4,
+        )
+        for i, (_, context, _) in enumerate(STAGES)
+        for j, depth in enumerate(DEPTHS)
+    )
+    return NeedleMetrics(stage=name, when=when, needles=many, asked=(many + 1) // 2, cells=cells)
+
+
+def _held_out(name: str, index: int, when) -> HeldOutMetrics:
+    base = 3.0 - 0.5 * index - 0.4 * (when == "after")
+    bins = tuple(
+        PositionLoss(
+            start=start,
+            stop=stop,
+            text_loss=base + 2 / (i + 1),
+            vision_loss=None if i == 0 else base - 0.5 + 1 / (i + 1),
+            text_targets=512,
+            vision_targets=0 if i == 0 else 256,
+        )
+        for i, (start, stop) in enumerate(zip(EDGES[: 3 + index], EDGES[1 : 4 + index]))
+    )
+    loss = HeldOutLoss(
+        context_tokens=STAGES[index][1],
+        text_loss=base + 0.5,
+        vision_loss=base - 0.1,
+        text_targets=2048,
+        vision_targets=1024,
+        by_position=bins,
+    )
+    return HeldOutMetrics(stage=name, when=when, loss=loss)

@@ -1,0 +1,188 @@
+"""The report: one well-formed page that needs nothing else, holds the numbers and escapes what it is told."""
+
+import dataclasses
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from ringworld.core.errors import InputError
+from ringworld.evaluation import markup
+from ringworld.evaluation.metrics import Fact, Metrics
+from ringworld.evaluation.report import read_metrics, render, write_report
+from tests.evaluation.sample_run import CAPTIONS, make_run
+
+VOID = {"meta", "img", "br", "hr", "source", "link", "input"}
+
+
+class Page(HTMLParser):
+    """Checks that elements nest, and keeps attributes, ids and words."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.feed(text)
+        self.close()
+        assert not self.open, self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open and self.open.pop() == tag, tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] != "style":
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("run")
+
+
+@pytest.fixture(scope="module")
+def metrics(out) -> Metrics:
+    return make_run(out)
+
+
+@pytest.fixture(scope="module")
+def page(out, metrics) -> Page:
+    return Page(write_report(metrics, out=out).read_text(encoding="utf-8"))
+
+
+def test_nothing_is_fetched_and_nothing_is_run(page):
+    for tag, attributes in page.tags:
+        assert tag not in {"script", "link", "iframe", "object"}
+        assert not [name for name in attributes if name.startswith("on")]
+        for name in ("src", "href", "xlink:href", "poster", "data"):
+            assert (attributes.get(name) or "#").startswith(("data:", "#")), (tag, name)
+    style = (Path(markup.__file__).parent / "report.css").read_text()
+    assert "url(" not in style and "@import" not in style
+
+
+def test_ids_are_unique_and_links_lead_somewhere(page):
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    links = [a.get("href") or a.get("xlink:href") for _, a in page.tags if "href" in a or "xlink:href" in a]
+    assert links
+    assert {link[1:] for link in links if link} <= set(ids)
+
+
+def test_videos_play_by_themselves_in_the_page(page):
+    videos = [attributes for tag, attributes in page.tags if tag == "video"]
+    assert len(videos) == 2 * len(CAPTIONS)
+    for attributes in videos:
+        assert {"controls", "loop", "muted", "autoplay", "playsinline"} <= attributes.keys()
+        assert attributes["src"].startswith("data:video/mp4;base64,")
+    assert all(attributes.get("alt") for tag, attributes in page.tags if tag == "img")
+
+
+@pytest.mark.parametrize(
+    "shown",
+    [
+        "27.38 dB over 64 frames",
+        "97 of 128 codes (76 %)",
+        "50,000",
+        "93 %",
+        "97 %",
+        "2.91 bytes a token",
+        "1 of 2 answers",
+        "10 min 31 s",
+        "6 min 43 s",
+        "74.8 MB",
+        "after 1K",
+        "4 needles, 2 asked for",
+        "1.500",
+        "ringworld quickstart --out runs/first --devices 2",
+        "a JPEG image named .mp4; rename it to .jpg",
+        CAPTIONS[1],
+    ],
+)
+def test_the_numbers_are_in_the_page(page, shown):
+    assert shown in page.text
+
+
+def test_what_it_is_given_is_escaped(out, page, metrics):
+    assert "videos/<b>.mp4" in page.text
+    assert "Where does <Ada> live?" in page.text
+    attack = '"><script>alert(1)</script>'
+    hostile = dataclasses.replace(
+        metrics,
+        title=attack,
+        summary=attack,
+        command=attack,
+        facts=(Fact(name=attack, value=attack),),
+        videos=tuple(dataclasses.replace(one, caption=attack) for one in metrics.videos),
+        images=tuple(dataclasses.replace(one, caption=attack) for one in metrics.images),
+        stages=tuple(dataclasses.replace(one, name=attack) for one in metrics.stages),
+        held_out=tuple(dataclasses.replace(one, stage=attack) for one in metrics.held_out),
+        needles=tuple(dataclasses.replace(one, stage=attack) for one in metrics.needles),
+    )
+    shown = Page(render(hostile, media=out))
+    assert not [tag for tag, _ in shown.tags if tag == "script"]
+    assert attack in shown.text
+
+
+def test_the_same_metrics_give_the_same_page_again(out, metrics, page):
+    first = (out / "report.html").read_text(encoding="utf-8")
+    again = read_metrics(out)
+    assert again == metrics
+    assert render(again, media=out) == first
+
+
+def test_a_run_of_text_alone_has_a_report(out, metrics):
+    without = dataclasses.replace(
+        metrics,
+        videos=(),
+        images=(),
+        questions=(),
+        continuations=(),
+        reconstructions=(),
+        needles=(),
+        held_out=(),
+        quarantined=(),
+        losses=tuple(dataclasses.replace(point, vision_loss=None) for point in metrics.losses),
+    )
+    text = Page(render(without, media=out)).text
+    assert "Generated" not in text
+    assert "vision loss (nats)" not in text
+    assert "No file had to be left out." in text
+
+
+def test_a_missing_picture_is_named(out, metrics):
+    lost = dataclasses.replace(metrics.images[0], file="lost.png")
+    with pytest.raises(InputError, match="lost.png: got no such file"):
+        render(dataclasses.replace(metrics, images=(lost,)), media=out)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [
+        (0.0421, "0.042 s"),
+        (3.2, "3.2 s"),
+        (59.7, "1 min 00 s"),
+        (185.0, "3 min 05 s"),
+        (8040.0, "2 h 14 min"),
+    ],
+)
+def test_times_read_well(seconds, shown):
+    assert markup.duration(seconds) == shown
+
+
+@pytest.mark.parametrize(
+    ("size", "shown"), [(0, "0 B"), (999, "999 B"), (1500, "1.5 kB"), (74_800_000, "74.8 MB")]
+)
+def test_sizes_read_well(size, shown):
+    assert markup.size(size) == shown
