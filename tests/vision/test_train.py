@@ -1,0 +1,125 @@
+"""A frame tokenizer of 8 pixels learns two colors, goes on after a kill, and refuses another run's folder."""
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from ringworld.core.errors import InputError
+from ringworld.core.files import read_jsonl
+from ringworld.vision.config import FrameTokenizerConfig, FrameTrainingConfig
+from ringworld.vision.frame_tokenizer import FrameTokenizer
+from ringworld.vision.train import train_frame_tokenizer
+from ringworld.vision.train_step import init_state, train_step
+
+CONFIG = FrameTokenizerConfig(
+    resolution=8, hidden=8, channel_multipliers=(1, 2), res_blocks=1, latent=4, codebook_size=16, groups=4
+)
+TRAINING = FrameTrainingConfig(
+    steps=60,
+    batch_frames=8,
+    learning_rate=1e-2,
+    warmup_steps=5,
+    continuous_steps=10,
+    adversarial_start_step=50,
+    discriminator_hidden=4,
+    checkpoint_every_steps=20,
+    log_every_steps=5,
+    codebook_decay=0.9,
+)
+
+
+def squares(count: int, *, seed: int) -> np.ndarray:
+    """Frames with a bright square of one of two colors in a corner."""
+    random = np.random.default_rng(seed)
+    frames = np.full((count, 8, 8, 3), 20, np.uint8)
+    for frame in frames:
+        row, column = random.integers(0, 2, 2) * 4
+        frame[row : row + 4, column : column + 4] = [(230, 40, 40), (40, 90, 230)][random.integers(2)]
+    return frames
+
+
+TRAIN, HELD_OUT = squares(32, seed=0), squares(8, seed=1)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    out = tmp_path_factory.mktemp("tokenizer")
+    return out, train_frame_tokenizer(TRAIN, HELD_OUT, config=CONFIG, training=TRAINING, out=out)
+
+
+def test_it_learns_and_reports(trained):
+    out, report = trained
+    assert report.psnr_db > 20
+    assert report.steps == 60 and report.seconds > 0
+    codes = FrameTokenizer.load(out).encode(HELD_OUT)
+    assert report.codebook_usage == len(np.unique(codes)) / 16
+    rows = read_jsonl(out / "metrics.jsonl")
+    assert [row["step"] for row in rows] == list(range(5, 61, 5))
+    assert rows[-1]["reconstruction"] < 0.3 * rows[0]["reconstruction"]
+
+
+def test_the_discriminator_acts_from_its_step_on(trained):
+    rows = read_jsonl(trained[0] / "metrics.jsonl")
+    assert all((row["balance"] > 0) == (row["step"] > 50) for row in rows)
+    frames = jax.numpy.asarray(TRAIN[:8])
+    state = init_state(CONFIG, TRAINING)
+    free, _ = train_step(state, frames, 49, config=CONFIG, training=TRAINING)
+    judged, _ = train_step(state, frames, 50, config=CONFIG, training=TRAINING)
+    kernels = [s.autoencoder.encoder.conv_in.kernel for s in (judged, free)]
+    assert bool((kernels[0] != kernels[1]).any())
+    assert bool((free.discriminator.conv_in.kernel == state.discriminator.conv_in.kernel).all())
+    assert bool((judged.discriminator.conv_in.kernel != state.discriminator.conv_in.kernel).any())
+
+
+def test_a_killed_run_ends_as_one_that_was_not(trained, tmp_path):
+    whole, report = trained
+    kill_after = 33
+    program = f"""
+import os, signal, sys
+sys.path.insert(0, {str(os.path.dirname(__file__))!r})
+import jax
+jax.config.update("jax_num_cpu_devices", 8)
+import test_train
+from pathlib import Path
+from ringworld.vision import train
+step = train.train_step
+def killed(state, frames, number, **options):
+    if number == {kill_after}:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return step(state, frames, number, **options)
+train.train_step = killed
+train.train_frame_tokenizer(test_train.TRAIN, test_train.HELD_OUT, config=test_train.CONFIG,
+    training=test_train.TRAINING, out=Path({str(tmp_path)!r}))
+"""
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)
+    assert ran.returncode == -signal.SIGKILL, ran.stderr
+    assert read_jsonl(tmp_path / "metrics.jsonl")[-1]["step"] == 30
+    resumed = train_frame_tokenizer(TRAIN, HELD_OUT, config=CONFIG, training=TRAINING, out=tmp_path)
+    assert dataclasses.replace(resumed, seconds=0.0) == dataclasses.replace(report, seconds=0.0)
+    for name in ("model.safetensors", "metrics.jsonl"):
+        assert (tmp_path / name).read_bytes() == (whole / name).read_bytes(), name
+
+
+def test_a_finished_run_is_only_measured_again(trained):
+    out, report = trained
+    before = (out / "model.safetensors").read_bytes()
+    again = train_frame_tokenizer(TRAIN, HELD_OUT, config=CONFIG, training=TRAINING, out=out)
+    assert (again.psnr_db, again.codebook_usage) == (report.psnr_db, report.codebook_usage)
+    assert (out / "model.safetensors").read_bytes() == before
+
+
+def test_another_run_does_not_take_over_a_folder(trained):
+    other = dataclasses.replace(TRAINING, seed=7)
+    with pytest.raises(InputError, match="another configuration"):
+        train_frame_tokenizer(TRAIN, HELD_OUT, config=CONFIG, training=other, out=trained[0])
+
+
+def test_frames_of_another_size_are_refused(tmp_path):
+    with pytest.raises(InputError, match="held-out frames.*0 of 8 px"):
+        train_frame_tokenizer(TRAIN, HELD_OUT[:0], config=CONFIG, training=TRAINING, out=tmp_path)

@@ -1,0 +1,52 @@
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from ringworld.core.errors import InputError
+from ringworld.vision.media import read_video
+from ringworld.vision.write_media import write_image, write_video
+
+FRAMES = np.stack([np.full((17, 15, 3), 40 * n, np.uint8) for n in range(5)])
+
+
+@pytest.mark.parametrize("scale", [1, 2, 4])
+def test_a_video_that_browsers_show(tmp_path, scale):
+    path = tmp_path / "new folder" / "movie.mp4"
+    write_video(path, FRAMES, frames_per_second=8, scale=scale)
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        assert (stream.codec_context.name, stream.pix_fmt) == ("h264", "yuv420p")
+        expected = {1: (16, 18), 2: (30, 34), 4: (60, 68)}
+        assert (stream.width, stream.height) == expected[scale]
+        assert stream.average_rate == 8
+    content = path.read_bytes()
+    assert content.index(b"moov") < content.index(b"mdat")
+    read = read_video(path, frames_per_second=8, resolution=14).frames
+    assert np.abs(read.mean((1, 2, 3)) - FRAMES.mean((1, 2, 3))).max() < 3
+
+
+def test_a_failed_video_leaves_nothing_and_keeps_the_old_one(tmp_path):
+    path = tmp_path / "movie.mp4"
+    write_video(path, FRAMES, frames_per_second=8)
+    before = path.read_bytes()
+    with pytest.raises(InputError, match="0 frames"):
+        write_video(path, FRAMES[:0], frames_per_second=8)
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
+def test_an_image_is_exact_and_enlarged_by_squares(tmp_path):
+    frame = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
+    write_image(tmp_path / "image.png", frame, scale=3)
+    with Image.open(tmp_path / "image.png") as image:
+        enlarged = np.asarray(image)
+    assert enlarged.shape == (15, 21, 3)
+    np.testing.assert_array_equal(enlarged[1::3, 1::3], frame)
+    np.testing.assert_array_equal(enlarged[2::3, ::3], frame)
+
+
+def test_endings_are_checked(tmp_path):
+    with pytest.raises(InputError, match=".webp"):
+        write_image(tmp_path / "image.webp", FRAMES[0])
+    with pytest.raises(InputError, match="mp4"):
+        write_video(tmp_path / "movie.avi", FRAMES, frames_per_second=8)
