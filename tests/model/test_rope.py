@@ -2,13 +2,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ringworld.model.rope import rotate, rotation
+from ringworld.model.rope import frequencies, rotate, rotation
 
 
 @pytest.mark.parametrize("base", [1e4, 5e7])
 def test_angles_are_exact_at_a_million_tokens(base):
     positions = np.array([[0, 1, 257, 65_537, 1_048_575]], np.int32)
-    turn = rotation(jnp.asarray(positions), head=128, base=base)
+    turn = rotation(jnp.asarray(positions), frequencies(head=128, base=base))
     angle = positions[:, :, None].astype(np.float64) * base ** (-np.arange(0, 128, 2) / 128)
     # The phase is rounded to 2^-32 of a turn (1.5e-9 rad), the angle to 1.2e-7, the cosine to 6e-8.
     np.testing.assert_allclose(turn.cos, np.cos(angle), rtol=0, atol=3e-7)
@@ -21,7 +21,8 @@ def test_scores_depend_on_distance_alone():
 
     def score(q_position: int, k_position: int) -> float:
         turns = [
-            rotation(jnp.full((1, 1), p, jnp.int32), head=16, base=1e4) for p in (q_position, k_position)
+            rotation(jnp.full((1, 1), p, jnp.int32), frequencies(head=16, base=1e4))
+            for p in (q_position, k_position)
         ]
         return float(jnp.sum(rotate(q, turns[0]) * rotate(k, turns[1])))
 

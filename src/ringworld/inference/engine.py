@@ -2,7 +2,7 @@
 
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -30,6 +30,7 @@ from ringworld.text.tokenizer import TextTokenizer
 from ringworld.text.vocabulary import Vocabulary
 from ringworld.vision.frame_tokenizer import FrameTokenizer
 
+_NO_BASE = 10_000.0
 Prompt = Int32[np.ndarray, " _"]
 
 
@@ -103,6 +104,8 @@ class Engine:
         self.tokenizer, self.vocabulary, self.limits = tokenizer, vocabulary, limits
         self._model, self._config, self._frame_tokenizer, self._mesh = model, config, frame_tokenizer, mesh
         self._members = _size(mesh, SEQ_AXES)
+        # The weights hold the rotary frequencies: without the base, stages of a run share compiled programs.
+        self._program_config = replace(config, rope_base=_NO_BASE)
         with jax.set_mesh(mesh):
             self._weights = _ready(model, config=config)
 
@@ -273,7 +276,7 @@ class Engine:
                 placed.tokens,
                 request,
                 order=placed.order,
-                config=self._config,
+                config=self._program_config,
                 slots=padded_length(width + batch.room, members=self._members),
                 room=batch.room,
                 rows_each=rows_each,
@@ -322,7 +325,8 @@ def _size(mesh: Mesh, axes: Sequence[str]) -> int:
 
 def _check_fit(config: ModelConfig, vocabulary: Vocabulary, frame_tokenizer: FrameTokenizer | None) -> None:
     problems = []
-    if (config.text_vocab, config.vision_vocab) != (vocabulary.text_size, vocabulary.vision_size):
+    # A model may keep more rows for vision than there are codes, as LWM does: 8448 for 8194.
+    if config.text_vocab != vocabulary.text_size or config.vision_vocab < vocabulary.vision_size:
         problems.append(
             f"a model of {config.text_vocab} text and {config.vision_vocab} vision ids with a vocabulary of "
             f"{vocabulary.text_size} and {vocabulary.vision_size}"

@@ -21,7 +21,7 @@ from ringworld.core.sharding import spec
 from ringworld.model.cache import KVCache, append, fill
 from ringworld.model.config import ModelConfig
 from ringworld.model.layers import Layer, in_use, rms_norm
-from ringworld.model.rope import rotation
+from ringworld.model.rope import Frequencies, frequencies, rotation
 from ringworld.model.world_model import WorldModel, embedded, logits, positions
 
 
@@ -29,9 +29,11 @@ class GenerationWeights(eqx.Module):
     """A world model ready for generation: in the compute type, gathered over the `weight` axes, unstacked.
 
     A decode step is so short that gathering weights, or slicing a layer out of the stack, would take most of
-    it.
+    it. The rotary frequencies are weights here, so that the stages of a run, which differ in `rope_base`
+    alone, share their compiled programs.
     """
 
+    turns: Frequencies
     embed: Float[Array, "vocab embed"]
     layers: tuple[Layer, ...]
     norm: Float[Array, " embed"]
@@ -42,6 +44,7 @@ class GenerationWeights(eqx.Module):
         """Cast, gather and unstack; `heads`, `mlp` and `vocab` stay cut over the tensor axis."""
         layers = (jax.tree.map(lambda w, i=i: w[i], model.layers) for i in range(config.layers))
         return GenerationWeights(
+            turns=frequencies(head=config.head, base=config.rope_base),
             embed=in_use(model.embed, "vocab", "embed", compute=config.compute),
             layers=tuple(_ready(layer, compute=config.compute) for layer in layers),
             norm=jax.reshard(model.norm, spec("embed")),
@@ -71,7 +74,7 @@ def prefill(
         The scores after the last token of each row, and the cache.
     """
     first = jnp.zeros_like(order)
-    turn = rotation(positions(order, first), head=config.head, base=config.rope_base)
+    turn = rotation(positions(order, first), weights.turns)
     x, keys, values = embedded(weights.embed, tokens, compute=config.compute), [], []
     for layer, stored_k, stored_v in zip(weights.layers, cache.keys, cache.values):
 
@@ -110,7 +113,7 @@ def decode_step(
         The scores after the last new token of each row, and the cache.
     """
     first = jnp.zeros_like(order)
-    turn = rotation(positions(order, first), head=config.head, base=config.rope_base)
+    turn = rotation(positions(order, first), weights.turns)
     written = append(cache.order, order, slot=slot)
     attend_to = partial(
         decode_attention, q_order=order, q_first=first, k_order=written, config=config.attention

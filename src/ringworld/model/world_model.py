@@ -11,7 +11,7 @@ from ringworld.attention.ring import ring_attention
 from ringworld.core.sharding import TENSOR_AXIS, spec
 from ringworld.model.config import ModelConfig
 from ringworld.model.layers import Layer, in_use, normal, rms_norm
-from ringworld.model.rope import rotation
+from ringworld.model.rope import frequencies, rotation
 
 
 class WorldModel(eqx.Module):
@@ -57,7 +57,7 @@ def hidden(
     padding has order -1 and first 0. Nothing of size seq x mlp or seq x seq is kept, and with
     `remat="layer"` backward computes a layer again except for its attention.
     """
-    turn = rotation(positions(order, first), head=config.head, base=config.rope_base)
+    turn = rotation(positions(order, first), frequencies(head=config.head, base=config.rope_base))
     attend = partial(ring_attention, order=order, first=first, config=config.attention)
 
     def step(
