@@ -51,11 +51,15 @@ class Progress:
         if self._bar:
             self._bar.stop()
 
-    def update(self, done: int, **values: float) -> None:
-        """Say that `done` units are finished, with values such as `loss=3.2` beside them."""
+    def update(self, done: int, *, total: int | None = None, **values: float) -> None:
+        """Say that `done` units are finished, with values such as `loss=3.2` beside them.
+
+        `total` mends the number of units where it was not known at the start.
+        """
+        self._total = total or self._total
         shown = ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in values.items())
         if self._bar:
-            self._bar.update(self._task, completed=done, values=shown)
+            self._bar.update(self._task, completed=done, total=self._total, values=shown)
             return
         now = time.monotonic()
         if now - self._last_line < _SECONDS_BETWEEN_LINES and done < self._total:

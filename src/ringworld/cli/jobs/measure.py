@@ -1,0 +1,159 @@
+"""An engine from a checkpoint, and what is measured of it."""
+
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Literal
+
+from jax.sharding import Mesh
+
+from ringworld.core.checkpoint import Checkpoints
+from ringworld.core.config import from_json, to_json
+from ringworld.core.errors import InputError
+from ringworld.core.files import read_json, write_json_atomic
+from ringworld.data.loader import make_loader
+from ringworld.data.store import read_examples
+from ringworld.evaluation.held_out import held_out_loss
+from ringworld.evaluation.metrics import HeldOutMetrics, NeedleMetrics
+from ringworld.evaluation.needles import Haystack, accuracy
+from ringworld.evaluation.retrieval import run_needles
+from ringworld.inference.config import EngineConfig
+from ringworld.inference.engine import Engine
+from ringworld.model.world_model import WorldModel
+from ringworld.presets import RunConfig
+from ringworld.text.tokenizer import TextTokenizer
+from ringworld.training.config import StageConfig
+from ringworld.training.loop import CHECKPOINTS_FOLDER
+from ringworld.training.state import abstract_state
+from ringworld.vision.frame_tokenizer import FrameTokenizer
+
+When = Literal["before", "after"]
+SUMMARY_FILE = "evaluation.json"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Evaluation:
+    """What was measured of one model."""
+
+    needles: tuple[NeedleMetrics, ...]
+    held_out: HeldOutMetrics
+
+
+def restore_model(run: RunConfig, *, folder: Path, mesh: Mesh) -> tuple[WorldModel, StageConfig]:
+    """Return the newest weights in a folder of `ringworld train`, and the stage that they come from.
+
+    Raises:
+        InputError: there is no checkpoint.
+    """
+    path = folder / CHECKPOINTS_FOLDER
+    restored = None
+    if path.exists():
+        checkpoints = Checkpoints(path)
+        restored = checkpoints.restore(abstract_state(run.training, run.model, mesh=mesh))
+        checkpoints.close()
+    if restored is None:
+        raise InputError(
+            what=str(folder),
+            got="no checkpoint",
+            expected="a folder that `ringworld train` wrote",
+            remedy="Train first, or name another folder with --model.",
+        )
+    begun = sum(first < restored.step for first in run.training.boundaries[:-1])
+    return restored.tree.params, run.training.stages[max(0, begun - 1)]
+
+
+def build_engine(
+    run: RunConfig,
+    model: WorldModel,
+    stage: StageConfig,
+    *,
+    text: TextTokenizer,
+    frames: FrameTokenizer,
+    mesh: Mesh,
+) -> Engine:
+    """Return the engine of a model as the stage left it; contexts may go up to the longest of the run."""
+    longest = max(
+        *(stage.context_tokens for stage in run.training.stages),
+        *(context for grid in run.evaluation.needles for context in grid.context_tokens),
+    )
+    return Engine(
+        model,
+        config=replace(run.model, rope_base=stage.rope_base),
+        tokenizer=text,
+        vocabulary=run.vocabulary,
+        frame_tokenizer=frames,
+        mesh=mesh,
+        limits=EngineConfig(max_context_tokens=longest),
+    )
+
+
+def evaluate_engine(
+    engine: Engine, run: RunConfig, stage: StageConfig, *, when: When, data: Path, out: Path
+) -> Evaluation:
+    """Measure all that the configuration asks for; what is in `out` already is not measured again."""
+    if (out / SUMMARY_FILE).exists():
+        return read_evaluation(out / SUMMARY_FILE)
+    haystack = read_haystack(data, engine.tokenizer)
+    grids = []
+    for grid in run.evaluation.needles:
+        folder = out / f"needles-{grid.needles}-{grid.asked}"
+        results = run_needles(engine, grid, haystack=haystack, out=folder)
+        cells = accuracy(results, depth_percents=grid.depth_percents)
+        grids.append(
+            NeedleMetrics(stage=stage.name, when=when, needles=grid.needles, asked=grid.asked, cells=cells)
+        )
+    held_out = _held_out(engine, run, stage, when=when, data=data)
+    measured = Evaluation(needles=tuple(grids), held_out=held_out)
+    write_json_atomic(out / SUMMARY_FILE, to_json(measured))
+    return measured
+
+
+def read_haystack(data: Path, tokenizer: TextTokenizer) -> Haystack:
+    """Return the held-out texts of prepared data as one haystack; those trained on where none is held out.
+
+    Raises:
+        InputError: the data holds no text.
+    """
+    for split in ("held_out", "train"):
+        texts = [
+            tokenizer.decode(example.tokens.tolist())
+            for example in read_examples(data, split=split, kinds=("text",))
+        ]
+        if texts:
+            return Haystack("\n".join(texts), tokenizer=tokenizer)
+    raise InputError(
+        what=str(data),
+        got="no text",
+        expected="prose to hide needles in",
+        remedy="Prepare some with --texts.",
+    )
+
+
+def _held_out(
+    engine: Engine, run: RunConfig, stage: StageConfig, *, when: When, data: Path
+) -> HeldOutMetrics:
+
+    loader = make_loader(
+        data,
+        split="held_out",
+        context_tokens=stage.context_tokens,
+        batch_sequences=stage.batch_sequences,
+        mixture=stage.mixture,
+        packing=run.training.packing,
+        seed=run.training.seed,
+    )
+    loss = held_out_loss(
+        engine,
+        islice(loader, run.evaluation.held_out.batches),
+        position_edges=run.evaluation.held_out.position_edges,
+    )
+    return HeldOutMetrics(stage=stage.name, when=when, loss=loss)
+
+
+def read_evaluation(path: Path) -> Evaluation:
+    """Read what `evaluate_engine` wrote."""
+    stored = read_json(path)
+    return Evaluation(
+        needles=from_json(tuple[NeedleMetrics, ...], stored["needles"], where=str(path)),
+        held_out=from_json(HeldOutMetrics, stored["held_out"], where=str(path)),
+    )

@@ -1,0 +1,118 @@
+"""The whole path, each part through the job of its own command."""
+
+import resource
+import sys
+from pathlib import Path
+
+import jax
+
+from ringworld.cli.jobs.demonstrations import demonstrate
+from ringworld.cli.jobs.measure import build_engine
+from ringworld.cli.jobs.phases import Phases
+from ringworld.cli.jobs.preparation import prepare_examples
+from ringworld.cli.jobs.setup import load_tokenizers, open_mesh
+from ringworld.cli.jobs.summary import summarize
+from ringworld.cli.jobs.tokenizers import train_tokenizers
+from ringworld.cli.jobs.training import train_stages
+from ringworld.core.config import RUN_FILE, read_run, to_json, write_run
+from ringworld.core.errors import InputError
+from ringworld.core.files import read_json, write_json_atomic
+from ringworld.core.progress import Progress
+from ringworld.data.sources import find_sources
+from ringworld.data.toy_world import ToyWorld, render_toy_world
+from ringworld.evaluation.report import write_report
+from ringworld.presets import RunConfig
+
+INPUTS_FILE = "inputs.json"
+Paths = tuple[Path, ...]
+
+
+def quickstart(run: RunConfig, *, out: Path, videos: Paths, texts: Paths, devices: int | None) -> Path:
+    """Do what is not done yet of the whole path, and return the path of the report.
+
+    Args:
+        run: the configuration.
+        out: folder of everything; a second call goes on in it.
+        videos: the user's, besides the toy world's.
+        texts: likewise.
+        devices: members of the ring, or None for the default of this machine.
+
+    Raises:
+        InputError: an input cannot be used, or `out` holds another run.
+    """
+    command = " ".join(["ringworld", *sys.argv[1:]])
+    claim(out, run, videos=videos, texts=texts, command=command)
+    run, mesh = open_mesh(run, devices=devices)
+    toy, tokenizer, examples, train, samples = (
+        out / name for name in ("toy", "tokenizer", "examples", "train", "samples")
+    )
+    phases = Phases(out / "phases")
+    with phases("toy world", leaves=toy):
+        world = _render(toy, run)
+    videos, texts = (world.videos, *videos), (world.texts, *texts)
+    sources = find_sources(videos=videos, texts=texts, config=run.prepare)
+    with phases("tokenizers", leaves=tokenizer):
+        train_tokenizers(run, videos=videos, texts=texts, out=tokenizer)
+    with phases("preparation", leaves=examples):
+        prepared = prepare_examples(run, videos=videos, texts=texts, tokenizer=tokenizer, out=examples)
+    with phases("training and evaluation", leaves=train):
+        state = train_stages(run, data=examples, tokenizer=tokenizer, out=train, mesh=mesh, evaluate="stages")
+    text, frames = load_tokenizers(run, tokenizer)
+    last = run.training.stages[-1]
+    engine = build_engine(run, state.params, last, text=text, frames=frames, mesh=mesh)
+    with phases("generation", leaves=samples):
+        shown = demonstrate(engine, frames, run, sources=sources, root=out, folder=samples)
+    metrics = summarize(
+        run,
+        tokenizer=tokenizer,
+        examples=examples,
+        train=train,
+        command=command,
+        sources=sources,
+        prepared=prepared,
+        shown=shown,
+        parameters=sum(leaf.size for leaf in jax.tree.leaves(state.params)),
+        phases=phases.done(),
+        peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    )
+    return write_report(metrics, out=out)
+
+
+def claim(out: Path, run: RunConfig, *, videos: Paths, texts: Paths, command: str) -> None:
+    """Write `run.json` and the names of the inputs, or check that they are those of an earlier call.
+
+    Raises:
+        InputError: an input is missing; or `out` is no folder, or holds the run of another configuration
+            or of other inputs.
+    """
+    for path, option in [*((path, "--videos") for path in videos), *((path, "--texts") for path in texts)]:
+        if not path.exists():
+            raise InputError(
+                what=f"{option} {path}",
+                got="no such file",
+                expected="a file or folder",
+                remedy="Check its name.",
+            )
+    if out.exists() and not out.is_dir():
+        raise InputError(what=f"--out {out}", got="a file", expected="a folder", remedy="Give another name.")
+    inputs = {
+        "videos": [str(path.resolve()) for path in videos],
+        "texts": [str(path.resolve()) for path in texts],
+    }
+    if not (out / RUN_FILE).exists():
+        write_json_atomic(out / INPUTS_FILE, inputs)
+        write_run(out, run, command=command)
+    elif to_json(read_run(out, RunConfig)) != to_json(run) or read_json(out / INPUTS_FILE) != inputs:
+        raise InputError(
+            what=f"--out {out}",
+            got="the run of another configuration, or of other videos or texts",
+            expected="a new folder, or the same command as before",
+            remedy="Give another name, or delete the folder.",
+        )
+
+
+def _render(folder: Path, run: RunConfig) -> ToyWorld:
+    with Progress("toy world", total=1, unit="files") as progress:
+        return render_toy_world(
+            folder, run.toy_world, on_progress=lambda done, total: progress.update(done, total=total)
+        )

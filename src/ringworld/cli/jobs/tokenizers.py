@@ -1,0 +1,86 @@
+"""Both tokenizers from a user's files."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from ringworld.cli.jobs.setup import FRAMES_FOLDER, TEXT_FOLDER
+from ringworld.core.config import from_json, to_json, write_run
+from ringworld.core.files import read_json, write_json_atomic
+from ringworld.data.config import SPLITS, Split
+from ringworld.data.corpus import corpus
+from ringworld.data.frames import FrameSample, sample_frames
+from ringworld.data.quarantine import Quarantined
+from ringworld.data.sources import Source, find_sources
+from ringworld.presets import RunConfig
+from ringworld.text.tokenizer import TextTokenizer
+from ringworld.vision.train import FrameTokenizerReport, train_frame_tokenizer
+
+REPORT_FILE = "report.json"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenizerReport:
+    """What the two tokenizers reach on files that they were not trained on."""
+
+    text_vocabulary: int
+    """Ids of the text tokenizer; fewer than asked for where the corpus is small."""
+    text_bytes_per_token: float
+    """Over the held-out texts, or those trained on where none is held out."""
+    held_out_frames: int
+    frames: FrameTokenizerReport
+    quarantined: tuple[Quarantined, ...]
+
+
+def train_tokenizers(
+    run: RunConfig, *, videos: tuple[Path, ...], texts: tuple[Path, ...], out: Path
+) -> TokenizerReport:
+    """Write `out/text`, `out/frames` and the report, unless the report is there already.
+
+    Raises:
+        InputError: a folder is missing, or no file can be used.
+    """
+    if (out / REPORT_FILE).exists():
+        return read_tokenizer_report(out)
+    sources = find_sources(videos=videos, texts=texts, config=run.prepare)
+    write_run(out, run, command="ringworld train-tokenizer")
+    quarantined: list[Quarantined] = []
+    texts_of = partial(corpus, sources, config=run.prepare, quarantined=quarantined)
+    tokenizer = TextTokenizer.train(texts_of(split="train"), vocab_size=run.model.text_vocab)
+    tokenizer.save(out / TEXT_FOLDER)
+    judged = list(texts_of(split="held_out")) or list(texts_of(split="train"))
+    trained, held_out = (_sample(run, sources, split) for split in SPLITS)
+    quarantined += [*trained.quarantined, *held_out.quarantined]
+    report = TokenizerReport(
+        text_vocabulary=tokenizer.size,
+        text_bytes_per_token=sum(len(text.encode()) for text in judged)
+        / max(1, sum(len(tokenizer.encode(text)) for text in judged)),
+        held_out_frames=len(held_out.frames),
+        frames=train_frame_tokenizer(
+            trained.frames,
+            held_out.frames,
+            config=run.frames,
+            training=run.frame_training,
+            out=out / FRAMES_FOLDER,
+        ),
+        quarantined=tuple(quarantined),
+    )
+    write_json_atomic(out / REPORT_FILE, to_json(report))
+    return report
+
+
+def read_tokenizer_report(out: Path) -> TokenizerReport:
+    """Read what `train_tokenizers` reported."""
+    return from_json(TokenizerReport, read_json(out / REPORT_FILE), where=str(out / REPORT_FILE))
+
+
+def _sample(run: RunConfig, sources: Sequence[Source], split: Split) -> FrameSample:
+    most = run.frame_training_frames if split == "train" else max(1, run.frame_training_frames // 10)
+    return sample_frames(
+        sources,
+        split=split,
+        most_frames=most,
+        frames_per_second=run.prepare.frames_per_second,
+        resolution=run.frames.resolution,
+    )

@@ -1,0 +1,37 @@
+"""`ringworld prepare`: a user's files to examples on disk."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ringworld.cli.options import ConfigOptions
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prepare:
+    """Turn videos, images and texts into tokenised examples: ArrayRecord shards with a Parquet manifest."""
+
+    out: Path
+    """Folder for the examples."""
+    tokenizer: Path
+    """Folder that train-tokenizer wrote."""
+    videos: tuple[Path, ...] = ()
+    """Folders or files of videos and images, with captions and questions beside them."""
+    texts: tuple[Path, ...] = ()
+    """Folders or files of text (.txt, .md) or of JSON lines with a field "text"."""
+    configuration: ConfigOptions = field(default_factory=ConfigOptions)
+
+    def run(self) -> None:
+        """Prepare what is not prepared yet, and print counts and what was set aside."""
+        from ringworld.cli.jobs.preparation import prepare_examples
+
+        report = prepare_examples(
+            self.configuration.load(),
+            videos=self.videos,
+            texts=self.texts,
+            tokenizer=self.tokenizer,
+            out=self.out,
+        )
+        for count in report.counts:
+            print(f"{count.split} {count.kind}: {count.examples} examples, {count.tokens} tokens")
+        for item in report.quarantined:
+            print(f"set aside: {item.path}: {item.reason}")

@@ -1,0 +1,28 @@
+"""`ringworld quickstart`: the whole path, from files to a report."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ringworld.cli.options import ConfigOptions
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Quickstart:
+    """Do everything once, small but real: tokenizers, preparation, training in stages, generation, report."""
+
+    out: Path
+    """Folder for everything; the same command on it goes on where it was stopped."""
+    videos: tuple[Path, ...] = ()
+    """Folders or files of your own videos and images, besides the toy world that is rendered."""
+    texts: tuple[Path, ...] = ()
+    """Folders or files of your own texts, besides the toy world's."""
+    devices: int | None = None
+    """Members of the ring, simulated without an accelerator; by default two, or all accelerators."""
+    configuration: ConfigOptions = field(default_factory=ConfigOptions)
+
+    def run(self) -> None:
+        """Run what is not done yet, and print the path of the report as the last line."""
+        run = self.configuration.load()
+        from ringworld.cli.jobs.quickstart import quickstart
+
+        print(quickstart(run, out=self.out, videos=self.videos, texts=self.texts, devices=self.devices))

@@ -1,0 +1,101 @@
+import errno
+import re
+import subprocess
+import sys
+
+import pytest
+
+from ringworld.cli import main as command_line
+from ringworld.cli.quickstart import Quickstart
+
+COMMANDS = ("quickstart", "train-tokenizer", "prepare", "train", "generate", "evaluate")
+
+
+def run(capsys, *arguments: str) -> tuple[int, str]:
+    with pytest.raises(SystemExit) as ended:
+        command_line.main(arguments)
+    assert isinstance(ended.value.code, int)
+    captured = capsys.readouterr()
+    return ended.value.code, captured.out + captured.err
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_explains_every_option_with_its_default(command, capsys):
+    code, text = run(capsys, command, "--help")
+    assert code == 0
+    options = re.findall(r"^\S? *--[a-z]\S* ", text, flags=re.MULTILINE)
+    assert len(options) >= 4
+    assert text.count("(required)") + text.count("(default:") == len(options)
+
+
+def test_an_unknown_option_gets_a_suggestion(capsys):
+    code, text = run(capsys, "quickstart", "--out", "x", "--device", "2")
+    assert code == 2
+    assert "Perhaps you meant" in text
+    assert "--devices" in text
+
+
+def test_help_and_import_load_no_jax():
+    program = (
+        "import sys\n"
+        "from ringworld.cli import main\n"
+        "try: main.main(['quickstart', '--help'])\n"
+        "except SystemExit: pass\n"
+        "assert not {'jax', 'grain', 'av', 'matplotlib', 'pyarrow'} & set(sys.modules)\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("--preset", "quikstart"), "Did you mean quickstart"),
+        (("--videos", "no/such/folder"), "--videos no/such/folder"),
+        (("--texts", "no/such/folder"), "--texts no/such/folder"),
+        (("--config", "no/such/run.json"), "no/such/run.json: got no such file"),
+        (("--devices", "3"), "expected a multiple of 6"),
+        (("--devices", "0"), "--devices: got 0"),
+    ],
+)
+def test_what_the_user_can_mend_is_named_and_exits_with_2(arguments, named, tmp_path, capsys):
+    smoke = () if "--preset" in arguments else ("--preset", "smoke")
+    code, text = run(capsys, "quickstart", "--out", str(tmp_path / "out"), *smoke, *arguments)
+    assert code == 2
+    assert named in text
+    assert "Traceback" not in text
+
+
+def test_a_folder_that_holds_another_run_is_refused(tmp_path, capsys):
+    out = tmp_path / "out"
+    run(capsys, "quickstart", "--out", str(out), "--preset", "smoke", "--devices", "3")
+    code, text = run(capsys, "quickstart", "--out", str(out), "--preset", "quickstart")
+    assert code == 2
+    assert "another configuration" in text
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), 2, "no space left"),
+        (RuntimeError("tensorstore: ... No space left on device"), 2, "no space left"),
+        (KeyboardInterrupt(), 130, "the same command goes on"),
+    ],
+)
+def test_a_full_disk_and_ctrl_c_say_how_to_go_on(error, code, said, monkeypatch, capsys):
+    def fail(self):
+        raise error
+
+    monkeypatch.setattr(Quickstart, "run", fail)
+    ended, text = run(capsys, "quickstart", "--out", "x")
+    assert ended == code
+    assert said in text
+
+
+def test_an_error_of_ours_keeps_its_traceback(monkeypatch):
+    def fail(self):
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr(Quickstart, "run", fail)
+    with pytest.raises(RuntimeError, match="a defect"):
+        command_line.main(["quickstart", "--out", "x"])

@@ -1,0 +1,81 @@
+"""What design.md says of the structure, held as tests."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+from importlinter.cli import EXIT_STATUS_SUCCESS, lint_imports
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src" / "ringworld"
+JAX_FREE = [
+    "ringworld",
+    "ringworld.core.config",
+    "ringworld.core.files",
+    "ringworld.core.mesh_config",
+    "ringworld.attention.config",
+    "ringworld.attention.layouts",
+    "ringworld.model.config",
+    "ringworld.text.chat",
+    "ringworld.text.tokenizer",
+    "ringworld.text.vocabulary",
+    "ringworld.vision.config",
+    "ringworld.vision.media",
+    "ringworld.data.config",
+    "ringworld.data.packing",
+    "ringworld.data.sources",
+    "ringworld.data.toy_world",
+    "ringworld.training.config",
+    "ringworld.inference.config",
+    "ringworld.evaluation.config",
+    "ringworld.evaluation.needles",
+    "ringworld.presets",
+]
+
+
+def test_areas_import_only_what_lies_below_them():
+    assert lint_imports(config_filename=str(ROOT / "pyproject.toml"), no_cache=True) == EXIT_STATUS_SUCCESS
+
+
+def test_configuration_and_host_logic_do_not_import_jax():
+    program = "import sys\nfor n in sys.argv[1:]: __import__(n); assert 'jax' not in sys.modules, n"
+    ran = subprocess.run(
+        [sys.executable, "-c", program, *JAX_FREE], capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
+
+
+def test_every_configuration_module_is_in_the_list_above():
+    found = {".".join(p.relative_to(SOURCE.parent).with_suffix("").parts) for p in SOURCE.glob("*/config.py")}
+    assert found <= set(JAX_FREE)
+
+
+def test_mesh_axis_names_stand_in_one_table():
+    names = {"fsdp", "ring", "ulysses", "tensor"}
+    for path in SOURCE.rglob("*.py"):
+        if path.name == "sharding.py" and path.parent.name == "core":
+            continue
+        strings = {
+            node.value
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        }
+        assert not strings & names, path
+
+
+def test_the_product_never_imports_the_parity_libraries():
+    for path in SOURCE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            modules = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            modules += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            assert not {name.split(".")[0] for name in modules} & {"torch", "transformers", "diffusers"}, path
+
+
+def test_no_module_is_two_things():
+    long = {
+        str(path.relative_to(SOURCE)): lines
+        for path in SOURCE.rglob("*.py")
+        if (lines := len(path.read_text().splitlines())) > 500
+    }
+    assert not long
