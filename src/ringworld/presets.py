@@ -87,7 +87,7 @@ class RunConfig:
 def quickstart() -> RunConfig:
     """The whole path in minutes, on a laptop: 32 px frames of 64 codes, 1.9M parameters, contexts to 2K.
 
-    Hardware: two CPU cores, under 6 GB. Wall time: see `benchmarks/results/quickstart.json`.
+    Hardware: two CPU cores, under 6 GB; about ten minutes.
     Expect toy frames above 24 dB and generated videos with the shape and colour of their caption.
 
         ringworld quickstart --out runs/quickstart
@@ -113,7 +113,7 @@ def quickstart() -> RunConfig:
         mixture=MixtureConfig(caption_video=3.0, caption_image=2.0, video_qa=2.0),
     )
     return RunConfig(
-        toy_world=ToyWorldConfig(clips=400, clip_seconds=1.5, grid_pixels=8, longest_words=1500),
+        toy_world=ToyWorldConfig(clips=400, held_out_clips=24, clip_seconds=1.5, longest_words=1500),
         frames=frames,
         frame_training=FrameTrainingConfig(
             steps=300, batch_frames=16, learning_rate=3e-3, warmup_steps=20, adversarial_start_step=285
@@ -199,7 +199,13 @@ def smoke() -> RunConfig:
     return replace(
         run,
         toy_world=ToyWorldConfig(
-            clips=16, documents=8, frame_pixels=32, shape_pixels=12, speed_pixels=4.0, longest_words=300
+            clips=12,
+            held_out_clips=3,
+            documents=8,
+            frame_pixels=32,
+            shape_pixels=12,
+            speed_pixels=4.0,
+            longest_words=300,
         ),
         frames=frames,
         frame_training=FrameTrainingConfig(
@@ -250,7 +256,7 @@ def lwm_7b() -> RunConfig:
     """The vision-language stages of LWM-7B, 1K to 1M tokens: paper tables 11 and 13, arXiv 2402.08268.
 
     Hardware: 512 TPU v4 chips, the paper's v4-1024 slice (there ring 4 and tensor 16 at 1M tokens).
-    Wall time in the paper: 83 + 32 + 10 + 6 + 8 hours, from the weights of LWM-Text-1M.
+    Wall time in the paper: 83 + 32 + 10 + 6 + 8 hours; it starts from LWM-Text-1M, this from random weights.
 
         ringworld train --preset lwm_7b --data examples --tokenizer tokenizer --out runs/lwm_7b
     """
@@ -289,7 +295,7 @@ def lwm_7b() -> RunConfig:
             adversarial_start_step=250_000,
             checkpoint_every_steps=5_000,
         ),
-        frame_training_frames=2**20,
+        frame_training_frames=2**16,
         prepare=PrepareConfig(max_frames=4_000, document_tokens=2**20, held_out_fraction=0.001),
         model=ModelConfig(
             layers=32,

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from ringworld.core.errors import InputError
 from ringworld.evaluation.config import NeedleConfig
 from ringworld.evaluation.needles import Haystack, NeedleResult, accuracy, build_task, score
+from ringworld.text import needles as wording
 from ringworld.text.needles import CITIES
 from ringworld.text.tokenizer import TextTokenizer
 from ringworld.text.vocabulary import Vocabulary
@@ -33,6 +34,12 @@ def task(*, context_tokens=600, depth_percent=50.0, round=0, config=CONFIG, hays
         tokenizer=TOKENIZER,
         vocabulary=VOCABULARY,
     )
+
+
+def test_a_haystack_keeps_no_needle_of_its_own():
+    text = f"First. {wording.needle('Oslo', '1234567')}Second one. {wording.needle('Rome', '7654321')}Third."
+    found = Haystack(text, tokenizer=TOKENIZER)
+    assert [sentence.strip() for sentence in found.sentences] == ["First.", "Second one.", "Third."]
 
 
 def test_no_city_is_listed_twice():

@@ -28,10 +28,10 @@ class Evaluate:
         from ringworld.cli.jobs.setup import load_tokenizers, open_mesh
 
         run, mesh = open_mesh(ConfigOptions(config=self.model).load(), devices=self.devices)
-        model, stage = restore_model(run, folder=self.model, mesh=mesh)
+        model, stage, step = restore_model(run, folder=self.model, mesh=mesh)
         text, frames = load_tokenizers(run, self.tokenizer)
         engine = build_engine(run, model, stage, text=text, frames=frames, mesh=mesh)
-        measured = evaluate_engine(engine, run, stage, when="after", data=self.data, out=self.out)
+        measured = evaluate_engine(engine, run, stage, step=step, when="after", data=self.data, out=self.out)
         write_run(self.out, run, command="ringworld evaluate")
         for grid in measured.needles:
             for cell in grid.cells:

@@ -28,7 +28,9 @@ class ToyWorldConfig:
     """Videos of moving shapes and documents that hold facts."""
 
     clips: int = 200
-    """Number of videos."""
+    """Number of videos to train on."""
+    held_out_clips: int = 20
+    """Number of further videos, no frame of which is drawn in any video that is trained on."""
     frame_pixels: int = 64
     """Width and height of the videos."""
     frames_per_second: int = 8
@@ -62,6 +64,7 @@ class ToyWorldConfig:
         _require(self.shape_pixels >= 4, "shape_pixels", f"{self.shape_pixels}", "at least 4")
         _require(travel <= room, "toy world travel", f"{travel:g} pixels in a clip", f"at most {room}")
         _require(self.clips >= 0, "clips", f"{self.clips}", "0 or more")
+        _require(self.held_out_clips >= 0, "held_out_clips", f"{self.held_out_clips}", "0 or more")
         _require(self.documents >= 0, "documents", f"{self.documents}", "0 or more")
         _require(10 <= self.shortest_words <= self.longest_words, "words", words, "10 or more, rising")
         _require(self.most_facts >= 1, "most_facts", f"{self.most_facts}", "at least 1")

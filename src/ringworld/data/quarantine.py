@@ -1,5 +1,6 @@
 """Files that cannot be used are set aside, each with its reason, and the rest goes on."""
 
+import errno
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +26,10 @@ def quarantine(path: str, *, into: list[Quarantined]) -> Iterator[None]:
         yield
     except InputError as error:
         into.append(Quarantined(path=path, reason=str(error)))
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise  # nothing is wrong with the file
+        into.append(Quarantined(path=path, reason=f"{path}: {error.strerror or error}"))
 
 
 def nothing_usable(what: str, quarantined: Sequence[Quarantined]) -> InputError:

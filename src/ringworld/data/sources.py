@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +16,7 @@ VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".webm", ".mkv", ".mov", ".m4v", ".g
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
 TEXT_SUFFIXES = frozenset({".txt", ".md"})
 LINES_SUFFIXES = frozenset({".jsonl"})
+HELD_OUT_FOLDER = "held_out"
 Format = Literal["video", "image", "text", "lines"]
 
 
@@ -66,16 +67,15 @@ def find_sources(
             expected="folders or files to learn from",
             remedy="Name at least one of either.",
         )
-    found = [*_find(videos, "--videos", VIDEO_SUFFIXES | IMAGE_SUFFIXES)]
+    media = VIDEO_SUFFIXES | IMAGE_SUFFIXES
+    found = [source for root in videos for source in _split(_find(root, "--videos", media), config)]
     media_stems = {source.path.with_suffix("") for source in found}
-    for source in _find(texts, "--texts", TEXT_SUFFIXES | LINES_SUFFIXES):
-        if source.path.suffix != ".txt" or source.path.with_suffix("") not in media_stems:
-            found.append(source)
+    for root in texts:
+        files = _find(root, "--texts", TEXT_SUFFIXES | LINES_SUFFIXES)
+        words = [s for s in files if s.path.suffix != ".txt" or s.path.with_suffix("") not in media_stems]
+        found += _split(words, config)
     once = {source.path.resolve(): source for source in reversed(found)}
-    found = [source for source in found if once[source.path.resolve()] is source]
-    pictures = [source for source in found if source.format in ("video", "image")]
-    words = [source for source in found if source.format in ("text", "lines")]
-    return (*_split(pictures, config), *_split(words, config))
+    return tuple(source for source in found if once[source.path.resolve()] is source)
 
 
 def read_sidecar(source: Source) -> Sidecar:
@@ -114,27 +114,27 @@ def read_utf8(path: Path) -> str:
         ) from None
 
 
-def _find(paths: Iterable[Path], option: str, suffixes: frozenset[str]) -> Iterable[Source]:
-    for root in paths:
-        if not root.exists():
-            raise InputError(
-                what=f"{option} {root}",
-                got="no such folder",
-                expected="a folder of files, or one file",
-                remedy="Check its name.",
-            )
-        files = sorted(root.rglob("*")) if root.is_dir() else [root]
-        base = root if root.is_dir() else root.parent
-        usable = [path for path in files if path.suffix.lower() in suffixes and _is_plain(path, base)]
-        if not usable:
-            raise InputError(
-                what=f"{option} {root}",
-                got="no usable file",
-                expected=f"files that end in {', '.join(sorted(suffixes))}",
-                remedy="Name another folder.",
-            )
-        for path in usable:
-            yield Source(path=path, relative=path.relative_to(base).as_posix(), format=_format(path))
+def _find(root: Path, option: str, suffixes: frozenset[str]) -> list[Source]:
+    if not root.exists():
+        raise InputError(
+            what=f"{option} {root}",
+            got="no such folder",
+            expected="a folder of files, or one file",
+            remedy="Check its name.",
+        )
+    files = sorted(root.rglob("*")) if root.is_dir() else [root]
+    base = root if root.is_dir() else root.parent
+    usable = [path for path in files if path.suffix.lower() in suffixes and _is_plain(path, base)]
+    if not usable:
+        raise InputError(
+            what=f"{option} {root}",
+            got="no usable file",
+            expected=f"files that end in {', '.join(sorted(suffixes))}",
+            remedy="Name another folder.",
+        )
+    return [
+        Source(path=path, relative=path.relative_to(base).as_posix(), format=_format(path)) for path in usable
+    ]
 
 
 def _is_plain(path: Path, base: Path) -> bool:
@@ -151,10 +151,14 @@ def _format(path: Path) -> Format:
 
 
 def _split(sources: list[Source], config: PrepareConfig) -> list[Source]:
-    """Hold out the files whose hash lies below the fraction, and see to it that each split has one to read.
+    """Hold out what lies in a folder `held_out`; where there is none, the files of the smallest hashes.
 
-    Of the files that can be read, the one of the smallest hash is held out and that of the largest is not.
+    Then each split is seen to have a file that can be read: the one of the smallest hash is held out, and
+    that of the largest is not.
     """
+    chosen = [HELD_OUT_FOLDER in Path(source.relative).parts[:-1] for source in sources]
+    if any(chosen):
+        return [replace(s, split="held_out") if out else s for s, out in zip(sources, chosen)]
     if len(sources) < 2 or config.held_out_fraction == 0:
         return sources
     in_order = sorted(sources, key=lambda source: _place(source, config))

@@ -21,6 +21,8 @@ COLORS = {
 }
 SHAPES = ("circle", "square", "triangle", "cross")
 DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
+Pose = tuple[str, str, float, float]
+"""Color, shape, and left and top edge in pixels: all that a frame shows."""
 _BACKGROUND = (24, 24, 32)
 _OVERSAMPLING = 4
 
@@ -56,6 +58,15 @@ def draw_scenes(random: Random, config: ToyWorldConfig) -> tuple[Scene, ...]:
     )
 
 
+def poses(scenes: tuple[Scene, ...], config: ToyWorldConfig) -> frozenset[Pose]:
+    """Return what the frames of a clip show; clips without a common pose have no frame in common."""
+    return frozenset(
+        (scene.color, scene.shape, *_place(scene, seconds, config))
+        for scene in scenes
+        for seconds in _moments(scene, config)
+    )
+
+
 def caption(scenes: tuple[Scene, ...]) -> str:
     """Say what happens: "A red circle moves right, then a blue square moves up."."""
     words = ", then ".join(scene.words for scene in scenes)
@@ -78,13 +89,22 @@ def questions(scenes: tuple[Scene, ...]) -> tuple[Question, ...]:
 
 def render(scenes: tuple[Scene, ...], config: ToyWorldConfig) -> UInt8[np.ndarray, "frames side side 3"]:
     """Draw the scenes one after another."""
+    return np.stack(
+        [_draw(scene, seconds, config) for scene in scenes for seconds in _moments(scene, config)]
+    )
+
+
+def _moments(scene: Scene, config: ToyWorldConfig) -> list[float]:
     rate = config.frames_per_second
-    frames = [
-        _draw(scene, index / rate, config)
-        for scene in scenes
-        for index in range(max(1, round(scene.seconds * rate)))
-    ]
-    return np.stack(frames)
+    return [index / rate for index in range(max(1, round(scene.seconds * rate)))]
+
+
+def _place(scene: Scene, seconds: float, config: ToyWorldConfig) -> tuple[float, float]:
+    moved = config.speed_pixels * seconds
+    left, top = (
+        _on_grid(start + by * moved, config) for start, by in zip(scene.start, DIRECTIONS[scene.direction])
+    )
+    return left, top
 
 
 def _start(random: Random, direction: str, seconds: float, config: ToyWorldConfig) -> tuple[float, float]:
@@ -104,9 +124,7 @@ def _on_grid(pixels: float, config: ToyWorldConfig) -> float:
 
 
 def _draw(scene: Scene, seconds: float, config: ToyWorldConfig) -> UInt8[np.ndarray, "side side 3"]:
-    moved = config.speed_pixels * seconds
-    step = DIRECTIONS[scene.direction]
-    left, top = (_on_grid(start + by * moved, config) for start, by in zip(scene.start, step))
+    left, top = _place(scene, seconds, config)
     side = config.frame_pixels * _OVERSAMPLING
     image = Image.new("RGB", (side, side), _BACKGROUND)
     _draw_shape(ImageDraw.Draw(image), scene, left, top, config.shape_pixels)

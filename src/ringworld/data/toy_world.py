@@ -1,6 +1,7 @@
 """The toy world: files like a user's own, for a machine that has none.
 
 out/videos/clip_00000.mp4   a clip of moving shapes, H.264
+out/videos/held_out/...     clips that are not trained on
 out/videos/clip_00000.json  {"caption": ..., "questions": [{"question": ..., "answer": ...}]}
 out/texts/document_00000.txt
 out/texts/document_00000.json  {"questions": [...]}
@@ -16,11 +17,12 @@ from ringworld.core.errors import InputError
 from ringworld.core.files import read_json, write_json_atomic, write_text_atomic
 from ringworld.data import toy_clips
 from ringworld.data.config import ToyWorldConfig
-from ringworld.data.sources import Sidecar
+from ringworld.data.sources import HELD_OUT_FOLDER, Sidecar
 from ringworld.data.toy_documents import write_document
 from ringworld.vision.write_media import write_video
 
 _CONFIG_FILE = "toy_world.json"
+_MOST_DRAWS = 1000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,15 +50,51 @@ def render_toy_world(
         InputError: `out` holds the toy world of another configuration.
     """
     _claim(out, config)
-    total = config.clips + config.documents
+    clips = plan_clips(config)
+    total = len(clips) + config.documents
     world = ToyWorld(videos=out / "videos", texts=out / "texts")
-    for index in range(config.clips):
-        _render_clip(world.videos / f"clip_{index:05d}", Random(f"{config.seed} clip {index}"), config)
+    for index, (name, scenes) in enumerate(clips.items()):
+        _render_clip(world.videos / name, scenes, config)
         on_progress(index + 1, total)
     for index in range(config.documents):
         _write_text(world.texts / f"document_{index:05d}", Random(f"{config.seed} text {index}"), config)
-        on_progress(config.clips + index + 1, total)
+        on_progress(len(clips) + index + 1, total)
     return world
+
+
+def plan_clips(config: ToyWorldConfig) -> dict[str, tuple[toy_clips.Scene, ...]]:
+    """Choose the scenes of every clip, by its name; those to train on have no frame of those held out.
+
+    Raises:
+        InputError: the held-out clips leave too little that they do not show.
+    """
+    held_out = {
+        f"{HELD_OUT_FOLDER}/clip_{index:05d}": toy_clips.draw_scenes(
+            Random(f"{config.seed} held-out clip {index}"), config
+        )
+        for index in range(config.held_out_clips)
+    }
+    taken = frozenset(pose for scenes in held_out.values() for pose in toy_clips.poses(scenes, config))
+    trained = {
+        f"clip_{index:05d}": _draw_apart(Random(f"{config.seed} clip {index}"), taken, config)
+        for index in range(config.clips)
+    }
+    return held_out | trained
+
+
+def _draw_apart(
+    random: Random, taken: frozenset[toy_clips.Pose], config: ToyWorldConfig
+) -> tuple[toy_clips.Scene, ...]:
+    for _ in range(_MOST_DRAWS):
+        scenes = toy_clips.draw_scenes(random, config)
+        if taken.isdisjoint(toy_clips.poses(scenes, config)):
+            return scenes
+    raise InputError(
+        what="toy world",
+        got=f"{config.held_out_clips} held-out clips, which show nearly all that there is",
+        expected="some poses that are left for training",
+        remedy="Lower held_out_clips or grid_pixels.",
+    )
 
 
 def _claim(out: Path, config: ToyWorldConfig) -> None:
@@ -72,11 +110,10 @@ def _claim(out: Path, config: ToyWorldConfig) -> None:
         )
 
 
-def _render_clip(stem: Path, random: Random, config: ToyWorldConfig) -> None:
+def _render_clip(stem: Path, scenes: tuple[toy_clips.Scene, ...], config: ToyWorldConfig) -> None:
     video, sidecar = stem.with_suffix(".mp4"), stem.with_suffix(".json")
     if video.exists() and sidecar.exists():
         return
-    scenes = toy_clips.draw_scenes(random, config)
     said = Sidecar(caption=toy_clips.caption(scenes), questions=toy_clips.questions(scenes))
     write_json_atomic(sidecar, to_json(said))
     write_video(video, toy_clips.render(scenes, config), frames_per_second=float(config.frames_per_second))

@@ -92,12 +92,12 @@ class Haystack:
     """A text in sentences, each with its length in tokens; read round and round where a context is longer."""
 
     def __init__(self, text: str, *, tokenizer: TextTokenizer) -> None:
-        """Cut the text and count every sentence once.
+        """Cut the text, without any needle that it holds already, and count every sentence once.
 
         Raises:
             InputError: the text is empty.
         """
-        self.sentences = _sentences(text)
+        self.sentences = _sentences(wording.without_needles(text))
         if not self.sentences:
             raise InputError(
                 what="haystack",

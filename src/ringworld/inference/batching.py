@@ -1,5 +1,6 @@
 """How a list of prompts is cut into batches of few shapes, so that few programs are compiled."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -69,14 +70,16 @@ def batches(
     room = bucket(new_tokens)
     while waiting:
         slots = bucket(longest[waiting[0]]) + room
-        most = max(1, min(limits.max_rows, limits.max_cache_tokens // slots) // rows_each)
+        rows = max(1, min(limits.max_rows, limits.max_cache_tokens // slots))
+        # A power of two at most, so that rounding up to one below stays within the limits.
+        most = max(1, (1 << (rows.bit_length() - 1)) // rows_each)
         taken, waiting = waiting[:most], waiting[most:]
         indices = tuple(i for group in taken for i in group)
         yield _batch(
             indices,
             prompts=prompts,
             checksums=checksums,
-            rows=_rows(len(indices), multiple=multiple_of_rows),
+            rows=_rows(len(indices), multiple=math.lcm(multiple_of_rows, rows_each)),
             width=bucket(longest[taken[0]]),
             room=room,
         )

@@ -221,6 +221,10 @@ class Engine:
             segments, tokenizer=self.tokenizer, vocabulary=self.vocabulary, frames=codes
         ).tokens
 
+    def question_tokens(self, question: Question) -> int:
+        """Return how many tokens the prompt of a question takes."""
+        return len(self._question_prompt(question))
+
     def _question_prompt(self, question: Question) -> Prompt:
         if question.frames is not None:
             codes = self._frames_needed().encode(question.frames)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32, Int32, PRNGKeyArray
 
-from ringworld.attention.ring import ring_attention
+from ringworld.attention.ring import LSE_NAME, OUT_NAME, ring_attention
 from ringworld.core.sharding import TENSOR_AXIS, spec
 from ringworld.model.config import ModelConfig
 from ringworld.model.layers import Layer, in_use, normal, rms_norm
@@ -66,7 +66,7 @@ def hidden(
         return layer(x, turn=turn, attend=attend, config=config), None
 
     if config.remat == "layer":
-        keep = jax.checkpoint_policies.save_only_these_names("attention_out", "attention_lse")
+        keep = jax.checkpoint_policies.save_only_these_names(OUT_NAME, LSE_NAME)
         step = jax.checkpoint(step, policy=keep, prevent_cse=False)
     x, _ = jax.lax.scan(step, embedded(model.embed, tokens, compute=config.compute), model.layers)
     return rms_norm(x, model.norm, eps=config.norm_eps)

@@ -4,6 +4,7 @@ LWM's own list has 100 entries of which 69 differ, so that two needles of one ha
 other. Here each city stands once.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 
 CITIES = tuple(
@@ -30,9 +31,17 @@ CITIES = tuple(
 )
 
 
+_NEEDLE = re.compile(r"\n?The special magic [^\n]{1,60} number is: \d+\n?")
+
+
 def needle(city: str, number: str) -> str:
     """Return the line to be found again, between two line ends."""
     return f"\nThe special magic {city} number is: {number}\n"
+
+
+def without_needles(text: str) -> str:
+    """Take every needle out, so that a text can serve as a haystack."""
+    return _NEEDLE.sub("\n", text)
 
 
 def question(cities: Sequence[str]) -> str:

@@ -4,8 +4,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
+from jaxtyping import UInt8
 
 from ringworld.cli.jobs.generation import save_frames
 from ringworld.core.config import from_json, to_json
@@ -13,7 +15,7 @@ from ringworld.core.errors import InputError
 from ringworld.core.files import read_json, write_bytes_atomic, write_json_atomic
 from ringworld.data.frames import read_spread
 from ringworld.data.read_text import read_text
-from ringworld.data.sources import Source, read_sidecar
+from ringworld.data.sources import Sidecar, Source, read_sidecar
 from ringworld.evaluation import plots
 from ringworld.evaluation.metrics import (
     AnsweredQuestion,
@@ -24,6 +26,7 @@ from ringworld.evaluation.metrics import (
 )
 from ringworld.inference.engine import Engine, Question
 from ringworld.presets import RunConfig
+from ringworld.text import chat
 from ringworld.vision.frame_tokenizer import FrameTokenizer
 
 DEMONSTRATIONS_FILE = "demonstrations.json"
@@ -64,61 +67,89 @@ def demonstrate(
     path = folder / DEMONSTRATIONS_FILE
     if path.exists():
         return from_json(Demonstrations, read_json(path), where=str(path))
-    held_out = [source for source in sources if source.split == "held_out"]
-    pictured = [source for source in held_out if source.format in ("video", "image")]
-    clips = {source: clip for source in pictured if (clip := _frames(source, run)) is not None}
+    seen = [one for source in sources if source.split == "held_out" and (one := _read(source, run))]
+    clips = [one for one in seen if one.frames is not None]
+    texts = [one for one in seen if one.text]
     shown = Demonstrations(
         reconstructions=_reconstructions(frames, clips, root=root, folder=folder),
         videos=_videos(engine, run, clips, root=root, folder=folder),
         images=_images(engine, run, clips, root=root, folder=folder),
-        questions=(*_video_questions(engine, clips), *_document_questions(engine, run, held_out)),
-        continuations=_continuations(engine, run, held_out),
+        questions=(*_answers(engine, clips, each=_QUESTIONS), *_answers(engine, texts, each=1)),
+        continuations=_continuations(engine, run, texts),
     )
     write_json_atomic(path, to_json(shown))
     return shown
 
 
-def _frames(source: Source, run: RunConfig) -> np.ndarray | None:
-    """Return the frames of a file, or None where preparation had to set it aside."""
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Seen:
+    """One held-out file, read whole."""
+
+    name: str
+    sidecar: Sidecar
+    frames: UInt8[np.ndarray, "frames side side 3"] | None
+    text: str | None
+
+    @property
+    def caption(self) -> str | None:
+        return self.sidecar.caption
+
+
+def _read(source: Source, run: RunConfig) -> _Seen | None:
+    """Read a file and what stands beside it, or return None where preparation had to set it aside."""
     try:
-        return read_spread(
-            source,
-            most_frames=run.prepare.max_frames,
-            frames_per_second=run.prepare.frames_per_second,
-            resolution=run.frames.resolution,
-        )
-    except InputError:
+        sidecar, frames, text = read_sidecar(source), None, None
+        if source.format in ("video", "image"):
+            frames = read_spread(
+                source,
+                most_frames=run.prepare.max_frames,
+                frames_per_second=run.prepare.frames_per_second,
+                resolution=run.frames.resolution,
+            )
+        elif source.format == "text":
+            text = read_text(source.path, max_bytes=run.prepare.max_text_bytes)
+    except (InputError, OSError):
         return None
-
-
-def _captioned(clips: dict[Source, np.ndarray]) -> list[tuple[str, np.ndarray]]:
-    """Return one clip for each caption."""
-    found = {read_sidecar(source).caption: clip for source, clip in clips.items()}
-    return [(caption, clip) for caption, clip in found.items() if caption is not None]
+    return _Seen(name=source.relative, sidecar=sidecar, frames=frames, text=text)
 
 
 def _reconstructions(
-    frames: FrameTokenizer, clips: dict[Source, np.ndarray], *, root: Path, folder: Path
+    frames: FrameTokenizer, clips: Sequence[_Seen], *, root: Path, folder: Path
 ) -> tuple[Reconstruction, ...]:
-    chosen = list(clips.items())[:_RECONSTRUCTED]
-    originals = np.stack([clip[len(clip) // 2] for _, clip in chosen])
+    middles = [one.frames[len(one.frames) // 2] for one in clips[:_RECONSTRUCTED] if one.frames is not None]
+    if not middles:
+        return ()
+    originals = np.stack(middles)
     file = folder / "reconstructions.png"
     write_bytes_atomic(file, plots.frame_strip([originals, frames.decode(frames.encode(originals))]))
     caption = "Held-out frames, and below each what its codes give back."
     return (Reconstruction(file=str(file.relative_to(root)), caption=caption),)
 
 
+def _captioned(
+    engine: Engine, clips: Sequence[_Seen], *, kind: Literal["image", "video"], frames: int
+) -> dict[str, np.ndarray]:
+    """Return one clip for each caption that leaves room for so many frames."""
+    room = engine.limits.max_context_tokens - frames * engine.vocabulary.frame_tokens
+    return {
+        one.caption: one.frames
+        for one in clips
+        if one.caption is not None
+        and one.frames is not None
+        and len(engine.encode(chat.generation_prompt(one.caption, kind=kind))) <= room
+    }
+
+
 def _videos(
-    engine: Engine, run: RunConfig, clips: dict[Source, np.ndarray], *, root: Path, folder: Path
+    engine: Engine, run: RunConfig, clips: Sequence[_Seen], *, root: Path, folder: Path
 ) -> tuple[GeneratedVideo, ...]:
-    chosen = _captioned(clips)[:_VIDEOS]
+    chosen = list(_captioned(engine, clips, kind="video", frames=run.prepare.max_frames).items())[:_VIDEOS]
     if not chosen:
         return ()
     started = time.monotonic()
     length = min(len(clip) for _, clip in chosen)
-    drawn = engine.generate_frames(
-        [caption for caption, _ in chosen], frames=length, sampling=run.vision_sampling
-    )
+    captions = [caption for caption, _ in chosen]
+    drawn = engine.generate_frames(captions, frames=length, sampling=run.vision_sampling)
     seconds = (time.monotonic() - started) / len(chosen)
     videos = []
     for index, ((caption, clip), made) in enumerate(zip(chosen, drawn)):
@@ -137,9 +168,9 @@ def _videos(
 
 
 def _images(
-    engine: Engine, run: RunConfig, clips: dict[Source, np.ndarray], *, root: Path, folder: Path
+    engine: Engine, run: RunConfig, clips: Sequence[_Seen], *, root: Path, folder: Path
 ) -> tuple[GeneratedImage, ...]:
-    captions = [caption for caption, _ in _captioned(clips)][-_IMAGES:]
+    captions = list(_captioned(engine, clips, kind="image", frames=1))[:_IMAGES]
     if not captions:
         return ()
     images = []
@@ -150,62 +181,36 @@ def _images(
     return tuple(images)
 
 
-def _video_questions(engine: Engine, clips: dict[Source, np.ndarray]) -> tuple[AnsweredQuestion, ...]:
+def _answers(engine: Engine, seen: Sequence[_Seen], *, each: int) -> tuple[AnsweredQuestion, ...]:
+    """Answer the first questions about some files, so many of each file, that fit into the context."""
+    room = engine.limits.max_context_tokens - _ANSWER_TOKENS
     asked = [
-        (source.relative, question, Question(text=question.question, frames=clip))
-        for source, clip in clips.items()
-        for question in read_sidecar(source).questions
-    ][:_QUESTIONS]
-    return _answered(engine, asked)
-
-
-def _document_questions(
-    engine: Engine, run: RunConfig, held_out: Sequence[Source]
-) -> tuple[AnsweredQuestion, ...]:
-    asked = []
-    for source, text in _texts(run, held_out):
-        room = engine.limits.max_context_tokens // 2
-        if len(engine.tokenizer.encode(text)) < room:
-            asked += [
-                (source.relative, question, Question(text=question.question, document=text))
-                for question in read_sidecar(source).questions[:1]
-            ]
-    return _answered(engine, asked[:_QUESTIONS])
-
-
-def _answered(engine: Engine, asked: Sequence[tuple]) -> tuple[AnsweredQuestion, ...]:
-    answers = (
-        engine.answer([question for _, _, question in asked], max_new_tokens=_ANSWER_TOKENS) if asked else []
-    )
+        (one.name, question.answer, Question(text=question.question, frames=one.frames, document=one.text))
+        for one in seen
+        for question in one.sidecar.questions[:each]
+    ]
+    asked = [one for one in asked if engine.question_tokens(one[2]) <= room][:_QUESTIONS]
+    if not asked:
+        return ()
+    answers = engine.answer([question for _, _, question in asked], max_new_tokens=_ANSWER_TOKENS)
     return tuple(
         AnsweredQuestion(
-            about=about,
-            question=question.question,
+            about=name,
+            question=question.text,
             answer=answer,
-            truth=question.answer,
-            correct=_plain(answer) == _plain(question.answer),
+            truth=truth,
+            correct=_plain(answer) == _plain(truth),
         )
-        for (about, question, _), answer in zip(asked, answers)
+        for (name, truth, question), answer in zip(asked, answers)
     )
 
 
-def _continuations(engine: Engine, run: RunConfig, held_out: Sequence[Source]) -> tuple[Continuation, ...]:
-    prompts = [" ".join(text.split()[:_PROMPT_WORDS]) for _, text in list(_texts(run, held_out))[-_TEXTS:]]
+def _continuations(engine: Engine, run: RunConfig, texts: Sequence[_Seen]) -> tuple[Continuation, ...]:
+    prompts = [" ".join((one.text or "").split()[:_PROMPT_WORDS]) for one in texts[-_TEXTS:]]
     if not prompts:
         return ()
-    texts = engine.complete(prompts, max_new_tokens=_CONTINUED_TOKENS, sampling=run.text_sampling)
-    return tuple(Continuation(prompt=prompt, text=text) for prompt, text in zip(prompts, texts))
-
-
-def _texts(run: RunConfig, held_out: Sequence[Source]) -> list[tuple[Source, str]]:
-    texts = []
-    for source in held_out:
-        if source.format == "text":
-            try:
-                texts.append((source, read_text(source.path, max_bytes=run.prepare.max_text_bytes)))
-            except InputError:
-                continue  # preparation has set it aside and said why
-    return texts
+    written = engine.complete(prompts, max_new_tokens=_CONTINUED_TOKENS, sampling=run.text_sampling)
+    return tuple(Continuation(prompt=prompt, text=text) for prompt, text in zip(prompts, written))
 
 
 def _plain(answer: str) -> str:

@@ -26,7 +26,7 @@ _WATCHABLE_PIXELS = 256
 def generate(asked: Generate, run: RunConfig) -> str:
     """Make what is asked for, write it to `asked.out`, and return the text or the path of the picture."""
     run, mesh = open_mesh(run, devices=asked.devices)
-    model, stage = restore_model(run, folder=asked.model, mesh=mesh)
+    model, stage, _ = restore_model(run, folder=asked.model, mesh=mesh)
     text, frames = load_tokenizers(run, asked.tokenizer)
     engine = build_engine(run, model, stage, text=text, frames=frames, mesh=mesh)
     made = _draw(asked, run, engine) if asked.kind in ("image", "video") else _write(asked, run, engine)

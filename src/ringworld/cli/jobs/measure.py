@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 from jax.sharding import Mesh
 
@@ -12,7 +12,7 @@ from ringworld.core.config import from_json, to_json
 from ringworld.core.errors import InputError
 from ringworld.core.files import read_json, write_json_atomic
 from ringworld.data.loader import make_loader
-from ringworld.data.store import read_examples
+from ringworld.data.store import ExampleStore, read_examples
 from ringworld.evaluation.held_out import held_out_loss
 from ringworld.evaluation.metrics import HeldOutMetrics, NeedleMetrics
 from ringworld.evaluation.needles import Haystack, accuracy
@@ -39,7 +39,17 @@ class Evaluation:
     held_out: HeldOutMetrics
 
 
-def restore_model(run: RunConfig, *, folder: Path, mesh: Mesh) -> tuple[WorldModel, StageConfig]:
+class Trained(NamedTuple):
+    """A model as a checkpoint holds it."""
+
+    model: WorldModel
+    stage: StageConfig
+    """The last stage that it went through, or is in."""
+    step: int
+    """Updates that it had."""
+
+
+def restore_model(run: RunConfig, *, folder: Path, mesh: Mesh) -> Trained:
     """Return the newest weights in a folder of `ringworld train`, and the stage that they come from.
 
     Raises:
@@ -59,7 +69,7 @@ def restore_model(run: RunConfig, *, folder: Path, mesh: Mesh) -> tuple[WorldMod
             remedy="Train first, or name another folder with --model.",
         )
     begun = sum(first < restored.step for first in run.training.boundaries[:-1])
-    return restored.tree.params, run.training.stages[max(0, begun - 1)]
+    return Trained(restored.tree.params, run.training.stages[max(0, begun - 1)], restored.step)
 
 
 def build_engine(
@@ -88,9 +98,28 @@ def build_engine(
 
 
 def evaluate_engine(
-    engine: Engine, run: RunConfig, stage: StageConfig, *, when: When, data: Path, out: Path
+    engine: Engine, run: RunConfig, stage: StageConfig, *, step: int, when: When, data: Path, out: Path
 ) -> Evaluation:
-    """Measure all that the configuration asks for; what is in `out` already is not measured again."""
+    """Measure all that the configuration asks for; what is in `out` already is not measured again.
+
+    Args:
+        engine: the model.
+        run: what is measured.
+        stage: the last stage that the model went through.
+        step: updates that it had.
+        when: whether before that stage or after it.
+        data: prepared data, whose held-out split is used.
+        out: folder of the results.
+
+    Raises:
+        InputError: `out` holds the measurement of another model or of other data.
+    """
+    measured_of = {
+        "step": step,
+        "data": ExampleStore(data).fingerprint,
+        "evaluation": to_json(run.evaluation),
+    }
+    _claim(out, measured_of)
     if (out / SUMMARY_FILE).exists():
         return read_evaluation(out / SUMMARY_FILE)
     haystack = read_haystack(data, engine.tokenizer)
@@ -133,12 +162,14 @@ def _held_out(
     engine: Engine, run: RunConfig, stage: StageConfig, *, when: When, data: Path
 ) -> HeldOutMetrics:
 
+    # The same batches whatever the stage, at the longest context, so that stages can be compared.
+    longest = run.training.stages[-1]
     loader = make_loader(
         data,
         split="held_out",
-        context_tokens=stage.context_tokens,
-        batch_sequences=stage.batch_sequences,
-        mixture=stage.mixture,
+        context_tokens=longest.context_tokens,
+        batch_sequences=longest.batch_sequences,
+        mixture=longest.mixture,
         packing=run.training.packing,
         seed=run.training.seed,
     )
@@ -148,6 +179,19 @@ def _held_out(
         position_edges=run.evaluation.held_out.position_edges,
     )
     return HeldOutMetrics(stage=stage.name, when=when, loss=loss)
+
+
+def _claim(out: Path, measured_of: dict[str, Any]) -> None:
+    path = out / "measured_of.json"
+    if not path.exists():
+        write_json_atomic(path, measured_of)
+    elif read_json(path) != measured_of:
+        raise InputError(
+            what=str(out),
+            got="the evaluation of another model, of other data, or by another configuration",
+            expected="a new folder, or the same command as before",
+            remedy="Give another folder, or delete this one.",
+        )
 
 
 def read_evaluation(path: Path) -> Evaluation:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ringworld.cli.jobs.setup import FRAMES_FOLDER, TEXT_FOLDER
 from ringworld.core.config import from_json, to_json, write_run
+from ringworld.core.errors import InputError
 from ringworld.core.files import read_json, write_json_atomic
 from ringworld.data.config import SPLITS, Split
 from ringworld.data.corpus import corpus
@@ -39,11 +40,13 @@ def train_tokenizers(
     """Write `out/text`, `out/frames` and the report, unless the report is there already.
 
     Raises:
-        InputError: a folder is missing, or no file can be used.
+        InputError: a folder is missing, no file can be used, or `out` holds tokenizers of other files or of
+            another configuration.
     """
+    sources = find_sources(videos=videos, texts=texts, config=run.prepare)
+    _claim(out, run, sources)
     if (out / REPORT_FILE).exists():
         return read_tokenizer_report(out)
-    sources = find_sources(videos=videos, texts=texts, config=run.prepare)
     write_run(out, run, command="ringworld train-tokenizer")
     quarantined: list[Quarantined] = []
     texts_of = partial(corpus, sources, config=run.prepare, quarantined=quarantined)
@@ -68,6 +71,26 @@ def train_tokenizers(
     )
     write_json_atomic(out / REPORT_FILE, to_json(report))
     return report
+
+
+def _claim(out: Path, run: RunConfig, sources: Sequence[Source]) -> None:
+    path = out / "trained_on.json"
+    trained_on = {
+        "text_vocabulary": run.model.text_vocab,
+        "frames": to_json(run.frames),
+        "frame_training": to_json(run.frame_training),
+        "frame_training_frames": run.frame_training_frames,
+        "files": [[source.relative, source.split, source.path.stat().st_size] for source in sources],
+    }
+    if not path.exists():
+        write_json_atomic(path, trained_on)
+    elif read_json(path) != trained_on:
+        raise InputError(
+            what=str(out),
+            got="tokenizers of other files or of another configuration",
+            expected="a new folder, or the same command as before",
+            remedy="Give another folder, or delete this one.",
+        )
 
 
 def read_tokenizer_report(out: Path) -> TokenizerReport:

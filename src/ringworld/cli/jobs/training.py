@@ -11,6 +11,7 @@ from ringworld.core.config import write_run
 from ringworld.model.world_model import WorldModel
 from ringworld.presets import RunConfig
 from ringworld.training.config import StageConfig
+from ringworld.training.identity import claim_folder
 from ringworld.training.loop import train
 from ringworld.training.state import TrainState
 
@@ -26,12 +27,20 @@ def train_stages(
 ) -> TrainState:
     """Train through the stages of `run`, with an evaluation before the first and after each."""
     text, frames = load_tokenizers(run, tokenizer)
+    claim_folder(out, run.training, run.model)
     write_run(out, run, command="ringworld train")
 
     def measure(when: When, stage: StageConfig, model: WorldModel) -> None:
         engine = build_engine(run, model, stage, text=text, frames=frames, mesh=mesh)
+        index = run.training.stages.index(stage) + (when == "after")
         evaluate_engine(
-            engine, run, stage, when=when, data=data, out=evaluation_folder(out, stage.name, when)
+            engine,
+            run,
+            stage,
+            step=run.training.boundaries[index],
+            when=when,
+            data=data,
+            out=evaluation_folder(out, stage.name, when),
         )
 
     return train(

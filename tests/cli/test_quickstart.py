@@ -1,0 +1,174 @@
+"""The whole path as a user runs it: real processes, real files, bad ones among them, and a kill."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ringworld.core.files import read_jsonl
+from ringworld.vision.write_media import write_video
+from tests.evaluation.sample_run import moving_square
+
+TIMED = ("seconds", "tokens_per_second")
+
+
+def start(command: str, *options: str, cache: Path) -> subprocess.Popen[str]:
+    # Programs of the first run serve the others: compilation is most of what such small runs cost.
+    compiled = {
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
+    }
+    return subprocess.Popen(
+        (sys.executable, "-m", "ringworld.cli.main", command, *options),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | compiled,
+    )
+
+
+def quickstart(out: Path, *inputs: str) -> subprocess.Popen[str]:
+    return start("quickstart", "--preset", "smoke", "--out", str(out), *inputs, cache=out.parent / "cache")
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    output, errors = process.communicate(timeout=540)
+    assert process.returncode == 0, errors
+    return output
+
+
+def losses(out: Path) -> list[dict]:
+    rows = read_jsonl(out / "train" / "metrics.jsonl")
+    return [{name: value for name, value in row.items() if name not in TIMED} for row in rows]
+
+
+def measured(out: Path) -> dict:
+    metrics = json.loads((out / "metrics.json").read_text())
+    return {name: metrics[name] for name in ("losses", "held_out", "needles", "frame_tokenizer")}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("quickstart")
+
+
+@pytest.fixture(scope="module")
+def inputs(folder) -> tuple[str, ...]:
+    """Files of a user, good and bad."""
+    videos, texts = folder / "videos", folder / "texts"
+    for index in range(3):
+        path = videos / f"square{index}.mp4"
+        write_video(path, moving_square(color=(200, 60 * index, 40)), frames_per_second=4)
+    path = videos / "cut.mp4"
+    path.write_bytes((videos / "square0.mp4").read_bytes()[:700])
+    (videos / "empty.mp4").touch()
+    texts.mkdir()
+    (texts / "good.txt").write_text(
+        "A short text of the user. It holds two sentences.\n", encoding="utf-8-sig"
+    )
+    (texts / "latin.txt").write_bytes("caf\u00e9 au lait".encode("latin-1"))
+    return "--videos", str(videos), "--texts", str(texts)
+
+
+@pytest.fixture(scope="module")
+def whole(folder, inputs) -> Path:
+    """A run that nothing disturbed."""
+    out = folder / "whole"
+    printed = finish(quickstart(out, *inputs))
+    assert printed.splitlines()[-1] == str(out / "report.html")
+    return out
+
+
+def test_bad_files_are_listed_and_the_rest_goes_on(whole):
+    metrics = json.loads((whole / "metrics.json").read_text())
+    assert {one["name"] for one in metrics["quarantined"]} == {"cut.mp4", "empty.mp4", "latin.txt"}
+    used = {one["name"]: one["examples"] for one in metrics["inputs"]}
+    assert used["square0.mp4"] > 0
+    assert used["good.txt"] > 0
+    report = (whole / "report.html").read_text()
+    assert all(name in report for name in ("cut.mp4", "empty.mp4", "latin.txt"))
+
+
+def test_every_part_left_its_output(whole):
+    metrics = json.loads((whole / "metrics.json").read_text())
+    assert len(metrics["stages"]) == 3
+    assert len(metrics["held_out"]) == 4
+    assert {(one["stage"], one["when"]) for one in metrics["needles"]} == {
+        ("64", "before"),
+        ("64", "after"),
+        ("128", "after"),
+        ("256", "after"),
+    }
+    assert metrics["videos"]
+    assert metrics["images"]
+    assert metrics["questions"]
+    assert all((whole / one["generated"]).stat().st_size for one in metrics["videos"])
+
+
+def test_a_run_killed_in_training_ends_with_equal_metrics(whole, inputs, folder):
+    out = folder / "killed"
+    # What stands before training is copied: the kill is aimed at the training.
+    shutil.copytree(
+        whole, out, ignore=shutil.ignore_patterns("train", "samples", "report.html", "metrics.json")
+    )
+    process = quickstart(out, *inputs)
+    while len(read_jsonl(out / "train" / "metrics.jsonl")) < 8:
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    finish(quickstart(out, *inputs))
+    assert losses(out) == losses(whole)
+    assert measured(out) == measured(whole)
+
+
+def test_a_finished_run_only_writes_its_report_again(whole, inputs):
+    (whole / "report.html").unlink()
+    stamps = {path: path.stat().st_mtime_ns for path in (whole / "samples").iterdir()}
+    finish(quickstart(whole, *inputs))
+    assert (whole / "report.html").exists()
+    assert stamps == {path: path.stat().st_mtime_ns for path in (whole / "samples").iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "made"),
+    [
+        ("video", ("--frames", "2", "--guidance-scale", "2.0"), "video.mp4"),
+        ("answer", ("--max-new-tokens", "4"), "output.json"),
+    ],
+)
+def test_a_trained_model_generates_by_itself(kind, options, made, whole, inputs, tmp_path):
+    about = ("--about", str(Path(inputs[1]) / "square0.mp4")) if kind == "answer" else ()
+    folders = (
+        "--model",
+        str(whole / "train"),
+        "--tokenizer",
+        str(whole / "tokenizer"),
+        "--out",
+        str(tmp_path),
+    )
+    prompt = ("--kind", kind, "--prompt", "A red circle moves right.")
+    finish(start("generate", *prompt, *folders, *options, *about, cache=whole.parent / "cache"))
+    assert (tmp_path / made).stat().st_size
+    assert (tmp_path / "run.json").exists()
+
+
+def test_a_model_folder_without_a_model_is_named(whole, tmp_path):
+    folders = (
+        "--model",
+        str(whole / "examples"),
+        "--tokenizer",
+        str(whole / "tokenizer"),
+        "--out",
+        str(tmp_path),
+    )
+    process = start("generate", "--kind", "text", "--prompt", "a", *folders, cache=whole.parent / "cache")
+    assert "no checkpoint" in process.communicate()[1]
+    assert process.returncode == 2
