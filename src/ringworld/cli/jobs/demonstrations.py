@@ -31,6 +31,7 @@ from ringworld.vision.frame_tokenizer import FrameTokenizer
 
 DEMONSTRATIONS_FILE = "demonstrations.json"
 _VIDEOS, _IMAGES, _QUESTIONS, _TEXTS, _RECONSTRUCTED = 6, 6, 8, 3, 8
+_STRIP_PIXELS = 96
 _PROMPT_WORDS, _CONTINUED_TOKENS, _ANSWER_TOKENS = 12, 48, 24
 
 
@@ -121,7 +122,8 @@ def _reconstructions(
         return ()
     originals = np.stack(middles)
     file = folder / "reconstructions.png"
-    write_bytes_atomic(file, plots.frame_strip([originals, frames.decode(frames.encode(originals))]))
+    strip = [originals, frames.decode(frames.encode(originals))]
+    write_bytes_atomic(file, plots.frame_strip(strip, scale=max(1, _STRIP_PIXELS // originals.shape[1])))
     caption = "Held-out frames, and below each what its codes give back."
     return (Reconstruction(file=str(file.relative_to(root)), caption=caption),)
 
