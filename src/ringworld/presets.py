@@ -81,7 +81,15 @@ class RunConfig:
                 expected=f"a multiple of {others}, the product of the axes other than the ring",
                 remedy="Give another number of devices, or another mesh in the configuration.",
             )
-        return replace(self, mesh=replace(self.mesh, ring=count // others))
+        try:
+            return replace(self, mesh=replace(self.mesh, ring=count // others))
+        except InputError as error:
+            raise InputError(
+                what="--devices",
+                got=f"{count}, which gives for {error.what}: {error.got}",
+                expected=error.expected,
+                remedy="Give another number of devices, such as 1, 2 or 4.",
+            ) from None
 
 
 def quickstart() -> RunConfig:
@@ -116,7 +124,7 @@ def quickstart() -> RunConfig:
         toy_world=ToyWorldConfig(clips=400, held_out_clips=24, clip_seconds=1.5, longest_words=1500),
         frames=frames,
         frame_training=FrameTrainingConfig(
-            steps=300, batch_frames=16, learning_rate=3e-3, warmup_steps=20, adversarial_start_step=285
+            steps=360, batch_frames=16, continuous_steps=80, adversarial_start_step=320
         ),
         frame_training_frames=4096,
         prepare=PrepareConfig(max_frames=6, document_tokens=1900),

@@ -66,6 +66,11 @@ def inputs(folder) -> tuple[str, ...]:
     for index in range(3):
         path = videos / f"square{index}.mp4"
         write_video(path, moving_square(color=(200, 60 * index, 40)), frames_per_second=4)
+    # Held out and broken beside: a caption that no context holds, and a sidecar that is no JSON.
+    for name, beside in (("wordy", json.dumps({"caption": "A red square. " * 300})), ("torn", "{")):
+        path = videos / "held_out" / f"{name}.mp4"
+        write_video(path, moving_square(color=(40, 200, 40)), frames_per_second=4)
+        path.with_suffix(".json").write_text(beside)
     path = videos / "cut.mp4"
     path.write_bytes((videos / "square0.mp4").read_bytes()[:700])
     (videos / "empty.mp4").touch()
@@ -88,7 +93,12 @@ def whole(folder, inputs) -> Path:
 
 def test_bad_files_are_listed_and_the_rest_goes_on(whole):
     metrics = json.loads((whole / "metrics.json").read_text())
-    assert {one["name"] for one in metrics["quarantined"]} == {"cut.mp4", "empty.mp4", "latin.txt"}
+    assert {one["name"] for one in metrics["quarantined"]} == {
+        "cut.mp4",
+        "empty.mp4",
+        "held_out/torn.mp4",
+        "latin.txt",
+    }
     used = {one["name"]: one["examples"] for one in metrics["inputs"]}
     assert used["square0.mp4"] > 0
     assert used["good.txt"] > 0
@@ -158,6 +168,21 @@ def test_a_trained_model_generates_by_itself(kind, options, made, whole, inputs,
     finish(start("generate", *prompt, *folders, *options, *about, cache=whole.parent / "cache"))
     assert (tmp_path / made).stat().st_size
     assert (tmp_path / "run.json").exists()
+
+
+def test_data_of_other_tokenizers_are_refused_and_nothing_is_touched(whole, folder):
+    other = folder / "other"
+    shutil.copytree(whole / "tokenizer", other)
+    weights = other / "frames" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    before = (whole / "train" / "run.json").read_bytes()
+    folders = ("--data", str(whole / "examples"), "--tokenizer", str(other), "--out", str(whole / "train"))
+    process = start("train", "--preset", "smoke", *folders, cache=whole.parent / "cache")
+    assert "examples of other tokenizers" in process.communicate()[1]
+    assert process.returncode == 2
+    assert (whole / "train" / "run.json").read_bytes() == before
 
 
 def test_a_model_folder_without_a_model_is_named(whole, tmp_path):

@@ -1,6 +1,7 @@
 """`ringworld COMMAND`: choose the command, run it, and turn what the user can mend into exit code 2."""
 
 import errno
+import os
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -28,15 +29,19 @@ INPUT_ERROR, INTERRUPTED = 2, 130
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command; exits with 0, with 2 for what the user can mend, with 130 after Ctrl-C."""
-    command = tyro.cli(
-        Command,  # pyright: ignore[reportArgumentType]
-        prog="ringworld",
-        description=sys.modules["ringworld"].__doc__,
-        args=arguments,
-        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagConversionOff),
-    )
     try:
+        command = tyro.cli(
+            Command,  # pyright: ignore[reportArgumentType]
+            prog="ringworld",
+            description=sys.modules["ringworld"].__doc__,
+            args=arguments,
+            config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagConversionOff),
+        )
         command.run()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader has seen enough; Python would complain once more when it closes stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         print("interrupted: the same command goes on from here", file=sys.stderr)
         raise SystemExit(INTERRUPTED) from None
@@ -44,10 +49,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(INPUT_ERROR) from None
     except Exception as error:
-        if not _disk_is_full(error):
+        if _disk_is_full(error):
+            print(f"error: no space left on the disk ({error})", file=sys.stderr)
+            print("Free some space; the same command goes on from what is already written.", file=sys.stderr)
+        elif isinstance(error, OSError) and error.filename:
+            reason = f"{error.filename}: {error.strerror}"
+            print(f"error: {reason}. Check the path, and that it can be read or written.", file=sys.stderr)
+        else:
             raise
-        print(f"error: no space left on the disk ({error})", file=sys.stderr)
-        print("Free some space; the same command goes on from what is already written.", file=sys.stderr)
         raise SystemExit(INPUT_ERROR) from None
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from ringworld.core.config import RUN_FILE, read_run
+from ringworld.core.config import read_run
 from ringworld.presets import RunConfig, named
 
 
@@ -24,4 +24,4 @@ class ConfigOptions:
         """
         if self.config is None:
             return named(self.preset)
-        return read_run(self.config.parent if self.config.name == RUN_FILE else self.config, RunConfig)
+        return read_run(self.config, RunConfig)

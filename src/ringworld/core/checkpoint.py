@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 import jax
 import orbax.checkpoint as ocp
 
+from ringworld.core.errors import InputError
+
 
 class Restored(NamedTuple):
     """What a checkpoint held."""
@@ -20,6 +22,7 @@ class Checkpoints:
 
     def __init__(self, directory: Path, *, keep: int = 2) -> None:
         """Open the folder, and make it if need be."""
+        self._directory = directory
         policies = ocp.checkpoint_managers
         self._manager = ocp.CheckpointManager(
             directory.absolute(),
@@ -51,15 +54,24 @@ class Checkpoints:
 
         Returns:
             None where the folder holds no checkpoint.
+
+        Raises:
+            InputError: the newest checkpoint is damaged, or is of another tree.
         """
         step = self._manager.latest_step()
         if step is None:
             return None
         abstract = jax.tree.map(_as_abstract, abstract)
-        restored = self._manager.restore(
-            step,
-            args=ocp.args.Composite(tree=ocp.args.StandardRestore(abstract), meta=ocp.args.JsonRestore()),
-        )
+        items = ocp.args.Composite(tree=ocp.args.StandardRestore(abstract), meta=ocp.args.JsonRestore())
+        try:
+            restored = self._manager.restore(step, args=items)
+        except Exception as error:  # Orbax and TensorStore raise many kinds
+            raise InputError(
+                what=str(self._directory / str(step)),
+                got=f"a checkpoint that cannot be read ({str(error).splitlines()[0]})",
+                expected="a whole checkpoint of the same model",
+                remedy="Delete that folder, so that the one before is used, or begin in a new folder.",
+            ) from error
         return Restored(step, restored["tree"], restored["meta"])
 
     def close(self) -> None:

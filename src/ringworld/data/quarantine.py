@@ -30,6 +30,9 @@ def quarantine(path: str, *, into: list[Quarantined]) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise  # nothing is wrong with the file
         into.append(Quarantined(path=path, reason=f"{path}: {error.strerror or error}"))
+    except (UnicodeError, SyntaxError, RecursionError) as error:
+        # What libraries raise on names, tags and trees that nobody should write.
+        into.append(Quarantined(path=path, reason=f"{path}: damaged or hostile ({error})"))
 
 
 def nothing_usable(what: str, quarantined: Sequence[Quarantined]) -> InputError:

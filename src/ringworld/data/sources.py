@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -133,8 +134,13 @@ def _find(root: Path, option: str, suffixes: frozenset[str]) -> list[Source]:
             remedy="Name another folder.",
         )
     return [
-        Source(path=path, relative=path.relative_to(base).as_posix(), format=_format(path)) for path in usable
+        Source(path=path, relative=_shown(path.relative_to(base)), format=_format(path)) for path in usable
     ]
+
+
+def _shown(path: Path) -> str:
+    """Return a path as text; bytes of a name that are not UTF-8 are spelt out."""
+    return os.fsencode(path.as_posix()).decode("utf-8", "backslashreplace")
 
 
 def _is_plain(path: Path, base: Path) -> bool:
@@ -181,8 +187,8 @@ def _is_readable(source: Source, config: PrepareConfig) -> bool:
                 read_text(source.path, max_bytes=config.max_text_bytes)
             case "lines":
                 return any(not line.problem for line in read_lines(source.path))
-    except InputError:
-        return False
+    except (InputError, OSError, UnicodeError, SyntaxError):
+        return False  # preparation says why
     return True
 
 

@@ -317,7 +317,7 @@ def _request(batch: PromptBatch, *, grammar: Grammar, new_tokens: int, sampling:
         seed=jnp.uint32(sampling.seed),
         new_tokens=jnp.int32(new_tokens),
         temperature=jnp.float32(sampling.temperature),
-        top_k=jnp.int32(sampling.top_k),
+        top_k=jnp.int32(min(sampling.top_k, np.iinfo(np.int32).max)),
         guidance_scale=jnp.float32(sampling.guidance_scale),
         grammar=grammar,
     )

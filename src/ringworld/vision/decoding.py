@@ -44,6 +44,9 @@ class VideoDecoder:
         if not isinstance(stream, av.VideoStream):
             self._container.close()
             raise _refused(path, "a file without video, only sound", "a video", "Give a file with pictures.")
+        if stream.codec_context is None:
+            self._container.close()
+            raise _refused(path, "a codec that is not known", "a common codec", "Convert it, to H.264 say.")
         stream.thread_type = "AUTO"
         self._stream, self._tick = stream, float(stream.time_base or 0)
         self._start = (stream.start_time or 0) * self._tick
@@ -206,7 +209,8 @@ def _open_container(path: Path) -> InputContainer:
     if kind := image_format(path):
         raise _refused(path, f"a {kind} image", "a video", "Use it as an image, or correct the file's name.")
     try:
-        return av.open(str(path))
+        # Names and titles in another encoding than UTF-8 are common, and no reason to refuse a video.
+        return av.open(str(path), metadata_errors="replace")
     except FFmpegError as error:
         with path.open("rb") as stream:
             is_mp4 = stream.read(12)[4:8] == b"ftyp"

@@ -117,6 +117,7 @@ def read_image(
         refuse_size(path, *image.size, limits)
         try:
             image.load()
+            upright = _as_rgb(ImageOps.exif_transpose(image))
         except (OSError, ValueError, SyntaxError) as error:
             raise InputError(
                 what=str(path),
@@ -124,7 +125,7 @@ def read_image(
                 expected="a whole image",
                 remedy="Copy or download it again.",
             ) from None
-        return fit_frame(_as_rgb(ImageOps.exif_transpose(image)), resolution)
+        return fit_frame(upright, resolution)
 
 
 def fit_frame(image: Image.Image, resolution: int) -> UInt8[np.ndarray, "side side 3"]:

@@ -65,7 +65,7 @@ def train_frame_tokenizer(
         state, seconds = _steps(frames, config=config, training=training, out=out, checkpoints=checkpoints)
     finally:
         checkpoints.close()
-    tokenizer = FrameTokenizer(config, state.autoencoder)
+    tokenizer = FrameTokenizer(config, jax.device_put(state.autoencoder, jax.devices()[0]))
     tokenizer.save(out)
     codes = tokenizer.encode(held_out)
     report = FrameTokenizerReport(

@@ -103,7 +103,8 @@ def train_step(
         state = _found(state, latents, key)
     forward = _forward(state.autoencoder, frames, quantised, config=config)
     if step < training.adversarial_start_step:
-        zero = jnp.zeros(())
+        # Where the discriminator's own would lie, so that its first word compiles no second `_update`.
+        zero = jnp.zeros_like(forward.commitment)
         verdict = _Verdict(jnp.zeros_like(forward.output), zero, zero, zero)
     else:
         state, verdict = _judge(state, forward, training=training)

@@ -32,7 +32,7 @@ from ringworld.vision.frame_tokenizer import FrameTokenizer
 DEMONSTRATIONS_FILE = "demonstrations.json"
 _VIDEOS, _IMAGES, _QUESTIONS, _TEXTS, _RECONSTRUCTED = 6, 6, 8, 3, 8
 _STRIP_PIXELS = 96
-_PROMPT_WORDS, _CONTINUED_TOKENS, _ANSWER_TOKENS = 12, 48, 24
+_PROMPT_TOKENS, _CONTINUED_TOKENS, _ANSWER_TOKENS = 16, 48, 24
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -208,7 +208,8 @@ def _answers(engine: Engine, seen: Sequence[_Seen], *, each: int) -> tuple[Answe
 
 
 def _continuations(engine: Engine, run: RunConfig, texts: Sequence[_Seen]) -> tuple[Continuation, ...]:
-    prompts = [" ".join((one.text or "").split()[:_PROMPT_WORDS]) for one in texts[-_TEXTS:]]
+    begun = [engine.tokenizer.encode(one.text or "")[:_PROMPT_TOKENS] for one in texts[-_TEXTS:]]
+    prompts = [engine.tokenizer.decode(ids) for ids in begun]
     if not prompts:
         return ()
     written = engine.complete(prompts, max_new_tokens=_CONTINUED_TOKENS, sampling=run.text_sampling)

@@ -10,6 +10,7 @@ from ringworld.cli.generate import Generate
 from ringworld.cli.jobs.measure import build_engine, restore_model
 from ringworld.cli.jobs.setup import load_tokenizers, open_mesh
 from ringworld.core.config import write_run
+from ringworld.core.errors import InputError
 from ringworld.core.files import write_json_atomic
 from ringworld.data.config import PrepareConfig
 from ringworld.data.frames import read_spread
@@ -66,6 +67,13 @@ def read_question(text: str, about: Path | None, run: RunConfig) -> Question:
     """
     if about is None:
         return Question(text=text)
+    if not about.is_file():
+        raise InputError(
+            what=f"--about {about}",
+            got="no such file",
+            expected="a video, an image or a text file",
+            remedy="Check its name.",
+        )
     pictured = about.suffix.lower() not in (".txt", ".md")
     single = (about,)
     source = find_sources(

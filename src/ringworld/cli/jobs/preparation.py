@@ -2,13 +2,12 @@
 
 from pathlib import Path
 
-from ringworld.cli.jobs.setup import FRAMES_FOLDER, load_tokenizers
+from ringworld.cli.jobs.setup import frames_fingerprint, load_tokenizers
 from ringworld.core.config import to_json, write_run
-from ringworld.core.files import sha256_file, write_json_atomic
+from ringworld.core.files import write_json_atomic
 from ringworld.core.progress import Progress
 from ringworld.data.prepare import PrepareReport, prepare
 from ringworld.presets import RunConfig
-from ringworld.vision.frame_tokenizer import WEIGHTS_FILE
 
 REPORT_FILE = "report.json"
 
@@ -26,7 +25,7 @@ def prepare_examples(
             out=out,
             tokenizer=text,
             frame_tokenizer=frames,
-            frame_tokenizer_fingerprint=sha256_file(tokenizer / FRAMES_FOLDER / WEIGHTS_FILE),
+            frame_tokenizer_fingerprint=frames_fingerprint(tokenizer),
             resolution=frames.config.resolution,
             vocabulary=run.vocabulary,
             config=run.prepare,

@@ -6,10 +6,12 @@ import jax
 from jax.sharding import Mesh
 
 from ringworld.core.errors import InputError
+from ringworld.core.files import sha256_file
 from ringworld.core.mesh import make_mesh, simulate_devices
+from ringworld.data.store import ExampleStore
 from ringworld.presets import RunConfig
 from ringworld.text.tokenizer import TextTokenizer
-from ringworld.vision.frame_tokenizer import FrameTokenizer
+from ringworld.vision.frame_tokenizer import WEIGHTS_FILE, FrameTokenizer
 
 TEXT_FOLDER, FRAMES_FOLDER = "text", "frames"
 
@@ -46,3 +48,25 @@ def load_tokenizers(run: RunConfig, folder: Path) -> tuple[TextTokenizer, FrameT
             remedy=f"Give --config {folder}, the configuration that they were trained with.",
         )
     return text, frames
+
+
+def frames_fingerprint(tokenizer: Path) -> str:
+    """Return what changes when the weights of the frame tokenizer do."""
+    return sha256_file(tokenizer / FRAMES_FOLDER / WEIGHTS_FILE)
+
+
+def check_data(run: RunConfig, data: Path, *, text: TextTokenizer, tokenizer: Path) -> None:
+    """Refuse prepared data that another vocabulary or other tokenizers made.
+
+    Raises:
+        InputError: the ids of `data` mean something else than those of `tokenizer`, or there is no data.
+    """
+    made_by = ExampleStore(data).dataset
+    theirs = (made_by.vocabulary, made_by.text_tokenizer, made_by.frame_tokenizer)
+    if theirs != (run.vocabulary, text.fingerprint, frames_fingerprint(tokenizer)):
+        raise InputError(
+            what=f"--data {data}",
+            got="examples of other tokenizers or of another configuration",
+            expected=f"examples that were prepared with --tokenizer {tokenizer}",
+            remedy="Prepare them again, or name the tokenizer that they were made with.",
+        )

@@ -6,7 +6,7 @@ from typing import Literal
 from jax.sharding import Mesh
 
 from ringworld.cli.jobs.measure import When, build_engine, evaluate_engine
-from ringworld.cli.jobs.setup import load_tokenizers
+from ringworld.cli.jobs.setup import check_data, load_tokenizers
 from ringworld.core.config import write_run
 from ringworld.model.world_model import WorldModel
 from ringworld.presets import RunConfig
@@ -27,6 +27,7 @@ def train_stages(
 ) -> TrainState:
     """Train through the stages of `run`, with an evaluation before the first and after each."""
     text, frames = load_tokenizers(run, tokenizer)
+    check_data(run, data, text=text, tokenizer=tokenizer)
     claim_folder(out, run.training, run.model)
     write_run(out, run, command="ringworld train")
 
