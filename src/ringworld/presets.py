@@ -113,7 +113,7 @@ def quickstart() -> RunConfig:
         name="512",
         context_tokens=512,
         rope_base=1e4,
-        steps=400,
+        steps=800,
         batch_sequences=4,
         learning_rate=2e-3,
         min_learning_rate=1e-3,
@@ -121,7 +121,9 @@ def quickstart() -> RunConfig:
         mixture=MixtureConfig(caption_video=3.0, caption_image=2.0, video_qa=2.0),
     )
     return RunConfig(
-        toy_world=ToyWorldConfig(clips=400, held_out_clips=24, clip_seconds=1.5, longest_words=1500),
+        toy_world=ToyWorldConfig(
+            clips=400, held_out_clips=24, clip_seconds=1.5, grid_pixels=8, longest_words=1500
+        ),
         frames=frames,
         frame_training=FrameTrainingConfig(
             steps=360, batch_frames=16, continuous_steps=80, adversarial_start_step=320
@@ -148,7 +150,7 @@ def quickstart() -> RunConfig:
                     context_tokens=1024,
                     rope_base=5e4,
                     batch_sequences=2,
-                    steps=150,
+                    steps=200,
                     learning_rate=1e-3,
                     min_learning_rate=5e-4,
                     warmup_steps=10,

@@ -12,7 +12,9 @@ from ringworld.text.tokenizer import TextTokenizer
 from ringworld.text.vocabulary import Vocabulary
 from ringworld.vision.write_media import write_image, write_video
 
-TOY = ToyWorldConfig(clips=6, documents=6, shortest_words=20, longest_words=200, clip_seconds=1.0)
+TOY = ToyWorldConfig(
+    clips=5, held_out_clips=1, documents=6, shortest_words=20, longest_words=200, clip_seconds=1.0
+)
 PREPARE = PrepareConfig(frames_per_second=4.0, max_frames=4, document_tokens=600, files_per_shard=5)
 
 

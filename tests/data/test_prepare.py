@@ -1,3 +1,4 @@
+import errno
 import json
 from collections import Counter
 from pathlib import Path
@@ -185,7 +186,7 @@ def test_a_changed_file_or_option_makes_its_shard_anew(tmp_path: Path, run_prepa
 def test_a_failure_in_the_middle_leaves_no_part_of_a_shard(tmp_path: Path, run_prepare, write_clip):
     class FullDisk:
         def encode(self, frames):
-            raise OSError("No space left on device")
+            raise OSError(errno.ENOSPC, "No space left on device")
 
     write_clip(tmp_path / "in/a.mp4", frames=1)
     with pytest.raises(OSError, match="No space"):

@@ -10,10 +10,12 @@ from ringworld.data import toy_clips
 from ringworld.data.config import PrepareConfig, ToyWorldConfig
 from ringworld.data.sources import find_sources, read_sidecar
 from ringworld.data.toy_clips import COLORS, Scene
-from ringworld.data.toy_world import ToyWorld, render_toy_world
+from ringworld.data.toy_world import ToyWorld, plan_clips, render_toy_world
 from ringworld.vision.media import read_video
 
-SMALL = ToyWorldConfig(clips=2, documents=2, shortest_words=20, longest_words=40, clip_seconds=0.5)
+SMALL = ToyWorldConfig(
+    clips=2, held_out_clips=0, documents=2, shortest_words=20, longest_words=40, clip_seconds=0.5
+)
 STILL = ToyWorldConfig(grid_pixels=0, clip_seconds=1.0, frames_per_second=4)
 
 
@@ -120,7 +122,7 @@ def test_every_answer_about_a_document_stands_in_it_at_varied_depth(toy_world: T
 
 
 def test_documents_are_spread_from_short_to_long(tmp_path: Path):
-    config = ToyWorldConfig(clips=0, documents=60, shortest_words=20, longest_words=500)
+    config = ToyWorldConfig(clips=0, held_out_clips=0, documents=60, shortest_words=20, longest_words=500)
     world = render_toy_world(tmp_path, config)
     words = sorted(len(path.read_text().split()) for path in world.texts.glob("*.txt"))
     assert words[0] < 70 and words[-1] > 350 and 80 < words[30] < 250
@@ -129,3 +131,14 @@ def test_documents_are_spread_from_short_to_long(tmp_path: Path):
 def test_a_shape_that_would_leave_the_frame_is_refused():
     with pytest.raises(InputError, match="64 pixels in a clip"):
         ToyWorldConfig(clip_seconds=4.0)
+
+
+def test_no_frame_of_a_held_out_clip_is_drawn_in_one_that_is_trained_on():
+    config = ToyWorldConfig(clips=60, held_out_clips=6)
+    frames: dict[bool, set[bytes]] = {True: set(), False: set()}
+    for name, scenes in plan_clips(config).items():
+        drawn = toy_clips.render(scenes, config)
+        frames[name.startswith("held_out/")] |= {frame.tobytes() for frame in drawn}
+    assert frames[True]
+    assert frames[False]
+    assert not frames[True] & frames[False]
