@@ -43,12 +43,12 @@ def write_run(out: Path, config: Any, *, command: str) -> None:
 
 
 def read_run(out: Path, cls: type[T]) -> T:
-    """Read the configuration that `write_run` wrote in the folder `out`, or a copy of that file.
+    """Read the configuration that `write_run` wrote in the folder `out`, or in a JSON file named so.
 
     Raises:
         InputError: there is no `run.json`, or it does not describe a `cls`.
     """
-    path = out if out.is_file() else out / RUN_FILE
+    path = out if out.suffix == ".json" else out / RUN_FILE
     run = read_json(path)
     if not isinstance(run, dict) or "config" not in run:
         raise _mismatch(str(path), "no 'config'", "a file written by ringworld")
