@@ -1,3 +1,5 @@
+import shutil
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -38,6 +40,14 @@ def test_a_checkpoint_comes_back_on_a_mesh_of_another_shape(tmp_path):
     assert (restored.tree["w"] == values + 3).all()
     assert sorted(path.name for path in (tmp_path / "c").iterdir()) == ["2", "3"]
     again.close()
+
+
+def test_a_damaged_checkpoint_is_named_with_what_to_do(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "c")
+    checkpoints.save(7, {"w": jnp.zeros(4)}, {})
+    shutil.rmtree(tmp_path / "c" / "7" / "tree")
+    with pytest.raises(InputError, match=r"c/7: got a checkpoint that cannot be read.*Delete that folder"):
+        Checkpoints(tmp_path / "c").restore({"w": jnp.zeros(4)})
 
 
 def test_a_folder_without_a_checkpoint_restores_nothing(tmp_path):

@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -122,3 +123,18 @@ def test_a_text_beside_a_video_is_its_caption_and_nothing_is_no_caption(tmp_path
 def test_a_sidecar_of_another_form_is_refused_by_name(tmp_path: Path, content):
     with pytest.raises(InputError, match=r"a\.json"):
         sidecar_of(tmp_path, content)
+
+
+def test_files_in_a_folder_held_out_are_held_out_and_no_others(tmp_path: Path):
+    touch(
+        tmp_path, *(f"clip_{i}.mp4" for i in range(20)), "held_out/a.mp4", "b/held_out/c.mp4", "held_out.mp4"
+    )
+    found = find_sources(videos=[tmp_path], texts=[], config=CONFIG)
+    assert {s.relative for s in found if s.split == "held_out"} == {"held_out/a.mp4", "b/held_out/c.mp4"}
+
+
+def test_a_name_that_is_not_utf8_is_spelt_out(tmp_path: Path):
+    (tmp_path / os.fsdecode(b"caf\xe9.mp4")).touch()
+    (found,) = find_sources(videos=[tmp_path], texts=[], config=CONFIG)
+    assert found.relative == "caf\\xe9.mp4"
+    assert found.path.exists()
