@@ -41,10 +41,6 @@ class Checkpoints:
         )
         self._manager.wait_until_finished()
 
-    def latest_step(self) -> int | None:
-        """Return the step of the newest whole checkpoint, or None."""
-        return self._manager.latest_step()
-
     def restore(self, abstract: Any) -> Restored | None:
         """Read the newest checkpoint into the shapes, dtypes and shardings of `abstract`.
 
@@ -70,7 +66,7 @@ class Checkpoints:
                 what=str(self._directory / str(step)),
                 got=f"a checkpoint that cannot be read ({str(error).splitlines()[0]})",
                 expected="a whole checkpoint of the same model",
-                remedy="Delete that folder, so that the one before is used, or begin in a new folder.",
+                remedy="Check memory and configuration. Delete that folder only if it is damaged.",
             ) from error
         return Restored(step, restored["tree"], restored["meta"])
 

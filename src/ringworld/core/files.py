@@ -55,6 +55,28 @@ def read_json(path: Path) -> Any:
         ) from None
 
 
+def claim_folder(path: Path, identity: Any, *, holds: str) -> None:
+    """Write into the file `path` what its folder is made of, or compare with what stands there.
+
+    Args:
+        path: a JSON file of the folder to be claimed.
+        identity: JSON that is equal for calls that may go on with each other's work, and only for those.
+        holds: what the folder holds where the identities differ, such as "the evaluation of another model".
+
+    Raises:
+        InputError: the folder is of another identity.
+    """
+    if not path.exists():
+        write_json_atomic(path, identity)
+    elif read_json(path) != identity:
+        raise InputError(
+            what=str(path.parent),
+            got=holds,
+            expected="a new folder, or the same command as before",
+            remedy="Choose another folder, or delete this one.",
+        )
+
+
 def sha256_file(path: Path) -> str:
     """Return the hexadecimal SHA-256 of a file, read in pieces."""
     with path.open("rb") as stream:

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
-from ringworld.core.config import from_json, to_json
+from ringworld.core.config import to_json
 from ringworld.core.errors import InputError
-from ringworld.core.files import read_json, write_json_atomic, write_text_atomic
+from ringworld.core.files import claim_folder, write_json_atomic, write_text_atomic
 from ringworld.data import toy_clips
 from ringworld.data.config import ToyWorldConfig
 from ringworld.data.sources import HELD_OUT_FOLDER, Sidecar
@@ -49,7 +49,7 @@ def render_toy_world(
     Raises:
         InputError: `out` holds the toy world of another configuration.
     """
-    _claim(out, config)
+    claim_folder(out / _CONFIG_FILE, to_json(config), holds="a toy world of another configuration")
     clips = plan_clips(config)
     total = len(clips) + config.documents
     world = ToyWorld(videos=out / "videos", texts=out / "texts")
@@ -95,19 +95,6 @@ def _draw_apart(
         expected="some poses that are left for training",
         remedy="Lower held_out_clips or grid_pixels.",
     )
-
-
-def _claim(out: Path, config: ToyWorldConfig) -> None:
-    path = out / _CONFIG_FILE
-    if not path.exists():
-        write_json_atomic(path, to_json(config))
-    elif from_json(ToyWorldConfig, read_json(path), where=str(path)) != config:
-        raise InputError(
-            what=str(out),
-            got="a toy world of another configuration",
-            expected="an empty folder, or the toy world that is asked for",
-            remedy="Delete the folder or choose another.",
-        )
 
 
 def _render_clip(stem: Path, scenes: tuple[toy_clips.Scene, ...], config: ToyWorldConfig) -> None:

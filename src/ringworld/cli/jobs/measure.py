@@ -3,14 +3,14 @@
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from jax.sharding import Mesh
 
 from ringworld.core.checkpoint import Checkpoints
 from ringworld.core.config import from_json, to_json
 from ringworld.core.errors import InputError
-from ringworld.core.files import read_json, write_json_atomic
+from ringworld.core.files import claim_folder, read_json, write_json_atomic
 from ringworld.data.loader import make_loader
 from ringworld.data.store import ExampleStore, read_examples
 from ringworld.evaluation.held_out import held_out_loss
@@ -119,7 +119,11 @@ def evaluate_engine(
         "data": ExampleStore(data).fingerprint,
         "evaluation": to_json(run.evaluation),
     }
-    _claim(out, measured_of)
+    claim_folder(
+        out / "measured_of.json",
+        measured_of,
+        holds="the evaluation of another model, of other data, or by another configuration",
+    )
     if (out / SUMMARY_FILE).exists():
         return read_evaluation(out / SUMMARY_FILE)
     haystack = read_haystack(data, engine.tokenizer)
@@ -179,19 +183,6 @@ def _held_out(
         position_edges=run.evaluation.held_out.position_edges,
     )
     return HeldOutMetrics(stage=stage.name, when=when, loss=loss)
-
-
-def _claim(out: Path, measured_of: dict[str, Any]) -> None:
-    path = out / "measured_of.json"
-    if not path.exists():
-        write_json_atomic(path, measured_of)
-    elif read_json(path) != measured_of:
-        raise InputError(
-            what=str(out),
-            got="the evaluation of another model, of other data, or by another configuration",
-            expected="a new folder, or the same command as before",
-            remedy="Give another folder, or delete this one.",
-        )
 
 
 def read_evaluation(path: Path) -> Evaluation:

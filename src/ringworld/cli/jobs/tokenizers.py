@@ -7,8 +7,7 @@ from pathlib import Path
 
 from ringworld.cli.jobs.setup import FRAMES_FOLDER, TEXT_FOLDER
 from ringworld.core.config import from_json, to_json, write_run
-from ringworld.core.errors import InputError
-from ringworld.core.files import read_json, write_json_atomic
+from ringworld.core.files import claim_folder, read_json, write_json_atomic
 from ringworld.data.config import SPLITS, Split
 from ringworld.data.corpus import corpus
 from ringworld.data.frames import FrameSample, sample_frames
@@ -74,7 +73,6 @@ def train_tokenizers(
 
 
 def _claim(out: Path, run: RunConfig, sources: Sequence[Source]) -> None:
-    path = out / "trained_on.json"
     trained_on = {
         "text_vocabulary": run.model.text_vocab,
         "frames": to_json(run.frames),
@@ -82,15 +80,9 @@ def _claim(out: Path, run: RunConfig, sources: Sequence[Source]) -> None:
         "frame_training_frames": run.frame_training_frames,
         "files": [[source.relative, source.split, source.path.stat().st_size] for source in sources],
     }
-    if not path.exists():
-        write_json_atomic(path, trained_on)
-    elif read_json(path) != trained_on:
-        raise InputError(
-            what=str(out),
-            got="tokenizers of other files or of another configuration",
-            expected="a new folder, or the same command as before",
-            remedy="Give another folder, or delete this one.",
-        )
+    claim_folder(
+        out / "trained_on.json", trained_on, holds="tokenizers of other files or of another configuration"
+    )
 
 
 def read_tokenizer_report(out: Path) -> TokenizerReport:
