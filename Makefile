@@ -5,7 +5,7 @@ OUT ?= runs/quickstart
 INSTALLED := $(VENV)/installed-with-$(notdir $(PYTHON))
 PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: quickstart test venv lint types parity constraints clean
+.PHONY: quickstart test venv lint types parity tpu constraints clean
 
 quickstart: $(INSTALLED)
 	@$(VENV)/bin/ringworld quickstart --out $(OUT)
@@ -33,12 +33,18 @@ parity: $(INSTALLED)
 	$(PIP) --require-hashes -r constraints-parity.txt
 	$(VENV)/bin/python -m pytest tests/parity
 
+# Compiles for TPU chips that need not be there, in some minutes.
+tpu: $(INSTALLED)
+	$(PIP) --require-hashes -r constraints-tpu.txt
+	$(VENV)/bin/python -m pytest tests/tpu
+
 # Needs uv. Writes every pinned version with the hashes of its files, for Python 3.11 to 3.13, and no address.
 COMPILE := uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-header \
 	--no-annotate --no-emit-index-url --no-emit-find-links --quiet --extra build --extra test --extra lint
 constraints:
 	$(COMPILE) --output-file constraints.txt
 	$(COMPILE) --extra parity --constraints constraints.txt --output-file constraints-parity.txt
+	$(COMPILE) --extra tpu --constraints constraints.txt --output-file constraints-tpu.txt
 
 clean:
 	rm -rf $(VENV) runs

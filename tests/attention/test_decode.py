@@ -70,6 +70,18 @@ def test_new_tokens_attend_to_the_whole_cache(q_seq, axes):
     )
 
 
+@pytest.mark.parametrize("kernel", ["pallas_tpu", "pallas_triton"])
+def test_every_kernel_serves_one_query_of_each_row(kernel):
+    cache, mesh = _cache(1), _mesh(ring=2)
+    config = AttentionConfig(kernel=kernel, pallas_mode="interpreted")
+    with jax.set_mesh(mesh):
+        expected = ATTEND(**_put(cache, mesh))
+        out = jax.jit(functools.partial(decode_attention, config=config))(**_put(cache, mesh))
+    np.testing.assert_allclose(
+        out, expected, rtol=0, atol=8 * np.finfo(np.float32).eps * np.abs(expected).max() * 8
+    )
+
+
 def test_an_empty_cache_gives_zeros():
     cache, mesh = _cache(1), _mesh(ring=4)
     cache["k_order"] = np.full_like(cache["k_order"], -1)

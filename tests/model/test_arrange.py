@@ -4,11 +4,12 @@ import jax
 import numpy as np
 import pytest
 
+from ringworld.attention.config import AttentionConfig
 from ringworld.core.errors import InputError
 from ringworld.core.mesh import make_mesh
 from ringworld.core.mesh_config import MeshConfig
 from ringworld.core.sharding import spec
-from ringworld.model.arrange import arrange
+from ringworld.model.arrange import arrange, place_rows
 
 
 class Pair(NamedTuple):
@@ -16,17 +17,49 @@ class Pair(NamedTuple):
     weights: np.ndarray
 
 
-def test_lays_tokens_out_and_keeps_type_and_names():
+def arranged(lengths, **options) -> np.ndarray:
+    """Lay out rows of 0 1 2 ... 7, 8 9 10 ... over two members each."""
     mesh = make_mesh(MeshConfig(data=2, ring=2), devices=jax.devices()[:4])
     tokens = np.arange(16, dtype=np.int32).reshape(2, 8)
-    batch = arrange(Pair(tokens, tokens.astype(np.float32)), mesh=mesh, layout="zigzag")
-    np.testing.assert_array_equal(batch.tokens, [[0, 1, 6, 7, 2, 3, 4, 5], [8, 9, 14, 15, 10, 11, 12, 13]])
+    attention = AttentionConfig(block_q_tokens=1, block_kv_tokens=1, **options)
+    placements = place_rows(lengths, seq=8, attention=attention, mesh=mesh)
+    batch = arrange(Pair(tokens, tokens.astype(np.float32)), mesh=mesh, placements=placements)
     assert isinstance(batch, Pair)
-    assert batch.weights.dtype == np.float32
     assert jax.typeof(batch.tokens).sharding.spec == spec("batch", "seq")
+    assert batch.weights.dtype == np.float32
+    np.testing.assert_array_equal(batch.weights, batch.tokens)
+    return batch.tokens
+
+
+def test_lays_tokens_out_and_keeps_type_and_names():
+    tokens = arranged([[8], [8]], layout="zigzag")
+    np.testing.assert_array_equal(tokens, [[0, 1, 6, 7, 2, 3, 4, 5], [8, 9, 14, 15, 10, 11, 12, 13]])
+
+
+def test_each_row_has_a_layout_of_its_own():
+    tokens = arranged([[8], [4, 2, 2]], layout="balanced")
+    np.testing.assert_array_equal(tokens, [[0, 1, 6, 7, 2, 3, 4, 5], [8, 11, 12, 15, 9, 10, 13, 14]])
+
+
+@pytest.mark.parametrize(
+    ("strategy", "expected"),
+    [
+        ("ring", [0, 7, 1, 6, 2, 5, 3, 4]),
+        ("all_gather", [0, 7, 1, 6, 2, 5, 3, 4]),
+        # Two members of the ring, each a pair that exchanges tokens for heads.
+        ("hybrid", [0, 1, 6, 7, 2, 3, 4, 5]),
+        # None: every member sees all tokens, which are best in their order.
+        ("head_parallel", [0, 1, 2, 3, 4, 5, 6, 7]),
+    ],
+)
+def test_a_layout_is_for_the_members_that_hold_parts_of_the_tokens(strategy, expected):
+    mesh = make_mesh(MeshConfig(ring=2, ulysses=2), devices=jax.devices()[:4])
+    attention = AttentionConfig(layout="zigzag", strategy=strategy)
+    (placement,) = place_rows([[8]], seq=8, attention=attention, mesh=mesh)
+    assert placement.permutation().tolist() == expected
 
 
 def test_refuses_a_sequence_that_cannot_be_cut():
     mesh = make_mesh(MeshConfig(ring=2), devices=jax.devices()[:2])
     with pytest.raises(InputError, match="multiple of 4"):
-        arrange((np.zeros((1, 6), np.int32),), mesh=mesh, layout="zigzag")
+        place_rows([[6]], seq=6, attention=AttentionConfig(layout="zigzag"), mesh=mesh)

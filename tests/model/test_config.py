@@ -1,7 +1,9 @@
 import dataclasses
+from math import nan
 
 import pytest
 
+from ringworld.attention.config import AttentionConfig
 from ringworld.core.config import from_json, to_json
 from ringworld.core.errors import InputError
 from ringworld.core.mesh_config import MeshConfig
@@ -12,7 +14,14 @@ CONFIG = ModelConfig(layers=2, embed=32, heads=4, kv_heads=2, head=8, mlp=48, te
 
 @pytest.mark.parametrize(
     "change",
-    [{"layers": 0}, {"kv_heads": 3}, {"head": 7}, {"rope_base": 1.0}, {"vision_vocab": -1}],
+    [
+        {"layers": 0},
+        {"kv_heads": 3},
+        {"head": 7},
+        {"rope_base": 1.0},
+        {"vision_vocab": -1},
+        {"norm_eps": nan},
+    ],
     ids=str,
 )
 def test_refuses_what_cannot_be_built(change):
@@ -39,3 +48,11 @@ def test_refuses_a_mesh_that_cannot_hold_it(mesh, named):
 
 def test_accepts_a_mesh_that_can():
     check_mesh(CONFIG, MeshConfig(fsdp=2, ring=2, tensor=2))
+
+
+def test_heads_must_fit_the_sequence_axes_that_cut_them():
+    mesh = MeshConfig(ring=2, ulysses=2)
+    check_mesh(CONFIG, mesh)
+    check_mesh(dataclasses.replace(CONFIG, attention=AttentionConfig(strategy="hybrid")), mesh)
+    with pytest.raises(InputError, match="kv_heads: got 2, expected a multiple of the 4 members"):
+        check_mesh(dataclasses.replace(CONFIG, attention=AttentionConfig(strategy="head_parallel")), mesh)

@@ -1,5 +1,12 @@
+import dataclasses
+
+import jax
+
+from ringworld.core.mesh import abstract_mesh
+from ringworld.core.mesh_config import MeshConfig
 from ringworld.model.config import ModelConfig
 from ringworld.model.flops import forward_flops, parameters, training_flops, visible_pairs
+from ringworld.model.world_model import WorldModel
 
 LLAMA_7B = ModelConfig(
     layers=32, embed=4096, heads=32, kv_heads=32, head=128, mlp=11008, text_vocab=32_000, vision_vocab=0
@@ -8,6 +15,13 @@ LLAMA_7B = ModelConfig(
 
 def test_counts_the_parameters_of_llama_7b():
     assert parameters(LLAMA_7B) == 6_738_415_616
+
+
+def test_counts_the_parameters_that_a_model_has():
+    config = dataclasses.replace(LLAMA_7B, kv_heads=8, vision_vocab=8)
+    with jax.sharding.use_abstract_mesh(abstract_mesh(MeshConfig())):
+        leaves = jax.tree.leaves(WorldModel.abstract(config))
+    assert parameters(config) == sum(leaf.size for leaf in leaves)
 
 
 def test_short_examples_cost_two_flops_a_weight_and_training_three_times_that():

@@ -130,6 +130,8 @@ def test_names_every_problem_at_once(exported, mesh):
         ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 5e5}}, "scaled by 'llama3'"),
         ({"num_key_value_heads": 3}, "kv_heads"),
         ({"hidden_size": "wide"}, "not a number"),
+        ({"num_attention_heads": 0}, "heads"),
+        ({"rope_parameters": ["default"]}, "RoPE is described by a list"),
         ({"model_type": "mamba"}, "mamba"),
     ],
     ids=str,
@@ -147,6 +149,9 @@ def test_refuses_a_truncated_file_and_a_way_out_of_the_folder(exported, mesh):
     with jax.set_mesh(mesh), pytest.raises(InputError, match="model.safetensors cannot be read"):
         import_llama(directory)
     path.unlink()
+    (directory / "model.safetensors.index.json").write_text('{"weight_map": [3]}')
+    with jax.set_mesh(mesh), pytest.raises(InputError, match="weight_map of .*index.json: got list"):
+        import_llama(directory)
     (directory / "model.safetensors.index.json").write_text(
         json.dumps({"weight_map": {"lm_head.weight": "../secret.safetensors"}})
     )

@@ -1,19 +1,73 @@
 """How attention is computed, without importing jax."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Generic, Literal, TypeVar
 
 from ringworld.core.errors import InputError
 
-Layout = Literal["contiguous", "zigzag", "striped"]
+Layout = Literal["contiguous", "zigzag", "striped", "balanced"]
+KernelName = Literal["auto", "xla", "pallas_tpu", "pallas_triton"]
+"""What computes one shard of queries against one of keys.
+
+| name | where |
+|---|---|
+| `auto` | the best of those below for the devices of the mesh |
+| `xla` | any backend |
+| `pallas_tpu` | TPU |
+| `pallas_triton` | NVIDIA GPU from Ampere on |
+"""
+Strategy = Literal["ring", "head_parallel", "hybrid", "all_gather"]
+"""How a sequence that is cut over devices is attended to.
+
+| strategy | what travels | needs |
+|---|---|---|
+| `ring` | keys and values, hop by hop | nothing |
+| `head_parallel` | heads for tokens, exchanged over all sequence axes | kv_heads a multiple of the members |
+| `hybrid` | the same over the `ulysses` axis, a ring over `ring` | kv_heads a multiple of `ulysses` |
+| `all_gather` | all keys and values to every member at once | room for the keys of the whole sequence |
+"""
+
+Axis = TypeVar("Axis")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SequenceAxes(Generic[Axis]):
+    """What the axes that cut a sequence cut while attention is computed."""
+
+    heads: tuple[Axis, ...]
+    """Those that cut heads instead, and hold all tokens of each."""
+    tokens: tuple[Axis, ...]
+    """Those that go on cutting tokens: the members of a ring, or of what is gathered."""
+
+
+def sequence_axes(strategy: Strategy, *, ring: Axis, ulysses: Axis) -> SequenceAxes[Axis]:
+    """Return which of the two sequence axes, given by name or by size, cuts what.
+
+    | strategy | heads | tokens |
+    |---|---|---|
+    | `ring`, `all_gather` | | ring, ulysses |
+    | `head_parallel` | ring, ulysses | |
+    | `hybrid` | ulysses | ring |
+    """
+    match strategy:
+        case "ring" | "all_gather":
+            return SequenceAxes(heads=(), tokens=(ring, ulysses))
+        case "head_parallel":
+            return SequenceAxes(heads=(ring, ulysses), tokens=())
+        case "hybrid":
+            return SequenceAxes(heads=(ulysses,), tokens=(ring,))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AttentionConfig:
     """Which kernel computes a block, and which tokens lie on which ring member."""
 
-    kernel: Literal["xla"] = "xla"
-    """What computes one shard of queries against one of keys; `xla` runs on every backend."""
+    kernel: KernelName = "auto"
+    """What computes one shard of queries against one of keys."""
+    pallas_mode: Literal["compiled", "interpreted"] = "compiled"
+    """Whether a Pallas kernel is compiled for its device, or interpreted on any: slow, for tests."""
+    strategy: Strategy = "ring"
+    """How the members of a sequence share the work; it changes speed and memory, never the result."""
     layout: Layout = "zigzag"
     """Which tokens of a sequence lie on which ring member; it changes speed, never the result."""
     block_q_tokens: int = 256

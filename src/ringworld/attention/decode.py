@@ -4,12 +4,10 @@ Each member attends to the keys that it holds, and the partial results are merge
 is that of the queries, not of the context (Tree Attention, arXiv 2408.04093).
 """
 
-import functools
-
 import jax
 from jaxtyping import Array, Float, Int32
 
-from ringworld.attention.backends import kernel_for
+from ringworld.attention.backends import kernel_for, on_each_device
 from ringworld.attention.config import AttentionConfig
 from ringworld.attention.inputs import axis_size, check_inputs
 from ringworld.attention.layouts import check_divides
@@ -44,10 +42,8 @@ def decode_attention(
     """
     check_inputs(q, k, v)
     check_divides("contiguous", seq=k.shape[1], members=axis_size(*SEQ_AXES))
-    attend = jax.shard_map(
-        functools.partial(_attend, config=config),
-        in_specs=(_Q, _KV, _KV, _Q_TOKENS, _Q_TOKENS, _TOKENS),
-        out_specs=_Q,
+    attend = on_each_device(
+        _attend, in_specs=(_Q, _KV, _KV, _Q_TOKENS, _Q_TOKENS, _TOKENS), out_specs=_Q, config=config
     )
     return attend(q, k, v, q_order, q_first, k_order)
 

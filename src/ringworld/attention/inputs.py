@@ -26,11 +26,18 @@ def axis_size(*axes: str) -> int:
     return math.prod(sizes[axis] for axis in axes)
 
 
-def check_inputs(q: Array, k: Array, v: Array) -> None:
+def check_inputs(q: Array, k: Array, v: Array, *, head_axes: tuple[str, ...] = (TENSOR_AXIS,)) -> None:
     """Refuse queries, keys and values [batch, seq, heads, head] that cannot be cut over the mesh that is set.
 
+    Args:
+        q: Queries.
+        k: Keys; they may be more or fewer than the queries.
+        v: Values, of the shape of the keys.
+        head_axes: The mesh axes that cut heads while attention is computed.
+
     Raises:
-        InputError: their types differ or are no compute type, or heads or batch do not divide.
+        InputError: their types differ or are no compute type, their shapes do not go together, or heads or
+        batch do not divide.
     """
     if not q.dtype == k.dtype == v.dtype or q.dtype.name not in ("float32", "bfloat16"):
         raise InputError(
@@ -39,13 +46,25 @@ def check_inputs(q: Array, k: Array, v: Array) -> None:
             expected="float32 or bfloat16, the same for all",
             remedy="Cast them to the compute type.",
         )
-    heads, kv_heads, tensor = q.shape[2], k.shape[2], axis_size(TENSOR_AXIS)
-    if heads % kv_heads or kv_heads % tensor:
+    if (
+        q.ndim != 4
+        or k.shape != v.shape
+        or k.ndim != 4
+        or (q.shape[0], q.shape[3]) != (k.shape[0], k.shape[3])
+    ):
+        raise InputError(
+            what="shapes of queries, keys and values",
+            got=f"{q.shape}, {k.shape}, {v.shape}",
+            expected="[batch, seq, heads, head], with one batch and one head size, and keys as values",
+            remedy="Check what was transposed or projected.",
+        )
+    heads, kv_heads, devices = q.shape[2], k.shape[2], axis_size(*head_axes)
+    if heads % kv_heads or kv_heads % devices:
         raise InputError(
             what="attention heads",
-            got=f"{heads} for queries and {kv_heads} for keys over {tensor} tensor-parallel devices",
+            got=f"{heads} for queries, {kv_heads} for keys, over {devices} devices ({', '.join(head_axes)})",
             expected="heads a multiple of kv_heads, and kv_heads a multiple of the devices",
-            remedy="Change heads or kv_heads of the model, or make the tensor axis of the mesh smaller.",
+            remedy="Change heads or kv_heads of the model, a mesh axis that cuts them, or the strategy.",
         )
     batch, devices = q.shape[0], axis_size(*BATCH_AXES)
     if batch % devices:
@@ -54,4 +73,19 @@ def check_inputs(q: Array, k: Array, v: Array) -> None:
             got=f"{batch} sequences over {devices} devices",
             expected=f"a multiple of {devices}",
             remedy="Change the sequences of a batch, or the data and fsdp axes of the mesh.",
+        )
+
+
+def check_tokens(order: Array, first: Array, *, q: Array) -> None:
+    """Refuse `order` and `first` that are not one int32 for each token of the queries.
+
+    Raises:
+        InputError: they are not.
+    """
+    if (order.shape, first.shape) != (q.shape[:2],) * 2 or not order.dtype == first.dtype == "int32":
+        raise InputError(
+            what="order and first of the tokens",
+            got=f"{order.dtype}{list(order.shape)} and {first.dtype}{list(first.shape)}",
+            expected=f"int32{list(q.shape[:2])} for both",
+            remedy="Give each token of each sequence its order and that of its example's first token.",
         )

@@ -7,20 +7,34 @@
 | (5, 3) | 6 | no: the future |
 | (5, 3) | -1 | no: padding is seen by nothing |
 | (-1, 0) | any | no: padding sees nothing |
+
+Between a block of queries and a block of keys, the bounds of their integers tell without a mask:
+
+| sees | when | what a kernel does |
+|---|---|---|
+| `NOTHING` | every query ends before the first key, or begins after the last | skips the pair |
+| `ALL` | every query begins by the first key and ends at the last or later | leaves the mask out |
+| `PART` | otherwise | makes the mask of this pair |
 """
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int32
 
-PADDING_ORDER = -1
+PADDING_ORDER: Final = -1
+NOTHING: Final = 0
+PART: Final = 1
+ALL: Final = 2
 _NEVER = np.int32(np.iinfo(np.int32).max)
 
 
 class MaskSpec(NamedTuple):
-    """The whole mask between some queries and some keys, or between blocks of them."""
+    """The whole mask between some queries and some keys, or between blocks of them.
+
+    `first` is never negative; padding has order -1 and first 0.
+    """
 
     q_order: Int32[Array, "*dims q_seq"]
     q_first: Int32[Array, "*dims q_seq"]
@@ -29,19 +43,33 @@ class MaskSpec(NamedTuple):
 
 def visible(spec: MaskSpec) -> Bool[Array, "*dims q_seq kv_seq"]:
     """Return the mask between one block of queries and one block of keys."""
-    keys = spec.k_order[..., None, :]
-    return (spec.q_first[..., None] <= keys) & (keys <= spec.q_order[..., None])
+    return in_sight(spec.k_order[..., None, :], order=spec.q_order[..., None], first=spec.q_first[..., None])
 
 
-def blocks_with_something_visible(spec: MaskSpec) -> Bool[Array, "*dims q_blocks kv_blocks"]:
-    """Return false for each pair of a block of queries and one of keys in which no query sees any key.
+def in_sight(
+    keys: Int32[Array, "..."], *, order: Int32[Array, "..."], first: Int32[Array, "..."]
+) -> Bool[Array, "..."]:
+    """Return whether queries see keys, given the integers of both in shapes that broadcast."""
+    return (first <= keys) & (keys <= order)
 
-    It compares bounds: a pair may be called true whose bounds overlap while its tokens do not.
+
+def block_visibility(spec: MaskSpec) -> Int32[Array, "*dims q_blocks kv_blocks"]:
+    """Return `NOTHING`, `PART` or `ALL` for each block of queries and each block of keys.
+
+    `ALL` is exact. A pair in which nothing is visible may be called `PART`, but not where each block is a run
+    of consecutive tokens, with padding behind it or not.
 
     Args:
         spec: integers of shapes [..., blocks, block].
+
+    Example:
+        Queries of order 4 5 with first 0 3, keys of order 2 3: `PART`, since 5 sees 3 but not 2.
     """
-    first = jnp.where(spec.q_order == PADDING_ORDER, _NEVER, spec.q_first).min(-1)[..., :, None]
-    key = jnp.where(spec.k_order == PADDING_ORDER, _NEVER, spec.k_order).min(-1)[..., None, :]
-    last_query, last_key = spec.q_order.max(-1)[..., :, None], spec.k_order.max(-1)[..., None, :]
-    return (first <= last_key) & (key <= last_query)
+    first, last = spec.q_first[..., :, None, :], spec.q_order[..., :, None, :]
+    keys = spec.k_order[..., None, :, :]
+    earliest = jnp.where(last == PADDING_ORDER, _NEVER, first).min(-1)
+    first_key, last_key = jnp.where(keys == PADDING_ORDER, _NEVER, keys).min(-1), keys.max(-1)
+    some = (earliest <= last_key) & (first_key <= last.max(-1))
+    every = (first.max(-1) <= keys.min(-1)) & (last_key <= last.min(-1))
+    # What sees everything sees something.
+    return some.astype(jnp.int32) + every.astype(jnp.int32)

@@ -1,9 +1,11 @@
 """Blockwise attention in plain XLA: every backend, and the default on a CPU. The contract is in `kernel.py`.
 
-The pairs of blocks in which something is visible are listed first, and one loop runs over that list, so that
-time is proportional to what is visible, in each row of a batch apart, and memory to one pair of blocks.
+The pairs of blocks in which something is visible are listed first, those that need no mask before the others,
+and one loop runs over each part of that list, so that time is proportional to what is visible, in each row of
+a batch apart, and memory to one pair of blocks.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import NamedTuple, TypeVar
@@ -16,7 +18,15 @@ from jaxtyping import Array, Float, Float32
 from ringworld.attention.config import AttentionConfig
 from ringworld.attention.kernel import Gradients
 from ringworld.attention.merge import Partial, merge, nothing_seen, of_scores
-from ringworld.attention.visibility import PADDING_ORDER, MaskSpec, blocks_with_something_visible, visible
+from ringworld.attention.visibility import (
+    ALL,
+    NOTHING,
+    PADDING_ORDER,
+    PART,
+    MaskSpec,
+    block_visibility,
+    visible,
+)
 
 Total = TypeVar("Total")
 
@@ -43,9 +53,11 @@ def forward(
     qs, ks, vs = _q_blocks(q, tiling), _kv_blocks(k, tiling), _kv_blocks(v, tiling)
     masks = _mask_blocks(mask, tiling)
 
-    def attend(total: Partial, i: Array, j: Array) -> Partial:
+    def attend(total: Partial, i: Array, j: Array, seen: Array | None) -> Partial:
         v_block = _at(vs, j)
-        scores = _scores(_at(qs, i), _at(ks, j), masks, i, j)
+        scores = _dot("rhgqd,rhkd->rhgqk", _at(qs, i), _at(ks, j)) * q.shape[-1] ** -0.5
+        if seen is not None:
+            scores = jnp.where(seen[:, None, None], scores, -jnp.inf)
         part = of_scores(scores, lambda weights: _dot("rhgqk,rhkd->rhgqd", weights.astype(v.dtype), v_block))
         out, lse = merge(Partial(out=_at(total.out, i), lse=_at(total.lse, i)), part)
         return Partial(out=_put(total.out, out, i), lse=_put(total.lse, lse, i))
@@ -66,7 +78,7 @@ def backward(
     config: AttentionConfig,
 ) -> Gradients:
     """Return what these keys contribute to the gradients, as `kernel.Kernel.backward` says."""
-    tiling = _tiling(q.shape, k.shape, config)
+    tiling, scale = _tiling(q.shape, k.shape, config), q.shape[-1] ** -0.5
     qs, ks, vs = _q_blocks(q, tiling), _kv_blocks(k, tiling), _kv_blocks(v, tiling)
     douts = _q_blocks(dout, tiling)
     # +inf for a query that sees nothing: exp(-inf - inf) is 0 where exp(-inf - -inf) is not a number.
@@ -74,24 +86,26 @@ def backward(
     deltas = _q_blocks(delta, tiling)
     masks = _mask_blocks(mask, tiling)
 
-    def attend(total: Gradients, i: Array, j: Array) -> Gradients:
+    # Keys before queries, and dq as its transpose: then no product has to transpose a block of scores.
+    def attend(total: Gradients, i: Array, j: Array, seen: Array | None) -> Gradients:
         q_block, k_block, dout_block = _at(qs, i), _at(ks, j), _at(douts, i)
-        scores = _scores(q_block, k_block, masks, i, j)
-        weights = jnp.exp(scores - _at(lses, i)[..., None])
-        dweights = _dot("rhgqd,rhkd->rhgqk", dout_block, _at(vs, j))
-        dscores = (weights * (dweights - _at(deltas, i)[..., None])).astype(q.dtype)
+        scores = _dot("rhkd,rhgqd->rhkgq", k_block, q_block) * scale
+        if seen is not None:
+            scores = jnp.where(seen.swapaxes(1, 2)[:, None, :, None], scores, -jnp.inf)
+        weights = jnp.exp(scores - _at(lses, i)[:, :, None])
+        dweights = _dot("rhkd,rhgqd->rhkgq", _at(vs, j), dout_block)
+        dscores = (weights * (dweights - _at(deltas, i)[:, :, None])).astype(q.dtype)
         return Gradients(
-            dq=_add(total.dq, _dot("rhgqk,rhkd->rhgqd", dscores, k_block), i),
-            dk=_add(total.dk, _dot("rhgqk,rhgqd->rhkd", dscores, q_block), j),
-            dv=_add(total.dv, _dot("rhgqk,rhgqd->rhkd", weights.astype(q.dtype), dout_block), j),
+            dq=_add(total.dq, _dot("rhkd,rhkgq->rhdgq", k_block, dscores), i),
+            dk=_add(total.dk, _dot("rhkgq,rhgqd->rhkd", dscores, q_block), j),
+            dv=_add(total.dv, _dot("rhkgq,rhgqd->rhkd", weights.astype(q.dtype), dout_block), j),
         )
 
-    zeros = Gradients(*(jnp.zeros_like(x, dtype=jnp.float32) for x in (qs, ks, vs)))
+    transposed = jnp.moveaxis(qs, -1, 3)
+    zeros = Gradients(*(jnp.zeros_like(x, dtype=jnp.float32) for x in (transposed, ks, vs)))
     total = _for_each_pair(masks, attend, zeros)
-    scale = q.shape[-1] ** -0.5
-    return Gradients(
-        dq=_join(total.dq, q.shape) * scale, dk=_join(total.dk, k.shape) * scale, dv=_join(total.dv, v.shape)
-    )
+    dq = _join(jnp.moveaxis(total.dq, 3, -1), q.shape)
+    return Gradients(dq=dq * scale, dk=_join(total.dk, k.shape) * scale, dv=_join(total.dv, v.shape))
 
 
 def _tiling(q_shape: tuple[int, ...], k_shape: tuple[int, ...], config: AttentionConfig) -> _Tiling:
@@ -108,19 +122,35 @@ def _even(seq: int, limit: int) -> int:
     return math.ceil(seq / math.ceil(seq / limit))
 
 
-def _for_each_pair(mask: MaskSpec, attend: Callable[[Total, Array, Array], Total], start: Total) -> Total:
-    """Run `attend(total, i, j)` over the blocks of queries i and of keys j in which something is visible."""
-    some = blocks_with_something_visible(jax.tree.map(lambda x: x.swapaxes(1, 2), mask)).any(axis=1)
-    _, q_blocks, kv_blocks = some.shape
-    if some.size == 1:
-        return attend(start, jnp.int32(0), jnp.int32(0))
-    pairs = lax.sort(jnp.where(some.reshape(-1), lax.iota(jnp.int32, some.size), some.size))
+def _for_each_pair(mask: MaskSpec, attend: Callable[..., Total], start: Total) -> Total:
+    """Run `attend(total, i, j, seen)` over the blocks of queries i and keys j in which something is visible.
 
-    def step(n: Array, total: Total) -> Total:
+    `seen` is their mask, [rows, q_block, kv_block], or None where all is visible.
+    """
+    by_row = block_visibility(jax.tree.map(lambda x: x.swapaxes(1, 2), mask))
+    # A block holds several rows: what all of them see whole needs no mask, what none sees is skipped.
+    sees = jnp.where((by_row == ALL).all(axis=1), ALL, jnp.minimum(by_row.max(axis=1), PART))
+    _, q_blocks, kv_blocks = sees.shape
+    mask = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), mask)
+
+    def masked(total: Total, i: Array, j: Array) -> Total:
+        order, first, keys = _at(mask.q_order, i), _at(mask.q_first, i), _at(mask.k_order, j)
+        return attend(total, i, j, visible(MaskSpec(q_order=order, q_first=first, k_order=keys)))
+
+    def unmasked(total: Total, i: Array, j: Array) -> Total:
+        return attend(total, i, j, None)
+
+    if sees.size == 1:
+        return masked(start, jnp.int32(0), jnp.int32(0))
+    pairs = lax.sort((ALL - sees.reshape(-1)) * sees.size + lax.iota(jnp.int32, sees.size)) % sees.size
+    whole, some = (x.sum(dtype=jnp.int32) for x in (sees == ALL, sees != NOTHING))
+
+    def step(n: Array, total: Total, attend: Callable[[Total, Array, Array], Total]) -> Total:
         i = pairs[n] // kv_blocks
         return attend(total, i, i // q_blocks * kv_blocks + pairs[n] % kv_blocks)
 
-    return lax.fori_loop(0, some.sum(dtype=jnp.int32), step, start)
+    total = lax.fori_loop(0, whole, functools.partial(step, attend=unmasked), start)
+    return lax.fori_loop(whole, some, functools.partial(step, attend=masked), total)
 
 
 def _cut(x: Array, rows: int, *, dimension: int, block: int, fill: int = 0) -> Array:
@@ -161,21 +191,6 @@ def _join(x: Array, shape: tuple[int, ...]) -> Array:
     x = x.reshape(shape[0] // x.shape[1], -1, *x.shape[1:])
     x = jnp.moveaxis(x, 1, x.ndim - 2 - tail)
     return x.reshape(*shape[:2], -1, *shape[3:])[:, :, : shape[2]]
-
-
-def _scores(q: Array, k: Array, mask: MaskSpec, i: Array, j: Array) -> Array:
-    """Return the scaled scores of a block, -inf where not visible."""
-    spec = MaskSpec(
-        q_order=_at(_flat(mask.q_order), i),
-        q_first=_at(_flat(mask.q_first), i),
-        k_order=_at(_flat(mask.k_order), j),
-    )
-    scores = _dot("rhgqd,rhkd->rhgqk", q, k) * q.shape[-1] ** -0.5
-    return jnp.where(visible(spec)[:, None, None], scores, -jnp.inf)
-
-
-def _flat(x: Array) -> Array:
-    return x.reshape(-1, *x.shape[2:])
 
 
 def _dot(subscripts: str, a: Array, b: Array) -> Array:

@@ -1,20 +1,51 @@
 """Host arrays to device arrays, each token on the ring member that its layout names."""
 
 import math
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
-from ringworld.attention.config import Layout
-from ringworld.attention.layouts import permutation
-from ringworld.core.sharding import SEQ_AXES, spec
+from ringworld.attention.config import AttentionConfig, sequence_axes
+from ringworld.attention.layouts import Placement, place
+from ringworld.core.sharding import RING_AXIS, ULYSSES_AXIS, spec
 
 BatchT = TypeVar("BatchT", bound=tuple[Any, ...])
 
 
-def arrange(batch: BatchT, *, mesh: Mesh, layout: Layout) -> BatchT:
+def place_rows(
+    lengths: Sequence[Sequence[int]], *, seq: int, attention: AttentionConfig, mesh: Mesh
+) -> list[Placement]:
+    """Return where the tokens of each row live, which may follow from the lengths of its examples.
+
+    Only the members between which attention leaves tokens cut count: where it exchanges tokens for heads, the
+    members of an exchange hold parts of one run.
+
+    Args:
+        lengths: of each row, the tokens of its examples in order; the rest is padding.
+        seq: tokens of a row.
+        attention: which layout, and the blocks that it keeps together.
+        mesh: what a row is cut over.
+
+    Raises:
+        InputError: the layout cannot cut a row into equal shares, or examples do not fit into one.
+    """
+    ring, ulysses = mesh.shape[RING_AXIS], mesh.shape[ULYSSES_AXIS]
+    return [
+        place(
+            attention.layout,
+            seq=seq,
+            members=math.prod(sequence_axes(attention.strategy, ring=ring, ulysses=ulysses).tokens),
+            lengths=row,
+            chunk_tokens=max(attention.block_q_tokens, attention.block_kv_tokens),
+        )
+        for row in lengths
+    ]
+
+
+def arrange(batch: BatchT, *, mesh: Mesh, placements: Sequence[Placement]) -> BatchT:
     """Return the same named tuple with its NumPy arrays [batch, seq] permuted and put on the mesh.
 
     Every process passes the whole batch and uploads only what its own devices hold.
@@ -22,18 +53,18 @@ def arrange(batch: BatchT, *, mesh: Mesh, layout: Layout) -> BatchT:
     Example:
         Two members and the zigzag layout lay tokens 0 1 2 3 4 5 6 7 out as 0 1 6 7 | 2 3 4 5.
 
-    Raises:
-        InputError: the layout cannot cut the sequence into equal shares.
+    Args:
+        batch: arrays in the order of the sequence.
+        mesh: where to.
+        placements: of each row, where its tokens live.
     """
     sharding = NamedSharding(mesh, spec("batch", "seq"))
-    seq = np.shape(batch[0])[1]
-    order = permutation(layout, seq=seq, members=math.prod(mesh.shape[axis] for axis in SEQ_AXES))
+    tokens = np.stack([placement.permutation() for placement in placements])
 
     def put(array: np.ndarray) -> jax.Array:
         def shard(index: tuple[slice, ...] | None) -> np.ndarray:
             assert index is not None
-            rows, slots = index
-            return array[rows][:, order[slots]]
+            return np.take_along_axis(array[index[0]], tokens[index], axis=1)
 
         return jax.make_array_from_callback(array.shape, sharding, shard)
 

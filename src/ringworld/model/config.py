@@ -1,11 +1,14 @@
 """The shape of a world model, without importing jax."""
 
+import math
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
 
-from ringworld.attention.config import AttentionConfig
+from ringworld.attention.config import AttentionConfig, sequence_axes
 from ringworld.core.errors import InputError
 from ringworld.core.mesh_config import MeshConfig
+from ringworld.core.ranges import check_range
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,13 +50,10 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         """Refuse sizes that cannot be built."""
-        sizes = ("layers", "embed", "heads", "kv_heads", "head", "mlp", "text_vocab")
-        for name in sizes:
-            if getattr(self, name) < 1:
-                raise _invalid(name, str(getattr(self, name)), "at least 1", "Give a positive size.")
-        for name in ("vision_vocab", "mlp_block_tokens"):
-            if getattr(self, name) < 0:
-                raise _invalid(name, str(getattr(self, name)), "0 or more", "Use 0 for none.")
+        check = partial(check_range, self, what="model {}".format)
+        check("layers", "embed", "heads", "kv_heads", "head", "mlp", "text_vocab", least=1)
+        check("vision_vocab", "mlp_block_tokens", "norm_eps", least=0)
+        check("rope_base", above=1)
         if self.heads % self.kv_heads:
             raise _invalid(
                 "kv_heads",
@@ -63,8 +63,6 @@ class ModelConfig:
             )
         if self.head % 2:
             raise _invalid("head", str(self.head), "an even width", "RoPE rotates pairs; use an even head.")
-        if self.rope_base <= 1:
-            raise _invalid("rope_base", str(self.rope_base), "more than 1", "LLaMA starts from 10000.")
 
     @property
     def vocab(self) -> int:
@@ -78,9 +76,11 @@ def check_mesh(config: ModelConfig, mesh: MeshConfig) -> None:
     Raises:
         InputError: a dimension of the model is not a multiple of the number of its pieces.
     """
+    axes = sequence_axes(config.attention.strategy, ring=mesh.ring, ulysses=mesh.ulysses)
+    cut_heads = math.prod(axes.heads)
     cuts = (
         ("heads", config.heads, "tensor members", mesh.tensor),
-        ("kv_heads", config.kv_heads, "tensor members", mesh.tensor),
+        ("kv_heads", config.kv_heads, "members of the axes that cut heads", mesh.tensor * cut_heads),
         ("mlp", config.mlp, "tensor members", mesh.tensor),
         ("vocab", config.vocab, "tensor members", mesh.tensor),
         ("embed", config.embed, "weight members (fsdp x ring x ulysses)", mesh.weight_members),

@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32, Int32
 
+from ringworld.attention.attend import attention
 from ringworld.attention.decode import decode_attention
-from ringworld.attention.ring import ring_attention
 from ringworld.core.sharding import spec
 from ringworld.model.cache import KVCache, append, fill
 from ringworld.model.config import ModelConfig
@@ -81,7 +81,7 @@ def prefill(
         def attend(q, k, v, stored_k=stored_k, stored_v=stored_v):
             keys.append(fill(stored_k, k.swapaxes(1, 2)))
             values.append(fill(stored_v, v.swapaxes(1, 2)))
-            return ring_attention(q, k, v, order=order, first=first, config=config.attention)
+            return attention(q, k, v, order=order, first=first, config=config.attention)
 
         x = layer(x, turn=turn, attend=attend, config=config)
     cache = KVCache(keys=tuple(keys), values=tuple(values), order=fill(cache.order, order))

@@ -5,7 +5,6 @@ embedding and of the head; `ringworld_text_vocab` in `config.json` keeps where t
 ignore it.
 """
 
-import os
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -17,8 +16,9 @@ from jaxtyping import Shaped
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from ringworld.core.config import from_json, read_as
 from ringworld.core.errors import InputError
-from ringworld.core.files import read_json, write_json_atomic
+from ringworld.core.files import read_json, write_json_atomic, writing
 from ringworld.model.config import ModelConfig
 from ringworld.model.world_model import WorldModel
 
@@ -72,7 +72,6 @@ def export_llama(model: WorldModel, directory: Path, *, config: ModelConfig, con
         config: The configuration of the model, with the `rope_base` of its last stage.
         context_tokens: Written as `max_position_embeddings`.
     """
-    directory.mkdir(parents=True, exist_ok=True)
     tensors = {}
     for weight in _outer(config, tied=False):
         tensors[weight.key] = weight.to_theirs(np.asarray(attrgetter(weight.path)(model)))
@@ -80,9 +79,8 @@ def export_llama(model: WorldModel, directory: Path, *, config: ModelConfig, con
         stacked = np.asarray(attrgetter(weight.path)(model.layers))
         for i in range(config.layers):
             tensors[weight.key.format(i)] = weight.to_theirs(stacked[i])
-    unfinished = directory / f".{WEIGHTS_FILE}.{os.getpid()}.tmp"
-    save_file(tensors, unfinished, metadata={"format": "pt"})
-    unfinished.replace(directory / WEIGHTS_FILE)
+    with writing(directory / WEIGHTS_FILE) as unfinished:
+        save_file(tensors, unfinished, metadata={"format": "pt"})
     write_json_atomic(directory / CONFIG_FILE, _their_config(config, context_tokens))
 
 
@@ -192,12 +190,15 @@ def _our_config(theirs: Any, problems: list[str]) -> ModelConfig | None:
         return None
     required = ("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size", "vocab_size")
     problems += [f"{key} is missing" for key in required if key not in theirs]
+    sizes = {key: theirs[key] for key in required if key in theirs}
+    problems += [f"{key} is {size!r}, not a number" for key, size in sizes.items() if type(size) is not int]
     for key, allowed in _SUPPORTED.items():
         if theirs.get(key, allowed[0]) not in allowed:
             problems.append(f"{key} is {theirs[key]!r}, supported is {allowed[0]!r}")
     rope = theirs.get("rope_parameters") or theirs.get("rope_scaling") or {}
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind != "default":
+    if not isinstance(rope, dict):
+        problems.append(f"RoPE is described by a {type(rope).__name__}, supported is an object")
+    elif (kind := rope.get("rope_type", rope.get("type", "default"))) != "default":
         problems.append(f"RoPE is scaled by {kind!r}, supported is 'default'")
     if problems:
         return None
@@ -218,7 +219,7 @@ def _our_config(theirs: Any, problems: list[str]) -> ModelConfig | None:
         )
     except InputError as error:
         problems.append(str(error))
-    except TypeError as error:
+    except (TypeError, ValueError, ZeroDivisionError) as error:
         problems.append(f"a size is not a number ({error})")
     return None
 
@@ -228,7 +229,8 @@ def _sources(directory: Path, problems: list[str]) -> dict[str, Path]:
     index, single = directory / INDEX_FILE, directory / WEIGHTS_FILE
     names = {WEIGHTS_FILE}
     if not single.exists() and index.exists():
-        names = set(read_json(index).get("weight_map", {}).values())
+        listed = read_as(dict[str, Any], index).get("weight_map")
+        names = set(from_json(dict[str, str], listed, where=f"weight_map of {index}").values())
     sources = {}
     for name in sorted(names):
         if Path(name).name != name or not name.endswith(".safetensors"):

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32, Int32, PRNGKeyArray
 
-from ringworld.attention.ring import LSE_NAME, OUT_NAME, ring_attention
+from ringworld.attention.attend import LSE_NAME, OUT_NAME, attention
 from ringworld.core.sharding import TENSOR_AXIS, spec
 from ringworld.model.config import ModelConfig
 from ringworld.model.layers import Layer, in_use, normal, rms_norm
@@ -58,7 +58,7 @@ def hidden(
     `remat="layer"` backward computes a layer again except for its attention.
     """
     turn = rotation(positions(order, first), frequencies(head=config.head, base=config.rope_base))
-    attend = partial(ring_attention, order=order, first=first, config=config.attention)
+    attend = partial(attention, order=order, first=first, config=config.attention)
 
     def step(
         x: Float[Array, "batch seq embed"], layer: Layer

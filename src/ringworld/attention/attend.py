@@ -1,0 +1,154 @@
+"""Attention over a sequence that is cut over the mesh: the one function that a model calls.
+
+Every strategy is two steps, each of which may be nothing: members of some axes exchange heads for tokens, and
+over the others keys and values go round a ring or are gathered (`config.sequence_axes`). So there is one
+backward pass too, which starts from the `out` and `lse` that are saved under the names below.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+from jax.sharding import PartitionSpec
+from jaxtyping import Array, Float, Float32, Int32
+
+from ringworld.attention import all_gather, ring
+from ringworld.attention.backends import on_each_device
+from ringworld.attention.config import AttentionConfig, SequenceAxes, sequence_axes
+from ringworld.attention.exchange import all_tokens, heads_for_tokens, tokens_for_heads
+from ringworld.attention.inputs import axis_size, check_inputs, check_tokens
+from ringworld.attention.layouts import check_divides
+from ringworld.core.sharding import BATCH_AXES, RING_AXIS, SEQ_AXES, TENSOR_AXIS, ULYSSES_AXIS, spec
+
+# A remat policy that saves these names keeps the backward pass from running the forward exchange again.
+OUT_NAME = "attention_out"
+LSE_NAME = "attention_lse"
+
+_TOKENS = spec("batch", "seq")
+_Q = spec("batch", "seq", "heads", "head")
+_KV = spec("batch", "seq", "kv_heads", "head")
+
+
+def attention(
+    q: Float[Array, "batch seq heads head"],
+    k: Float[Array, "batch seq kv_heads head"],
+    v: Float[Array, "batch seq kv_heads head"],
+    *,
+    order: Int32[Array, "batch seq"],
+    first: Int32[Array, "batch seq"],
+    config: AttentionConfig,
+) -> Float[Array, "batch seq heads head"]:
+    """Return the attention of each token to the keys whose order lies in [first, order].
+
+    Call it under a mesh of `core.mesh` (`jax.set_mesh`), with arrays sharded as `core.sharding.spec` says:
+    batch, seq and heads. The tokens may be in any layout; the result is in the same one, in the type and
+    sharding of `q`. Tokens with order -1 are padding: zeros, and zero gradients.
+
+    Raises:
+        InputError: shapes or types do not go together, heads or batch do not fit the mesh or the strategy,
+        the layout does not divide the sequence, or the kernel does not serve these heads or devices.
+    """
+    check_inputs(q, k, v, head_axes=(TENSOR_AXIS, *_axes(config).heads))
+    check_tokens(order, first, q=q)
+    check_divides(config.layout, seq=q.shape[1], members=axis_size(*SEQ_AXES))
+    return _attention(q, k, v, order, first, config)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
+def _attention(q: Array, k: Array, v: Array, order: Array, first: Array, config: AttentionConfig) -> Array:
+    return _forward(q, k, v, order, first, config)[0]
+
+
+def _forward(
+    q: Array, k: Array, v: Array, order: Array, first: Array, config: AttentionConfig
+) -> tuple[Array, Float32[Array, "batch heads seq"]]:
+    attend = on_each_device(
+        _local_forward,
+        in_specs=(_Q, _KV, _KV, _TOKENS, _TOKENS),
+        out_specs=(_Q, _lse_spec(config)),
+        config=config,
+    )
+    return attend(q, k, v, order, first)
+
+
+def _forward_rule(q: Array, k: Array, v: Array, order: Array, first: Array, config: AttentionConfig):
+    out, lse = _forward(q, k, v, order, first, config)
+    out, lse = checkpoint_name(out, OUT_NAME), checkpoint_name(lse, LSE_NAME)
+    return out, (q, k, v, order, first, out, lse)
+
+
+def _backward_rule(config: AttentionConfig, residuals: tuple[Array, ...], dout: Array):
+    attend = on_each_device(
+        _local_backward,
+        in_specs=(_Q, _KV, _KV, _TOKENS, _TOKENS, _Q, _lse_spec(config), _Q),
+        out_specs=(_Q, _KV, _KV),
+        config=config,
+    )
+    q, k, v, order, first, out, lse = residuals
+    dq, dk, dv = attend(q, k, v, order, first, out, lse, dout)
+    return dq, dk, dv, None, None
+
+
+_attention.defvjp(_forward_rule, _backward_rule)
+
+
+def _axes(config: AttentionConfig) -> SequenceAxes[str]:
+    return sequence_axes(config.strategy, ring=RING_AXIS, ulysses=ULYSSES_AXIS)
+
+
+def _lse_spec(config: AttentionConfig) -> PartitionSpec:
+    """Return how `lse` [batch, heads, seq] is cut: as the kernel makes it, and the backward pass uses it."""
+    axes = _axes(config)
+    return PartitionSpec(BATCH_AXES, (TENSOR_AXIS, *axes.heads), axes.tokens)
+
+
+def _local_forward(
+    q: Array, k: Array, v: Array, order: Array, first: Array, *, config: AttentionConfig
+) -> tuple[Array, Array]:
+    axes = _axes(config)
+    q, k, v = heads_for_tokens(*map(_heads_first, (q, k, v)), axes=axes.heads)
+    order, first = all_tokens(order, first, axes=axes.heads)
+    members = all_gather if config.strategy == "all_gather" else ring
+    out, lse = members.forward(q, k, v, order=order, first=first, axes=axes.tokens, config=config)
+    (out,) = tokens_for_heads(out.astype(q.dtype), axes=axes.heads)
+    return _heads_first(out), lse
+
+
+def _local_backward(
+    q: Array,
+    k: Array,
+    v: Array,
+    order: Array,
+    first: Array,
+    out: Array,
+    lse: Array,
+    dout: Array,
+    *,
+    config: AttentionConfig,
+) -> tuple[Array, ...]:
+    axes = _axes(config)
+    delta = jnp.sum(out.astype(jnp.float32) * dout.astype(jnp.float32), axis=-1, keepdims=True)
+    q, k, v, dout = heads_for_tokens(*map(_heads_first, (q, k, v, dout)), axes=axes.heads)
+    (delta,) = heads_for_tokens(_heads_first(delta), axes=axes.heads)
+    order, first = all_tokens(order, first, axes=axes.heads)
+    members = all_gather if config.strategy == "all_gather" else ring
+    gradients = members.backward(
+        q,
+        k,
+        v,
+        dout,
+        lse=lse,
+        delta=delta[..., 0],
+        order=order,
+        first=first,
+        axes=axes.tokens,
+        config=config,
+    )
+    gradients = tokens_for_heads(*(x.astype(q.dtype) for x in gradients), axes=axes.heads)
+    return tuple(map(_heads_first, gradients))
+
+
+def _heads_first(x: Array) -> Array:
+    """Swap tokens and heads, either way."""
+    return x.swapaxes(1, 2)

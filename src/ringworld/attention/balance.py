@@ -1,0 +1,163 @@
+"""The `balanced` layout: chunks of tokens, dealt so that no step of the ring waits for one of its members.
+
+The work of a ring is a table: visible pairs between the queries of one member and the keys of another. Each
+step is a diagonal of it, and lasts as long as its largest entry. So the entries of a diagonal should be
+equal, while all members hold as many tokens.
+
+1. A long document, cut into 2 R pieces that go to members 0, 1, ... R-1, R-1, ... 1, 0, gives every entry the
+   same: zigzag, for each document by itself.
+2. What that leaves over, and shorter documents, are dealt chunk by chunk, the longest first. A chunk goes to
+   the member with least work so far on the keys that it will see, which are those of its document dealt
+   before it; each candidate also pays for the work that its keys do already, as far as more of the
+   document is to come and will ask them, and for the chunks that it has.
+3. Documents of less than a chunk stay in the order of the sequence. So does everything, if the ring waits
+   little or less that way, as it does for many short documents of like length.
+
+A chunk is a block of the kernel, so the blocks in which something is visible are as many as in the sequence
+itself. Only exact sums decide, so that every host finds the same layout.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Int64
+
+from ringworld.attention.work import efficiency_of, work_of_chunks
+
+CHUNK_TOKENS = 256
+_WANTED_CHUNKS, _MOST_CHUNKS = 4096, 16384
+_UNITS = 16  # of a chunk: coarse enough for float64 to hold every sum
+_ENOUGH = 0.98
+_NOBODY = -1
+
+
+def chunk_size(*, seq: int, members: int, chunk_tokens: int = CHUNK_TOKENS) -> int:
+    """Return the tokens of a chunk: the largest divisor of a member's share up to `chunk_tokens`.
+
+    A member has two chunks at least, and a sequence of more than 4,096 chunks has longer ones, so that
+    dealing them takes no longer.
+
+    | seq | members | chunk_tokens | chunk |
+    |---|---|---|---|
+    | 1M | 64 | 256 | 256 |
+    | 4M | 64 | 256 | 1024 |
+    | 3,000 | 3 | 256 | 250 |
+    | 64 | 8 | 256 | 4 |
+    """
+    assert seq % members == 0, (seq, members)
+    share = seq // members
+    largest = min(_largest_chunk(seq, chunk_tokens), max(share // 2, 1))
+    return next(size for size in range(largest, 0, -1) if share % size == 0)
+
+
+def needed_divisor(*, seq: int, members: int) -> int:
+    """Return what a sequence must be a multiple of: the members, times a chunk if shares have no fit divisor.
+
+    A share of 16,411 tokens, which is prime, would be dealt token by token.
+    """
+    if seq % members == 0 and seq // chunk_size(seq=seq, members=members) > _MOST_CHUNKS:
+        return members * _largest_chunk(seq, CHUNK_TOKENS)
+    return members
+
+
+def _largest_chunk(seq: int, chunk_tokens: int) -> int:
+    return chunk_tokens * -(-seq // (chunk_tokens * _WANTED_CHUNKS))
+
+
+def deal(
+    lengths: Sequence[int], *, seq: int, members: int, chunk_tokens: int = CHUNK_TOKENS
+) -> Int64[np.ndarray, " chunks"]:
+    """Return the member that holds each chunk of the sequence; every member holds as many.
+
+    Example:
+        Three documents of 4, 2 and 2 chunks over 2 members. The first is dealt in zigzag. In the second the
+        queries of member 1 see keys of member 0, so in the third it is the other way about:
+
+        0 1 1 0 | 0 1 | 1 0
+
+    Args:
+        lengths: tokens of each document (or other example) of the packed sequence, in order; what they leave
+            is padding.
+        seq: tokens of the packed sequence.
+        members: size of the ring.
+        chunk_tokens: most tokens of a chunk, but for very long sequences.
+    """
+    size = chunk_size(seq=seq, members=members, chunk_tokens=chunk_tokens)
+    chunks = seq // size
+
+    def efficiency(holders: Int64[np.ndarray, " chunks"]) -> float:
+        return efficiency_of(work_of_chunks(lengths, holders, seq=seq, members=members), lengths)
+
+    as_it_is = np.repeat(np.arange(members), chunks // members)
+    if efficiency(as_it_is) >= _ENOUGH:
+        return as_it_is
+    dealt = _Dealer(members=members, chunks=chunks).deal(np.asarray(lengths, np.int64), chunk_tokens=size)
+    return max(as_it_is, dealt, key=efficiency)
+
+
+class _Dealer:
+    """What each member holds, and the work between members, while documents are dealt.
+
+    Sizes are in units of a sixteenth of a chunk, work in their squares.
+    """
+
+    def __init__(self, *, members: int, chunks: int) -> None:
+        self._members, self._share = members, chunks // members
+        self._holders = np.full(chunks, _NOBODY)
+        self._room = np.full(members, self._share)
+        self._work = np.zeros((members, members))  # of queries, on keys
+        self._asked = np.zeros(members)  # the same, summed over queries
+        self._own = np.zeros(members)  # of queries on keys of the same chunk; infinite once a member is full
+
+    def deal(
+        self, lengths: Int64[np.ndarray, " documents"], *, chunk_tokens: int
+    ) -> Int64[np.ndarray, " chunks"]:
+        ends = np.cumsum(lengths)
+        begins = ends - lengths
+        first, last = begins // chunk_tokens, (ends - 1) // chunk_tokens
+        head = _in_units((first + 1) * chunk_tokens - begins, chunk_tokens)
+        tail = _in_units(ends - last * chunk_tokens, chunk_tokens)
+        long = np.flatnonzero((lengths > chunk_tokens) & (last > first))
+        for i in long[np.argsort(-lengths[long], kind="stable")].tolist():
+            whole = [_UNITS] * int(last[i] - first[i] - 1)
+            self._deal_document(self._holders[first[i] : last[i] + 1], [int(head[i]), *whole, int(tail[i])])
+        self._holders[self._holders == _NOBODY] = np.repeat(np.arange(self._members), self._room)
+        return self._holders
+
+    def _deal_document(self, holders: Int64[np.ndarray, " chunks"], sizes: list[int]) -> None:
+        """Fill in who holds the chunks of one document, of which neighbours may have dealt the ends."""
+        if len(sizes) >= max(2 * self._members, self._share // 2):
+            self._deal_in_zigzag(holders)
+        work, asked, own, room = self._work, self._asked, self._own, self._room
+        held, to_come = np.zeros(self._members), sum(sizes)
+        for chunk, (size, member) in enumerate(zip(sizes, holders.tolist())):
+            to_come -= size
+            if member == _NOBODY:
+                cost = work @ held
+                cost += (to_come / self._members) * asked
+                cost += (size / 2) * own
+                member = int(cost.argmin())
+                holders[chunk] = member
+                room[member] -= 1
+                if not room[member]:
+                    own[member] = np.inf
+            seen = size * held
+            seen[member] += size * size / 2
+            work[member] += seen
+            asked += seen
+            own[member] += size * size / 2
+            held[member] += size
+
+    def _deal_in_zigzag(self, holders: Int64[np.ndarray, " chunks"]) -> None:
+        """Deal all but the last few chunks, in pieces of equal size."""
+        free = np.flatnonzero(holders == _NOBODY)
+        pieces = 2 * self._members
+        size = min(free.size // pieces, int(self._room.min()) // 2)
+        piece = np.arange(size * pieces) // max(size, 1)
+        holders[free[: piece.size]] = np.minimum(piece, pieces - 1 - piece)
+        self._room -= 2 * size
+        self._own[self._room == 0] = np.inf
+
+
+def _in_units(tokens: Int64[np.ndarray, " _"], chunk_tokens: int) -> Int64[np.ndarray, " _"]:
+    return np.maximum((tokens * _UNITS + chunk_tokens // 2) // chunk_tokens, 1)

@@ -1,0 +1,259 @@
+"""Blockwise attention in Pallas for TPU. The contract is in `kernel.py`.
+
+Each kernel walks over the pairs of blocks in which something is visible (`pallas_tpu_walk`), so that time is
+proportional to what is visible, whatever the order of the tokens. The backward pass is two kernels, one that
+keeps dq and one that keeps dk and dv (FlashAttention-2, arXiv 2307.08691): a single one would save two of
+seven products, but would read and write all of dq in HBM for every block of keys.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+from jaxtyping import Array, Float, Float32
+
+from ringworld.attention import pallas_tpu_kernels as kernels
+from ringworld.attention.config import AttentionConfig
+from ringworld.attention.kernel import Gradients
+from ringworld.attention.merge import Partial
+from ringworld.attention.pallas_arithmetic import base_two
+from ringworld.attention.pallas_tpu_kernels import LANES
+from ringworld.attention.pallas_tpu_walk import Places, places_by_keys, places_by_queries, walk_over
+from ringworld.attention.visibility import PADDING_ORDER, MaskSpec, block_visibility
+
+# A step costs a few hundred cycles besides its products, which take 2,000 on a v5e with a head of 128. Larger
+# blocks would hide that better, but more of what they compute would be masked.
+_Q_BLOCK_TOKENS, _KV_BLOCK_TOKENS = 512, 1024
+# A walk takes two integers a pair of blocks, of the 1 MiB of scalar memory that a core has.
+_MOST_PAIRS = 64 * 1024
+# The default of 16 MiB is too little for products of float32; the smallest core has 64 MiB.
+_VMEM_BYTES = 48 * 2**20
+
+
+class _Pass(NamedTuple):
+    """A kernel and what it works on."""
+
+    kernel: Callable[..., None]
+    rows: Literal["queries", "keys"]
+    """The blocks whose results it keeps."""
+    makes: tuple[Literal["q", "lse", "kv"], ...]
+    """Its results, each by the name of what it is shaped like."""
+    columns: int = 0
+    """How many values of each query it keeps besides, in all lanes."""
+
+
+class _Cut(NamedTuple):
+    """How a sequence is cut: into blocks, of which equal numbers make strips."""
+
+    seq: int
+    block: int
+    strips: int
+
+    @property
+    def padded(self) -> int:
+        return _up(self.seq, self.block * self.strips)
+
+
+_FORWARD = _Pass(kernel=kernels.forward, rows="queries", makes=("q", "lse"), columns=2)
+_BACKWARD_Q = _Pass(kernel=kernels.backward_q, rows="queries", makes=("q",))
+_BACKWARD_KV = _Pass(kernel=kernels.backward_kv, rows="keys", makes=("kv", "kv"))
+
+
+def forward(
+    q: Float[Array, "batch heads q_seq head"],
+    k: Float[Array, "batch kv_heads kv_seq head"],
+    v: Float[Array, "batch kv_heads kv_seq head"],
+    *,
+    mask: MaskSpec,
+    config: AttentionConfig,
+) -> Partial:
+    """Return attention of these queries to these keys alone, as `kernel.Kernel.forward` says."""
+    cuts = q_cut, kv_cut = _cuts(q, k, config)
+    q, k, v, mask = _pad(q, q_cut), _pad(k, kv_cut), _pad(v, kv_cut), _pad_mask(mask, cuts)
+
+    def strip(q: Array, q_order: Array, q_first: Array) -> tuple[Array, ...]:
+        part = mask._replace(q_order=q_order, q_first=q_first)
+        return _run(_FORWARD, q, k, v, part, cuts=cuts, config=config)
+
+    out, lse = _in_strips(strip, (q, mask.q_order, mask.q_first), q_cut)
+    return Partial(out=out, lse=lse)
+
+
+def backward(
+    q: Float[Array, "batch heads q_seq head"],
+    k: Float[Array, "batch kv_heads kv_seq head"],
+    v: Float[Array, "batch kv_heads kv_seq head"],
+    dout: Float[Array, "batch heads q_seq head"],
+    *,
+    lse: Float32[Array, "batch heads q_seq"],
+    delta: Float32[Array, "batch heads q_seq"],
+    mask: MaskSpec,
+    config: AttentionConfig,
+) -> Gradients:
+    """Return what these keys contribute to the gradients, as `kernel.Kernel.backward` says."""
+    cuts = q_cut, kv_cut = _cuts(q, k, config)
+    q, dout, lse, delta = (_pad(x, q_cut) for x in (q, dout, base_two(lse), delta))
+    k, v, mask = _pad(k, kv_cut), _pad(v, kv_cut), _pad_mask(mask, cuts)
+    run = functools.partial(_run, cuts=cuts, config=config)
+
+    def strip_of_queries(q, dout, lse, delta, q_order, q_first) -> tuple[Array, ...]:
+        part = mask._replace(q_order=q_order, q_first=q_first)
+        return run(_BACKWARD_Q, q, k, v, part, dout, lse, delta)
+
+    def strip_of_keys(k, v, k_order) -> tuple[Array, ...]:
+        return run(_BACKWARD_KV, q, k, v, mask._replace(k_order=k_order), dout, lse, delta)
+
+    (dq,) = _in_strips(strip_of_queries, (q, dout, lse, delta, mask.q_order, mask.q_first), q_cut)
+    dk, dv = _in_strips(strip_of_keys, (k, v, mask.k_order), kv_cut)
+    return Gradients(dq=dq, dk=dk, dv=dv)
+
+
+def _run(
+    which: _Pass,
+    q: Array,
+    k: Array,
+    v: Array,
+    mask: MaskSpec,
+    *rest: Array,
+    cuts: tuple[_Cut, _Cut],
+    config: AttentionConfig,
+) -> tuple[Array, ...]:
+    """Run a kernel over whole blocks; `rest` is dout, lse and delta for the backward pass."""
+    (batch, heads, q_seq, head), kv_heads = q.shape, k.shape[1]
+    q_block, kv_block = (cut.block for cut in cuts)
+    visible = block_visibility(
+        MaskSpec(
+            q_order=mask.q_order.reshape(batch, -1, q_block),
+            q_first=mask.q_first.reshape(batch, -1, q_block),
+            k_order=mask.k_order.reshape(batch, -1, kv_block),
+        )
+    )
+    group = heads // kv_heads
+    sizes = {"q_blocks": visible.shape[1], "kv_blocks": visible.shape[2], "group": group}
+    if which.rows == "queries":
+        walk, places = walk_over(visible), places_by_queries(**sizes)
+        grid, semantics = (kv_heads, group, walk.steps), (pltpu.PARALLEL, pltpu.PARALLEL, pltpu.ARBITRARY)
+    else:
+        walk, places = walk_over(visible.swapaxes(1, 2)), places_by_keys(**sizes)
+        grid, semantics = (kv_heads, walk.steps, group), (pltpu.PARALLEL, pltpu.ARBITRARY, pltpu.ARBITRARY)
+
+    specs = _specs(places, q_block=q_block, kv_block=kv_block, head=head)
+    shapes = {"q": q.shape, "kv": k.shape, "lse": (batch, heads, 1, q_seq)}
+    operands = ("q", "kv", "kv", "q_tokens", "q_tokens", "k_tokens", *(("q", "lse", "lse") if rest else ()))
+    # A row of tokens needs a dimension before it to be a row of lanes.
+    arrays = (q, k, v, *(x[:, None] for x in mask), *(x if x.ndim == 4 else x[:, :, None] for x in rest))
+    varying = frozenset().union(*(jax.typeof(x).manual_axis_type.varying for x in arrays))
+    kind = functools.partial(
+        jax.ShapeDtypeStruct,
+        dtype=jnp.float32,
+        manual_axis_type=jax.sharding.ManualAxisType(varying=varying),
+    )
+    results = pl.pallas_call(
+        functools.partial(which.kernel, scale=head**-0.5),
+        [kind(shapes[name]) for name in which.makes],
+        grid_spec=pltpu.PrefetchScalarGridSpec(
+            num_scalar_prefetch=2,
+            grid=grid,
+            in_specs=[specs[name] for name in operands],
+            out_specs=[specs[name] for name in which.makes],
+            scratch_shapes=[pltpu.VMEM((q_block, LANES), jnp.float32)] * which.columns,
+        ),
+        compiler_params=pltpu.CompilerParams(dimension_semantics=semantics, vmem_limit_bytes=_VMEM_BYTES),
+        interpret=config.pallas_mode == "interpreted",
+        name=f"attention_{which.kernel.__name__}",
+    )(walk.visits, walk.fetches, *arrays)
+    return tuple(x[:, :, 0] if name == "lse" else x for x, name in zip(results, which.makes))
+
+
+def _specs(places: Places, *, q_block: int, kv_block: int, head: int) -> dict[str, pl.BlockSpec]:
+    """Return which block of each kind of array is brought to a point of the grid."""
+
+    def heads(place: Callable, block: int) -> pl.BlockSpec:
+        return pl.BlockSpec((None, None, block, head), lambda *point: (*place(*point), 0))
+
+    def rows(point: tuple) -> tuple:
+        sequence, head, block = places.queries(*point)
+        return sequence, head, 0, block
+
+    def tokens(place: Callable, block: int) -> pl.BlockSpec:
+        return pl.BlockSpec((None, 1, block), lambda *point: (place(*point)[0], 0, place(*point)[2]))
+
+    return {
+        "q": heads(places.queries, q_block),
+        "kv": heads(places.keys, kv_block),
+        "lse": pl.BlockSpec((None, None, 1, q_block), lambda *point: rows(point)),
+        "q_tokens": tokens(places.queries, q_block),
+        "k_tokens": tokens(places.keys, kv_block),
+    }
+
+
+def _cuts(q: Array, k: Array, config: AttentionConfig) -> tuple[_Cut, _Cut]:
+    """Cut queries and keys into blocks, and into strips so short that a walk over one fits its memory."""
+    if config.pallas_mode == "interpreted":
+        limits = config.block_q_tokens, config.block_kv_tokens
+    else:
+        limits = _Q_BLOCK_TOKENS, _KV_BLOCK_TOKENS
+    (batch, _, q_seq, _), kv_seq = q.shape, k.shape[2]
+    q_block, kv_block = _block(q_seq, limits[0]), _block(kv_seq, limits[1])
+    q_blocks, kv_blocks = math.ceil(q_seq / q_block), math.ceil(kv_seq / kv_block)
+    strips = math.ceil(batch * q_blocks * kv_blocks / _MOST_PAIRS)
+    return (
+        _Cut(seq=q_seq, block=q_block, strips=min(strips, q_blocks)),
+        _Cut(seq=kv_seq, block=kv_block, strips=min(strips, kv_blocks)),
+    )
+
+
+def _block(seq: int, limit: int) -> int:
+    """Return the tokens of a block: equal ones, as far as whole lanes allow."""
+    return _up(math.ceil(seq / math.ceil(seq / limit)), LANES)
+
+
+def _up(n: int, multiple: int) -> int:
+    return math.ceil(n / multiple) * multiple
+
+
+def _in_strips(
+    attend: Callable[..., tuple[Array, ...]], arrays: tuple[Array, ...], cut: _Cut
+) -> tuple[Array, ...]:
+    """Attend with one strip of `arrays` after the other, and leave out what was padded."""
+
+    def split(x: Array) -> Array:
+        at = _token_dimension(x)
+        return jnp.moveaxis(x.reshape(*x.shape[:at], cut.strips, -1, *x.shape[at + 1 :]), at, 0)
+
+    def join(x: Array) -> Array:
+        x = jnp.moveaxis(x, 0, 2)
+        return x.reshape(*x.shape[:2], -1, *x.shape[4:])
+
+    if cut.strips == 1:
+        results = attend(*arrays)
+    else:
+        parts = lax.map(lambda strip: attend(*strip), tuple(split(x) for x in arrays))
+        results = tuple(join(x) for x in parts)
+    return tuple(x[:, :, : cut.seq] for x in results)
+
+
+def _pad_mask(mask: MaskSpec, cuts: tuple[_Cut, _Cut]) -> MaskSpec:
+    q_cut, kv_cut = cuts
+    return MaskSpec(
+        q_order=_pad(mask.q_order, q_cut, fill=PADDING_ORDER),
+        q_first=_pad(mask.q_first, q_cut),
+        k_order=_pad(mask.k_order, kv_cut, fill=PADDING_ORDER),
+    )
+
+
+def _pad(x: Array, cut: _Cut, *, fill: int = 0) -> Array:
+    """Fill up whole strips at the end of [batch, seq] or [batch, heads, seq, ...]."""
+    padding = [(0, 0)] * x.ndim
+    padding[_token_dimension(x)] = (0, cut.padded - cut.seq)
+    return jnp.pad(x, padding, constant_values=fill)
+
+
+def _token_dimension(x: Array) -> int:
+    return 1 if x.ndim == 2 else 2

@@ -1,0 +1,135 @@
+"""In what order a TPU kernel visits pairs of blocks.
+
+A walk goes through the rows, blocks whose results a kernel keeps, and in each row through the columns, the
+blocks of the other side, of which something is visible. Rows are blocks of queries, or of keys for the
+gradients of keys. The walk is prefetched into scalar memory, from which index maps read what to bring for the
+visits to come, and its length is known only to the running program: a pair in which nothing is visible is
+neither computed nor brought nor stepped over.
+
+Example:
+    Three rows of two columns, in which `ALL PART`, `NOTHING NOTHING` and `NOTHING PART` is visible:
+
+    | step | row | column | | brings column |
+    |---|---|---|---|---|
+    | 0 | 0 | 0 | first of its row, without a mask | 0 |
+    | 1 | 0 | 1 | last of its row, with a mask | 1 |
+    | 2 | 1 | | first and last of its row, whose zeros it writes | 1, which is there |
+    | 3 | 2 | 1 | first and last of its row, with a mask | 1, which is there |
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Int32
+
+from ringworld.attention.visibility import NOTHING
+
+_END = np.int32(np.iinfo(np.int32).max)
+# A visit in the bits of one integer: what is visible, first and last of its row, and above them its place.
+_VISIBLE, _FIRST, _LAST = 3, 4, 8
+_FLAG_BITS = 4
+
+
+class Walk(NamedTuple):
+    """The visits of a kernel, of which the first `steps` are made."""
+
+    steps: Int32[Array, ""]
+    visits: Int32[Array, " pairs"]
+    """Of each step the row, and what `Visit` says of it."""
+    fetches: Int32[Array, " pairs"]
+    """Of each step the column to bring: where nothing is visible, that of the step before."""
+
+
+class Visit(NamedTuple):
+    """What a kernel has to do at one step."""
+
+    visible: Int32[Array, ""]
+    """`NOTHING`, `PART` or `ALL`."""
+    first: Array
+    """Whether the row begins."""
+    last: Array
+    """Whether the row ends."""
+
+
+class Places(NamedTuple):
+    """Index maps from a point of the grid, `visits` and `fetches` to a sequence, a head and a block."""
+
+    queries: Callable[..., tuple[Array, Array, Array]]
+    keys: Callable[..., tuple[Array, Array, Array]]
+
+
+def walk_over(visible: Int32[Array, "batch rows columns"]) -> Walk:
+    """Return the walk over what `visibility.block_visibility` finds visible."""
+    _, rows, columns = visible.shape
+    something = visible != NOTHING
+    first_column = lax.broadcasted_iota(jnp.int32, visible.shape, 2) == 0
+    visited = something | (first_column & ~something.any(axis=-1, keepdims=True))
+    pair = lax.iota(jnp.int32, visible.size).reshape(visible.shape)
+    # What is visible rides along in the sort, which is cheaper than to look it up afterwards.
+    ranked = lax.sort(jnp.where(visited, pair * 4 + visible, _END).reshape(-1), is_stable=False)
+    pair, visible = ranked >> 2, ranked & 3
+    row = pair // columns
+    turns, edge = row[1:] != row[:-1], jnp.ones(1, bool)
+    first, last = jnp.concatenate([edge, turns]), jnp.concatenate([turns, edge])
+    fetched = lax.cummax(jnp.where((visible == NOTHING) | (ranked == _END), 0, pair))
+    return Walk(
+        steps=visited.sum(dtype=jnp.int32),
+        visits=visible
+        | jnp.where(first, _FIRST, 0)
+        | jnp.where(last, _LAST, 0)
+        | _join(row // rows, row % rows, rows) << _FLAG_BITS,
+        fetches=_join(fetched // (rows * columns), fetched % columns, columns),
+    )
+
+
+def visit_at(step: Int32[Array, ""], visits: jax.Ref) -> Visit:
+    """Return what a kernel has to do at a step."""
+    visit = visits[step]
+    return Visit(visible=visit & _VISIBLE, first=visit & _FIRST != 0, last=visit & _LAST != 0)
+
+
+def places_by_queries(*, q_blocks: int, kv_blocks: int, group: int) -> Places:
+    """Return the places of a walk whose rows are queries, on the grid (kv_heads, group, steps)."""
+
+    def queries(kv_head, member, step, visits, fetches):
+        sequence, block = _split(visits[step] >> _FLAG_BITS, q_blocks)
+        return sequence, kv_head * group + member, block
+
+    def keys(kv_head, member, step, visits, fetches):
+        sequence, block = _split(fetches[step], kv_blocks)
+        return sequence, kv_head, block
+
+    return Places(queries=queries, keys=keys)
+
+
+def places_by_keys(*, q_blocks: int, kv_blocks: int, group: int) -> Places:
+    """Return the places of a walk whose rows are keys, on the grid (kv_heads, steps, group)."""
+
+    def queries(kv_head, step, member, visits, fetches):
+        sequence, block = _split(fetches[step], q_blocks)
+        # Where nothing is visible, what was brought last stays: the block of the last of the group.
+        member = jnp.where(visit_at(step, visits).visible == NOTHING, group - 1, member)
+        return sequence, kv_head * group + member, block
+
+    def keys(kv_head, step, member, visits, fetches):
+        sequence, block = _split(visits[step] >> _FLAG_BITS, kv_blocks)
+        return sequence, kv_head, block
+
+    return Places(queries=queries, keys=keys)
+
+
+def _join(sequence: Array, block: Array, blocks: int) -> Array:
+    """Put two numbers into one by shifts: the scalar unit has no division."""
+    return sequence << _bits(blocks) | block
+
+
+def _split(joined: Array, blocks: int) -> tuple[Array, Array]:
+    return joined >> _bits(blocks), joined & ((1 << _bits(blocks)) - 1)
+
+
+def _bits(blocks: int) -> int:
+    return (blocks - 1).bit_length()

@@ -1,0 +1,434 @@
+"""Attention on NVIDIA GPUs from Ampere on: Pallas, lowered through Triton. The contract is in `kernel.py`.
+
+Three kernels, each with one block that stays and a loop over the blocks that it has to visit
+(FlashAttention-2, arXiv 2307.08691): for the output, for the gradient of queries, and for those of keys and
+values, which sums over the heads of a group. Triton works on powers of two, so a head of 80 is worked on as
+64 and 16 numbers.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton as plgpu
+from jaxtyping import Array, Float, Float32
+
+from ringworld.attention.config import AttentionConfig
+from ringworld.attention.kernel import Gradients
+from ringworld.attention.merge import Partial
+from ringworld.attention.pallas_gpu_blocks import (
+    FLOOR,
+    LOG2_E,
+    base_two,
+    fill_blocks,
+    float32_like,
+    live_for_keys,
+    live_for_queries,
+    pad_mask,
+)
+from ringworld.attention.visibility import MaskSpec, in_sight
+
+Carry = TypeVar("Carry")
+
+_SMALLEST = 16  # of any side of a product
+_ROWS_WITH_ROWS = (((1,), (1,)), ((), ()))
+_ROWS_WITH_COLUMNS = (((1,), (0,)), ((), ()))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tile:
+    """How a kernel is cut and compiled."""
+
+    q: int
+    """Queries of one block, a power of two."""
+    kv: int
+    """Keys of one block, a power of two."""
+    warps: int
+    """Groups of 32 threads that share a block, a power of two."""
+    stages: int
+    """Blocks in flight at once."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tiles:
+    """The tiles of the three kernels."""
+
+    forward: Tile
+    backward_q: Tile
+    backward_kv: Tile
+
+
+def choose_tiles(*, head: int, dtype: np.dtype) -> Tiles:
+    """Return tiles that spill few registers and fit in 99 KiB of shared memory, that of the smallest chips.
+
+    | head | queries and keys of a block: forward | backward_q | backward_kv |
+    |---|---|---|---|
+    | to 64 | 128, 64 | 128, 64 | 64, 128 |
+    | to 128 | 128, 64 | 128, 64 | 64, 64 |
+    | above | 64, 32 | 32, 32 | 32, 32 |
+    | any, float32 | 32, 32 | 32, 32 | 32, 32 |
+    """
+    small = Tile(q=32, kv=32, warps=8, stages=2)
+    if dtype == jnp.float32:  # no matrix unit: the operands of a product are held in registers
+        small = dataclasses.replace(small, stages=1)
+        return Tiles(forward=small, backward_q=small, backward_kv=small)
+    if head <= 64:
+        return Tiles(
+            forward=Tile(q=128, kv=64, warps=4, stages=3),
+            backward_q=Tile(q=128, kv=64, warps=8, stages=2),
+            backward_kv=Tile(q=64, kv=128, warps=8, stages=2),
+        )
+    if head <= 128:
+        wide = Tile(q=128, kv=64, warps=8, stages=2)
+        return Tiles(forward=wide, backward_q=wide, backward_kv=dataclasses.replace(wide, q=64))
+    return Tiles(forward=dataclasses.replace(small, q=64), backward_q=small, backward_kv=small)
+
+
+def forward(
+    q: Float[Array, "batch heads q_seq head"],
+    k: Float[Array, "batch kv_heads kv_seq head"],
+    v: Float[Array, "batch kv_heads kv_seq head"],
+    *,
+    mask: MaskSpec,
+    config: AttentionConfig,
+    tiles: Tiles | None = None,
+) -> Partial:
+    """Return attention of these queries to these keys alone, as `kernel.Kernel.forward` says.
+
+    Args:
+        q: Queries.
+        k: Keys.
+        v: Values.
+        mask: Which keys each query sees.
+        config: Upper limits of the blocks, and whether the kernel is compiled.
+        tiles: How to cut the work, if not as `choose_tiles` says.
+    """
+    tiles = tiles or choose_tiles(head=q.shape[3], dtype=q.dtype)
+    tile = _within(tiles.forward, config, q_seq=q.shape[2], kv_seq=k.shape[2])
+    mask = pad_mask(mask, q_block=tile.q, kv_block=tile.kv)
+    filled = _fill(q, tile.q)
+    out, lse = _launch(
+        functools.partial(_forward_kernel, tile=tile, scale=q.shape[3] ** -0.5),
+        of_sequence=(*live_for_queries(mask, q_block=tile.q, kv_block=tile.kv), *mask),
+        of_head=(filled, _fill(k, tile.kv), _fill(v, tile.kv)),
+        results=(float32_like(q, filled.shape), float32_like(q, filled.shape[:3])),
+        tile=tile,
+        config=config,
+    )
+    return Partial(out=out[:, :, : q.shape[2], : q.shape[3]], lse=lse[:, :, : q.shape[2]])
+
+
+def backward(
+    q: Float[Array, "batch heads q_seq head"],
+    k: Float[Array, "batch kv_heads kv_seq head"],
+    v: Float[Array, "batch kv_heads kv_seq head"],
+    dout: Float[Array, "batch heads q_seq head"],
+    *,
+    lse: Float32[Array, "batch heads q_seq"],
+    delta: Float32[Array, "batch heads q_seq"],
+    mask: MaskSpec,
+    config: AttentionConfig,
+    tiles: Tiles | None = None,
+) -> Gradients:
+    """Return what these keys contribute to the gradients, as `kernel.Kernel.backward` says.
+
+    Args:
+        q: Queries.
+        k: Keys.
+        v: Values.
+        dout: Cotangents of the final output.
+        lse: Log-sum-exp over all keys of the sequence.
+        delta: Sum over head of `dout` times the final output.
+        mask: Which keys each query sees.
+        config: Upper limits of the blocks, and whether the kernels are compiled.
+        tiles: How to cut the work, if not as `choose_tiles` says.
+    """
+    tiles = tiles or choose_tiles(head=q.shape[3], dtype=q.dtype)
+    of_queries = (q, dout, base_two(lse), delta)
+    dk, dv = _backward_kv(of_queries, k, v, mask=mask, config=config, tile=tiles.backward_kv)
+    dq = _backward_q(of_queries, k, v, mask=mask, config=config, tile=tiles.backward_q)
+    return Gradients(dq=dq, dk=dk, dv=dv)
+
+
+def _backward_q(
+    of_queries: tuple[Array, ...], k: Array, v: Array, *, mask: MaskSpec, config: AttentionConfig, tile: Tile
+) -> Array:
+    batch, heads, q_seq, head = of_queries[0].shape
+    tile = _within(tile, config, q_seq=q_seq, kv_seq=k.shape[2])
+    mask = pad_mask(mask, q_block=tile.q, kv_block=tile.kv)
+    filled = tuple(_fill(x, tile.q) for x in of_queries)
+    (dq,) = _launch(
+        functools.partial(_backward_q_kernel, tile=tile, scale=head**-0.5),
+        of_sequence=(*live_for_queries(mask, q_block=tile.q, kv_block=tile.kv), *mask),
+        of_head=(*filled, _fill(k, tile.kv), _fill(v, tile.kv)),
+        results=(float32_like(k, filled[0].shape),),
+        tile=tile,
+        config=config,
+    )
+    return dq[:, :, :q_seq, :head]
+
+
+def _backward_kv(
+    of_queries: tuple[Array, ...], k: Array, v: Array, *, mask: MaskSpec, config: AttentionConfig, tile: Tile
+) -> tuple[Array, Array]:
+    batch, kv_heads, kv_seq, head = k.shape
+    tile = _within(tile, config, q_seq=of_queries[0].shape[2], kv_seq=kv_seq)
+    mask = pad_mask(mask, q_block=tile.q, kv_block=tile.kv)
+    filled = (_fill(x, tile.q) for x in of_queries)
+    grouped = (x.reshape(batch, kv_heads, -1, *x.shape[2:]) for x in filled)
+    k = _fill(k, tile.kv)
+    result = float32_like(of_queries[0], k.shape)
+    dk, dv = _launch(
+        functools.partial(_backward_kv_kernel, tile=tile, scale=head**-0.5),
+        of_sequence=(*live_for_keys(mask, q_block=tile.q, kv_block=tile.kv), *mask),
+        of_head=(*grouped, k, _fill(v, tile.kv)),
+        results=(result, result),
+        tile=tile,
+        config=config,
+    )
+    return dk[:, :, :kv_seq, :head], dv[:, :, :kv_seq, :head]
+
+
+def _launch(
+    kernel: Callable[..., None],
+    *,
+    of_sequence: tuple[Array, ...],
+    of_head: tuple[Array, ...],
+    results: tuple[jax.ShapeDtypeStruct, ...],
+    tile: Tile,
+    config: AttentionConfig,
+) -> tuple[Array, ...]:
+    """Run a program for each block of each head of the results, from the one with most to visit on.
+
+    Args:
+        kernel: Takes references to the part of each array that belongs to its sequence, or sequence and head.
+        of_sequence: `LiveBlocks` and mask: [batch, ...].
+        of_head: [batch, heads, ...], perhaps with fewer heads than the results have.
+        results: [batch, heads, ...].
+        tile: How to compile it.
+        config: Whether to compile it.
+    """
+    batch, heads = results[0].shape[:2]
+
+    def of(x: Array | jax.ShapeDtypeStruct, *, share: int) -> pl.BlockSpec:
+        rest = x.shape[2:]
+        return pl.BlockSpec((None, None, *rest), lambda _, h, b: (b, h // share, *(0 for _ in rest)))
+
+    in_specs = [
+        *(
+            pl.BlockSpec((None, *x.shape[1:]), lambda _, h, b, n=x.ndim: (b, *[0] * (n - 1)))
+            for x in of_sequence
+        ),
+        *(of(x, share=heads // x.shape[1]) for x in of_head),
+    ]
+    call = pl.pallas_call(
+        kernel,
+        grid=(of_sequence[0].shape[1], heads, batch),
+        in_specs=in_specs,
+        out_specs=[of(x, share=1) for x in results],
+        out_shape=results,
+        compiler_params=plgpu.CompilerParams(num_warps=tile.warps, num_stages=tile.stages),
+        interpret=config.pallas_mode == "interpreted",
+    )
+    return call(*of_sequence, *of_head)
+
+
+def _forward_kernel(
+    turns: jax.Ref,
+    others: jax.Ref,
+    whole: jax.Ref,
+    some: jax.Ref,
+    q_order: jax.Ref,
+    q_first: jax.Ref,
+    k_order: jax.Ref,
+    q: jax.Ref,
+    k: jax.Ref,
+    v: jax.Ref,
+    out: jax.Ref,
+    lse: jax.Ref,
+    *,
+    tile: Tile,
+    scale: float,
+) -> None:
+    """Attend with running maximum and sum (FlashAttention-2, algorithm 1), with exponentials to base 2."""
+    i = turns[pl.program_id(0)]
+    rows = pl.ds(i * tile.q, tile.q)
+    order, first = q_order[rows][:, None], q_first[rows][:, None]
+    q_parts = _parts(q, rows)
+
+    def step(n: Array, carry: tuple[list[Array], Array, Array], *, masked: bool):
+        total, weight, highest = carry
+        keys = pl.ds(others[i, n] * tile.kv, tile.kv)
+        scores = _sum_of_products(q_parts, _parts(k, keys))
+        if masked:
+            scores = jnp.where(in_sight(k_order[keys][None, :], order=order, first=first), scores, -jnp.inf)
+        now = jnp.maximum(highest, scores.max(axis=1) * (scale * LOG2_E))
+        kept = jnp.exp2(highest - now)
+        weights = jnp.exp2(scores * (scale * LOG2_E) - now[:, None])
+        total = [
+            kept[:, None] * x + _dot(weights.astype(v.dtype), values, _ROWS_WITH_COLUMNS)
+            for x, values in zip(total, _parts(v, keys))
+        ]
+        return total, kept * weight + weights.sum(axis=1), now
+
+    start = (
+        [jnp.zeros(x.shape, jnp.float32) for x in q_parts],
+        jnp.zeros((tile.q,), jnp.float32),
+        jnp.full((tile.q,), FLOOR, jnp.float32),
+    )
+    total, weight, highest = _visit(step, start, whole=whole[i], some=some[i])
+    _store(out, rows, [x / jnp.where(weight == 0, 1.0, weight)[:, None] for x in total])
+    lse[rows] = jnp.where(weight == 0, -jnp.inf, (highest + jnp.log2(weight)) / LOG2_E)
+
+
+def _backward_q_kernel(
+    turns: jax.Ref,
+    others: jax.Ref,
+    whole: jax.Ref,
+    some: jax.Ref,
+    q_order: jax.Ref,
+    q_first: jax.Ref,
+    k_order: jax.Ref,
+    q: jax.Ref,
+    dout: jax.Ref,
+    lse: jax.Ref,
+    delta: jax.Ref,
+    k: jax.Ref,
+    v: jax.Ref,
+    dq: jax.Ref,
+    *,
+    tile: Tile,
+    scale: float,
+) -> None:
+    """Sum the gradients of a block of queries over the keys that it sees."""
+    i = turns[pl.program_id(0)]
+    rows = pl.ds(i * tile.q, tile.q)
+    order, first = q_order[rows][:, None], q_first[rows][:, None]
+    lse_rows, delta_rows = lse[rows][:, None], delta[rows][:, None]
+    q_parts, dout_parts = _parts(q, rows), _parts(dout, rows)
+
+    def step(n: Array, total: list[Array], *, masked: bool) -> list[Array]:
+        keys = pl.ds(others[i, n] * tile.kv, tile.kv)
+        k_parts = _parts(k, keys)
+        scores = _sum_of_products(q_parts, k_parts)
+        if masked:
+            scores = jnp.where(in_sight(k_order[keys][None, :], order=order, first=first), scores, -jnp.inf)
+        weights = jnp.exp2(scores * (scale * LOG2_E) - lse_rows)
+        dweights = _sum_of_products(dout_parts, _parts(v, keys))
+        dscores = (weights * (dweights - delta_rows)).astype(k.dtype)
+        return [x + _dot(dscores, part, _ROWS_WITH_COLUMNS) for x, part in zip(total, k_parts)]
+
+    start = [jnp.zeros(x.shape, jnp.float32) for x in q_parts]
+    total = _visit(step, start, whole=whole[i], some=some[i])
+    _store(dq, rows, [x * scale for x in total])
+
+
+def _backward_kv_kernel(
+    turns: jax.Ref,
+    others: jax.Ref,
+    whole: jax.Ref,
+    some: jax.Ref,
+    q_order: jax.Ref,
+    q_first: jax.Ref,
+    k_order: jax.Ref,
+    q: jax.Ref,
+    dout: jax.Ref,
+    lse: jax.Ref,
+    delta: jax.Ref,
+    k: jax.Ref,
+    v: jax.Ref,
+    dk: jax.Ref,
+    dv: jax.Ref,
+    *,
+    tile: Tile,
+    scale: float,
+) -> None:
+    """Sum the gradients of a block of keys over the heads of its group and the queries that see it.
+
+    Scores are transposed, [keys, queries], so that weights enter products as they lie in registers.
+    """
+    j = turns[pl.program_id(0)]
+    keys = pl.ds(j * tile.kv, tile.kv)
+    keys_order = k_order[keys][:, None]
+    k_parts, v_parts = _parts(k, keys), _parts(v, keys)
+
+    def step(n: Array, total: tuple[list[Array], list[Array]], *, head: Array, masked: bool):
+        dk_total, dv_total = total
+        rows = pl.ds(others[j, n] * tile.q, tile.q)
+        q_parts, dout_parts = _parts(q, head, rows), _parts(dout, head, rows)
+        scores = _sum_of_products(k_parts, q_parts)
+        if masked:
+            order, first = q_order[rows][None, :], q_first[rows][None, :]
+            scores = jnp.where(in_sight(keys_order, order=order, first=first), scores, -jnp.inf)
+        weights = jnp.exp2(scores * (scale * LOG2_E) - lse[head, rows][None, :])
+        dweights = _sum_of_products(v_parts, dout_parts)
+        dscores = (weights * (dweights - delta[head, rows][None, :])).astype(q.dtype)
+        weights = weights.astype(dout.dtype)
+        return (
+            [x + _dot(dscores, part, _ROWS_WITH_COLUMNS) for x, part in zip(dk_total, q_parts)],
+            [x + _dot(weights, part, _ROWS_WITH_COLUMNS) for x, part in zip(dv_total, dout_parts)],
+        )
+
+    def over_head(head: Array, total: tuple[list[Array], list[Array]]):
+        return _visit(functools.partial(step, head=head), total, whole=whole[j], some=some[j])
+
+    zeros = [jnp.zeros(x.shape, jnp.float32) for x in k_parts]
+    dk_total, dv_total = lax.fori_loop(0, q.shape[0], over_head, (zeros, zeros))
+    _store(dk, keys, [x * scale for x in dk_total])
+    _store(dv, keys, dv_total)
+
+
+def _visit(step: Callable[..., Carry], carry: Carry, *, whole: Array, some: Array) -> Carry:
+    """Go through the blocks to visit, and mask only those that need it."""
+    carry = lax.fori_loop(0, whole, functools.partial(step, masked=False), carry)
+    return lax.fori_loop(whole, some, functools.partial(step, masked=True), carry)
+
+
+def _parts(x: jax.Ref, *tokens) -> list[Array]:
+    """Load a block [tokens, head] in pieces along head whose sizes are powers of two."""
+    return [x[*tokens, piece] for piece in _pieces(x.shape[-1])]
+
+
+def _store(x: jax.Ref, tokens, parts: list[Array]) -> None:
+    for piece, part in zip(_pieces(x.shape[-1]), parts):
+        x[tokens, piece] = part
+
+
+def _pieces(head: int) -> list:
+    """Return 0..64 and 64..80 for a head of 80."""
+    sizes = [1 << bit for bit in reversed(range(head.bit_length())) if head & 1 << bit]
+    return [pl.ds(sum(sizes[:n]), size) for n, size in enumerate(sizes)]
+
+
+def _sum_of_products(a: list[Array], b: list[Array]) -> Array:
+    return functools.reduce(jnp.add, (_dot(x, y, _ROWS_WITH_ROWS) for x, y in zip(a, b)))
+
+
+def _dot(a: Array, b: Array, dimensions) -> Array:
+    # Without "highest" float32 operands would be rounded to TF32.
+    precision = lax.Precision.HIGHEST if a.dtype == jnp.float32 else None
+    return lax.dot_general(a, b, dimensions, precision=precision, preferred_element_type=jnp.float32)
+
+
+def _within(tile: Tile, config: AttentionConfig, *, q_seq: int, kv_seq: int) -> Tile:
+    """Shrink a tile to the blocks that `config` allows and to the sequence."""
+    q = min(tile.q, pl.next_power_of_2(q_seq), _power_of_two(config.block_q_tokens))
+    kv = min(tile.kv, pl.next_power_of_2(kv_seq), _power_of_two(config.block_kv_tokens))
+    return dataclasses.replace(tile, q=max(q, _SMALLEST), kv=max(kv, _SMALLEST))
+
+
+def _power_of_two(limit: int) -> int:
+    return 1 << limit.bit_length() - 1
+
+
+def _fill(x: Array, block: int) -> Array:
+    """Fill up the last block of tokens of [batch, heads, seq, ...], and head to what a product takes."""
+    x = fill_blocks(x, 2, block)
+    return fill_blocks(x, 3, _SMALLEST) if x.ndim == 4 else x

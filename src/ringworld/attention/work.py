@@ -1,0 +1,106 @@
+"""How much of the attention of a packed sequence lies between any two members of a ring."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Int64
+
+from ringworld.core.errors import InputError
+
+
+def check_lengths(lengths: Sequence[int], *, seq: int) -> None:
+    """Refuse examples that do not fit into a packed sequence.
+
+    Raises:
+        InputError: a length is below 1, or together they exceed `seq`.
+    """
+    tokens, shortest = sum(lengths), min(lengths, default=1)
+    if tokens > seq or shortest < 1:
+        raise InputError(
+            what="example lengths",
+            got=f"{tokens} tokens in all, the shortest {shortest}",
+            expected=f"lengths of at least 1 that fill {seq} tokens at most",
+            remedy="Pack fewer examples, or raise the context length.",
+        )
+
+
+def work_of_chunks(
+    lengths: Sequence[int], holders: Int64[np.ndarray, " chunks"], *, seq: int, members: int
+) -> Int64[np.ndarray, "{members} {members}"]:
+    """Count the visible pairs of a query that one member holds and a key that another does.
+
+    A sequence of `seq` tokens in equal chunks cuts an example into parts. A part of x tokens sees, on each
+    member, x times the tokens that this member holds of earlier parts, and x (x + 1) / 2 pairs within
+    itself. Time and memory are of order chunks x members; every sum is exact.
+
+    Example:
+        One example of 4 tokens in two chunks, held by members 0 and 1: `[[3, 0], [4, 3]]`.
+    """
+    chunk_tokens = seq // holders.size
+    sizes = np.asarray(lengths, dtype=np.int64)
+    ends = np.cumsum(sizes)
+    begins = ends - sizes
+    parts = (ends - 1) // chunk_tokens - begins // chunk_tokens + 1
+    example = np.repeat(np.arange(sizes.size), parts)
+    first_part = np.repeat(np.cumsum(parts) - parts, parts)
+    chunk = begins[example] // chunk_tokens + np.arange(example.size) - first_part
+    tokens = np.minimum(ends[example], (chunk + 1) * chunk_tokens) - np.maximum(
+        begins[example], chunk * chunk_tokens
+    )
+    member = holders[chunk]
+    work = np.zeros((members, members), dtype=np.int64)
+    np.add.at(work, (member, member), tokens * (tokens + 1) // 2)
+
+    # Examples within one chunk see no other; leaving them out bounds memory where examples are many.
+    cut = np.flatnonzero(parts[example] > 1)
+    if cut.size:
+        first_part = np.searchsorted(cut, first_part[cut])
+        tokens, member = tokens[cut], member[cut]
+        held = np.zeros((cut.size + 1, members), dtype=np.int64)
+        held[np.arange(cut.size) + 1, member] = tokens
+        np.cumsum(held, axis=0, out=held)
+        seen = held[:-1] - held[first_part]
+        seen *= tokens[:, None]
+        by_member = np.argsort(member, kind="stable")
+        present, at = np.unique(member[by_member], return_index=True)
+        work[present] += np.add.reduceat(seen[by_member], at, axis=0)
+    return work
+
+
+def work_striped(lengths: Sequence[int], *, members: int) -> Int64[np.ndarray, "{members} {members}"]:
+    """Count the same where the tokens of the sequence take turns among the members.
+
+    Counted from the member of an example's first token, member i holds c of its tokens, and the k-th of these
+    (from 0) sees k + 1 tokens of a member up to i, and k of one after it: c (c - 1) / 2 pairs in all, and c
+    more where the keys' member is not after i. So time does not depend on the tokens.
+
+    Example:
+        One example of 3 tokens over 2 members: `[[3, 1], [1, 1]]`.
+    """
+    sizes = np.asarray(lengths, dtype=np.int64)
+    turn = np.arange(members)
+    held = (sizes[:, None] - turn + members - 1) // members
+    begin = (np.cumsum(sizes) - sizes) % members
+    work = np.zeros((members, members), dtype=np.int64)
+    for first in np.unique(begin):
+        c = held[begin == first]
+        at_least, more = (c * (c - 1) // 2).sum(axis=0), c.sum(axis=0)
+        between = at_least[:, None] + np.where(turn <= turn[:, None], more[:, None], 0)
+        holder = (first + turn) % members
+        work[np.ix_(holder, holder)] += between
+    return work
+
+
+def by_step(work: Int64[np.ndarray, "members members"]) -> Int64[np.ndarray, "members members"]:
+    """Return the work of each member at each step: at step t, member m holds the keys of (m - t) mod R."""
+    member = np.arange(len(work))
+    return work[member[:, None], (member[:, None] - member) % len(work)]
+
+
+def efficiency_of(work: Int64[np.ndarray, "members members"], lengths: Sequence[int]) -> float:
+    """Return the visible pairs over R x the sum over steps of the slowest member's work.
+
+    It is 0 where there are no pairs.
+    """
+    pairs = sum(length * (length + 1) // 2 for length in lengths)
+    return pairs / max(len(work) * int(by_step(work).max(axis=0).sum()), 1)

@@ -1,0 +1,52 @@
+"""`ringworld bench layouts`: how evenly each layout spreads the work of ring attention."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from ringworld.attention.config import Layout
+from ringworld.cli.options import otherwise
+
+Lengths = Literal["one", "equal", "random", "lognormal", "book"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BenchLayouts:
+    """Compare how evenly layouts spread the attention of one packed sequence over a ring.
+
+    Nothing is attended to: the work follows from the lengths of the documents. Efficiency is the work over
+    what the ring takes if each step waits for its slowest member; once with work counted in visible pairs of
+    a query and a key, once in the blocks that a kernel computes.
+    """
+
+    seq: int = 1 << 20
+    """Length of the packed sequence, in tokens."""
+    members: int = 64
+    """Members of the ring."""
+    layouts: tuple[Layout, ...] = ("contiguous", "zigzag", "striped", "balanced")
+    """Which to compare."""
+    lengths: Lengths = "book"
+    """One document; so many equal ones; so many, cut at random places; log-normal lengths until the sequence
+    is full; or a book of 40% of it and log-normal lengths for the rest."""
+    documents: int = 16
+    """How many documents, of equal and of random lengths."""
+    median_tokens: int = 2000
+    """Median of log-normal lengths."""
+    sigma: float = 1.5
+    """Spread of log-normal lengths: the standard deviation of their logarithm."""
+    seed: int = 0
+    """The same seed gives the same lengths."""
+    block_tokens: int = 256
+    """Side of a block of the kernel, and tokens that the balanced layout keeps together."""
+    out: Annotated[Path | None, otherwise("no picture", metavar="PATH")] = None
+    """File for a picture (PNG) of the work of each member at each step."""
+    json: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Print one JSON object instead of a table."""
+
+    def run(self) -> None:
+        """Print what was measured."""
+        from ringworld.cli.jobs.layouts import bench_layouts
+
+        print(bench_layouts(self))

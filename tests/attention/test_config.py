@@ -1,0 +1,20 @@
+import dataclasses
+
+import pytest
+
+from ringworld.attention.config import AttentionConfig, SequenceAxes, sequence_axes
+from ringworld.core.errors import InputError
+
+
+@pytest.mark.parametrize("name", ["block_q_tokens", "block_kv_tokens"])
+def test_empty_blocks_are_refused(name):
+    with pytest.raises(InputError, match=f"{name}: got 0, expected at least 1 token"):
+        dataclasses.replace(AttentionConfig(), **{name: 0})
+
+
+def test_sequence_axes_cut_heads_or_tokens():
+    sizes = {"ring": 4, "ulysses": 2}
+    assert sequence_axes("ring", **sizes) == SequenceAxes(heads=(), tokens=(4, 2))
+    assert sequence_axes("all_gather", **sizes) == SequenceAxes(heads=(), tokens=(4, 2))
+    assert sequence_axes("head_parallel", **sizes) == SequenceAxes(heads=(4, 2), tokens=())
+    assert sequence_axes("hybrid", **sizes) == SequenceAxes(heads=(2,), tokens=(4,))

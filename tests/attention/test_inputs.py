@@ -1,0 +1,47 @@
+import jax
+import jax.numpy as jnp
+import pytest
+
+from ringworld.attention.inputs import check_inputs, check_tokens
+from ringworld.core.errors import InputError
+from ringworld.core.mesh import abstract_mesh
+from ringworld.core.mesh_config import MeshConfig
+
+
+@pytest.mark.parametrize(
+    ("q", "k", "v"),
+    [
+        ((2, 8, 4, 16), (2, 8, 2, 16), (2, 8, 4, 16)),
+        ((2, 8, 4, 16), (2, 8, 2, 32), (2, 8, 2, 32)),
+        ((2, 8, 4, 16), (1, 8, 2, 16), (1, 8, 2, 16)),
+        ((2, 8, 64), (2, 8, 64), (2, 8, 64)),
+    ],
+    ids=["values unlike keys", "another head size", "another batch", "no heads"],
+)
+def test_shapes_that_do_not_go_together_are_refused(q, k, v):
+    arrays = [jnp.zeros(shape) for shape in (q, k, v)]
+    with jax.sharding.use_abstract_mesh(abstract_mesh(MeshConfig())):
+        with pytest.raises(
+            InputError, match=r"shapes of queries, keys and values: got \(2, 8,.*batch, seq, he"
+        ):
+            check_inputs(*arrays)
+
+
+@pytest.mark.parametrize(
+    ("order", "first", "message"),
+    [
+        (jnp.zeros((2, 8), jnp.int32), jnp.zeros((2, 1), jnp.int32), r"int32\[2, 8\] and int32\[2, 1\]"),
+        (jnp.zeros(8, jnp.int32), jnp.zeros(8, jnp.int32), r"int32\[8\] and int32\[8\]"),
+        (jnp.zeros((2, 8)), jnp.zeros((2, 8), jnp.int32), r"float32\[2, 8\] and int32\[2, 8\]"),
+    ],
+    ids=["one for a row", "no batch", "floats"],
+)
+def test_every_token_needs_an_order_and_a_first(order, first, message):
+    with pytest.raises(InputError, match=message + r", expected int32\[2, 8\] for both"):
+        check_tokens(order, first, q=jnp.zeros((2, 8, 4, 16)))
+
+
+def test_keys_may_be_more_than_queries():
+    q, k = jnp.zeros((2, 1, 4, 16)), jnp.zeros((2, 64, 2, 16))
+    with jax.sharding.use_abstract_mesh(abstract_mesh(MeshConfig())):
+        check_inputs(q, k, k)

@@ -1,0 +1,59 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ringworld.attention.work import by_step, check_lengths, efficiency_of, work_of_chunks, work_striped
+from ringworld.core.errors import InputError
+
+
+def counted_one_by_one(lengths: list[int], holders: np.ndarray, *, members: int) -> list[list[int]]:
+    work, begin = np.zeros((members, members), int), 0
+    for length in lengths:
+        for query in range(begin, begin + length):
+            for key in range(begin, query + 1):
+                work[holders[query], holders[key]] += 1
+        begin += length
+    return work.tolist()
+
+
+def test_pairs_counted_by_hand():
+    # Queries 0 1 2 3 see 1 2 3 4 keys; 0 and 1 live on member 0.
+    assert work_of_chunks([4], np.array([0, 1]), seq=4, members=2).tolist() == [[3, 0], [4, 3]]
+    # Tokens 0 and 1 are one example, 2 to 4 another, and 5 is padding; chunks of two tokens.
+    work = work_of_chunks([2, 3], np.array([1, 0, 1]), seq=6, members=2)
+    assert work.tolist() == [[3, 0], [2, 3 + 1]]
+    assert work_striped([3], members=2).tolist() == [[3, 1], [1, 1]]
+    assert work_striped([1, 3], members=2).tolist() == [[1 + 1, 1], [1, 3]]
+
+
+@given(data=st.data(), members=st.integers(1, 4), chunk_tokens=st.integers(1, 4), chunks=st.integers(1, 8))
+def test_pairs_are_those_counted_one_by_one(data, members, chunk_tokens, chunks):
+    seq = chunk_tokens * chunks
+    drawn = data.draw(st.lists(st.integers(1, 9), max_size=8))
+    lengths = [n for n, end in zip(drawn, np.cumsum(drawn)) if end <= seq]
+    holders = np.array(data.draw(st.lists(st.integers(0, members - 1), min_size=chunks, max_size=chunks)))
+    of_tokens = np.repeat(holders, chunk_tokens)
+    expected = counted_one_by_one(lengths, of_tokens, members=members)
+    assert work_of_chunks(lengths, holders, seq=seq, members=members).tolist() == expected
+    in_turn = counted_one_by_one(lengths, np.arange(seq) % members, members=members)
+    assert work_striped(lengths, members=members).tolist() == in_turn
+
+
+def test_step_t_pairs_a_member_with_the_keys_of_the_t_th_before_it():
+    work = np.array([[0, 1, 2], [10, 11, 12], [20, 21, 22]])
+    assert by_step(work).tolist() == [[0, 2, 1], [11, 10, 12], [22, 21, 20]]
+
+
+def test_each_step_waits_for_its_slowest_member():
+    # 10 visible pairs; members take 3 and 3 in the first step, 0 and 4 in the second.
+    assert efficiency_of(np.array([[3, 0], [4, 3]]), [4]) == 10 / (2 * (3 + 4))
+    assert efficiency_of(np.zeros((2, 2), np.int64), []) == 0
+
+
+def test_examples_that_do_not_fit_are_refused():
+    with pytest.raises(InputError, match="9 tokens in all.*fill 8 tokens at most. Pack fewer"):
+        check_lengths([4, 5], seq=8)
+    with pytest.raises(InputError, match="shortest 0"):
+        check_lengths([4, 0], seq=8)
+    check_lengths([], seq=8)
