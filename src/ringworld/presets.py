@@ -1,12 +1,12 @@
 """Whole runs, as Python functions that return a typed configuration."""
 
-import difflib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from ringworld.attention.config import AttentionConfig
-from ringworld.core.errors import InputError
+from ringworld.core.errors import InputError, not_a_choice
 from ringworld.core.mesh_config import MeshConfig
+from ringworld.core.ranges import check_range
 from ringworld.data.config import MixtureConfig, PackingConfig, PrepareConfig, ToyWorldConfig
 from ringworld.evaluation.config import EvaluationConfig, HeldOutConfig, NeedleConfig
 from ringworld.inference.config import SamplingConfig
@@ -49,6 +49,7 @@ class RunConfig:
         Raises:
             InputError: a rule does not hold.
         """
+        check_range(self, "frame_training_frames", least=1)
         validate(self.training, self.model, self.mesh)
         if self.model.vision_vocab < self.vocabulary.vision_size:
             raise InputError(
@@ -93,7 +94,7 @@ class RunConfig:
 
 
 def quickstart() -> RunConfig:
-    """The whole path in minutes, on a laptop: 32 px frames of 64 codes, 1.9M parameters, contexts to 2K.
+    """The whole path in minutes, on a laptop: 32 px frames of 16 codes, a million parameters, contexts to 2K.
 
     Hardware: two CPU cores, under 6 GB; about ten minutes.
     Expect toy frames above 24 dB and generated videos with the shape and colour of their caption.
@@ -103,40 +104,50 @@ def quickstart() -> RunConfig:
     frames = FrameTokenizerConfig(
         resolution=32,
         hidden=16,
-        channel_multipliers=(1, 2, 4),
+        channel_multipliers=(1, 2, 4, 4),
         res_blocks=1,
         latent=16,
-        codebook_size=256,
+        codebook_size=128,
         groups=4,
     )
     stage = StageConfig(
         name="512",
         context_tokens=512,
         rope_base=1e4,
-        steps=800,
-        batch_sequences=4,
-        learning_rate=2e-3,
-        min_learning_rate=1e-3,
+        steps=2900,
+        batch_sequences=2,
+        learning_rate=3e-3,
+        min_learning_rate=6e-4,
         warmup_steps=30,
-        mixture=MixtureConfig(caption_video=3.0, caption_image=2.0, video_qa=2.0),
+        mixture=MixtureConfig(
+            text=0.5, text_qa=0.7, video_caption=3.0, video_qa=4.0, caption_video=16.0, caption_image=10.0
+        ),
     )
     return RunConfig(
         toy_world=ToyWorldConfig(
-            clips=400, held_out_clips=24, clip_seconds=1.5, grid_pixels=8, longest_words=1500
+            clips=800,
+            held_out_clips=12,
+            clip_seconds=1.5,
+            cut_fraction=0.2,
+            shape_pixels=32,
+            grid_pixels=16,
+            speed_pixels=21.0,
+            dimmed_percent=3,
+            longest_words=1500,
         ),
         frames=frames,
         frame_training=FrameTrainingConfig(
-            steps=360, batch_frames=16, continuous_steps=80, adversarial_start_step=320
+            steps=700, batch_frames=8, learning_rate=2e-3, continuous_steps=200, adversarial_start_step=670
         ),
         frame_training_frames=4096,
         prepare=PrepareConfig(max_frames=6, document_tokens=1900),
         model=ModelConfig(
             layers=4,
-            embed=192,
-            heads=6,
+            embed=128,
+            heads=4,
             kv_heads=2,
             head=32,
-            mlp=512,
+            mlp=384,
             text_vocab=1024,
             vision_vocab=frames.codebook_size + 2,
             attention=AttentionConfig(layout="zigzag", block_q_tokens=64, block_kv_tokens=64),
@@ -149,10 +160,10 @@ def quickstart() -> RunConfig:
                     name="1K",
                     context_tokens=1024,
                     rope_base=5e4,
-                    batch_sequences=2,
+                    batch_sequences=1,
                     steps=200,
-                    learning_rate=1e-3,
-                    min_learning_rate=5e-4,
+                    learning_rate=6e-4,
+                    min_learning_rate=4e-4,
                     warmup_steps=10,
                 ),
                 replace(
@@ -162,12 +173,12 @@ def quickstart() -> RunConfig:
                     rope_base=2e5,
                     batch_sequences=1,
                     steps=150,
-                    learning_rate=5e-4,
-                    min_learning_rate=5e-5,
+                    learning_rate=4e-4,
+                    min_learning_rate=4e-5,
                     warmup_steps=10,
                 ),
             ),
-            checkpoint_every_steps=100,
+            checkpoint_every_steps=200,
         ),
         mesh=MeshConfig(ring=2),
         evaluation=EvaluationConfig(
@@ -184,7 +195,7 @@ def quickstart() -> RunConfig:
             held_out=HeldOutConfig(batches=4, position_edges=(0, 16, 64, 128, 256, 512, 1024, 2048)),
         ),
         text_sampling=SamplingConfig(temperature=0.0),
-        vision_sampling=SamplingConfig(temperature=0.7, top_k=100, guidance_scale=2.0),
+        vision_sampling=SamplingConfig(temperature=0.2, top_k=50, guidance_scale=1.2),
     )
 
 
@@ -340,11 +351,5 @@ def named(name: str) -> RunConfig:
     """
     functions = {function.__name__: function for function in PRESETS}
     if name not in functions:
-        near = difflib.get_close_matches(name, functions, n=1)
-        raise InputError(
-            what="--preset",
-            got=repr(name),
-            expected=f"one of {', '.join(functions)}",
-            remedy=f"Did you mean {near[0]}?" if near else "Choose one of these.",
-        )
+        raise not_a_choice("--preset", name, choices=functions)
     return functions[name]()

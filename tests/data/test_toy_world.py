@@ -9,7 +9,7 @@ from ringworld.core.errors import InputError
 from ringworld.data import toy_clips
 from ringworld.data.config import PrepareConfig, ToyWorldConfig
 from ringworld.data.sources import find_sources, read_sidecar
-from ringworld.data.toy_clips import COLORS, Scene
+from ringworld.data.toy_clips import COLORS, Clip, Scene, ScenePath
 from ringworld.data.toy_world import ToyWorld, plan_clips, render_toy_world
 from ringworld.vision.media import read_video
 
@@ -62,8 +62,11 @@ def test_clips_are_videos_of_the_asked_size_and_length(toy_world: ToyWorld):
 
 def shape_box(frame: np.ndarray, color: str) -> tuple[int, int, int, int]:
     """Return left, top, right and bottom of the pixels that are nearer to `color` than to the background."""
-    near = np.abs(frame.astype(int) - COLORS[color]).sum(-1) < 60
-    rows, columns = np.flatnonzero(near.any(1)), np.flatnonzero(near.any(0))
+    return box(np.abs(frame.astype(int) - COLORS[color]).sum(-1) < 60)
+
+
+def box(chosen: np.ndarray) -> tuple[int, int, int, int]:
+    rows, columns = np.flatnonzero(chosen.any(1)), np.flatnonzero(chosen.any(0))
     return columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
 
 
@@ -72,7 +75,7 @@ def shape_box(frame: np.ndarray, color: str) -> tuple[int, int, int, int]:
 )
 def test_a_shape_moves_as_its_caption_says(direction, moves):
     scene = Scene(color="red", shape="square", direction=direction, start=(20.0, 20.0), seconds=1.0)
-    frames = toy_clips.render((scene,), STILL)
+    frames = toy_clips.render(Clip(scenes=(scene,)), STILL)
     first, last = shape_box(frames[0], "red"), shape_box(frames[-1], "red")
     assert first == (20, 20, 44, 44)
     moved = 12  # 16 pixels a second, for the 0.75 s between the first and the last of four frames
@@ -85,7 +88,7 @@ def test_a_cut_shows_one_scene_after_the_other_and_asks_about_both():
         Scene(color="red", shape="circle", direction="right", start=(8.0, 8.0), seconds=0.5),
         Scene(color="blue", shape="square", direction="up", start=(16.0, 16.0), seconds=0.5),
     )
-    frames = toy_clips.render(scenes, STILL)
+    frames = toy_clips.render(Clip(scenes=scenes), STILL)
     assert len(frames) == 4
     assert shape_box(frames[1], "red") and shape_box(frames[2], "blue") == (16, 16, 40, 40)
     assert toy_clips.caption(scenes) == "A red circle moves right, then a blue square moves up."
@@ -94,14 +97,16 @@ def test_a_cut_shows_one_scene_after_the_other_and_asks_about_both():
     assert answers["Which way does it move after the cut?"] == "up"
 
 
-@pytest.mark.parametrize("grid", [0, 4])
+@pytest.mark.parametrize("grid", [0, 4, 16])
 def test_shapes_stay_whole_and_on_the_grid(grid):
     config = ToyWorldConfig(grid_pixels=grid, cut_fraction=0.5)
     for seed in range(20):
         scenes = toy_clips.draw_scenes(Random(seed), config)
-        for scene, frame in zip(scenes, toy_clips.render(scenes, config)[:: 16 // len(scenes)]):
-            left, top, right, bottom = shape_box(frame, scene.color)
-            assert 0 <= left < right <= 64 and 0 <= top < bottom <= 64
+        for scene, frame in zip(scenes, toy_clips.render(Clip(scenes=scenes), config)[:: 16 // len(scenes)]):
+            left, top, right, bottom = box((frame != (24, 24, 32)).any(-1))
+            # Off the grid the edges lie within a pixel.
+            assert config.shape_pixels <= min(right - left, bottom - top)
+            assert max(right - left, bottom - top) <= config.shape_pixels + (grid == 0)
             assert grid == 0 or all(edge % grid == 0 for edge in scene.start)
         for scene in scenes:
             step = toy_clips.DIRECTIONS[scene.direction]
@@ -133,12 +138,24 @@ def test_a_shape_that_would_leave_the_frame_is_refused():
         ToyWorldConfig(clip_seconds=4.0)
 
 
-def test_no_frame_of_a_held_out_clip_is_drawn_in_one_that_is_trained_on():
-    config = ToyWorldConfig(clips=60, held_out_clips=6)
+def test_no_scene_and_no_frame_of_a_held_out_clip_is_in_one_that_is_trained_on():
+    config = ToyWorldConfig(clips=60, held_out_clips=6, grid_pixels=16)
+    scenes: dict[bool, set[ScenePath]] = {True: set(), False: set()}
     frames: dict[bool, set[bytes]] = {True: set(), False: set()}
-    for name, scenes in plan_clips(config).items():
-        drawn = toy_clips.render(scenes, config)
-        frames[name.startswith("held_out/")] |= {frame.tobytes() for frame in drawn}
-    assert frames[True]
-    assert frames[False]
-    assert not frames[True] & frames[False]
+    for name, clip in plan_clips(config).items():
+        held_out = name.startswith("held_out/")
+        scenes[held_out] |= clip.paths
+        frames[held_out] |= {frame.tobytes() for frame in toy_clips.render(clip, config)}
+    for kind in (scenes, frames):
+        assert kind[True] and kind[False]
+        assert not kind[True] & kind[False]
+
+
+def test_neighbouring_steps_of_light_differ_in_every_shape():
+    config = ToyWorldConfig(grid_pixels=0, clip_seconds=0.125)
+    for color in COLORS:
+        scene = Scene(color=color, shape="cross", direction="up", start=(20.0, 20.0), seconds=0.125)
+        lights = [
+            toy_clips.render(Clip(scenes=(scene,), dimmed_percent=percent), config) for percent in range(51)
+        ]
+        assert len({frame.tobytes() for frame in lights}) == 51

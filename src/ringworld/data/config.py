@@ -1,9 +1,10 @@
 """Configuration of the toy world, preparation, packing and mixtures."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 from ringworld.core.errors import InputError
+from ringworld.core.ranges import check_range
 
 Kind = Literal["text", "text_qa", "video", "video_caption", "video_qa", "caption_video", "caption_image"]
 """What an example is, and so which of its tokens carry loss.
@@ -21,6 +22,8 @@ Kind = Literal["text", "text_qa", "video", "video_caption", "video_qa", "caption
 KINDS: tuple[Kind, ...] = get_args(Kind)
 Split = Literal["train", "held_out"]
 SPLITS: tuple[Split, ...] = get_args(Split)
+HeldOutOf = Literal["files held out", "files trained on"]
+"""Where the frames come from that a frame tokenizer is judged by; either way it was not trained on them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,7 +33,7 @@ class ToyWorldConfig:
     clips: int = 200
     """Number of videos to train on."""
     held_out_clips: int = 20
-    """Number of further videos, no frame of which is drawn in any video that is trained on."""
+    """Number of further videos, no scene and no frame of which is in any video that is trained on."""
     frame_pixels: int = 64
     """Width and height of the videos."""
     frames_per_second: int = 8
@@ -45,6 +48,8 @@ class ToyWorldConfig:
     """Pixels that a shape moves in a second."""
     grid_pixels: int = 4
     """Shapes stand at multiples of this, so that frames have fewer distinct patches; 0 is no grid."""
+    dimmed_percent: int = 6
+    """Each video is darker than its colors by up to this."""
     documents: int = 200
     """Number of text files."""
     shortest_words: int = 70
@@ -58,17 +63,20 @@ class ToyWorldConfig:
 
     def __post_init__(self) -> None:
         """Refuse sizes that leave the shapes no room."""
-        room = self.frame_pixels - self.shape_pixels - 2 * self.grid_pixels
-        travel = self.speed_pixels * self.clip_seconds
-        words = f"{self.shortest_words} to {self.longest_words}"
-        _require(self.shape_pixels >= 4, "shape_pixels", f"{self.shape_pixels}", "at least 4")
+        check_range(self, "clips", "held_out_clips", "documents", "speed_pixels", "grid_pixels", least=0)
+        check_range(self, "frames_per_second", "most_facts", least=1)
+        check_range(self, "shape_pixels", least=4)
+        check_range(self, "clip_seconds", above=0)
+        check_range(self, "cut_fraction", least=0, most=1)
+        check_range(self, "shortest_words", least=10, most=self.longest_words)
+        check_range(self, "dimmed_percent", least=1, most=50)
+        room, travel = self.room_pixels, self.speed_pixels * self.clip_seconds
         _require(travel <= room, "toy world travel", f"{travel:g} pixels in a clip", f"at most {room}")
-        _require(self.clips >= 0, "clips", f"{self.clips}", "0 or more")
-        _require(self.held_out_clips >= 0, "held_out_clips", f"{self.held_out_clips}", "0 or more")
-        _require(self.documents >= 0, "documents", f"{self.documents}", "0 or more")
-        _require(10 <= self.shortest_words <= self.longest_words, "words", words, "10 or more, rising")
-        _require(self.most_facts >= 1, "most_facts", f"{self.most_facts}", "at least 1")
-        _require(0 <= self.cut_fraction <= 1, "cut_fraction", f"{self.cut_fraction}", "0 to 1")
+
+    @property
+    def room_pixels(self) -> int:
+        """How far a shape can go from one edge of the frame to the other."""
+        return self.frame_pixels - self.shape_pixels
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,12 +104,11 @@ class PrepareConfig:
 
     def __post_init__(self) -> None:
         """Refuse values that could never give an example."""
-        _require(self.frames_per_second > 0, "frames_per_second", f"{self.frames_per_second}", "more than 0")
-        _require(self.max_frames >= 1, "max_frames", f"{self.max_frames}", "at least 1")
-        _require(self.document_tokens >= 16, "document_tokens", f"{self.document_tokens}", "at least 16")
-        _require(self.files_per_shard >= 1, "files_per_shard", f"{self.files_per_shard}", "at least 1")
-        for name in ("held_out_fraction", "drop_caption_fraction"):
-            _require(0 <= getattr(self, name) < 1, name, f"{getattr(self, name)}", "0 or more, below 1")
+        check_range(self, "frames_per_second", above=0)
+        check_range(self, "max_frames", "files_per_shard", least=1)
+        check_range(self, "document_tokens", least=16)
+        check_range(self, "held_out_fraction", "drop_caption_fraction", least=0, below=1)
+        check_range(self, "images_per_video", "max_text_bytes", least=0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -113,7 +120,7 @@ class PackingConfig:
 
     def __post_init__(self) -> None:
         """Refuse to pack into no row at all."""
-        _require(self.open_rows >= 1, "open_rows", f"{self.open_rows}", "at least 1")
+        check_range(self, "open_rows", least=1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -130,13 +137,8 @@ class MixtureConfig:
 
     def __post_init__(self) -> None:
         """Refuse negative weights and a mixture of nothing."""
-        weights = [getattr(self, field.name) for field in fields(self)]
-        _require(
-            min(weights) >= 0 and max(weights) > 0,
-            "mixture",
-            f"{weights}",
-            "no negative weight and one above 0",
-        )
+        check_range(self, *KINDS, least=0, what="mixture weight of {}".format)
+        _require(len(self.weights) > 0, "mixture", "no weight above 0", "at least one")
 
     @property
     def weights(self) -> dict[Kind, float]:

@@ -21,8 +21,8 @@ COLORS = {
 }
 SHAPES = ("circle", "square", "triangle", "cross")
 DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
-Pose = tuple[str, str, float, float]
-"""Color, shape, and left and top edge in pixels: all that a frame shows."""
+ScenePath = tuple[str, str, str, tuple[float, float]]
+"""Color, shape, direction, and where it starts: all that a scene shows but for its length."""
 _BACKGROUND = (24, 24, 32)
 _OVERSAMPLING = 4
 
@@ -39,9 +39,28 @@ class Scene:
     seconds: float
 
     @property
+    def path(self) -> ScenePath:
+        """What tells this scene from another."""
+        return self.color, self.shape, self.direction, self.start
+
+    @property
     def words(self) -> str:
         """What a caption says of it."""
         return f"a {self.color} {self.shape} moves {self.direction}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Clip:
+    """One scene after another, in one light."""
+
+    scenes: tuple[Scene, ...]
+    dimmed_percent: int = 0
+    """How much darker its frames are than the colors of its shapes."""
+
+    @property
+    def paths(self) -> frozenset[ScenePath]:
+        """What its scenes show."""
+        return frozenset(scene.path for scene in self.scenes)
 
 
 def draw_scenes(random: Random, config: ToyWorldConfig) -> tuple[Scene, ...]:
@@ -55,15 +74,6 @@ def draw_scenes(random: Random, config: ToyWorldConfig) -> tuple[Scene, ...]:
     return tuple(
         Scene(color=c, shape=s, direction=d, start=_start(random, d, seconds, config), seconds=seconds)
         for c, s, d in zip(colors[:parts], shapes[:parts], directions)
-    )
-
-
-def poses(scenes: tuple[Scene, ...], config: ToyWorldConfig) -> frozenset[Pose]:
-    """Return what the frames of a clip show; clips without a common pose have no frame in common."""
-    return frozenset(
-        (scene.color, scene.shape, *_place(scene, seconds, config))
-        for scene in scenes
-        for seconds in _moments(scene, config)
     )
 
 
@@ -87,16 +97,15 @@ def questions(scenes: tuple[Scene, ...]) -> tuple[Question, ...]:
     )
 
 
-def render(scenes: tuple[Scene, ...], config: ToyWorldConfig) -> UInt8[np.ndarray, "frames side side 3"]:
+def render(clip: Clip, config: ToyWorldConfig) -> UInt8[np.ndarray, "frames side side 3"]:
     """Draw the scenes one after another."""
-    return np.stack(
-        [_draw(scene, seconds, config) for scene in scenes for seconds in _moments(scene, config)]
-    )
-
-
-def _moments(scene: Scene, config: ToyWorldConfig) -> list[float]:
     rate = config.frames_per_second
-    return [index / rate for index in range(max(1, round(scene.seconds * rate)))]
+    frames = [
+        _draw(scene, index / rate, config)
+        for scene in clip.scenes
+        for index in range(max(1, round(scene.seconds * rate)))
+    ]
+    return np.round(np.stack(frames) * (1 - clip.dimmed_percent / 100)).astype(np.uint8)
 
 
 def _place(scene: Scene, seconds: float, config: ToyWorldConfig) -> tuple[float, float]:
@@ -110,17 +119,16 @@ def _place(scene: Scene, seconds: float, config: ToyWorldConfig) -> tuple[float,
 def _start(random: Random, direction: str, seconds: float, config: ToyWorldConfig) -> tuple[float, float]:
     """Choose where a scene begins, so that the shape never leaves the frame."""
     travel = config.speed_pixels * seconds
-    last = config.frame_pixels - config.shape_pixels - config.grid_pixels
     edges = []
     for step in DIRECTIONS[direction]:
-        low, high = config.grid_pixels - min(0, step) * travel, last - max(0, step) * travel
+        low, high = -min(0, step) * travel, config.room_pixels - max(0, step) * travel
         edges.append(_on_grid(random.uniform(low, high), config))
     return edges[0], edges[1]
 
 
 def _on_grid(pixels: float, config: ToyWorldConfig) -> float:
     step = config.grid_pixels
-    return float(round(pixels / step) * step) if step else pixels
+    return float(min(round(pixels / step), config.room_pixels // step) * step) if step else pixels
 
 
 def _draw(scene: Scene, seconds: float, config: ToyWorldConfig) -> UInt8[np.ndarray, "side side 3"]:

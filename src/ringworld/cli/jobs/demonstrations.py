@@ -10,9 +10,9 @@ import numpy as np
 from jaxtyping import UInt8
 
 from ringworld.cli.jobs.generation import save_frames
-from ringworld.core.config import from_json, to_json
+from ringworld.core.config import read_as, to_json
 from ringworld.core.errors import InputError
-from ringworld.core.files import read_json, write_bytes_atomic, write_json_atomic
+from ringworld.core.files import write_bytes_atomic, write_json_atomic
 from ringworld.data.frames import read_spread
 from ringworld.data.read_text import read_text
 from ringworld.data.sources import Sidecar, Source, read_sidecar
@@ -67,7 +67,7 @@ def demonstrate(
     """
     path = folder / DEMONSTRATIONS_FILE
     if path.exists():
-        return from_json(Demonstrations, read_json(path), where=str(path))
+        return read_as(Demonstrations, path)
     seen = [one for source in sources if source.split == "held_out" and (one := _read(source, run))]
     clips = [one for one in seen if one.frames is not None]
     texts = [one for one in seen if one.text]
@@ -122,10 +122,13 @@ def _reconstructions(
         return ()
     originals = np.stack(middles)
     file = folder / "reconstructions.png"
-    strip = [originals, frames.decode(frames.encode(originals))]
-    write_bytes_atomic(file, plots.frame_strip(strip, scale=max(1, _STRIP_PIXELS // originals.shape[1])))
+    _write_strip(file, [originals, frames.decode(frames.encode(originals))])
     caption = "Held-out frames, and below each what its codes give back."
     return (Reconstruction(file=str(file.relative_to(root)), caption=caption),)
+
+
+def _write_strip(file: Path, rows: Sequence[UInt8[np.ndarray, "frames side side 3"]]) -> None:
+    write_bytes_atomic(file, plots.frame_strip(rows, scale=max(1, _STRIP_PIXELS // rows[0].shape[1])))
 
 
 def _captioned(
@@ -153,6 +156,8 @@ def _videos(
     captions = [caption for caption, _ in chosen]
     drawn = engine.generate_frames(captions, frames=length, sampling=run.vision_sampling)
     seconds = (time.monotonic() - started) / len(chosen)
+    rows = [row for (_, clip), made in zip(chosen, drawn) for row in (made, clip[:length])]
+    _write_strip(folder / "videos.png", rows)
     videos = []
     for index, ((caption, clip), made) in enumerate(zip(chosen, drawn)):
         generated, real = (folder / f"video-{index}-{name}.mp4" for name in ("generated", "real"))
@@ -187,7 +192,11 @@ def _answers(engine: Engine, seen: Sequence[_Seen], *, each: int) -> tuple[Answe
     """Answer the first questions about some files, so many of each file, that fit into the context."""
     room = engine.limits.max_context_tokens - _ANSWER_TOKENS
     asked = [
-        (one.name, question.answer, Question(text=question.question, frames=one.frames, document=one.text))
+        (
+            one.name,
+            question.answer,
+            Question(text=question.question, frames=one.frames, document=one.text, answers=question.answers),
+        )
         for one in seen
         for question in one.sidecar.questions[:each]
     ]
