@@ -20,19 +20,54 @@ def run(capsys, *arguments: str) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_help_explains_every_option_with_its_default(command, capsys):
+def test_help_explains_every_option_and_what_happens_without_it(command, capsys):
     code, text = run(capsys, command, "--help")
     assert code == 0
     options = re.findall(r"^\S? *--[a-z]\S* ", text, flags=re.MULTILINE)
     assert len(options) >= 4
-    assert text.count("(required)") + text.count("(default:") == len(options)
+    words = " ".join(text.replace("\N{BOX DRAWINGS LIGHT VERTICAL}", " ").split())
+    assert words.count("(required)") + words.count("(default:") == len(options)
+    assert all(said.strip() not in ("", "None") for said in re.findall(r"\(default:(.*?)\)", words))
+    assert "None" not in words
 
 
-def test_an_unknown_option_gets_a_suggestion(capsys):
-    code, text = run(capsys, "quickstart", "--out", "x", "--device", "2")
+FOLDERS = ("--out", "x", "--model", "x", "--tokenizer", "x")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "suggested"),
+    [
+        (("quickstart", "--out", "x", "--device", "2"), "--devices"),
+        (("quickstart", "--out", "x", "--preste", "smoke"), "--preset"),
+        (("train-tokenizer", "--out", "x", "--video", "y"), "--videos"),
+        (("prepare", "--out", "x", "--tokeniser", "y"), "--tokenizer"),
+        (("train", *FOLDERS[:2], *FOLDERS[4:], "--data", "x", "--evaluat", "never"), "--evaluate"),
+        (("generate", "--kind", "text", "--prompt", "a", *FOLDERS, "--temprature", "1"), "--temperature"),
+        (("evaluate", "--data", "x", *FOLDERS, "--devcies", "2"), "--devices"),
+        (("generate", "--kind", "vidoe", "--prompt", "a", *FOLDERS), "'video'"),
+    ],
+)
+def test_a_mistyped_option_or_choice_gets_a_suggestion(arguments, suggested, capsys):
+    code, text = run(capsys, *arguments)
     assert code == 2
-    assert "Perhaps you meant" in text
-    assert "--devices" in text
+    assert suggested in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("trian",), "'trian'"),
+        (("trian", "--data", "x"), "Did you mean train?"),
+        (("train_tokenizer",), "Did you mean train-tokenizer?"),
+        (("xyzzy",), "Choose one of these."),
+        ((), "quickstart"),
+    ],
+)
+def test_a_mistyped_or_missing_command_gets_a_suggestion(arguments, said, capsys):
+    code, text = run(capsys, *arguments)
+    assert code == 2
+    assert said in text
+    assert all(command in text for command in COMMANDS)
 
 
 def test_help_and_import_load_no_jax():

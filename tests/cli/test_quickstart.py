@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 
 from ringworld.core.files import read_jsonl
+from ringworld.data.store import ExampleStore
+from ringworld.evaluation import markup
+from ringworld.training.metrics import TIMED
 from ringworld.vision.write_media import write_video
 from tests.evaluation.sample_run import moving_square
-
-TIMED = ("seconds", "tokens_per_second")
 
 
 def start(command: str, *options: str, cache: Path) -> subprocess.Popen[str]:
@@ -61,8 +62,9 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def inputs(folder) -> tuple[str, ...]:
-    """Files of a user, good and bad."""
-    videos, texts = folder / "videos", folder / "texts"
+    """Files of a user, good and bad, and one of a name that another folder has too."""
+    videos, more, texts = folder / "videos", folder / "more", folder / "texts"
+    write_video(more / "square0.mp4", moving_square(color=(40, 60, 200)), frames_per_second=4)
     for index in range(3):
         path = videos / f"square{index}.mp4"
         write_video(path, moving_square(color=(200, 60 * index, 40)), frames_per_second=4)
@@ -79,7 +81,7 @@ def inputs(folder) -> tuple[str, ...]:
         "A short text of the user. It holds two sentences.\n", encoding="utf-8-sig"
     )
     (texts / "latin.txt").write_bytes("caf\u00e9 au lait".encode("latin-1"))
-    return "--videos", str(videos), "--texts", str(texts)
+    return "--videos", str(videos), str(more), "--texts", str(texts)
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +106,41 @@ def test_bad_files_are_listed_and_the_rest_goes_on(whole):
     assert used["good.txt"] > 0
     report = (whole / "report.html").read_text()
     assert all(name in report for name in ("cut.mp4", "empty.mp4", "latin.txt"))
+
+
+def test_files_of_one_name_are_counted_once(whole):
+    metrics = json.loads((whole / "metrics.json").read_text())
+    files = {one["name"]: one["files"] for one in metrics["inputs"]}
+    assert (files["square0.mp4"], files["square1.mp4"]) == (2, 1)
+    examples = ExampleStore(whole / "examples")
+    assert sum(one["examples"] for one in metrics["inputs"]) == len(examples)
+    assert sum(one["tokens"] for one in metrics["inputs"]) == examples.column("tokens").sum()
+
+
+def test_nothing_is_left_out_in_silence(whole):
+    """Three frames of 17 codes and a caption exceed 64 tokens, and a caption of 300 sentences exceeds all."""
+    metrics, report = json.loads((whole / "metrics.json").read_text()), (whole / "report.html").read_text()
+    prepared = json.loads((whole / "examples" / "report.json").read_text())
+    assert metrics["questions_left_out"] == prepared["questions_left_out"] > 1
+    assert f"{metrics['questions_left_out']} questions are left out" in report
+    first, last = metrics["stages"][0], metrics["stages"][-1]
+    assert {one["kind"]: one["examples"] for one in first["left_out"]}["caption_video"] > 0
+    assert "caption_video" not in {one["kind"] for one in last["left_out"]}
+    held_out = {one["kind"]: one["examples"] for one in metrics["held_out"][-1]["left_out"]}
+    assert held_out["caption_video"] == 1
+    assert "Examples longer than a context" in report
+
+
+def test_the_report_says_how_fast_each_stage_was(whole):
+    metrics = json.loads((whole / "metrics.json").read_text())
+    rows = read_jsonl(whole / "train" / "metrics.jsonl")
+    for stage in metrics["stages"]:
+        of_stage = [row for row in rows if row["stage"] == stage["name"]]
+        assert stage["steps"] == 6
+        assert stage["seconds"] == pytest.approx(sum(row["seconds"] for row in of_stage))
+        rates = [row["model_flops_per_second"] for row in of_stage]
+        assert min(rates) <= stage["model_flops_per_second"] <= max(rates)
+        assert markup.rate(stage["model_flops_per_second"]) in (whole / "report.html").read_text()
 
 
 def test_every_part_left_its_output(whole):
@@ -183,6 +220,16 @@ def test_data_of_other_tokenizers_are_refused_and_nothing_is_touched(whole, fold
     assert "examples of other tokenizers" in process.communicate()[1]
     assert process.returncode == 2
     assert (whole / "train" / "run.json").read_bytes() == before
+
+
+def test_other_files_are_not_prepared_into_a_folder_and_nothing_is_touched(whole, inputs):
+    examples = whole / "examples"
+    before = {path: path.read_bytes() for path in examples.rglob("*") if path.is_file()}
+    folders = ("--videos", inputs[1], "--tokenizer", str(whole / "tokenizer"), "--out", str(examples))
+    process = start("prepare", "--preset", "smoke", *folders, cache=whole.parent / "cache")
+    assert "examples of other files" in process.communicate()[1]
+    assert process.returncode == 2
+    assert {path: path.read_bytes() for path in examples.rglob("*") if path.is_file()} == before
 
 
 def test_a_model_folder_without_a_model_is_named(whole, tmp_path):

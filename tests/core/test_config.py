@@ -1,4 +1,4 @@
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -6,12 +6,16 @@ import pytest
 
 from ringworld.core.config import from_json, read_run, to_json, write_run
 from ringworld.core.errors import InputError
+from ringworld.core.ranges import check_range
 
 
 @dataclass(frozen=True, kw_only=True)
 class Inner:
     kind: Literal["a", "b"] = "a"
     rate: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_range(self, "rate", least=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,9 +25,10 @@ class Outer:
     stages: tuple[Inner, ...] = (Inner(), Inner(kind="b"))
     folder: Path | None = None
     weights: dict[str, float]
+    notes: list[str] = field(default_factory=list)
 
 
-OUTER = Outer(weights={"text": 0.5}, folder=Path("x"))
+OUTER = Outer(weights={"text": 0.5}, folder=Path("x"), notes=["a"])
 
 
 def test_a_configuration_comes_back_from_json_as_it_was():
@@ -44,11 +49,20 @@ def test_run_json_is_read_back(tmp_path):
         ({"inner": {"kind": "a", "speed": 1.0}}, "speed"),
         ({"weights": 3}, "weights"),
         ({"stages": {}}, "stages"),
+        ({"inner": {"kind": "a", "rate": -1.0}}, r"^run\.json\.inner: rate: got -1\.0, expected at least 0"),
+        ({"notes": [1]}, r"notes\[0\]"),
     ],
 )
 def test_what_does_not_fit_is_named(change, named):
     with pytest.raises(InputError, match=named):
-        from_json(Outer, to_json(OUTER) | change)
+        from_json(Outer, to_json(OUTER) | change, where="run.json")
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"config": 3}', "[" * 900 + "]" * 900])
+def test_a_run_json_that_holds_something_else_is_named(content, tmp_path):
+    (tmp_path / "run.json").write_text(content)
+    with pytest.raises(InputError, match=r"run\.json"):
+        read_run(tmp_path, Outer)
 
 
 def test_a_folder_without_run_json_is_named(tmp_path):

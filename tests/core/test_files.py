@@ -1,13 +1,18 @@
+import errno
+import os
+
 import pytest
 
 from ringworld.core.errors import InputError
 from ringworld.core.files import (
     append_jsonl,
     keep_jsonl,
+    parse_json,
     read_json,
     read_jsonl,
     write_bytes_atomic,
     write_json_atomic,
+    writing,
 )
 
 
@@ -40,3 +45,73 @@ def test_json_that_is_missing_or_broken_is_named(tmp_path):
     (tmp_path / "b.json").write_text("{")
     with pytest.raises(InputError, match="b.json"):
         read_json(tmp_path / "b.json")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        OSError(errno.EDQUOT, "Disk quota exceeded"),
+        RuntimeError("write() failed: No space left on device; writing x; at byte 0"),
+    ],
+)
+def test_a_full_disk_is_named_and_leaves_the_old_file(error, tmp_path):
+    path = tmp_path / "a.json"
+    write_json_atomic(path, {"a": 1})
+    with pytest.raises(InputError, match=r"a\.json: got no space left.* stays usable"):
+        with writing(path) as temporary:
+            temporary.write_bytes(b"half")
+            raise error
+    assert read_json(path) == {"a": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_another_error_of_a_writer_is_left_alone(tmp_path):
+    with pytest.raises(PermissionError), writing(tmp_path / "a"):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[" * 100_000, '{"a": NaN}', '{"a": [-Infinity]}', '{"a": 1e999}', '{"a": 1', '"\xff"', ""],
+    ids=lambda text: text[:10],
+)
+def test_json_that_no_writer_of_ours_makes_is_refused_by_name(text, tmp_path):
+    path = tmp_path / "a.json"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(InputError, match=r"a\.json: got a damaged file"):
+        read_json(path)
+    path.write_bytes(b'{"step": 1}\n' + text.encode("latin-1") + b" x\n")
+    with pytest.raises(InputError, match=r"a\.json, line 2: got a damaged file"):
+        read_jsonl(path)
+
+
+def test_numbers_of_other_programs_may_be_anything_but_depth_may_not():
+    assert parse_json('{"text": "a", "score": Infinity}', numbers="any")["text"] == "a"
+    with pytest.raises(ValueError, match="nested too deeply"):
+        parse_json("[" * 100_000, numbers="any")
+
+
+@pytest.mark.parametrize("line", [b"\0\0\0", b"[1]", b"\xc3"])
+def test_a_line_that_is_no_object_is_refused_but_for_a_torn_last_one(line, tmp_path):
+    path = tmp_path / "m.jsonl"
+    path.write_bytes(b'{"step": 1}\n' + line)
+    assert read_jsonl(path) == [{"step": 1}]
+    path.write_bytes(b'{"step": 1}\n' + line + b"\n")
+    with pytest.raises(InputError, match=r"m\.jsonl, line 2"):
+        keep_jsonl(path, lambda row: row["step"] <= 1)
+
+
+@pytest.mark.parametrize("row", ['{"loss": 1}', '{"step": "one"}'])
+def test_rows_that_do_not_say_what_is_asked_are_refused(row, tmp_path):
+    path = tmp_path / "m.jsonl"
+    path.write_text(row + "\n")
+    with pytest.raises(InputError, match=r"m\.jsonl: got a damaged file"):
+        keep_jsonl(path, lambda row: row["step"] <= 1)
+
+
+def test_a_name_that_is_not_utf8_comes_back_as_it_was(tmp_path):
+    row = {"file": os.fsdecode(b"caf\xe9.mp4")}
+    write_json_atomic(tmp_path / "a.json", row)
+    append_jsonl(tmp_path / "a.jsonl", row)
+    assert read_json(tmp_path / "a.json") == read_jsonl(tmp_path / "a.jsonl")[0] == row

@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -48,27 +49,16 @@ def vocabulary(tokenizer: TextTokenizer) -> Vocabulary:
 
 @pytest.fixture(scope="session")
 def run_prepare(tokenizer: TextTokenizer, vocabulary: Vocabulary):
-    def run(
-        out: Path,
-        *,
-        videos: tuple[Path, ...] = (),
-        texts: tuple[Path, ...] = (),
-        config: PrepareConfig = PREPARE,
-        frame_tokenizer=QUARTERS,
-        on_progress=lambda done, total: None,
-    ) -> PrepareReport:
-        return prepare(
-            videos=videos,
-            texts=texts,
-            out=out,
-            tokenizer=tokenizer,
-            frame_tokenizer=frame_tokenizer,
-            frame_tokenizer_fingerprint="quarters",
-            resolution=32,
-            vocabulary=vocabulary,
-            config=config,
-            on_progress=on_progress,
-        )
+    def run(out: Path, **changes: Any) -> PrepareReport:
+        options = {
+            "tokenizer": tokenizer,
+            "frame_tokenizer": QUARTERS,
+            "frame_tokenizer_fingerprint": "quarters",
+            "resolution": 32,
+            "vocabulary": vocabulary,
+            "config": PREPARE,
+        }
+        return prepare(out=out, **(options | changes))
 
     return run
 

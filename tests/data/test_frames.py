@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -5,12 +6,16 @@ import pytest
 
 from ringworld.core.errors import InputError
 from ringworld.data.config import PrepareConfig
-from ringworld.data.frames import read_spread, read_windows, sample_frames
+from ringworld.data.frames import FrameSample, read_spread, read_windows, sample_frames
 from ringworld.data.sources import Source, find_sources
 
 
 def video(path: Path) -> Source:
     return Source(path=path, relative=path.name, format="video")
+
+
+def sampled(sources: Sequence[Source], *, most_frames: int) -> FrameSample:
+    return sample_frames(sources, most_frames=most_frames, frames_per_second=4.0, resolution=32)
 
 
 def numbers(frames: np.ndarray) -> list[int]:
@@ -44,19 +49,39 @@ def test_frames_are_sampled_from_all_files_of_a_split_and_bad_files_are_told(tmp
         write_clip(tmp_path / f"{index}.mp4", frames=6)
     (tmp_path / "bad.mp4").write_bytes(b"no video")
     sources = find_sources(videos=[tmp_path], texts=[], config=PrepareConfig(held_out_fraction=0.0))
-    read = {"split": "train", "frames_per_second": 4.0, "resolution": 32}
-    sample = sample_frames(sources, most_frames=10, **read)
-    assert sample.frames.shape == (8, 32, 32, 3)
+    sample = sampled(sources, most_frames=10)
+    assert len(sample.train) + len(sample.held_out) == 8
     assert [item.path for item in sample.quarantined] == ["bad.mp4"]
     assert "bad.mp4" in sample.quarantined[0].reason
-    assert len(sample_frames(sources, most_frames=2, **read).frames) <= 2
+    few = sampled(sources, most_frames=3)
+    assert len(few.train) + len(few.held_out) <= 3
+
+
+def test_files_that_are_held_out_judge(tmp_path: Path, write_clip):
+    write_clip(tmp_path / "a.mp4", frames=20)
+    write_clip(tmp_path / "held_out/b.mp4", frames=20)
+    sample = sampled(find_sources(videos=[tmp_path], texts=[], config=PrepareConfig()), most_frames=20)
+    assert (len(sample.train), len(sample.held_out)) == (20, 2)
+    assert sample.held_out_of == "files held out"
+
+
+def test_the_end_of_the_only_video_is_held_out(tmp_path: Path, write_clip):
+    clip = write_clip(tmp_path / "a.mp4", frames=20)
+    (tmp_path / "cut.mp4").write_bytes(clip.read_bytes()[:-400])
+    sample = sampled(find_sources(videos=[tmp_path], texts=[], config=PrepareConfig()), most_frames=40)
+    assert numbers(sample.train) == list(range(18))
+    assert numbers(sample.held_out) == [18, 19]
+    assert sample.held_out_of == "files trained on"
+
+
+def test_one_frame_cannot_both_train_and_judge(tmp_path: Path, write_clip):
+    sources = find_sources(videos=[write_clip(tmp_path / "a.png")], texts=[], config=PrepareConfig())
+    with pytest.raises(InputError, match="one frame in all, expected two or more"):
+        sampled(sources, most_frames=4)
 
 
 def test_no_frame_at_all_is_an_error(tmp_path: Path):
     (tmp_path / "bad.mp4").write_bytes(b"no video")
     sources = find_sources(videos=[tmp_path], texts=[], config=PrepareConfig())
-    read = {"most_frames": 4, "frames_per_second": 4.0, "resolution": 32}
     with pytest.raises(InputError, match=r"bad\.mp4"):
-        sample_frames(sources, split="train", **read)
-    with pytest.raises(InputError, match="two videos or more"):
-        sample_frames(sources, split="held_out", **read)
+        sampled(sources, most_frames=4)

@@ -50,12 +50,16 @@ def test_a_long_document_is_cut_and_anything_else_that_is_long_is_left_out():
     assert [piece.tokens.tolist() for piece in cut] == [[0, 1, 2], [3, 4, 5], [6]]
     assert [piece.start_token for piece in cut] == [0, 3, 6]
     assert pieces(QUESTION, context_tokens=3) == []
-    assert pieces(QUESTION, context_tokens=4) == [QUESTION]
+    (whole,) = pieces(QUESTION, context_tokens=4)
+    assert whole.tokens.tolist() == QUESTION.tokens.tolist()
 
 
 def test_piece_bounds_of_several_lengths():
-    bounds = piece_bounds(np.array([6, 3, 8]), context_tokens=4)
-    assert bounds.tolist() == [[0, 0, 4], [0, 4, 6], [1, 0, 3], [2, 0, 4], [2, 4, 8]]
+    lengths = np.array([6, 3, 8])
+    texts = piece_bounds(lengths, kind="text", context_tokens=4)
+    assert texts.tolist() == [[0, 0, 4], [0, 4, 6], [1, 0, 3], [2, 0, 4], [2, 4, 8]]
+    assert piece_bounds(lengths, kind="text_qa", context_tokens=4).tolist() == [[1, 0, 3]]
+    assert len(piece_bounds(lengths, kind="text_qa", context_tokens=2)) == 0
 
 
 def test_padded_gives_each_example_a_row_and_refuses_a_longer_one():

@@ -13,6 +13,7 @@ from ringworld.data.config import PrepareConfig
 from ringworld.data.examples import Example
 from ringworld.data.store import read_examples
 from ringworld.data.toy_world import ToyWorld
+from ringworld.text.tokenizer import TextTokenizer
 
 SAID = {"caption": "A red dog.", "questions": [{"question": "What color?", "answer": "red"}]}
 
@@ -183,12 +184,69 @@ def test_a_changed_file_or_option_makes_its_shard_anew(tmp_path: Path, run_prepa
     assert {e.source for e in train(tmp_path / "out")} == {"0.mp4", "1.mp4"}
 
 
+def test_examples_of_other_inputs_are_neither_replaced_nor_joined(tmp_path: Path, run_prepare, write_clip):
+    for name in ("one", "two"):
+        write_clip(tmp_path / name / "a.mp4", frames=1, said=SAID)
+    out, one, two = tmp_path / "out", tmp_path / "one", tmp_path / "two"
+    run_prepare(out, videos=(one,), config=only())
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    other_tokenizer = TextTokenizer.train(["a red dog"], vocab_size=300)
+    for other in (
+        {"videos": (two,)},
+        {"videos": (one, two)},
+        {"videos": (one,), "config": only(seed=1)},
+        {"videos": (one,), "tokenizer": other_tokenizer},
+        {"videos": (one,), "frame_tokenizer_fingerprint": "halves"},
+    ):
+        with pytest.raises(InputError, match=r"out: got examples of other files, of other tokenizers"):
+            run_prepare(out, **({"config": only()} | other))
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+    assert run_prepare(out, videos=(one,), config=only()).shards_made == 0
+
+
+def test_inputs_and_examples_may_move_together(tmp_path: Path, run_prepare, write_clip):
+    write_clip(tmp_path / "here/in/a.mp4", frames=1, said=SAID)
+    run_prepare(tmp_path / "here/out", videos=(tmp_path / "here/in",), config=only())
+    (tmp_path / "here").rename(tmp_path / "there")
+    moved = run_prepare(tmp_path / "there/out", videos=(tmp_path / "there/in",), config=only())
+    assert moved.shards_made == 0
+
+
+def test_old_examples_can_be_read_until_all_are_made_anew(tmp_path: Path, run_prepare, write_clip):
+    class Broken:
+        def encode(self, frames):
+            raise RuntimeError("a defect")
+
+    for index in range(2):
+        write_clip(tmp_path / f"in/{index}.mp4", frames=1, said=SAID)
+    run = {"videos": (tmp_path / "in",), "config": only(files_per_shard=1)}
+    run_prepare(tmp_path / "out", **run)
+    (tmp_path / "in/1.json").write_text(json.dumps({"caption": "Another, longer caption."}))
+    before = [example.tokens.tolist() for example in train(tmp_path / "out")]
+    with pytest.raises(RuntimeError, match="a defect"):
+        run_prepare(tmp_path / "out", **run, frame_tokenizer=Broken())
+    assert [example.tokens.tolist() for example in train(tmp_path / "out")] == before
+    assert run_prepare(tmp_path / "out", **run).shards_made == 1
+    assert len(list((tmp_path / "out/shards").iterdir())) == 4
+
+
+def test_a_damaged_shard_is_made_anew(tmp_path: Path, run_prepare, write_clip):
+    write_clip(tmp_path / "in/a.mp4", frames=1, said=SAID)
+    run = {"videos": (tmp_path / "in",), "config": only()}
+    run_prepare(tmp_path / "out", **run)
+    (shard,) = (tmp_path / "out/shards").glob("*.parquet")
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:-20])
+    assert run_prepare(tmp_path / "out", **run).shards_made == 1
+    assert shard.read_bytes() == whole
+
+
 def test_a_failure_in_the_middle_leaves_no_part_of_a_shard(tmp_path: Path, run_prepare, write_clip):
     class FullDisk:
         def encode(self, frames):
             raise OSError(errno.ENOSPC, "No space left on device")
 
     write_clip(tmp_path / "in/a.mp4", frames=1)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(InputError, match=r"00000-of-00001\S*: got no space left"):
         run_prepare(tmp_path / "out", videos=(tmp_path / "in",), frame_tokenizer=FullDisk())
     assert not list((tmp_path / "out/shards").iterdir())

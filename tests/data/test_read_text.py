@@ -85,16 +85,20 @@ def test_broken_lines_of_jsonl_say_why_and_the_rest_is_read(tmp_path: Path):
         b"",
         b'{"words": "x"}',
         b'{"text": "\xff"}',
-        b'{"text": "five"}',
+        b'{"text": "\\ud800"}',
+        b"[" * 100_000,
+        b'{"text": "eight", "score": NaN}',
     ]
     path.write_bytes(b"\n".join(lines))
     read = list(read_lines(path))
-    assert [line.text for line in read] == ["one", "", "", "", "five"]
-    assert [line.number for line in read] == [1, 2, 4, 5, 6]
-    assert [problem.problem.split(" (")[0] for problem in read[1:4]] == [
+    assert [line.text for line in read] == ["one", "", "", "", "", "", "eight"]
+    assert [line.number for line in read] == [1, 2, 4, 5, 6, 7, 8]
+    assert [problem.problem.split(" (")[0] for problem in read[1:-1]] == [
         "line 2 is not JSON",
-        'line 4 has no "text"',
+        'line 4 has no "text" that is valid Unicode',
         "line 5 is not UTF-8",
+        'line 6 has no "text" that is valid Unicode',
+        "line 7 is not JSON",
     ]
 
 

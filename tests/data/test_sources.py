@@ -8,6 +8,7 @@ import pytest
 from ringworld.core.errors import InputError
 from ringworld.data.config import PrepareConfig
 from ringworld.data.sources import Question, Sidecar, Source, find_sources, read_sidecar
+from ringworld.vision.media import stream_video
 from ringworld.vision.write_media import write_image
 
 CONFIG = PrepareConfig(held_out_fraction=0.2)
@@ -84,6 +85,21 @@ def test_a_file_that_cannot_be_read_is_not_the_only_one_held_out(tmp_path: Path)
         assert len(held_out & {"one.png", "two.png"}) == len(held_out & {"good_1.txt", "good_2.txt"}) == 1
 
 
+def test_a_video_that_cannot_be_prepared_is_not_the_only_one_held_out(tmp_path: Path, write_clip):
+    whole = write_clip(tmp_path / "whole_1.mp4", frames=8).read_bytes()
+    (tmp_path / "whole_2.mp4").write_bytes(whole)
+    # The first frames of a cut one can be read, and all of one that is said badly.
+    (tmp_path / "cut.mp4").write_bytes(whole[:-50])
+    (tmp_path / "said_badly.mp4").write_bytes(whole)
+    (tmp_path / "said_badly.json").write_text("{")
+    next(stream_video(tmp_path / "cut.mp4", frames_per_second=4.0, resolution=8))
+    for seed in range(8):
+        config = PrepareConfig(held_out_fraction=0.01, seed=seed)
+        found = find_sources(videos=[tmp_path], texts=[], config=config)
+        held_out = {source.relative for source in found if source.split == "held_out"}
+        assert len(held_out & {"whole_1.mp4", "whole_2.mp4"}) == 1
+
+
 def test_the_only_file_that_can_be_read_is_trained_on(tmp_path: Path):
     touch(tmp_path, "bad_1.mp4", "bad_2.mp4")
     write_image(tmp_path / "one.png", np.zeros((8, 8, 3), np.uint8))
@@ -118,6 +134,8 @@ def test_a_text_beside_a_video_is_its_caption_and_nothing_is_no_caption(tmp_path
         '{"questions": ["why"]}',
         '{"questions": [{"question": "Q"}]}',
         '{"questions": [{"question": "Q", "answer": "A", "answers": "many"}]}',
+        '{"caption": "\\ud800"}',
+        "[" * 100_000,
     ],
 )
 def test_a_sidecar_of_another_form_is_refused_by_name(tmp_path: Path, content):

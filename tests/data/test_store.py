@@ -1,8 +1,8 @@
+import errno
 import shutil
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,7 +11,15 @@ from ringworld.core.config import to_json
 from ringworld.core.errors import InputError
 from ringworld.core.files import write_json_atomic
 from ringworld.data.examples import Example
-from ringworld.data.store import FORMAT, Dataset, ExampleStore, ShardWriter, read_examples, write_table
+from ringworld.data.store import (
+    FORMAT,
+    Dataset,
+    ExampleStore,
+    read_examples,
+    read_manifest,
+    write_manifest,
+    write_shard,
+)
 from ringworld.text.vocabulary import Vocabulary
 
 
@@ -25,10 +33,8 @@ def test_an_example_comes_back_as_it_was(tmp_path_factory, items, source):
         tokens=tokens.astype(np.int32), loss=loss, kind="video_qa", source=source, start_token=2**40
     )
     out = tmp_path_factory.mktemp("data")
-    with ShardWriter(out / "shards/s", vocabulary=vocabulary) as writer:
-        writer.add(made, split="train")
-        writer.finish({})
-    write_table(out / "manifest.parquet", pq.read_table(out / "shards/s.parquet"))
+    manifest = write_shard(out / "shards/s", [(made, "train")], vocabulary=vocabulary)
+    write_manifest(out / "manifest.parquet", manifest)
     dataset = Dataset(format=FORMAT, vocabulary=vocabulary, text_tokenizer="t", frame_tokenizer="f")
     write_json_atomic(out / "dataset.json", to_json(dataset))
     (read,) = read_examples(out, split="train")
@@ -66,6 +72,36 @@ def test_a_record_that_changed_is_found_by_its_checksum(copy: Path, prepared: Pa
     shards[1].rename(shards[0])
     with pytest.raises(InputError, match=r"record 0: got checksum"):
         ExampleStore(copy).read(0)
+
+
+@pytest.mark.parametrize("damage", ["cut", "turned", "empty"])
+def test_a_damaged_manifest_is_named_with_what_to_do(copy: Path, damage):
+    path = copy / "manifest.parquet"
+    content = bytearray(path.read_bytes())
+    # Byte 200 is in the pages of a column, which Parquet by itself does not check.
+    content[200] ^= 1
+    path.write_bytes({"cut": content[:-100], "turned": content, "empty": b""}[damage])
+    with pytest.raises(InputError, match=r"manifest\.parquet: got a damaged file .*ringworld prepare"):
+        ExampleStore(copy)
+
+
+def test_another_table_is_no_manifest(copy: Path):
+    path = copy / "manifest.parquet"
+    write_manifest(path, read_manifest(path).drop_columns(["checksum"]))
+    with pytest.raises(InputError, match=r"manifest\.parquet: got columns kind, .* expected .*, checksum"):
+        ExampleStore(copy)
+
+
+def test_a_shard_for_which_there_is_no_room_leaves_what_was_there(copy: Path, prepared: Path, vocabulary):
+    def full_disk():
+        yield next(read_examples(prepared, split="train")), "train"
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    shard = first_shard(copy)
+    before = shard.read_bytes(), sorted(copy.rglob("*"))
+    with pytest.raises(InputError, match=rf"{shard.name}: got no space left"):
+        write_shard(shard.with_suffix(""), full_disk(), vocabulary=vocabulary)
+    assert (shard.read_bytes(), sorted(copy.rglob("*"))) == before
 
 
 def test_a_folder_without_prepared_data_is_refused(tmp_path: Path):

@@ -16,6 +16,7 @@ from ringworld.evaluation.metrics import (
     HeldOutLoss,
     HeldOutMetrics,
     InputFile,
+    LeftOut,
     LossPoint,
     Metrics,
     NeedleMetrics,
@@ -69,13 +70,14 @@ def make_run(out: Path) -> Metrics:
         ),
         versions=(Fact(name="ringworld", value="0.1.0"), Fact(name="jax", value="0.10.2")),
         inputs=(
-            InputFile(name="videos/clip000.mp4", kind="video", bytes=14322, examples=4, tokens=812),
-            InputFile(name="texts/letter003.txt", kind="text", bytes=2310, examples=2, tokens=1544),
+            InputFile(name="videos/clip000.mp4", kind="video", files=1, bytes=14322, examples=4, tokens=812),
+            InputFile(name="texts/letter003.txt", kind="text", files=2, bytes=2310, examples=2, tokens=1544),
         ),
         quarantined=(
             Quarantined(name="videos/<b>.mp4", reason="a JPEG image named .mp4; rename it to .jpg"),
             Quarantined(name="videos/song.mp4", reason="no video stream, only audio"),
         ),
+        questions_left_out=3,
         text_tokenizer=TextTokenizerMetrics(vocabulary_size=1024, bytes_per_token=2.91),
         frame_tokenizer=FrameTokenizerMetrics(
             resolution=32,
@@ -83,6 +85,7 @@ def make_run(out: Path) -> Metrics:
             codebook_size=128,
             codebook_used=97,
             held_out_frames=64,
+            held_out_of="files held out",
             psnr_db=27.384,
             steps=600,
         ),
@@ -97,6 +100,8 @@ def make_run(out: Path) -> Metrics:
                 fill=0.97,
                 examples=4410,
                 ring_efficiency=0.93,
+                model_flops_per_second=1.234e9 * context,
+                left_out=(LeftOut(kind="video", examples=4321 // context),) if context < 1024 else (),
             )
             for name, context, base in STAGES
         ),
@@ -201,4 +206,5 @@ def _held_out(name: str, index: int, when) -> HeldOutMetrics:
         vision_targets=1024,
         by_position=bins,
     )
-    return HeldOutMetrics(stage=name, when=when, loss=loss)
+    left_out = (LeftOut(kind="video_qa", examples=7),)
+    return HeldOutMetrics(stage=name, when=when, loss=loss, left_out=left_out)

@@ -39,6 +39,12 @@ def test_curves_start_at_zero(figures):
         assert figures[name].axes[0].get_ylim()[0] == 0
 
 
+def test_no_measurement_is_cut_at_the_top(figures):
+    axes = figures["position"].axes[0]
+    highest = max(np.max(line.get_ydata()) for line in axes.lines)
+    assert highest < 0.95 * axes.get_ylim()[1]
+
+
 def test_a_figure_is_a_picture(figures):
     picture = Image.open(io.BytesIO(plots.png(figures["loss"], dots_per_inch=50)))
     assert picture.size == (230, 145)

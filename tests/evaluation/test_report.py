@@ -92,10 +92,16 @@ def test_videos_play_by_themselves_in_the_page(page):
 @pytest.mark.parametrize(
     "shown",
     [
-        "27.38 dB over 64 frames",
+        "27.38 dB over 64 frames of files held out",
         "97 of 128 codes (76 %)",
         "50,000",
         "93 %",
+        "316 G",
+        "1.26 T",
+        "256 256 16 0 512 512 8 0 1K 1,024 0 0 held-out loss 1,024 0 7",
+        "3 questions are left out",
+        "texts/letter003.txt (2 of this name)",
+        "of a call that was killed, up to the last file that it wrote",
         "97 %",
         "2.91 bytes a token",
         "1 of 2 answers",
@@ -153,12 +159,16 @@ def test_a_run_of_text_alone_has_a_report(out, metrics):
         needles=(),
         held_out=(),
         quarantined=(),
+        questions_left_out=0,
+        stages=tuple(dataclasses.replace(stage, left_out=()) for stage in metrics.stages),
         losses=tuple(dataclasses.replace(point, vision_loss=None) for point in metrics.losses),
     )
     text = Page(render(without, media=out)).text
     assert "Generated" not in text
     assert "vision loss (nats)" not in text
     assert "No file had to be left out." in text
+    assert "No example was longer than a context." in text
+    assert "left out:" not in text
 
 
 def test_a_missing_picture_is_named(out, metrics):
@@ -179,6 +189,21 @@ def test_a_missing_picture_is_named(out, metrics):
 )
 def test_times_read_well(seconds, shown):
     assert markup.duration(seconds) == shown
+
+
+@pytest.mark.parametrize(
+    ("flops", "shown"),
+    [
+        (0.0, "0.00"),
+        (999.4, "999"),
+        (999.6, "1.00 k"),
+        (1.234e9, "1.23 G"),
+        (45.67e9, "45.7 G"),
+        (7e14, "700 T"),
+    ],
+)
+def test_rates_read_well(flops, shown):
+    assert markup.rate(flops) == shown
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import dataclasses
 import json
 from functools import partial
 
+import equinox as eqx
 import jax
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from ringworld.core.errors import InputError
 from ringworld.inference.config import GREEDY, EngineConfig, SamplingConfig
 from ringworld.inference.engine import Engine, Question
 from ringworld.inference.generate import generate
-from ringworld.model.arrange import arrange
+from ringworld.model.arrange import arrange, place_rows
 from ringworld.model.world_model import hidden, logits
 from ringworld.text import chat
 from ringworld.text.tokenizer import TextTokenizer
@@ -40,7 +41,10 @@ def forward(world, sequences) -> list[np.ndarray]:
         order[row, : len(sequence)] = np.arange(len(sequence))
     with jax.set_mesh(world.mesh):
         packed = Packed(tokens, order, np.zeros(shape, np.int32))
-        batch = arrange(packed, mesh=world.mesh, layout="contiguous")
+        placements = place_rows(
+            [[]] * len(sequences), seq=FORWARD_TOKENS, attention=attention, mesh=world.mesh
+        )
+        batch = arrange(packed, mesh=world.mesh, placements=placements)
         scores = np.asarray(_forward(world.model, batch, config=config))
     return [scores[row, : len(sequence)] for row, sequence in enumerate(sequences)]
 
@@ -157,6 +161,21 @@ def test_pictures_and_answers_have_their_forms():
     )
     assert len(answers) == 3 and len(set(answers)) == 3
     assert engine.answer([], max_new_tokens=5) == []
+
+
+def test_a_question_for_several_things_is_put_as_it_was_learnt():
+    engine = make_world(ring=1).engine
+    asked = Question(text="Which colors?", document="A red circle.", answers="several")
+    learnt = chat.document_question_prompt("A red circle.", "Which colors?", answers="several")
+    assert engine.question_tokens(asked) == len(engine.encode(learnt))
+    assert engine.question_tokens(asked) < engine.question_tokens(dataclasses.replace(asked, answers="one"))
+
+
+def test_weights_have_a_fingerprint_that_no_mesh_changes():
+    one, two = make_world(ring=1), make_world(ring=2)
+    assert one.engine.fingerprint == two.engine.fingerprint
+    grown = eqx.tree_at(lambda model: model.norm, one.model, replace_fn=lambda norm: norm * 1.000001)
+    assert make_engine(dataclasses.replace(one, model=grown)).fingerprint != one.engine.fingerprint
 
 
 @pytest.mark.parametrize("ring", [1, 2])

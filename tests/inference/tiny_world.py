@@ -34,7 +34,7 @@ CONFIG = ModelConfig(
     mlp=16,
     text_vocab=VOCABULARY.text_size,
     vision_vocab=VOCABULARY.vision_size,
-    attention=AttentionConfig(block_q_tokens=32, block_kv_tokens=32),
+    attention=AttentionConfig(layout="balanced", block_q_tokens=32, block_kv_tokens=32),
 )
 
 
@@ -52,6 +52,7 @@ class World:
 
     engine: Engine
     model: WorldModel
+    frames: FrameTokenizer
     mesh: jax.sharding.Mesh
 
 
@@ -73,14 +74,14 @@ def make_world(*, ring: int, data: int = 1) -> World:
     with jax.set_mesh(mesh):
         # Wide enough that the likeliest token is not a matter of rounding.
         model = random_weights(WorldModel.abstract(CONFIG), scale=0.5, mesh=mesh)
-    autoencoder = FrameAutoencoder.init(FRAMES, draw=draw_on_host(1))
+    frames = FrameTokenizer(FRAMES, FrameAutoencoder.init(FRAMES, draw=draw_on_host(1)), batch_frames=4)
     engine = Engine(
         model,
         config=CONFIG,
         tokenizer=TOKENIZER,
         vocabulary=VOCABULARY,
-        frame_tokenizer=FrameTokenizer(FRAMES, autoencoder, batch_frames=4),
+        frame_tokenizer=frames,
         mesh=mesh,
         limits=EngineConfig(max_context_tokens=512, max_rows=8),
     )
-    return World(engine, model, mesh)
+    return World(engine, model, frames, mesh)

@@ -108,3 +108,13 @@ def test_a_file_that_is_no_tokenizer_is_named(tmp_path: Path):
     (tmp_path / "tokenizer.json").write_text('{"model": 3}')
     with pytest.raises(InputError, match=r"tokenizer\.json"):
         TextTokenizer.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content", ["[]", '{"bos_token": 3}', '{"eos_token": {"content": []}}', "[" * 100_000]
+)
+def test_a_damaged_tokenizer_config_is_named(tmp_path: Path, content: str):
+    TOKENIZER.save(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text(content)
+    with pytest.raises(InputError, match=r"tokenizer_config\.json"):
+        TextTokenizer.load(tmp_path)

@@ -6,11 +6,12 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from ringworld.attention.layouts import example_lengths
 from ringworld.core.mesh import make_mesh
 from ringworld.core.mesh_config import MeshConfig
 from ringworld.data.batch import PackedBatch
 from ringworld.data.examples import Example
-from ringworld.model.arrange import arrange
+from ringworld.model.arrange import arrange, place_rows
 from ringworld.model.config import ModelConfig
 from ringworld.training.config import TrainingConfig
 from ringworld.training.state import TrainState, abstract_state
@@ -63,5 +64,11 @@ def with_rows(batch: PackedBatch[np.ndarray], rows: int) -> PackedBatch[np.ndarr
 
 def on_devices(batch: PackedBatch[np.ndarray], mesh: Mesh, *, pieces: int = 1) -> Pieces:
     """Put a batch on the mesh in the model's layout, in pieces of equal numbers of rows."""
+    lengths = [example_lengths(order, first) for order, first in zip(batch.order, batch.first)]
+    placements = place_rows(lengths, seq=batch.order.shape[1], attention=MODEL.attention, mesh=mesh)
+    rows = len(placements) // pieces
     parts = zip(*(np.split(field, pieces) for field in batch))
-    return tuple(arrange(PackedBatch(*part), mesh=mesh, layout=MODEL.attention.layout) for part in parts)
+    return tuple(
+        arrange(PackedBatch(*part), mesh=mesh, placements=placements[i * rows :][:rows])
+        for i, part in enumerate(parts)
+    )

@@ -1,8 +1,10 @@
 import dataclasses
+from math import inf, nan
 from typing import Any
 
 import pytest
 
+from ringworld.attention.config import AttentionConfig
 from ringworld.core.config import from_json, to_json
 from ringworld.core.errors import InputError
 from ringworld.core.mesh_config import MeshConfig
@@ -38,6 +40,7 @@ def test_context_divides_over_the_ring_in_its_layout():
         stages=(stage(context_tokens=36),),
         mesh=MeshConfig(ring=2, ulysses=4),
         match="36 tokens.*multiple of 16",
+        attention=AttentionConfig(layout="zigzag"),
     )
 
 
@@ -82,6 +85,8 @@ def test_embed_divides_over_the_weight_axes():
         ("batch_sequences", 0),
         ("accumulation_steps", 0),
         ("rope_base", 1.0),
+        ("rope_base", inf),
+        ("learning_rate", nan),
         ("learning_rate", 0.0),
         ("min_learning_rate", 1.0),
         ("warmup_steps", 40),
@@ -93,7 +98,8 @@ def test_a_stage_that_could_not_run_is_refused(field: str, value: Any):
 
 
 @pytest.mark.parametrize(
-    "field, value", [("beta1", 1.0), ("epsilon", 0.0), ("clip_norm", 0.0), ("weight_decay", -1.0)]
+    "field, value",
+    [("beta1", 1.0), ("epsilon", 0.0), ("clip_norm", 0.0), ("weight_decay", -1.0), ("clip_norm", nan)],
 )
 def test_an_optimizer_that_is_not_defined_is_refused(field: str, value: float):
     with pytest.raises(InputError, match=field):
@@ -107,6 +113,8 @@ def test_an_optimizer_that_is_not_defined_is_refused(field: str, value: float):
         ({"stages": (stage("a"), stage("a"))}, "stage names"),
         ({"checkpoint_every_steps": 0}, "checkpoint_every_steps"),
         ({"vision_loss_weight": 0.0}, "vision_loss_weight"),
+        ({"text_loss_weight": inf}, "text_loss_weight"),
+        ({"seed": -1}, "seed"),
     ],
 )
 def test_a_run_that_makes_no_sense_is_refused(changes: dict[str, Any], match: str):

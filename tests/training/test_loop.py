@@ -27,6 +27,7 @@ class Runs:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.data = folder, write_data(folder / "data")
+        self.told = ""
         self.environment = os.environ | {
             "JAX_COMPILATION_CACHE_DIR": str(folder / "cache"),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
@@ -45,9 +46,9 @@ class Runs:
         message = process.communicate(timeout=300)[1]
         return process.returncode, message
 
-    def stop(self, name: str, number: signal.Signals, *, at_step: int) -> tuple[int, str]:
+    def stop(self, name: str, *options: str, number: signal.Signals, at_step: int) -> tuple[int, str]:
         """Start, and send a signal when the metrics have reached a step."""
-        process = self.start(name)
+        process = self.start(name, *options)
         while process.poll() is None and max(self.steps(name), default=0) < at_step:
             time.sleep(0.01)
         process.send_signal(number)
@@ -68,8 +69,8 @@ class Runs:
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     runs = Runs(tmp_path_factory.mktemp("runs"))
-    code, message = runs.finish("whole")
-    assert code == 0, message
+    code, runs.told = runs.finish("whole")
+    assert code == 0, runs.told
     return runs
 
 
@@ -80,7 +81,7 @@ def test_a_whole_run_logs_every_step_and_calls_its_hook_round_each_stage(runs: R
 
 
 def test_a_run_that_is_killed_and_interrupted_ends_as_the_whole_one(runs: Runs):
-    killed = runs.stop("stopped", signal.SIGKILL, at_step=10)
+    killed = runs.stop("stopped", number=signal.SIGKILL, at_step=10)
     assert killed[0] == -signal.SIGKILL
     assert 10 <= runs.steps("stopped")[-1] < 40
 
@@ -88,12 +89,12 @@ def test_a_run_that_is_killed_and_interrupted_ends_as_the_whole_one(runs: Runs):
     assert died[0] == -signal.SIGKILL
     assert runs.steps("stopped") == list(range(1, 41))
 
-    interrupted, message = runs.stop("stopped", signal.SIGINT, at_step=45)
+    interrupted, message = runs.stop("stopped", number=signal.SIGINT, at_step=45)
     assert interrupted == -signal.SIGINT
     last = runs.steps("stopped")[-1]
     assert f"SIGINT after step {last}, saved: the same command goes on" in message
 
-    terminated, message = runs.stop("stopped", signal.SIGTERM, at_step=last + 5)
+    terminated, message = runs.stop("stopped", number=signal.SIGTERM, at_step=last + 5)
     assert terminated == -signal.SIGINT
     assert "SIGTERM after step" in message
 
@@ -102,8 +103,33 @@ def test_a_run_that_is_killed_and_interrupted_ends_as_the_whole_one(runs: Runs):
     assert runs.hooks("stopped") == ["before short", "after short", "after short", "after long"]
 
 
+def test_rows_that_are_far_apart_add_up_to_the_same_after_a_kill(runs: Runs):
+    """A row is written every 6 steps, a checkpoint every 7: the kill falls between the two."""
+    sparse = ("--log-every", "6")
+    killed = runs.stop("sparse", *sparse, number=signal.SIGKILL, at_step=12)
+    assert killed[0] == -signal.SIGKILL
+    assert runs.finish("sparse", *sparse)[0] == 0
+    assert runs.steps("sparse") == [*range(6, 40, 6), 40, *range(42, 80, 6), 80]
+    for of_stage in ("short", "long"):
+        every, some = (
+            [row for row in runs.rows(name) if row["stage"] == of_stage] for name in ("whole", "sparse")
+        )
+        for column in ("steps", "tokens", "examples"):
+            assert sum(row[column] for row in some) == sum(row[column] for row in every), column
+        assert sum(row["steps"] for row in some) == 40
+        losses = {row["step"]: row["loss"] for row in every}
+        assert {row["step"]: row["loss"] for row in some}.items() <= losses.items()
+        means = [sum(row["ring_efficiency"] * row["steps"] for row in rows) / 40 for rows in (every, some)]
+        assert means[0] == pytest.approx(means[1])
+
+
+def test_examples_that_no_row_of_a_stage_holds_are_told(runs: Runs):
+    assert "train short: left out, longer than 32 tokens: 1 video\n" in runs.told
+    assert "train long: left out" not in runs.told
+
+
 def test_a_run_goes_on_where_the_devices_are_others(runs: Runs):
-    runs.stop("moved", signal.SIGINT, at_step=45)
+    runs.stop("moved", number=signal.SIGINT, at_step=45)
     assert runs.finish("moved", devices=1)[0] == 0
     got, expected = ([row["loss"] for row in runs.rows(name)] for name in ("moved", "whole"))
     # AdamW divides by the size of a gradient, so that 35 updates spread the rounding of small ones.

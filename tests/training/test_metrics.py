@@ -1,14 +1,14 @@
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 import pytest
 
+from ringworld.attention.layouts import place
 from ringworld.core.errors import InputError
-from ringworld.data.batch import PackedBatch
 from ringworld.training.loss import LossOutput
-from ringworld.training.metrics import BatchCounts, count, metrics_row
+from ringworld.training.metrics import BatchCounts, Interval, count, metrics_row
 from ringworld.training.step import StepOutput
+from tests.training.tiny_run import MODEL
 
 
 def row_of(*, loss: float, vision_targets: int) -> dict[str, Any]:
@@ -21,7 +21,10 @@ def row_of(*, loss: float, vision_targets: int) -> dict[str, Any]:
         vision_targets=jnp.int32(vision_targets),
     )
     output = StepOutput(loss=losses, gradient_norm=jnp.float32(2), learning_rate=jnp.float32(0.5))
-    return metrics_row(output, step=7, stage="4k", counts=BatchCounts(10, 3, 0.75), seconds=0.5)
+    interval = Interval().plus(
+        BatchCounts(tokens=10, examples=3, pairs=20, ring_efficiency=0.75), seconds=0.5
+    )
+    return metrics_row(output, step=7, stage="4k", interval=interval, model=MODEL)
 
 
 def test_a_row_says_what_a_step_did():
@@ -33,13 +36,25 @@ def test_a_row_says_what_a_step_did():
         "vision_loss": None,
         "gradient_norm": 2.0,
         "learning_rate": 0.5,
+        "steps": 1,
         "tokens": 10,
         "examples": 3,
         "seconds": 0.5,
         "tokens_per_second": 20.0,
+        # Forward and backward are 3 times forward, in half a second. Each of 2 layers has 2 x 16 x 16 weights
+        # for queries and output, 2 x 16 x 8 for keys and values, 3 x 16 x 32 for the rest; the head 16 x 32.
+        "model_flops_per_second": 6.0 * (10 * 2 * (2 * 2304 + 512) + 20 * 4 * 2 * 16),
         "ring_efficiency": 0.75,
     }
     assert row_of(loss=1.5, vision_targets=4)["vision_loss"] == 0
+
+
+def test_an_interval_sums_its_updates_and_averages_their_efficiency():
+    whole = Interval()
+    for efficiency, seconds in ((1.0, 0.5), (0.5, 1.5), (0.75, 1.0)):
+        counts = BatchCounts(tokens=10, examples=3, pairs=20, ring_efficiency=efficiency)
+        whole = whole.plus(counts, seconds=seconds)
+    assert whole == (3, 30, 9, 60, 0.75, 3.0)
 
 
 def test_a_loss_that_is_not_a_number_stops_the_run():
@@ -49,10 +64,7 @@ def test_a_loss_that_is_not_a_number_stops_the_run():
 
 def test_a_batch_is_counted_by_its_own_examples():
     # One example of 4 tokens, contiguous over 2 members: 10 of 2 x (3 + 4) pairs. Two of 2: all of 2 x 3.
-    order = np.array([[0, 1, 2, 3], [0, 1, 2, 3], [-1, -1, -1, -1]], np.int32)
-    first = np.array([[0, 0, 0, 0], [0, 0, 2, 2], [0, 0, 0, 0]], np.int32)
-    zeros = np.zeros((3, 4), np.float32)
-    batch = PackedBatch(order, order, order, first, zeros, zeros)
-    counts = count(batch, "contiguous", members=2)
-    assert (counts.tokens, counts.examples) == (8, 3)
+    lengths = [[4], [2, 2], []]
+    counts = count(lengths, [place("contiguous", seq=4, members=2, lengths=row) for row in lengths])
+    assert (counts.tokens, counts.examples, counts.pairs) == (8, 3, 10 + 3 + 3)
     assert counts.ring_efficiency == pytest.approx((10 / 14 + 1 + 1) / 3)

@@ -1,6 +1,6 @@
-import dataclasses
 import functools
 import re
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -8,13 +8,12 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding
 
-from ringworld.attention.config import AttentionConfig
 from ringworld.core.mesh import abstract_mesh
 from ringworld.core.mesh_config import MeshConfig
 from ringworld.core.sharding import spec
 from ringworld.data.batch import PackedBatch
 from ringworld.model.config import ModelConfig
-from ringworld.training.config import TrainingConfig, validate
+from ringworld.presets import PRESETS, RunConfig, lwm_7b
 from ringworld.training.state import abstract_state
 from ringworld.training.step import StepOutput, make_step, update
 from tests.training.meshes import mesh_of, on_devices, state_on
@@ -67,7 +66,7 @@ def test_the_loss_of_a_copy_task_falls():
 
 
 def test_bfloat16_compute_trains_as_float32_does():
-    outputs = run_steps(dataclasses.replace(MODEL, compute="bfloat16"), steps=60, ring=2)[1]
+    outputs = run_steps(replace(MODEL, compute="bfloat16"), steps=60, ring=2)[1]
     first, last = outputs[0].loss.loss, outputs[-1].loss.loss
     # bfloat16 keeps 8 bits: the loss of equal weights agrees to a few of its rounding errors, 2 ** -9 each.
     np.testing.assert_allclose(first, on_a_ring()[1][0].loss.loss, rtol=4 * 2**-9)
@@ -89,42 +88,30 @@ def test_a_ring_passes_keys_on_and_never_gathers_a_sequence():
     assert max(int(size) for shape in gathered for size in shape.split(",")) < CONTEXT
 
 
-SEVEN_BILLION = ModelConfig(
-    layers=32,
-    embed=4096,
-    heads=32,
-    kv_heads=32,
-    head=128,
-    mlp=11008,
-    text_vocab=32000,
-    vision_vocab=8448,
-    attention=AttentionConfig(block_q_tokens=2048, block_kv_tokens=2048),
-    mlp_block_tokens=2048,
-    compute="bfloat16",
-)
+LWM_7B = lwm_7b()
+RUNS = {preset.__name__: preset() for preset in PRESETS} | {
+    "lwm_7b on data, fsdp, ring and tensor": replace(
+        LWM_7B, mesh=MeshConfig(data=2, fsdp=4, ring=32, tensor=2)
+    ),
+    "lwm_7b on ring, ulysses and tensor": replace(LWM_7B, mesh=MeshConfig(ring=64, ulysses=2, tensor=4)),
+}
 
 
-@pytest.mark.parametrize(
-    "mesh",
-    [
-        MeshConfig(data=2, fsdp=8, ring=32, tensor=2),
-        MeshConfig(ring=64, ulysses=2, tensor=4),
-    ],
-    ids=str,
-)
-def test_a_step_of_7b_at_a_million_tokens_type_checks_on_its_mesh(mesh: MeshConfig):
-    million = stage("1m", context_tokens=2**20, rope_base=5e7, batch_sequences=mesh.batch_members)
-    config = TrainingConfig(stages=(million,))
-    validate(config, SEVEN_BILLION, mesh)
+@pytest.mark.parametrize("run", RUNS.values(), ids=RUNS)
+def test_a_step_of_the_longest_context_type_checks_on_its_mesh_at_full_size(run: RunConfig):
+    stage, mesh = run.training.stages[-1], run.mesh
     devices = abstract_mesh(mesh)
     tokens = NamedSharding(devices, spec("batch", "seq"))
-    shape = (million.batch_sequences, million.context_tokens)
+    shape = (stage.batch_sequences // stage.accumulation_steps, stage.context_tokens)
     ids, weights = (jax.ShapeDtypeStruct(shape, dtype, sharding=tokens) for dtype in (jnp.int32, jnp.float32))
     batch = PackedBatch(ids, ids, ids, ids, weights, weights)
-    state = abstract_state(config, SEVEN_BILLION, mesh=devices)
+    config, model = run.training, replace(run.model, rope_base=stage.rope_base)
+    state = abstract_state(config, model, mesh=devices)
     with jax.sharding.use_abstract_mesh(devices):
         after, output = jax.eval_shape(
-            functools.partial(update, config=config, model_config=SEVEN_BILLION), state, (batch,)
+            functools.partial(update, config=config, model_config=model),
+            state,
+            (batch,) * stage.accumulation_steps,
         )
     jax.tree.map(lambda a, b: _assert_same_type(a, b), after, state)
     assert output.loss.loss.shape == ()

@@ -1,12 +1,14 @@
 """A model, data and a run that are small enough for tests; also the program that tests stop in its midst.
 
-`python -m tests.training.tiny_run DATA OUT DEVICES [--die-after STAGE]` trains on a ring of DEVICES.
-It adds a line to OUT/hooks.txt in every call of its hook, and with `--die-after` kills itself in that call.
+`python -m tests.training.tiny_run DATA OUT DEVICES [--die-after STAGE] [--log-every STEPS]` trains on a ring
+of DEVICES. It adds a line to OUT/hooks.txt in every call of its hook, and with `--die-after` kills itself in
+that call.
 """
 
 import argparse
 import os
 import signal
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from ringworld.core.files import write_json_atomic
 from ringworld.core.mesh import make_mesh, simulate_devices
 from ringworld.core.mesh_config import MeshConfig
 from ringworld.data import store
-from ringworld.data.config import MixtureConfig
+from ringworld.data.config import MixtureConfig, Split
 from ringworld.data.examples import Example
 from ringworld.model.config import ModelConfig
 from ringworld.text.vocabulary import Vocabulary
@@ -35,7 +37,7 @@ MODEL = ModelConfig(
     mlp=32,
     text_vocab=VOCABULARY.text_size,
     vision_vocab=VOCABULARY.vision_size,
-    attention=AttentionConfig(block_q_tokens=8, block_kv_tokens=8),
+    attention=AttentionConfig(layout="balanced", block_q_tokens=8, block_kv_tokens=8),
 )
 
 
@@ -71,19 +73,21 @@ def example(rng: np.random.Generator, *, tokens: int, kind: str) -> Example:
 
 
 def write_data(folder: Path) -> Path:
-    """Write prepared data of 40 examples, half with frames, and return the folder."""
+    """Write prepared data of 41 examples, half with frames, one longer than the first stage's rows."""
     rng = np.random.default_rng(0)
-    stem = folder / store.SHARDS_FOLDER / "00000-of-00001"
-    with store.ShardWriter(stem, vocabulary=VOCABULARY) as writer:
-        for index in range(40):
-            made = example(rng, tokens=int(rng.integers(3, 20)), kind=("text", "video")[index % 2])
-            writer.add(made, split="train")
-        writer.finish({})
+    made = [example(rng, tokens=int(rng.integers(3, 20)), kind=("text", "video")[i % 2]) for i in range(40)]
+    made.append(example(rng, tokens=30, kind="video"))
+    return write_examples(folder, [(one, "train") for one in made], vocabulary=VOCABULARY)
+
+
+def write_examples(folder: Path, made: Iterable[tuple[Example, Split]], *, vocabulary: Vocabulary) -> Path:
+    """Write prepared data of one shard, and return its folder."""
+    manifest = store.write_shard(folder / store.SHARDS_FOLDER / "00000-of-00001", made, vocabulary=vocabulary)
+    store.write_manifest(folder / store.MANIFEST_FILE, manifest)
     dataset = store.Dataset(
-        format=store.FORMAT, vocabulary=VOCABULARY, text_tokenizer="none", frame_tokenizer="none"
+        format=store.FORMAT, vocabulary=vocabulary, text_tokenizer="none", frame_tokenizer="none"
     )
     write_json_atomic(folder / store.DATASET_FILE, to_json(dataset))
-    (folder / store.MANIFEST_FILE).write_bytes(stem.with_suffix(".parquet").read_bytes())
     return folder
 
 
@@ -94,6 +98,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("devices", type=int)
     parser.add_argument("--die-after", default="")
+    parser.add_argument("--log-every", type=int, default=1)
     args = parser.parse_args()
     simulate_devices(args.devices)
 
@@ -104,7 +109,8 @@ def main() -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     mesh = make_mesh(MeshConfig(ring=args.devices))
-    train(training(), MODEL, data_dir=args.data, out=args.out, mesh=mesh, on_stage=hook)
+    config = training(log_every_steps=args.log_every)
+    train(config, MODEL, data_dir=args.data, out=args.out, mesh=mesh, on_stage=hook)
 
 
 if __name__ == "__main__":

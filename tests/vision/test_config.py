@@ -1,8 +1,10 @@
+from math import inf, nan
+
 import pytest
 
 from ringworld.core.config import from_json, to_json
 from ringworld.core.errors import InputError
-from ringworld.vision.config import FrameTokenizerConfig, FrameTrainingConfig
+from ringworld.vision.config import FrameTokenizerConfig, FrameTrainingConfig, MediaLimits
 
 
 def test_lwm_has_sixteen_by_sixteen_codes_a_frame():
@@ -29,7 +31,12 @@ def test_shapes_that_cannot_be_built(wrong, said):
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ({"batch_frames": 0}, "counts of one or more"),
+        ({"batch_frames": 0}, "batch_frames: got 0, expected at least 1"),
+        ({"l2_weight": nan}, "l2_weight: got nan"),
+        ({"edge_weight": -0.1}, "edge_weight: got -0.1, expected at least 0"),
+        ({"learning_rate": inf}, "learning_rate: got inf, expected more than 0"),
+        ({"codebook_decay": 1.0}, "codebook_decay: got 1.0, expected at least 0 and below 1"),
+        ({"seed": -1}, "seed: got -1"),
         ({"continuous_steps": 100}, "before and one after the codebook is founded"),
         ({"adversarial_start_step": 5}, "start it later"),
     ],
@@ -39,3 +46,9 @@ def test_runs_that_cannot_be_run(wrong, said):
     FrameTrainingConfig(**right)
     with pytest.raises(InputError, match=said):
         FrameTrainingConfig(**(right | wrong))
+
+
+@pytest.mark.parametrize("wrong", [{"aspect_ratio": nan}, {"duration_seconds": inf}, {"frame_pixels": 0}])
+def test_limits_that_limit_nothing_or_everything(wrong):
+    with pytest.raises(InputError, match=f"media limit {next(iter(wrong))}"):
+        MediaLimits(**wrong)

@@ -1,7 +1,9 @@
 import json
 
+import ml_dtypes
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from ringworld.core.errors import InputError
 from ringworld.vision.config import FrameTokenizerConfig
@@ -51,8 +53,20 @@ def test_folders_that_do_not_hold_a_tokenizer(tokenizer, tmp_path):
     with pytest.raises(InputError, match="other tensors than config.json says, such as .*codebook"):
         FrameTokenizer.load(tmp_path)
     weights = tmp_path / "model.safetensors"
+    stored = load_file(weights)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    save_file({name: array.astype(np.float64) for name, array in stored.items()}, weights)
+    with pytest.raises(InputError, match="other tensors than config.json says, such as .*float64"):
+        FrameTokenizer.load(tmp_path)
+    # A number type that NumPy lacks.
+    save_file({name: array.astype(ml_dtypes.float8_e4m3fn) for name, array in stored.items()}, weights)
+    with pytest.raises(InputError, match="a damaged file .*float8"):
+        FrameTokenizer.load(tmp_path)
     weights.write_bytes(weights.read_bytes()[:100])
     with pytest.raises(InputError, match="a damaged file"):
+        FrameTokenizer.load(tmp_path)
+    weights.unlink()
+    with pytest.raises(InputError, match="model.safetensors: got no such file"):
         FrameTokenizer.load(tmp_path)
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from ringworld.cli.options import ConfigOptions
+from ringworld.cli.options import ConfigOptions, Devices
 from ringworld.core.config import write_run
 
 
@@ -19,17 +19,18 @@ class Evaluate:
     """Folder that prepare wrote; its held-out split is scored, and its held-out texts hide the needles."""
     out: Path
     """Folder for the results: evaluation.json, and the answers of each grid."""
-    devices: int | None = None
-    """Members of the ring, simulated without an accelerator; by default as trained, or all accelerators."""
+    devices: Devices = None
+    """Members of the ring; without an accelerator they are simulated."""
 
     def run(self) -> None:
         """Measure what is not measured yet, and print it."""
         from ringworld.cli.jobs.measure import build_engine, evaluate_engine, restore_model
-        from ringworld.cli.jobs.setup import load_tokenizers, open_mesh
+        from ringworld.cli.jobs.setup import check_data, load_tokenizers, open_mesh
 
         run, mesh = open_mesh(ConfigOptions(config=self.model).load(), devices=self.devices)
         model, stage, step = restore_model(run, folder=self.model, mesh=mesh)
         text, frames = load_tokenizers(run, self.tokenizer)
+        check_data(run, self.data, text=text, tokenizer=self.tokenizer)
         engine = build_engine(run, model, stage, text=text, frames=frames, mesh=mesh)
         measured = evaluate_engine(engine, run, stage, step=step, when="after", data=self.data, out=self.out)
         write_run(self.out, run, command="ringworld evaluate")
@@ -43,3 +44,5 @@ class Evaluate:
         print(
             f"held-out loss at {loss.context_tokens} tokens: text {loss.text_loss}, vision {loss.vision_loss}"
         )
+        for one in measured.held_out.left_out:
+            print(f"left out of it, longer than {loss.context_tokens} tokens: {one.examples} {one.kind}")

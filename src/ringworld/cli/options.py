@@ -1,10 +1,25 @@
-"""What several commands ask for."""
+"""What several commands ask for, and what `--help` says of options that something else decides."""
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
 
 from ringworld.core.config import read_run
 from ringworld.presets import RunConfig, named
+
+
+def otherwise(happens: str, *, metavar: str) -> Any:
+    """Return the annotation of an option that may be left out; `--help` says what happens then."""
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"(default: {happens})")
+
+
+Devices = Annotated[
+    int | None,
+    otherwise("as the configuration says; where there are accelerators, all of them", metavar="INT"),
+]
+Folders = Annotated[tuple[Path, ...], otherwise("none", metavar="[PATH [PATH ...]]")]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -13,7 +28,7 @@ class ConfigOptions:
 
     preset: str = "quickstart"
     """Name of a configuration: quickstart, smoke or lwm_7b."""
-    config: Path | None = None
+    config: Annotated[Path | None, otherwise("the preset", metavar="PATH")] = None
     """A run.json that a command wrote, edited or not, or its folder; used instead of the preset."""
 
     def load(self) -> RunConfig:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ringworld.cli.options import ConfigOptions
+from ringworld.cli.options import ConfigOptions, Folders
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -14,9 +14,9 @@ class Prepare:
     """Folder for the examples."""
     tokenizer: Path
     """Folder that train-tokenizer wrote."""
-    videos: tuple[Path, ...] = ()
+    videos: Folders = ()
     """Folders or files of videos and images, with captions and questions beside them."""
-    texts: tuple[Path, ...] = ()
+    texts: Folders = ()
     """Folders or files of text (.txt, .md) or of JSON lines with a field "text"."""
     configuration: ConfigOptions = field(default_factory=ConfigOptions)
 
@@ -33,5 +33,7 @@ class Prepare:
         )
         for count in report.counts:
             print(f"{count.split} {count.kind}: {count.examples} examples, {count.tokens} tokens")
+        if report.questions_left_out:
+            print(f"left out: {report.questions_left_out} questions about documents longer than one example")
         for item in report.quarantined:
             print(f"set aside: {item.path}: {item.reason}")

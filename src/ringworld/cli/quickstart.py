@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ringworld.cli.options import ConfigOptions
+from ringworld.cli.options import ConfigOptions, Devices, Folders
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -12,12 +12,12 @@ class Quickstart:
 
     out: Path
     """Folder for everything; the same command on it goes on where it was stopped."""
-    videos: tuple[Path, ...] = ()
+    videos: Folders = ()
     """Folders or files of your own videos and images, besides the toy world that is rendered."""
-    texts: tuple[Path, ...] = ()
+    texts: Folders = ()
     """Folders or files of your own texts, besides the toy world's."""
-    devices: int | None = None
-    """Members of the ring, simulated without an accelerator; by default two, or all accelerators."""
+    devices: Devices = None
+    """Members of the ring; without an accelerator they are simulated."""
     configuration: ConfigOptions = field(default_factory=ConfigOptions)
 
     def run(self) -> None:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from ringworld.cli.options import ConfigOptions
+from ringworld.cli.options import ConfigOptions, Devices
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -19,8 +19,8 @@ class Train:
     """Folder that train-tokenizer wrote."""
     evaluate: Literal["stages", "never"] = "stages"
     """Measure needles and held-out loss before the first stage and after each, or never."""
-    devices: int | None = None
-    """Members of the ring, simulated without an accelerator; by default as configured, or all there are."""
+    devices: Devices = None
+    """Members of the ring; without an accelerator they are simulated."""
     configuration: ConfigOptions = field(default_factory=ConfigOptions)
 
     def run(self) -> None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ringworld.cli.options import ConfigOptions
+from ringworld.cli.options import ConfigOptions, Folders
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -14,7 +14,7 @@ class TrainTokenizer:
     """Folder for the two tokenizers: OUT/text and OUT/frames."""
     videos: tuple[Path, ...]
     """Folders or files of videos and images."""
-    texts: tuple[Path, ...] = ()
+    texts: Folders = ()
     """Folders or files of text; captions and questions beside the videos are used in any case."""
     configuration: ConfigOptions = field(default_factory=ConfigOptions)
 
@@ -27,8 +27,8 @@ class TrainTokenizer:
         )
         print(f"text: {report.text_vocabulary} ids, {report.text_bytes_per_token:.2f} bytes a token")
         print(
-            f"frames: {report.frames.psnr_db:.2f} dB PSNR on {report.held_out_frames} held-out frames, "
-            f"{report.frames.codebook_usage:.0%} of the codebook in use"
+            f"frames: {report.frames.psnr_db:.2f} dB PSNR on {report.held_out_frames} unseen frames "
+            f"of {report.held_out_of}, {report.frames.codebook_usage:.0%} of the codebook in use"
         )
         for item in report.quarantined:
             print(f"set aside: {item.path}: {item.reason}")

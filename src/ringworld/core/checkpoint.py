@@ -1,12 +1,16 @@
 """Checkpoints: a tree of arrays and a JSON object at a step, whole or absent, through Orbax."""
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import orbax.checkpoint as ocp
 
 from ringworld.core.errors import InputError
+from ringworld.core.files import room_for
+
+UNREAD = ocp.PLACEHOLDER
+"""Stands in a tree that is restored where a leaf is not wanted; it is not read, and is there still after."""
 
 
 class Restored(NamedTuple):
@@ -20,8 +24,15 @@ class Restored(NamedTuple):
 class Checkpoints:
     """The newest `keep` checkpoints of one run in one folder."""
 
-    def __init__(self, directory: Path, *, keep: int = 2) -> None:
-        """Open the folder, and make it if need be."""
+    def __init__(self, directory: Path, *, keep: int = 2, mode: Literal["write", "read"] = "write") -> None:
+        """Open the folder.
+
+        Args:
+            directory: of the checkpoints alone.
+            keep: how many are left when another is saved.
+            mode: `write` makes the folder if need be, and clears away what was not finished; `read` touches
+                nothing, since a run that is still going may be about to finish it.
+        """
         self._directory = directory
         policies = ocp.checkpoint_managers
         self._manager = ocp.CheckpointManager(
@@ -29,24 +40,25 @@ class Checkpoints:
             options=ocp.CheckpointManagerOptions(
                 save_decision_policy=policies.FixedIntervalPolicy(1),
                 preservation_policy=policies.LatestN(keep),
-                cleanup_tmp_directories=True,
+                cleanup_tmp_directories=mode == "write",
+                create=mode == "write",
                 enable_async_checkpointing=False,
             ),
         )
 
     def save(self, step: int, tree: Any, meta: dict[str, Any]) -> None:
         """Write `tree` (arrays, sharded or not) and `meta` (JSON) and return when both are on disk."""
-        self._manager.save(
-            step, args=ocp.args.Composite(tree=ocp.args.StandardSave(tree), meta=ocp.args.JsonSave(meta))
-        )
-        self._manager.wait_until_finished()
+        items = ocp.args.Composite(tree=ocp.args.PyTreeSave(tree), meta=ocp.args.JsonSave(meta))
+        with room_for(self._directory / str(step)):
+            self._manager.save(step, args=items)
+            self._manager.wait_until_finished()
 
     def restore(self, abstract: Any) -> Restored | None:
         """Read the newest checkpoint into the shapes, dtypes and shardings of `abstract`.
 
         Args:
-            abstract: a tree of `jax.ShapeDtypeStruct` (or arrays) like the one that was saved; shardings may
-                belong to another mesh than the one that saved.
+            abstract: a tree of `jax.ShapeDtypeStruct` (or arrays) like the one that was saved, with `UNREAD`
+                for leaves that are not wanted; shardings may belong to another mesh than the one that saved.
 
         Returns:
             None where the folder holds no checkpoint.
@@ -58,13 +70,17 @@ class Checkpoints:
         if step is None:
             return None
         abstract = jax.tree.map(_as_abstract, abstract)
-        items = ocp.args.Composite(tree=ocp.args.StandardRestore(abstract), meta=ocp.args.JsonRestore())
+        tree = ocp.args.PyTreeRestore(
+            abstract, restore_args=ocp.checkpoint_utils.construct_restore_args(abstract)
+        )
+        items = ocp.args.Composite(tree=tree, meta=ocp.args.JsonRestore())
         try:
             restored = self._manager.restore(step, args=items)
         except Exception as error:  # Orbax and TensorStore raise many kinds
+            reason, *_ = str(error).split("\n")
             raise InputError(
                 what=str(self._directory / str(step)),
-                got=f"a checkpoint that cannot be read ({str(error).splitlines()[0]})",
+                got=f"a checkpoint that cannot be read ({reason})",
                 expected="a whole checkpoint of the same model",
                 remedy="Check memory and configuration. Delete that folder only if it is damaged.",
             ) from error
@@ -75,5 +91,5 @@ class Checkpoints:
         self._manager.close()
 
 
-def _as_abstract(leaf: Any) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+def _as_abstract(leaf: Any) -> Any:
+    return leaf if leaf is UNREAD else jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)

@@ -3,8 +3,9 @@
 import dataclasses
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from reprlib import repr as short
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 from ringworld import __version__
@@ -16,7 +17,7 @@ RUN_FILE = "run.json"
 
 
 def to_json(value: Any) -> Any:
-    """Turn a tree of dataclasses, tuples, mappings, paths and scalars into plain JSON values."""
+    """Turn a tree of dataclasses, tuples, lists, mappings, paths and scalars into plain JSON values."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: to_json(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
@@ -26,13 +27,22 @@ def to_json(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def from_json(cls: type[T], value: Any, *, where: str = "configuration") -> T:
-    """Build `cls` from what `to_json` wrote.
+def from_json(cls: Callable[..., T], value: Any, *, where: str = "configuration") -> T:
+    """Build `cls`, a class or an alias such as `dict[str, float]`, from what `to_json` wrote.
 
     Raises:
         InputError: a key is unknown or missing, or a value has another type.
     """
     return _build(cls, value, where)
+
+
+def read_as(cls: Callable[..., T], path: Path) -> T:
+    """Read a JSON file that holds what `to_json` made of a `cls`.
+
+    Raises:
+        InputError: the file is missing, is not JSON, or holds something else.
+    """
+    return from_json(cls, read_json(path), where=str(path))
 
 
 def write_run(out: Path, config: Any, *, command: str) -> None:
@@ -49,8 +59,8 @@ def read_run(out: Path, cls: type[T]) -> T:
         InputError: there is no `run.json`, or it does not describe a `cls`.
     """
     path = out if out.suffix == ".json" else out / RUN_FILE
-    run = read_json(path)
-    if not isinstance(run, dict) or "config" not in run:
+    run = read_as(dict[str, Any], path)
+    if "config" not in run:
         raise _mismatch(str(path), "no 'config'", "a file written by ringworld")
     return from_json(cls, run["config"], where=str(path))
 
@@ -63,12 +73,14 @@ def _build(expected: Any, value: Any, where: str) -> Any:
         return _build_dataclass(expected, value, where)
     if origin is Literal:
         if value not in get_args(expected):
-            raise _mismatch(where, repr(value), f"one of {', '.join(map(repr, get_args(expected)))}")
+            raise _mismatch(where, short(value), f"one of {', '.join(map(repr, get_args(expected)))}")
         return value
     if origin in (Union, types.UnionType):
         return _build_union(get_args(expected), value, where)
     if origin is tuple:
         return _build_tuple(get_args(expected), value, where)
+    if origin is list:
+        return list(_build_tuple((*get_args(expected), ...), value, where))
     if origin in (dict, Mapping):
         if not isinstance(value, dict):
             raise _mismatch(where, type(value).__name__, "an object")
@@ -87,7 +99,13 @@ def _build_dataclass(cls: Any, value: Any, where: str) -> Any:
         raise _mismatch(
             where, f"unknown {unknown}, missing {missing}", f"exactly the fields of {cls.__name__}"
         )
-    return cls(**{name: _build(hints[name], value[name], f"{where}.{name}") for name in names})
+    built = {name: _build(hints[name], value[name], f"{where}.{name}") for name in names}
+    try:
+        return cls(**built)
+    except InputError as error:
+        raise InputError(
+            what=f"{where}: {error.what}", got=error.got, expected=error.expected, remedy=error.remedy
+        ) from None
 
 
 def _build_union(options: tuple[Any, ...], value: Any, where: str) -> Any:
@@ -97,7 +115,7 @@ def _build_union(options: tuple[Any, ...], value: Any, where: str) -> Any:
             return _build(option, value, where)
         except InputError as error:
             problems.append(error.expected)
-    raise _mismatch(where, repr(value), " or ".join(problems))
+    raise _mismatch(where, short(value), " or ".join(problems))
 
 
 def _build_tuple(items: tuple[Any, ...], value: Any, where: str) -> Any:
@@ -118,7 +136,7 @@ def _build_scalar(cls: Any, value: Any, where: str) -> Any:
     if cls is Path and isinstance(value, str):
         return Path(value)
     if type(value) is not cls:
-        raise _mismatch(where, f"{type(value).__name__} {value!r}", getattr(cls, "__name__", str(cls)))
+        raise _mismatch(where, f"{type(value).__name__} {short(value)}", getattr(cls, "__name__", str(cls)))
     return value
 
 

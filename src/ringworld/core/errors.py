@@ -1,5 +1,8 @@
 """The one error that is the user's to mend."""
 
+import difflib
+from collections.abc import Iterable
+
 
 class InputError(ValueError):
     """A file, option or value that the user can mend; the command line prints it and exits with 2.
@@ -14,3 +17,15 @@ class InputError(ValueError):
         self.got = got
         self.expected = expected
         self.remedy = remedy
+
+
+def not_a_choice(what: str, got: str, *, choices: Iterable[str]) -> InputError:
+    """Return the error for a name that is none of `choices`; it suggests the nearest, if one is near."""
+    choices = list(choices)
+    near = difflib.get_close_matches(got, choices, n=1)
+    return InputError(
+        what=what,
+        got=repr(got),
+        expected=f"one of {', '.join(choices)}",
+        remedy=f"Did you mean {near[0]}?" if near else "Choose one of these.",
+    )

@@ -1,32 +1,118 @@
-"""Files that are whole or absent: atomic writes, checksums, JSON and JSON lines."""
+"""Files that are whole or absent, what is said of damaged ones and of full disks, JSON and JSON lines."""
 
+import errno
 import hashlib
 import json
+import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ringworld.core.errors import InputError
 
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+"""What the system says where there is no room left, or none left to this user."""
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[Path]:
+    """Give a path to write to, which becomes `path` when the block ends and vanishes when the block fails.
+
+    A reader sees the old file or the new one. Missing folders are made.
+
+    Raises:
+        InputError: the disk is full.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with room_for(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield temporary
+            with temporary.open("r+b") as stream:
+                os.fsync(stream.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def room_for(path: Path) -> Iterator[None]:
+    """Turn a full disk, whichever library runs into it, into an error that names `path`.
+
+    Raises:
+        InputError: the disk is full.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        if not is_disk_full(error):
+            raise
+        raise InputError(
+            what=str(path),
+            got="no space left on the disk",
+            expected="room to write it",
+            remedy="Free some. What is already written stays usable, and the same command goes on from it.",
+        ) from error
+
+
+def is_disk_full(error: BaseException | None) -> bool:
+    """Look through the causes: TensorStore, ArrayRecord and safetensors have errors of their own for it."""
+    while error is not None:
+        full = isinstance(error, OSError) and error.errno in DISK_FULL
+        if full or "no space left on device" in str(error).lower():
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+@contextmanager
+def reading(
+    what: Path | str,
+    *,
+    expected: str,
+    damage: type[Exception] | tuple[type[Exception], ...],
+    remedy: str = "Delete it and run the command that wrote it again.",
+) -> Iterator[None]:
+    """Turn a missing file, and what a library raises on a damaged one, into an error that names it.
+
+    Args:
+        what: the file, or a part of it.
+        expected: what it should be.
+        damage: what the library raises.
+        remedy: of the damage.
+
+    Raises:
+        InputError: the file is missing or damaged.
+    """
+    try:
+        yield
+    except FileNotFoundError:
+        raise InputError(
+            what=str(what), got="no such file", expected=expected, remedy="Check the folder's name."
+        ) from None
+    except damage as error:
+        reason = " ".join(str(error).split())
+        raise InputError(
+            what=str(what), got=f"a damaged file ({reason})", expected=expected, remedy=remedy
+        ) from None
+
 
 def write_bytes_atomic(path: Path, content: bytes) -> None:
-    """Write `content` beside `path` and rename it into place; a reader sees the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """Write a file whole or not at all; see `writing`."""
+    with writing(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def write_text_atomic(path: Path, text: str) -> None:
-    """Write UTF-8 text as `write_bytes_atomic` does."""
-    write_bytes_atomic(path, text.encode("utf-8"))
+    """Write UTF-8 text as `write_bytes_atomic` does.
+
+    Names of files that are not UTF-8 hold halves of surrogate pairs. They are spelt out, as JSON spells them.
+    """
+    write_bytes_atomic(path, text.encode("utf-8", "backslashreplace"))
 
 
 def write_json_atomic(path: Path, value: Any) -> None:
@@ -35,24 +121,31 @@ def write_json_atomic(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file.
+    """Read a JSON file of ours.
 
     Raises:
         InputError: the file is missing or is not JSON.
     """
+    with reading(path, expected="a JSON file", damage=ValueError):
+        return parse_json(path.read_text(encoding="utf-8"))
+
+
+def parse_json(text: str, *, numbers: Literal["finite", "any"] = "finite") -> Any:
+    """Parse JSON.
+
+    Args:
+        text: the whole of it.
+        numbers: `finite` refuses NaN and infinity, which no writer of ours makes; `any` is for what other
+            programs write, in fields that are no concern of ours.
+
+    Raises:
+        ValueError: it is not JSON, or nested too deeply.
+    """
+    number = _finite if numbers == "finite" else float
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(
-            what=str(path), got="no such file", expected="a JSON file", remedy="Check the folder's name."
-        ) from None
-    except ValueError as error:
-        raise InputError(
-            what=str(path),
-            got=f"text that is not JSON ({error})",
-            expected="a JSON file",
-            remedy="Delete it and run the command that wrote it again.",
-        ) from None
+        return json.loads(text, parse_float=number, parse_constant=number)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def claim_folder(path: Path, identity: Any, *, holds: str) -> None:
@@ -85,24 +178,58 @@ def sha256_file(path: Path) -> str:
 
 def append_jsonl(path: Path, row: dict[str, Any]) -> None:
     """Append one object as one line."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as stream:
-        stream.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+    with room_for(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8", errors="backslashreplace") as stream:
+            stream.write(_line(row))
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """Read a file of one JSON object a line; a missing file is empty.
 
     A last line without its end of line is what a killed process leaves, so it is left out.
+
+    Raises:
+        InputError: another line is not a JSON object.
     """
     if not path.exists():
         return []
-    lines = path.read_text(encoding="utf-8").split("\n")
-    return [json.loads(line) for line in lines[:-1] if line]
+    lines = enumerate(path.read_bytes().split(b"\n")[:-1], start=1)
+    return [_parse_line(line, where=f"{path}, line {number}") for number, line in lines if line.strip()]
+
+
+def write_jsonl_atomic(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Write one object a line, whole or not at all."""
+    write_text_atomic(path, "".join(map(_line, rows)))
 
 
 def keep_jsonl(path: Path, keep: Callable[[dict[str, Any]], bool]) -> None:
-    """Rewrite a JSON lines file with only the rows that `keep` accepts."""
+    """Rewrite a JSON lines file with only the rows that `keep` accepts.
+
+    Raises:
+        InputError: a line is not a JSON object, or lacks what `keep` looks at.
+    """
     if path.exists():
-        rows = [row for row in read_jsonl(path) if keep(row)]
-        write_text_atomic(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        rows = read_jsonl(path)
+        with reading(path, expected="rows as they were written", damage=(KeyError, TypeError)):
+            rows = [row for row in rows if keep(row)]
+        write_jsonl_atomic(path, rows)
+
+
+def _finite(number: str) -> float:
+    value = float(number)
+    if not math.isfinite(value):
+        raise ValueError(f"the number {number}")
+    return value
+
+
+def _line(row: dict[str, Any]) -> str:
+    return json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _parse_line(line: bytes, *, where: str) -> dict[str, Any]:
+    with reading(where, expected="a JSON object", damage=ValueError, remedy="Delete that line."):
+        row = parse_json(line.decode("utf-8"))
+        if not isinstance(row, dict):
+            raise ValueError(f"a {type(row).__name__}")
+    return row

@@ -2,15 +2,16 @@
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
 from jaxtyping import UInt8
 
 from ringworld.core.errors import InputError
-from ringworld.data.config import PrepareConfig, Split
+from ringworld.data.config import HeldOutOf, PrepareConfig, Split
 from ringworld.data.quarantine import Quarantined, nothing_usable, quarantine
 from ringworld.data.sources import Source
 from ringworld.vision.media import read_image, stream_video
@@ -21,9 +22,11 @@ Frames = UInt8[np.ndarray, "frames side side 3"]
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class FrameSample:
-    """Frames of many files."""
+    """Frames of many files, to train a frame tokenizer on and to judge it by."""
 
-    frames: Frames
+    train: Frames
+    held_out: UInt8[np.ndarray, "held_out side side 3"]
+    held_out_of: HeldOutOf
     quarantined: tuple[Quarantined, ...]
     """Files that gave none."""
 
@@ -65,45 +68,60 @@ def read_windows(source: Source, *, config: PrepareConfig, resolution: int) -> I
 
 
 def sample_frames(
-    sources: Sequence[Source],
-    *,
-    split: Split,
-    most_frames: int,
-    frames_per_second: float,
-    resolution: int,
+    sources: Sequence[Source], *, most_frames: int, frames_per_second: float, resolution: int
 ) -> FrameSample:
-    """Read about `most_frames` frames, the same number of each file of one split where they are long enough.
+    """Read about `most_frames` frames to train a frame tokenizer on, and a tenth as many to judge it by.
 
-    For training and judging a frame tokenizer.
+    Each file of a split gives the same number of frames, where it is long enough. Where no held-out file
+    gives any, the last tenth of the frames to train on is held out in their place: of one video, its end.
 
     Raises:
-        InputError: the split has no video or image, or none can be read.
+        InputError: there is no video or image to train on, none can be read, or they have one frame in all.
     """
-    pictures = [s for s in sources if s.split == split and s.format in ("video", "image")]
-    if not pictures:
-        raise InputError(
-            what=f"{split} videos and images",
-            got="none",
-            expected="at least one",
-            remedy="Give two videos or more, of which one is held out to judge the frame tokenizer by.",
-        )
-    chosen = _evenly(pictures, most_frames)
-    of_each = math.ceil(most_frames / len(chosen))
-    clips: list[np.ndarray] = []
+    read = partial(read_spread, frames_per_second=frames_per_second, resolution=resolution)
     failed: list[Quarantined] = []
+    clips = _clips(sources, "train", most_frames, read=read, failed=failed)
+    held_out = _clips(sources, "held_out", _tenth(most_frames), read=read, failed=failed)
+    if not clips:
+        raise nothing_usable("videos and images to train on", failed)
+    frames, told = np.concatenate(clips), tuple(failed)
+    if held_out:
+        return FrameSample(
+            train=frames, held_out=np.concatenate(held_out), held_out_of="files held out", quarantined=told
+        )
+    kept = len(frames) - _tenth(len(frames))
+    if not kept:
+        raise InputError(
+            what="videos and images to train on",
+            got="one frame in all",
+            expected="two or more, since one is held out to judge the frame tokenizer by",
+            remedy="Give a longer video, or more videos or images.",
+        )
+    return FrameSample(
+        train=frames[:kept], held_out=frames[kept:], held_out_of="files trained on", quarantined=told
+    )
+
+
+def _clips(
+    sources: Sequence[Source],
+    split: Split,
+    most_frames: int,
+    *,
+    read: Callable[..., Frames],
+    failed: list[Quarantined],
+) -> list[np.ndarray]:
+    """Return about `most_frames` frames of one split, file by file; what cannot be read goes to `failed`."""
+    pictures = [s for s in sources if s.split == split and s.format in ("video", "image")]
+    chosen = _evenly(pictures, most_frames)
+    clips = []
     for source in chosen:
         with quarantine(source.relative, into=failed):
-            clips.append(
-                read_spread(
-                    source,
-                    most_frames=of_each,
-                    frames_per_second=frames_per_second,
-                    resolution=resolution,
-                )
-            )
-    if not clips:
-        raise nothing_usable(f"{split} videos", failed)
-    return FrameSample(frames=np.concatenate(clips), quarantined=tuple(failed))
+            clips.append(read(source, most_frames=math.ceil(most_frames / len(chosen))))
+    return clips
+
+
+def _tenth(frames: int) -> int:
+    return max(1, frames // 10)
 
 
 def _stream(source: Source, frames_per_second: float, resolution: int) -> Iterator[np.ndarray]:

@@ -186,12 +186,10 @@ def _drawable(
     of_split = store.column("split") == split
     drawable, left_out = {}, {}
     for kind in mixture.weights:
-        chosen = of_split & (kind_column == kind)
-        fits = chosen if kind == "text" else chosen & (tokens <= context_tokens)
-        left_out[kind] = int(chosen.sum() - fits.sum())
-        if fits.any():
-            records = np.flatnonzero(fits)
-            bounds = piece_bounds(tokens[records], context_tokens=context_tokens)
+        records = np.flatnonzero(of_split & (kind_column == kind))
+        bounds = piece_bounds(tokens[records], kind=kind, context_tokens=context_tokens)
+        left_out[kind] = len(records) - len(np.unique(bounds[:, 0]))
+        if len(bounds):
             drawable[kind] = np.column_stack([records[bounds[:, 0]], bounds[:, 1:]])
     if not drawable:
         shortest = tokens[of_split].min() if of_split.any() else 0

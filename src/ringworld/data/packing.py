@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float32, Int
 
 from ringworld.core.errors import InputError
 from ringworld.data.batch import PackedBatch
+from ringworld.data.config import Kind
 from ringworld.data.examples import Example
 
 PADDING_ORDER = -1
@@ -53,30 +54,28 @@ class FirstFit(Generic[T]):
 
 
 def pieces(example: Example, *, context_tokens: int) -> list[Example]:
-    """Return what of an example goes into rows of `context_tokens`.
-
-    | example | result |
-    |---|---|
-    | fits | itself |
-    | text that is too long | consecutive pieces, each an example of its own; each border costs one target |
-    | anything else too long | nothing: an answer without its document would teach to invent one |
-    """
-    if len(example) <= context_tokens:
-        return [example]
-    if example.kind != "text":
-        return []
-    bounds = piece_bounds(np.array([len(example)]), context_tokens=context_tokens)
+    """Return what of an example goes into rows of `context_tokens`; see `piece_bounds`."""
+    length = np.array([len(example)])
+    bounds = piece_bounds(length, kind=example.kind, context_tokens=context_tokens)
     return [example.cut(start=start, stop=stop) for _, start, stop in bounds.tolist()]
 
 
 def piece_bounds(
-    lengths: Int[np.ndarray, " examples"], *, context_tokens: int
+    lengths: Int[np.ndarray, " examples"], *, kind: Kind, context_tokens: int
 ) -> Int[np.ndarray, "pieces 3"]:
-    """Return which pieces of at most `context_tokens` examples are cut into: example, start and stop of each.
+    """Return what of examples of one kind goes into rows: example, start and stop of each piece.
 
-    With `context_tokens=4`, examples of 6 and 3 tokens give `0 0 4`, `0 4 6` and `1 0 3`.
+    | example | pieces |
+    |---|---|
+    | fits | itself |
+    | text that is too long | consecutive ones, each an example of its own; each border costs one target |
+    | anything else too long | none: an answer without its document would teach to invent one |
+
+    With `context_tokens=4`, texts of 6 and 3 tokens give `0 0 4`, `0 4 6` and `1 0 3`; answers `1 0 3` alone.
     """
     counts = -(-lengths // context_tokens)
+    if kind != "text":
+        counts = np.where(counts > 1, 0, counts)
     example = np.repeat(np.arange(len(lengths)), counts)
     start = (np.arange(len(example)) - np.repeat(np.cumsum(counts) - counts, counts)) * context_tokens
     stop = np.minimum(start + context_tokens, lengths[example])

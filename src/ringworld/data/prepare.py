@@ -1,7 +1,8 @@
 """From the user's files to examples on disk, a shard at a time.
 
-A shard holds the examples of a few files and is a function of those files, the tokenizers and the
-configuration alone. It appears whole, and a run that was stopped makes only the shards that are missing.
+A shard holds the examples of a few files. It is a function of those files, the tokenizers and the
+configuration alone, and its name ends in a hash of them. It appears whole, and a run that was stopped makes
+only the shards that are missing.
 """
 
 import hashlib
@@ -10,12 +11,12 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from ringworld.core.config import to_json
-from ringworld.core.files import write_json_atomic, write_text_atomic
+from ringworld.core.config import from_json, to_json
+from ringworld.core.files import claim_folder, parse_json, write_json_atomic, write_jsonl_atomic
 from ringworld.data import store
 from ringworld.data.config import Kind, PrepareConfig, Split
 from ringworld.data.examples import ExampleMaker, FrameEncoder
@@ -54,6 +55,15 @@ class PrepareReport:
     seconds: float
 
 
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Shard:
+    """One shard, whole on disk."""
+
+    stem: Path
+    manifest: pa.Table
+    problems: Problems
+
+
 def prepare(
     *,
     videos: Sequence[Path] = (),
@@ -67,12 +77,15 @@ def prepare(
     config: PrepareConfig,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> PrepareReport:
-    """Write the examples of all usable files under `out`; what an earlier run wrote is kept.
+    """Write the examples of all usable files under `out`.
+
+    A second call makes only the shards that are missing or whose files have changed; what an earlier one made
+    can be used until all is made anew.
 
     Args:
         videos: folders or files of videos and images, with captions and questions beside them.
         texts: folders or files of text, with questions beside them.
-        out: folder of the prepared data; see `ringworld.data.store`.
+        out: folder of the prepared data, of these folders and files alone; see `ringworld.data.store`.
         tokenizer: of the text.
         frame_tokenizer: of the frames.
         frame_tokenizer_fingerprint: changes when its weights do.
@@ -82,7 +95,7 @@ def prepare(
         on_progress: called after each shard with the number of files done and of all.
 
     Raises:
-        InputError: a folder is missing, or no file can be used.
+        InputError: a folder is missing, no file can be used, or `out` holds the examples of other inputs.
     """
     started = time.monotonic()
     sources = find_sources(videos=videos, texts=texts, config=config)
@@ -92,78 +105,96 @@ def prepare(
         frame_tokenizer_fingerprint=frame_tokenizer_fingerprint,
         resolution=resolution,
     )
+    made_by = _identity(tools)
+    _claim(out, made_by, videos=videos, texts=texts)
     size = config.files_per_shard
     groups = [sources[i : i + size] for i in range(0, len(sources), size)]
-    folder = out / store.SHARDS_FOLDER
-    stems = [folder / f"{i:05d}-of-{len(groups):05d}" for i in range(len(groups))]
-    made = 0
-    for index, (stem, group) in enumerate(zip(stems, groups)):
-        if not is_whole(stem, group, tools):
-            (out / store.MANIFEST_FILE).unlink(missing_ok=True)
-            prepare_shard(stem, group, tools)
+    shards, made = [], 0
+    for index, group in enumerate(groups):
+        name = f"{index:05d}-of-{len(groups):05d}-{_fingerprint(group, made_by)}"
+        stem = out / store.SHARDS_FOLDER / name
+        shard = find_shard(stem)
+        if shard is None:
+            shard = prepare_shard(stem, group, tools)
             made += 1
+        shards.append(shard)
         on_progress(min((index + 1) * size, len(sources)), len(sources))
-    tables = [pq.read_table(stem.with_suffix(".parquet")) for stem in stems]
-    report = _report(tables, files=len(sources), made=made, seconds=time.monotonic() - started)
+    report = _report(shards, files=len(sources), made=made, seconds=time.monotonic() - started)
     if not report.counts:
         raise nothing_usable(", ".join(map(str, (*videos, *texts))) or "input", report.quarantined)
-    _publish(out, tables, stems, report, tools)
+    _publish(out, shards, report, tools)
     return report
 
 
-def is_whole(stem: Path, sources: Sequence[Source], tools: Tools) -> bool:
-    """Say whether a shard is there and was made of these very files with these very tools."""
+def find_shard(stem: Path) -> Shard | None:
+    """Return a shard that is there whole, or None."""
     manifest = stem.with_suffix(".parquet")
     if not (manifest.exists() and stem.with_suffix(".array_record").exists()):
-        return False
+        return None
     try:
-        state = json.loads((pq.read_schema(manifest).metadata or {}).get(_STATE, b"{}"))
-    except (OSError, ValueError):
-        return False
-    return state.get("fingerprint") == _fingerprint(sources, tools)
+        table = store.read_manifest(manifest)
+        state = parse_json((table.schema.metadata or {}).get(_STATE, b"").decode())
+        problems = from_json(Problems, state, where=str(manifest))
+    except ValueError:  # a damaged one is made again
+        return None
+    return Shard(stem=stem, manifest=table, problems=problems)
 
 
-def prepare_shard(stem: Path, sources: Sequence[Source], tools: Tools) -> None:
+def prepare_shard(stem: Path, sources: Sequence[Source], tools: Tools) -> Shard:
     """Write the shard of these files; a pure function of its arguments and what is in the files."""
-    fingerprint = _fingerprint(sources, tools)
     problems = Problems(quarantined=[])
-    with store.ShardWriter(stem, vocabulary=tools.maker.vocabulary) as writer:
-        for source in sources:
-            for example, split in prepare_file(source, tools, problems):
-                writer.add(example, split=split)
-        state = {
-            "fingerprint": fingerprint,
-            "quarantined": to_json(problems.quarantined),
-            "questions_left_out": problems.questions_left_out,
-        }
-        writer.finish({_STATE.decode(): json.dumps(state)})
+    examples = (made for source in sources for made in prepare_file(source, tools, problems))
+    manifest = store.write_shard(stem, examples, vocabulary=tools.maker.vocabulary)
+    state = {_STATE: json.dumps(to_json(problems))}
+    store.write_manifest(stem.with_suffix(".parquet"), manifest.replace_schema_metadata(state))
+    return Shard(stem=stem, manifest=manifest, problems=problems)
 
 
-def _fingerprint(sources: Iterable[Source], tools: Tools) -> str:
-    maker = tools.maker
+def _claim(out: Path, made_by: dict[str, Any], *, videos: Sequence[Path], texts: Sequence[Path]) -> None:
+    def named(path: Path) -> str:
+        # Inputs below the folder in which `out` lies may move together with it.
+        path, base = path.resolve(), out.resolve().parent
+        return str(path.relative_to(base) if path.is_relative_to(base) else path)
+
+    claim_folder(
+        out / "prepared_from.json",
+        {
+            "videos": [named(path) for path in videos],
+            "texts": [named(path) for path in texts],
+            "made_by": made_by,
+        },
+        holds="examples of other files, of other tokenizers or of another configuration",
+    )
+
+
+def _fingerprint(sources: Iterable[Source], made_by: dict[str, Any]) -> str:
     files = []
     for source in sources:
         beside = (source.path, source.path.with_suffix(".json"), source.path.with_suffix(".txt"))
         stats = [(path.stat().st_size, path.stat().st_mtime_ns) for path in beside if path.exists()]
         files.append((source.relative, source.split, stats))
-    parts = (
-        store.FORMAT,
-        files,
-        to_json(maker.config),
-        to_json(maker.vocabulary),
-        maker.tokenizer.fingerprint,
-        tools.frame_tokenizer_fingerprint,
-        tools.resolution,
-    )
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([files, made_by]).encode()).hexdigest()[:16]
 
 
-def _report(tables: Sequence[pa.Table], *, files: int, made: int, seconds: float) -> PrepareReport:
-    states = [json.loads(table.schema.metadata[_STATE]) for table in tables]
+def _identity(tools: Tools) -> dict[str, Any]:
+    """Return what decides the examples of a file, besides the file."""
+    maker = tools.maker
+    return {
+        "format": store.FORMAT,
+        "config": to_json(maker.config),
+        "vocabulary": to_json(maker.vocabulary),
+        "text_tokenizer": maker.tokenizer.fingerprint,
+        "frame_tokenizer": tools.frame_tokenizer_fingerprint,
+        "resolution": tools.resolution,
+    }
+
+
+def _report(shards: Sequence[Shard], *, files: int, made: int, seconds: float) -> PrepareReport:
     columns = ["kind", "split"]
-    merged = pa.concat_tables([table.replace_schema_metadata(None) for table in tables])
-    grouped = merged.group_by(columns).aggregate(
-        [("tokens", "count"), ("tokens", "sum"), ("vision_tokens", "sum")]
+    grouped = (
+        _merged(shards)
+        .group_by(columns)
+        .aggregate([("tokens", "count"), ("tokens", "sum"), ("vision_tokens", "sum")])
     )
     counts = [
         KindCount(
@@ -178,21 +209,15 @@ def _report(tables: Sequence[pa.Table], *, files: int, made: int, seconds: float
     return PrepareReport(
         files=files,
         counts=tuple(counts),
-        quarantined=tuple(Quarantined(**item) for state in states for item in state["quarantined"]),
-        questions_left_out=sum(state["questions_left_out"] for state in states),
+        quarantined=tuple(item for shard in shards for item in shard.problems.quarantined),
+        questions_left_out=sum(shard.problems.questions_left_out for shard in shards),
         shards_made=made,
         seconds=seconds,
     )
 
 
-def _publish(
-    out: Path, tables: Sequence[pa.Table], stems: Sequence[Path], report: PrepareReport, tools: Tools
-) -> None:
-    """Remove shards of an earlier run that this one does not have, then write what joins the shards."""
-    kept = {stem.name for stem in stems}
-    for path in (out / store.SHARDS_FOLDER).iterdir():
-        if path.stem not in kept:
-            path.unlink()
+def _publish(out: Path, shards: Sequence[Shard], report: PrepareReport, tools: Tools) -> None:
+    """Write what joins the shards, then remove those of an earlier run that this one does not have."""
     dataset = store.Dataset(
         format=store.FORMAT,
         vocabulary=tools.maker.vocabulary,
@@ -200,7 +225,13 @@ def _publish(
         frame_tokenizer=tools.frame_tokenizer_fingerprint,
     )
     write_json_atomic(out / store.DATASET_FILE, to_json(dataset))
-    lines = (json.dumps(to_json(item), ensure_ascii=False) + "\n" for item in report.quarantined)
-    write_text_atomic(out / store.QUARANTINE_FILE, "".join(lines))
-    merged = pa.concat_tables([table.replace_schema_metadata(None) for table in tables])
-    store.write_table(out / store.MANIFEST_FILE, merged)
+    write_jsonl_atomic(out / store.QUARANTINE_FILE, map(to_json, report.quarantined))
+    store.write_manifest(out / store.MANIFEST_FILE, _merged(shards))
+    kept = {shard.stem.name for shard in shards}
+    for path in (out / store.SHARDS_FOLDER).iterdir():
+        if path.stem not in kept:
+            path.unlink()
+
+
+def _merged(shards: Sequence[Shard]) -> pa.Table:
+    return pa.concat_tables([shard.manifest.replace_schema_metadata(None) for shard in shards])

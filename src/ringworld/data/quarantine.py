@@ -1,11 +1,11 @@
 """Files that cannot be used are set aside, each with its reason, and the rest goes on."""
 
-import errno
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from ringworld.core.errors import InputError
+from ringworld.core.files import DISK_FULL
 
 _SHOWN = 3
 
@@ -27,7 +27,7 @@ def quarantine(path: str, *, into: list[Quarantined]) -> Iterator[None]:
     except InputError as error:
         into.append(Quarantined(path=path, reason=str(error)))
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in DISK_FULL:
             raise  # nothing is wrong with the file
         into.append(Quarantined(path=path, reason=f"{path}: {error.strerror or error}"))
     except (UnicodeError, SyntaxError, RecursionError) as error:

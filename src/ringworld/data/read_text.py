@@ -1,13 +1,14 @@
 """Text files as they are found: byte-order marks, line ends, Project Gutenberg's frame, binary files."""
 
 import codecs
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeGuard
 
 from ringworld.core.errors import InputError
+from ringworld.core.files import parse_json
 
 # The mark of UTF-32 begins with that of UTF-16, so it comes first.
 _MARKS = (
@@ -76,6 +77,17 @@ def strip_gutenberg(text: str) -> str:
     return text[start.end() : end.start() if end else None].strip("\n") + "\n"
 
 
+def is_text(value: Any) -> TypeGuard[str]:
+    """Say whether a value of JSON is text; JSON can also spell halves of surrogate pairs, which is none."""
+    if not isinstance(value, str):
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _read_bytes(path: Path, max_bytes: int) -> bytes:
     try:
         size = path.stat().st_size
@@ -108,14 +120,14 @@ def _decode(path: Path, raw: bytes) -> str:
 
 def _parse_line(number: int, raw: bytes) -> Line:
     try:
-        value = json.loads(raw.decode("utf-8"))
+        value = parse_json(raw.decode("utf-8"), numbers="any")
     except UnicodeDecodeError:
         return Line(number=number, problem=f"line {number} is not UTF-8")
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         return Line(number=number, problem=f"line {number} is not JSON ({error})")
     text = value.get("text") if isinstance(value, dict) else None
-    if not isinstance(text, str) or not text.strip():
-        return Line(number=number, problem=f'line {number} has no "text"')
+    if not is_text(text) or not text.strip():
+        return Line(number=number, problem=f'line {number} has no "text" that is valid Unicode')
     return Line(number=number, text=text)
 
 

@@ -1,7 +1,6 @@
 """The user's files: which there are, what each is, what is written beside it, and which are held out."""
 
 import hashlib
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -9,8 +8,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ringworld.core.errors import InputError
+from ringworld.core.files import parse_json
 from ringworld.data.config import PrepareConfig, Split
-from ringworld.data.read_text import read_lines, read_text
+from ringworld.data.quarantine import Quarantined, quarantine
+from ringworld.data.read_text import is_text, read_lines, read_text
 from ringworld.vision.media import read_image, stream_video
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".webm", ".mkv", ".mov", ".m4v", ".gif"})
@@ -159,8 +160,8 @@ def _format(path: Path) -> Format:
 def _split(sources: list[Source], config: PrepareConfig) -> list[Source]:
     """Hold out what lies in a folder `held_out`; where there is none, the files of the smallest hashes.
 
-    Then each split is seen to have a file that can be read: the one of the smallest hash is held out, and
-    that of the largest is not.
+    Then each split is seen to have a file that can be read to its end: the one of the smallest hash is held
+    out, and that of the largest is not.
     """
     chosen = [HELD_OUT_FOLDER in Path(source.relative).parts[:-1] for source in sources]
     if any(chosen):
@@ -177,19 +178,22 @@ def _split(sources: list[Source], config: PrepareConfig) -> list[Source]:
 
 
 def _is_readable(source: Source, config: PrepareConfig) -> bool:
-    try:
+    """Say whether a file can be read to its end, with what stands beside it, as preparation will read it."""
+    problems: list[Quarantined] = []
+    with quarantine(source.relative, into=problems):
+        if source.format != "lines":
+            read_sidecar(source)
         match source.format:
             case "video":
-                next(stream_video(source.path, frames_per_second=1.0, resolution=8))
+                for _ in stream_video(source.path, frames_per_second=config.frames_per_second, resolution=8):
+                    pass
             case "image":
                 read_image(source.path, resolution=8)
             case "text":
                 read_text(source.path, max_bytes=config.max_text_bytes)
             case "lines":
-                return any(not line.problem for line in read_lines(source.path))
-    except (InputError, OSError, UnicodeError, SyntaxError):
-        return False  # preparation says why
-    return True
+                next(line for line in read_lines(source.path) if not line.problem)
+    return not problems
 
 
 def _place(source: Source, config: PrepareConfig) -> float:
@@ -198,16 +202,15 @@ def _place(source: Source, config: PrepareConfig) -> float:
 
 
 def _parse_sidecar(path: Path) -> Sidecar:
+    text = read_utf8(path)
     try:
-        value = json.loads(read_utf8(path))
+        value = parse_json(text, numbers="any")
     except ValueError as error:
-        if isinstance(error, InputError):
-            raise
         raise _bad_sidecar(path, f"text that is not JSON ({error})") from None
     if not isinstance(value, dict):
         raise _bad_sidecar(path, f"a {type(value).__name__}")
     caption, asked = value.get("caption"), value.get("questions", [])
-    if not (caption is None or isinstance(caption, str)):
+    if not (caption is None or is_text(caption)):
         raise _bad_sidecar(path, "a caption that is not text")
     if not isinstance(asked, list) or not all(map(_is_question, asked)):
         raise _bad_sidecar(path, "questions of another form")
@@ -220,7 +223,7 @@ def _parse_sidecar(path: Path) -> Sidecar:
 def _is_question(value: Any) -> bool:
     if not isinstance(value, dict) or value.get("answers", "one") not in ("one", "several"):
         return False
-    return isinstance(value.get("question"), str) and isinstance(value.get("answer"), str)
+    return is_text(value.get("question")) and is_text(value.get("answer"))
 
 
 def _bad_sidecar(path: Path, got: str) -> InputError:

@@ -1,19 +1,20 @@
 """Examples on disk: shards of records, and a manifest that says where each came from and what it hashes to.
 
-    DIR/dataset.json                     what made the ids: vocabulary and both tokenizers
-    DIR/manifest.parquet                 one row a record; written last, so that it stands for whole data
-    DIR/shards/00000-of-00004.array_record
-    DIR/shards/00000-of-00004.parquet    the manifest of one shard; stands for a whole shard
-    DIR/quarantine.jsonl                 files that could not be used, and why
+    DIR/prepared_from.json     the folders and files that are prepared here, and how; no others join them
+    DIR/dataset.json           what made the ids: vocabulary and both tokenizers
+    DIR/manifest.parquet       one row a record; written last, so that it stands for whole data
+    DIR/shards/00000-of-00004-b3f6cda12c2b0e7a.array_record
+    DIR/shards/00000-of-00004-b3f6cda12c2b0e7a.parquet    the manifest of one shard; stands for a whole shard
+    DIR/quarantine.jsonl       files that could not be used, and why
 
 A record is a little-endian uint32 (length of the header), the header as msgpack, the ids as little-endian
 int32, and one bit a token that says whether it is learnt.
 """
 
 import hashlib
-import os
 import struct
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -24,9 +25,9 @@ import pyarrow.parquet as pq
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 from jaxtyping import Shaped
 
-from ringworld.core.config import from_json
+from ringworld.core.config import read_as
 from ringworld.core.errors import InputError
-from ringworld.core.files import read_json
+from ringworld.core.files import reading, writing
 from ringworld.data.config import KINDS, Kind, Split
 from ringworld.data.examples import Example
 from ringworld.text.vocabulary import Vocabulary
@@ -36,6 +37,7 @@ DATASET_FILE, MANIFEST_FILE, QUARANTINE_FILE = "dataset.json", "manifest.parquet
 SHARDS_FOLDER = "shards"
 # One record a group keeps random access cheap: 63k reads a second, against 14k with groups of 16.
 _WRITER_OPTIONS = "group_size:1,zstd:3"
+_REMEDY = "Delete that file and run `ringworld prepare` again, which makes anew only what is missing."
 _SCHEMA = pa.schema(
     [
         ("kind", pa.string()),
@@ -85,64 +87,57 @@ class ManifestRow:
     """BLAKE2b of the record, 16 bytes in hexadecimal."""
 
 
-class ShardWriter:
-    """Writes one shard, which appears whole when it is finished and leaves nothing when it is not."""
+def write_shard(stem: Path, examples: Iterable[tuple[Example, Split]], *, vocabulary: Vocabulary) -> pa.Table:
+    """Write `stem.array_record`, whole or not at all, and return the manifest of these records.
 
-    def __init__(self, stem: Path, *, vocabulary: Vocabulary) -> None:
-        """Begin the shard `stem.array_record`."""
-        stem.parent.mkdir(parents=True, exist_ok=True)
-        self._stem, self._vocabulary = stem, vocabulary
-        self._rows: list[ManifestRow] = []
-        self._temporary = stem.with_name(f".{stem.name}.{os.getpid()}.tmp")
-        self._writer = ArrayRecordWriter(str(self._temporary), _WRITER_OPTIONS)
-
-    def __enter__(self) -> "ShardWriter":
-        """Go on writing."""
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        """Remove what was not finished."""
-        if self._writer.is_open():
-            self._writer.close()
-        self._temporary.unlink(missing_ok=True)
-
-    def add(self, example: Example, *, split: Split) -> None:
-        """Write one example."""
-        record = _encode(example)
-        is_vision = self._vocabulary.is_vision(example.tokens)
-        self._writer.write(record)
-        self._rows.append(
-            ManifestRow(
-                kind=example.kind,
-                split=split,
-                source=example.source,
-                start_token=example.start_token,
-                shard=self._stem.name,
-                record=len(self._rows),
-                tokens=len(example),
-                vision_tokens=int(is_vision.sum()),
-                text_loss_tokens=int((example.loss & ~is_vision)[1:].sum()),
-                vision_loss_tokens=int((example.loss & is_vision)[1:].sum()),
-                checksum=_checksum(record),
+    Whoever writes that manifest as `stem.parquet` says that the shard is whole.
+    """
+    rows: list[ManifestRow] = []
+    with (
+        writing(stem.with_suffix(".array_record")) as temporary,
+        closing(ArrayRecordWriter(str(temporary), _WRITER_OPTIONS)) as writer,
+    ):
+        for example, split in examples:
+            record = _encode(example)
+            is_vision = vocabulary.is_vision(example.tokens)
+            writer.write(record)
+            rows.append(
+                ManifestRow(
+                    kind=example.kind,
+                    split=split,
+                    source=example.source,
+                    start_token=example.start_token,
+                    shard=stem.name,
+                    record=len(rows),
+                    tokens=len(example),
+                    vision_tokens=int(is_vision.sum()),
+                    text_loss_tokens=int((example.loss & ~is_vision)[1:].sum()),
+                    vision_loss_tokens=int((example.loss & is_vision)[1:].sum()),
+                    checksum=_checksum(record),
+                )
             )
-        )
-
-    def finish(self, metadata: dict[str, str]) -> None:
-        """Put the shard in its place, then its manifest with `metadata`, which says that it is whole."""
-        self._writer.close()
-        self._temporary.replace(self._stem.with_suffix(".array_record"))
-        table = pa.Table.from_pylist([asdict(row) for row in self._rows], schema=_SCHEMA)
-        write_table(self._stem.with_suffix(".parquet"), table.replace_schema_metadata(metadata))
+    return pa.Table.from_pylist([asdict(row) for row in rows], schema=_SCHEMA)
 
 
-def write_table(path: Path, table: pa.Table) -> None:
-    """Write a Parquet file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        pq.write_table(table, temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+def write_manifest(path: Path, manifest: pa.Table) -> None:
+    """Write a manifest whole or not at all, with checksums."""
+    with writing(path) as temporary:
+        pq.write_table(manifest, temporary, write_page_checksum=True)
+
+
+def read_manifest(path: Path) -> pa.Table:
+    """Read a manifest, the metadata of its schema included.
+
+    Raises:
+        InputError: it is damaged, or another table.
+    """
+    damage = (pa.ArrowException, OSError, UnicodeDecodeError)
+    with path.open("rb") as stream, reading(path, expected="a manifest", damage=damage, remedy=_REMEDY):
+        manifest = pq.read_table(stream, page_checksum_verification=True)
+        columns = ", ".join(manifest.column_names)
+    if not manifest.schema.equals(_SCHEMA):
+        raise _damaged(str(path), f"columns {columns}", ", ".join(_SCHEMA.names))
+    return manifest
 
 
 class ExampleStore:
@@ -152,7 +147,7 @@ class ExampleStore:
         """Open the data that `prepare` wrote.
 
         Raises:
-            InputError: there is none, it is not finished, or another version wrote it.
+            InputError: there is none, it is not finished, it is damaged, or another version wrote it.
         """
         path = directory / MANIFEST_FILE
         if not path.exists():
@@ -163,11 +158,11 @@ class ExampleStore:
                 remedy="Run `ringworld prepare`, which goes on where it was stopped.",
             )
         self._directory = directory
-        file = directory / DATASET_FILE
-        self.dataset = from_json(Dataset, read_json(file), where=str(file))
+        self.dataset = read_as(Dataset, directory / DATASET_FILE)
         if self.dataset.format != FORMAT:
-            raise _damaged(str(file), f"format {self.dataset.format}", f"format {FORMAT}")
-        self.manifest = pq.read_table(path, schema=_SCHEMA)
+            got, expected = f"format {self.dataset.format}", f"format {FORMAT}"
+            raise _damaged(str(directory / DATASET_FILE), got, expected)
+        self.manifest = read_manifest(path)
         self._readers: dict[str, ArrayRecordReader] = {}
 
     def __len__(self) -> int:
@@ -253,5 +248,5 @@ def _damaged(what: str, got: str, expected: str) -> InputError:
         what=what,
         got=got,
         expected=expected,
-        remedy="Delete that file and run `ringworld prepare` again, which makes anew only what is missing.",
+        remedy=_REMEDY,
     )

@@ -110,6 +110,17 @@ def number(value: float | None, *, digits: int = 2) -> str:
     return "\N{EN DASH}" if value is None else f"{value:,.{digits}f}"
 
 
+def rate(per_second: float) -> str:
+    """Return a large number a second with three digits and its prefix: `1.23 M`, `45.6 G`, `789 T`."""
+    prefixes = ("", "k", "M", "G", "T", "P", "E")
+    power = 0
+    while per_second >= 999.5 and power < len(prefixes) - 1:
+        per_second /= 1000
+        power += 1
+    digits = 2 if per_second < 9.995 else 1 if per_second < 99.95 else 0
+    return f"{per_second:.{digits}f} {prefixes[power]}".rstrip()
+
+
 def percent(share: float) -> str:
     """Return a share in percent."""
     return f"{100 * share:.0f} %"

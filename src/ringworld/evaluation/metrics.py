@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from ringworld.data.config import HeldOutOf
 from ringworld.evaluation.needles import NeedleAccuracy
 
 When = Literal["before", "after"]
@@ -19,10 +20,13 @@ class Fact:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class InputFile:
-    """A file that was read."""
+    """A file that was read, or those of one name below several folders, which no example tells apart."""
 
     name: str
+    """Path below the folder that was named."""
     kind: Literal["video", "image", "text"]
+    files: int
+    """How many have this name."""
     bytes: int
     examples: int
     """Examples made from it."""
@@ -55,8 +59,17 @@ class FrameTokenizerMetrics:
     codebook_size: int
     codebook_used: int
     held_out_frames: int
+    held_out_of: HeldOutOf
     psnr_db: float
     steps: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LeftOut:
+    """Examples of one kind that are longer than a context and cannot be cut, so that they are never drawn."""
+
+    kind: str
+    examples: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,6 +87,9 @@ class StageMetrics:
     examples: int
     ring_efficiency: float
     """Total attention work over members times the slowest member of each ring step."""
+    model_flops_per_second: float
+    """What the tokens need, without what rematerialisation repeats, over the time."""
+    left_out: tuple[LeftOut, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -129,6 +145,7 @@ class HeldOutMetrics:
     stage: str
     when: When
     loss: HeldOutLoss
+    left_out: tuple[LeftOut, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -184,6 +201,7 @@ class Phase:
 
     name: str
     seconds: float
+    """Of all calls up to the one that finished it; of a killed one, up to the last file that it wrote."""
     bytes: int
 
 
@@ -200,6 +218,8 @@ class Metrics:
     versions: tuple[Fact, ...]
     inputs: tuple[InputFile, ...]
     quarantined: tuple[Quarantined, ...]
+    questions_left_out: int
+    """Questions about documents that are longer than one example."""
     text_tokenizer: TextTokenizerMetrics
     frame_tokenizer: FrameTokenizerMetrics
     stages: tuple[StageMetrics, ...]

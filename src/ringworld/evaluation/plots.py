@@ -104,7 +104,7 @@ def loss_by_position(measured: Sequence[HeldOutMetrics], *, modality: Modality) 
             label=label,
         )
     axes.set_xlim(-0.3, len(widest) - 0.7)
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.08 * axes.dataLim.ymax)
     axes.set_xticks(range(len(widest)), [short(bin.start) for bin in widest])
     axes.set_xlabel("position in the example, from (tokens)")
     axes.set_ylabel(f"{modality} loss (nats)")

@@ -6,8 +6,8 @@ It is a function of `metrics.json` and of the media files that it names, so that
 from importlib.resources import files
 from pathlib import Path
 
-from ringworld.core.config import from_json, to_json
-from ringworld.core.files import read_json, write_json_atomic, write_text_atomic
+from ringworld.core.config import read_as, to_json
+from ringworld.core.files import write_json_atomic, write_text_atomic
 from ringworld.evaluation import markup, sections
 from ringworld.evaluation.metrics import Metrics
 
@@ -31,7 +31,7 @@ def read_metrics(out: Path) -> Metrics:
     Raises:
         InputError: there is no such file, or another version wrote it.
     """
-    return from_json(Metrics, read_json(out / METRICS_FILE), where=str(out / METRICS_FILE))
+    return read_as(Metrics, out / METRICS_FILE)
 
 
 def render(metrics: Metrics, *, media: Path) -> str:

@@ -1,9 +1,10 @@
 """Runs a grid of needle tests, one file a context length; what is on disk already is not asked again."""
 
 from pathlib import Path
+from typing import Any
 
-from ringworld.core.config import from_json, to_json
-from ringworld.core.files import read_json, write_json_atomic
+from ringworld.core.config import from_json, read_as, to_json
+from ringworld.core.files import write_json_atomic
 from ringworld.evaluation.config import NeedleConfig
 from ringworld.evaluation.needles import Haystack, NeedleResult, build_task, score
 from ringworld.inference.config import GREEDY
@@ -43,10 +44,10 @@ def _read(path: Path, config: NeedleConfig) -> tuple[NeedleResult, ...] | None:
     """Return what was measured before under the same configuration, or None."""
     if not path.exists():
         return None
-    stored = read_json(path)
-    if stored["config"] != to_json(config):
+    stored = read_as(dict[str, Any], path)
+    if stored.get("config") != to_json(config):
         return None
-    return tuple(from_json(NeedleResult, row, where=str(path)) for row in stored["results"])
+    return from_json(tuple[NeedleResult, ...], stored.get("results"), where=str(path))
 
 
 def _ask(

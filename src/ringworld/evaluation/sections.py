@@ -88,11 +88,7 @@ def needles(measured: Sequence[NeedleMetrics]) -> tuple[str, ...]:
     for needles, asked in sorted({(one.needles, one.asked) for one in measured}):
         name = "One needle" if needles == 1 else f"{needles} needles, {asked} asked for"
         grids = [one for one in measured if (one.needles, one.asked) == (needles, asked)]
-        stages = dict.fromkeys(one.stage for one in grids)
-        columns = (
-            markup.group((_map(one) for one in grids if one.stage == stage), kind="stage") for stage in stages
-        )
-        parts += [f"<h3>{markup.text(name)}</h3>", markup.group(columns, kind="maps")]
+        parts += [f"<h3>{markup.text(name)}</h3>", markup.group(map(_map, grids), kind="maps")]
     return tuple(parts)
 
 
@@ -153,7 +149,11 @@ def frame_tokenizer(metrics: Metrics, media: Path) -> tuple[str, ...]:
     """Show what the frame tokenizer keeps of a frame."""
     tokenizer = metrics.frame_tokenizer
     rows = (
-        ("PSNR on held-out frames", f"{tokenizer.psnr_db:.2f} dB over {tokenizer.held_out_frames:,} frames"),
+        (
+            "PSNR on unseen frames",
+            f"{tokenizer.psnr_db:.2f} dB over {tokenizer.held_out_frames:,} frames "
+            f"of {tokenizer.held_out_of}",
+        ),
         (
             "codebook in use",
             f"{tokenizer.codebook_used:,} of {tokenizer.codebook_size:,} codes "
@@ -181,7 +181,8 @@ def stages(metrics: Metrics) -> tuple[str, ...]:
             f"{stage.rope_base:,.0f}",
             f"{stage.steps:,}",
             f"{stage.tokens:,}",
-            f"{stage.tokens / stage.seconds:,.0f}" if stage.seconds else markup.number(None),
+            f"{stage.tokens / stage.seconds:,.0f}",
+            markup.rate(stage.model_flops_per_second),
             f"{stage.examples:,}",
             markup.percent(stage.fill),
             markup.percent(stage.ring_efficiency),
@@ -195,21 +196,52 @@ def stages(metrics: Metrics) -> tuple[str, ...]:
         "steps",
         "tokens",
         "tokens/s",
+        "FLOP/s",
         "examples",
         "filled",
         "ring efficiency",
     )
     words = (
         "Filled is the share of the packed sequences that is not padding. Ring efficiency is the attention "
-        "work of all members over the members times the slowest one of each step."
+        "work of all members over the members times the slowest one of each step. FLOP/s counts what the "
+        "tokens need, without padding and what rematerialisation repeats. Times are those of the updates."
     )
-    return markup.table(heads, rows, numbers=range(1, 9)), markup.paragraph(words) if rows else ""
+    if not rows:
+        return ()
+    return markup.table(heads, rows, numbers=range(1, 10)), markup.paragraph(words), *_left_out(metrics)
+
+
+def _left_out(metrics: Metrics) -> tuple[str, ...]:
+    """List examples, by kind, that are too long for a stage or for the held-out loss."""
+    counted = [
+        *((stage.name, stage.context_tokens, stage.left_out) for stage in metrics.stages),
+        *(("held-out loss", one.loss.context_tokens, one.left_out) for one in metrics.held_out[-1:]),
+    ]
+    kinds = list(dict.fromkeys(one.kind for _, _, left_out in counted for one in left_out))
+    if not kinds:
+        return (markup.paragraph("No example was longer than a context."),)
+    rows = []
+    for name, context, left_out in counted:
+        examples = {one.kind: one.examples for one in left_out}
+        rows.append((name, f"{context:,}", *(f"{examples.get(kind, 0):,}" for kind in kinds)))
+    words = "Texts that are longer than a context are cut. Other examples are left out; so many of each kind:"
+    return (
+        "<h3>Examples longer than a context</h3>",
+        markup.paragraph(words),
+        markup.table(("", "context", *kinds), rows, numbers=range(1, 2 + len(kinds))),
+    )
 
 
 def inputs(metrics: Metrics) -> tuple[str, ...]:
     """List files that were read and files that could not be."""
     files = [
-        (one.name, one.kind, markup.size(one.bytes), f"{one.examples:,}", f"{one.tokens:,}")
+        (
+            one.name if one.files == 1 else f"{one.name} ({one.files} of this name)",
+            one.kind,
+            markup.size(one.bytes),
+            f"{one.examples:,}",
+            f"{one.tokens:,}",
+        )
         for one in metrics.inputs
     ]
     heads = ("kind", "files", "size", "examples", "tokens")
@@ -222,11 +254,19 @@ def inputs(metrics: Metrics) -> tuple[str, ...]:
     )
     return (
         markup.table(heads, _by_kind(metrics.inputs), numbers=(1, 2, 3, 4)),
-        markup.folded(f"All {len(files):,} files", every),
+        markup.folded(f"All {sum(one.files for one in metrics.inputs):,} files", every),
         "<h3>Files that could not be used</h3>" if refused else "",
         refused or markup.paragraph("No file had to be left out."),
+        _questions_left_out(metrics.questions_left_out),
         markup.paragraph(bpe),
     )
+
+
+def _questions_left_out(many: int) -> str:
+    if not many:
+        return ""
+    asked = "1 question is" if many == 1 else f"{many:,} questions are"
+    return markup.paragraph(f"{asked} left out: the document asked about is longer than one example.")
 
 
 def _by_kind(inputs: Sequence[InputFile]) -> list[tuple[str, ...]]:
@@ -238,7 +278,8 @@ def _by_kind(inputs: Sequence[InputFile]) -> list[tuple[str, ...]]:
             sum(one.examples for one in own),
             sum(one.tokens for one in own),
         )
-        rows.append((kind, f"{len(own):,}", markup.size(size), f"{examples:,}", f"{tokens:,}"))
+        files = sum(one.files for one in own)
+        rows.append((kind, f"{files:,}", markup.size(size), f"{examples:,}", f"{tokens:,}"))
     return rows
 
 
@@ -260,7 +301,14 @@ def phases(metrics: Metrics) -> tuple[str, ...]:
         markup.duration(sum(one.seconds for one in metrics.phases)),
         markup.size(sum(one.bytes for one in metrics.phases)),
     )
-    return (markup.table(("part", "time", "on disk"), rows, numbers=(1, 2), total=total),)
+    if not rows:
+        return ()
+    words = (
+        "Times are summed over all calls up to the one that finished the part; of a call that was killed, "
+        "up to the last file that it wrote."
+    )
+    table = markup.table(("part", "time", "on disk"), rows, numbers=(1, 2), total=total)
+    return table, markup.paragraph(words)
 
 
 def found(measured: NeedleMetrics) -> float:

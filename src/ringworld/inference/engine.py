@@ -4,7 +4,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,14 +12,15 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float32, Int, Int32, UInt8
 
-from ringworld.attention.layouts import inverse, permutation
+from ringworld.attention.layouts import Placement, example_lengths, inverse
 from ringworld.core.errors import InputError
+from ringworld.core.fingerprint import fingerprint
 from ringworld.core.sharding import BATCH_AXES, SEQ_AXES
 from ringworld.inference.batching import PromptBatch, batches
 from ringworld.inference.config import GREEDY, EngineConfig, SamplingConfig
 from ringworld.inference.generate import Request, generate
 from ringworld.inference.grammar import Grammar, frame_grammar, text_grammar
-from ringworld.model.arrange import arrange
+from ringworld.model.arrange import arrange, place_rows
 from ringworld.model.cache import padded_length
 from ringworld.model.config import ModelConfig
 from ringworld.model.cross_entropy import token_losses
@@ -41,6 +42,8 @@ class Question:
     text: str
     frames: UInt8[np.ndarray, "frames side side 3"] | None = None
     document: str | None = None
+    answers: Literal["one", "several"] = "one"
+    """Of a document: whether one thing is asked for or several, which the prompt says."""
 
     def __post_init__(self) -> None:
         """Refuse a question about two things."""
@@ -108,6 +111,12 @@ class Engine:
         self._program_config = replace(config, rope_base=_NO_BASE)
         with jax.set_mesh(mesh):
             self._weights = _ready(model, config=config)
+
+    @property
+    def fingerprint(self) -> str:
+        """What changes with any weight, whichever run or step it comes from, and not with the mesh."""
+        with jax.set_mesh(self._mesh):
+            return fingerprint(self._model)
 
     def complete(self, texts: Sequence[str], *, max_new_tokens: int, sampling: SamplingConfig) -> list[str]:
         """Go on with each text; return only what is new."""
@@ -199,10 +208,10 @@ class Engine:
         Raises:
             InputError: the layout cannot cut the sequence over the mesh.
         """
-        layout = self._config.attention.layout
-        slots = inverse(permutation(layout, seq=tokens.shape[1], members=self._members))
+        placements = self._placements(order, first)
         with jax.set_mesh(self._mesh):
-            placed = arrange(_Scored(tokens, targets, order, first), mesh=self._mesh, layout=layout)
+            scored = _Scored(tokens, targets, order, first)
+            placed = arrange(scored, mesh=self._mesh, placements=placements)
             losses = _losses(
                 self._model,
                 placed.tokens,
@@ -211,7 +220,8 @@ class Engine:
                 first=placed.first,
                 config=self._config,
             )
-        return np.asarray(losses)[:, slots]
+        slots = np.stack([inverse(placement.permutation()) for placement in placements])
+        return np.take_along_axis(np.asarray(losses), slots, axis=1)
 
     def encode(
         self, segments: chat.Segments, *, codes: Sequence[Int[np.ndarray, "frames codes"]] = ()
@@ -230,7 +240,8 @@ class Engine:
             codes = self._frames_needed().encode(question.frames)
             return self.encode(chat.video_question_prompt(question.text), codes=[codes])
         if question.document is not None:
-            return self.encode(chat.document_question_prompt(question.document, question.text))
+            prompt = chat.document_question_prompt(question.document, question.text, answers=question.answers)
+            return self.encode(prompt)
         return self.encode(chat.question_prompt(question.text))
 
     def _frames_needed(self) -> FrameTokenizer:
@@ -274,7 +285,8 @@ class Engine:
         padding = ((0, 0), (0, width - batch.tokens.shape[1]))
         prompts = _Prompts(np.pad(batch.tokens, padding), np.pad(batch.order, padding, constant_values=-1))
         with jax.set_mesh(self._mesh):
-            placed = arrange(prompts, mesh=self._mesh, layout=self._config.attention.layout)
+            placements = self._placements(prompts.order, np.zeros_like(prompts.order))
+            placed = arrange(prompts, mesh=self._mesh, placements=placements)
             written = generate(
                 self._weights,
                 placed.tokens,
@@ -286,6 +298,12 @@ class Engine:
                 rows_each=rows_each,
             )
         return np.asarray(written)
+
+    def _placements(
+        self, order: Int32[np.ndarray, "rows seq"], first: Int32[np.ndarray, "rows seq"]
+    ) -> list[Placement]:
+        lengths = [example_lengths(*row) for row in zip(order, first)]
+        return place_rows(lengths, seq=order.shape[1], attention=self._config.attention, mesh=self._mesh)
 
 
 @partial(jax.jit, static_argnames="config")

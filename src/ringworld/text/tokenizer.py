@@ -4,9 +4,11 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from ringworld.core.config import read_as
 from ringworld.core.errors import InputError
 from ringworld.core.files import read_json, write_json_atomic, write_text_atomic
 
@@ -89,7 +91,7 @@ class TextTokenizer:
         file = path / _FILE if path.is_dir() else path
         read_json(file)  # says which file is missing or broken
         names_file = file.parent / _NAMES_FILE
-        names = read_json(names_file) if names_file.exists() else {}
+        names = read_as(dict[str, Any], names_file) if names_file.exists() else {}
         try:
             tokenizer = Tokenizer.from_file(str(file))
         except Exception as error:  # the library raises bare Exception
@@ -101,8 +103,8 @@ class TextTokenizer:
             ) from error
         return cls(
             tokenizer,
-            bos=bos or _named(names, "bos_token") or BOS,
-            eos=eos or _named(names, "eos_token") or EOS,
+            bos=bos or _named(names, "bos_token", names_file) or BOS,
+            eos=eos or _named(names, "eos_token", names_file) or EOS,
         )
 
     def save(self, directory: Path) -> None:
@@ -160,7 +162,15 @@ class TextTokenizer:
         return tuple(self.encode(token)) if found is None else (found,)
 
 
-def _named(names: dict, key: str) -> str | None:
+def _named(names: dict[str, Any], key: str, file: Path) -> str | None:
     """Read a token's name as Hugging Face writes it: a string, or an object with the field `content`."""
     value = names.get(key)
-    return value.get("content") if isinstance(value, dict) else value
+    name = value.get("content") if isinstance(value, dict) else value
+    if not isinstance(name, str | None):
+        raise InputError(
+            what=f"{key} in {file}",
+            got=f"a {type(name).__name__}",
+            expected="the name of a token",
+            remedy="Mend it, or copy the file again.",
+        )
+    return name

@@ -2,10 +2,12 @@
 
 import itertools
 from dataclasses import dataclass, field
+from functools import partial
 
 from ringworld.attention.layouts import check_divides
 from ringworld.core.errors import InputError
 from ringworld.core.mesh_config import MeshConfig
+from ringworld.core.ranges import check_range
 from ringworld.data.config import MixtureConfig, PackingConfig
 from ringworld.model.config import ModelConfig, check_mesh
 
@@ -37,24 +39,17 @@ class StageConfig:
 
     def __post_init__(self) -> None:
         """Refuse a stage that could not run by itself."""
-        for name in ("context_tokens", "steps", "batch_sequences", "accumulation_steps"):
-            _require(getattr(self, name) >= 1, self._what(name), str(getattr(self, name)), "at least 1")
-        _require(self.rope_base > 1, self._what("rope_base"), f"{self.rope_base:g}", "more than 1")
-        _require(
-            self.learning_rate > 0, self._what("learning_rate"), f"{self.learning_rate:g}", "more than 0"
-        )
-        _require(0 <= self.min_learning_rate <= self.learning_rate, self._what("min_learning_rate"),
-                 f"{self.min_learning_rate:g}", f"0 to {self.learning_rate:g}, the highest rate")  # fmt: skip
-        _require(0 <= self.warmup_steps < self.steps, self._what("warmup_steps"),
-                 str(self.warmup_steps), f"0 or more, below the {self.steps} steps of the stage")  # fmt: skip
+        check = partial(check_range, self, what=lambda name: f"{name} of stage {self.name}")
+        check("context_tokens", "steps", "batch_sequences", "accumulation_steps", least=1)
+        check("rope_base", above=1)
+        check("learning_rate", above=0)
+        check("min_learning_rate", least=0, most=self.learning_rate)
+        check("warmup_steps", least=0, below=self.steps)
 
     @property
     def tokens(self) -> int:
         """Tokens of the whole stage, padding included."""
         return self.steps * self.batch_sequences * self.context_tokens
-
-    def _what(self, name: str) -> str:
-        return f"{name} of stage {self.name}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,11 +69,9 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         """Refuse values for which AdamW is not defined."""
-        for name in ("beta1", "beta2"):
-            _require(0 <= getattr(self, name) < 1, name, f"{getattr(self, name):g}", "0 or more, below 1")
-        for name in ("epsilon", "clip_norm"):
-            _require(getattr(self, name) > 0, name, f"{getattr(self, name):g}", "more than 0")
-        _require(self.weight_decay >= 0, "weight_decay", f"{self.weight_decay:g}", "0 or more")
+        check_range(self, "beta1", "beta2", least=0, below=1)
+        check_range(self, "epsilon", "clip_norm", above=0)
+        check_range(self, "weight_decay", least=0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,10 +100,10 @@ class TrainingConfig:
         names = [stage.name for stage in self.stages]
         _require(len(names) > 0, "stages", "none", "at least one")
         _require(len(set(names)) == len(names), "stage names", ", ".join(names), "a name of its own for each")
-        for name in ("checkpoint_every_steps", "log_every_steps"):
-            _require(getattr(self, name) >= 1, name, str(getattr(self, name)), "at least 1")
-        for name in ("text_loss_weight", "vision_loss_weight"):
-            _require(getattr(self, name) > 0, name, f"{getattr(self, name):g}", "more than 0")
+        check_range(self, "checkpoint_every_steps", "log_every_steps", least=1)
+        check_range(self, "text_loss_weight", "vision_loss_weight", above=0)
+        # Each stage adds its index, and Grain takes 32 bits.
+        check_range(self, "seed", least=0, below=2**31)
 
     @property
     def boundaries(self) -> tuple[int, ...]:

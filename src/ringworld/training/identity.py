@@ -4,9 +4,9 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from ringworld.core.config import to_json
+from ringworld.core.config import read_as, to_json
 from ringworld.core.errors import InputError
-from ringworld.core.files import read_json, write_json_atomic
+from ringworld.core.files import write_json_atomic
 from ringworld.model.config import ModelConfig
 from ringworld.training.config import TrainingConfig
 
@@ -28,7 +28,7 @@ def claim_folder(out: Path, config: TrainingConfig, model_config: ModelConfig) -
     if not path.exists():
         write_json_atomic(path, ours)
         return
-    theirs = read_json(path)
+    theirs = read_as(dict[str, Any], path)
     if changed := sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name)):
         raise InputError(
             what=f"run in {out}",

@@ -16,20 +16,21 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from ringworld.attention.layouts import example_lengths
 from ringworld.core.checkpoint import Checkpoints
 from ringworld.core.files import append_jsonl, keep_jsonl
 from ringworld.core.mesh_config import MeshConfig
 from ringworld.core.progress import Progress
 from ringworld.data.batch import PackedBatch
 from ringworld.data.loader import make_loader
-from ringworld.model.arrange import arrange
+from ringworld.model.arrange import arrange, place_rows
 from ringworld.model.config import ModelConfig
 from ringworld.model.world_model import WorldModel
 from ringworld.training.config import StageConfig, TrainingConfig, validate
 from ringworld.training.identity import claim_folder
-from ringworld.training.metrics import METRICS_FILE, BatchCounts, count, metrics_row
+from ringworld.training.metrics import METRICS_FILE, BatchCounts, Interval, count, metrics_row
 from ringworld.training.state import TrainState, abstract_state, init_state
-from ringworld.training.step import Pieces, StepOutput, make_step
+from ringworld.training.step import Pieces, make_step
 from ringworld.training.stop import StopRequest
 
 CHECKPOINTS_FOLDER = "checkpoints"
@@ -74,7 +75,7 @@ def train(
             mesh=mesh,
             checkpoints=checkpoints,
         )
-        state, loader_state = run.begin()
+        state, resumed = run.begin()
         done = int(state.step)
         if done == 0:
             hook("before", config.stages[0], state.params)
@@ -83,7 +84,7 @@ def train(
             if done > last:
                 continue
             if done < last:
-                state = run.stage(index, state, loader_state if done > config.boundaries[index] else None)
+                state = run.stage(index, state, resumed if done > config.boundaries[index] else None)
                 done = last
             hook("after", stage, state.params)
     return state
@@ -108,20 +109,24 @@ class _Run:
     checkpoints: Checkpoints
 
     def begin(self) -> tuple[TrainState, dict[str, Any] | None]:
-        """Restore the newest checkpoint, or draw the first weights, and cut what was logged beyond that."""
+        """Restore the newest checkpoint with what was saved beside it, or draw the first weights.
+
+        What was logged beyond that is cut.
+        """
         claim_folder(self.out, self.config, self.model_config)
         restored = self.checkpoints.restore(abstract_state(self.config, self.model_config, mesh=self.mesh))
         step = 0 if restored is None else restored.step
         keep_jsonl(self.out / METRICS_FILE, lambda row: row["step"] <= step)
         if restored is None:
             return init_state(self.config, self.model_config, mesh=self.mesh), None
-        return restored.tree, restored.meta["loader"]
+        return restored.tree, restored.meta
 
-    def stage(self, index: int, state: TrainState, loader_state: dict[str, Any] | None) -> TrainState:
+    def stage(self, index: int, state: TrainState, resumed: dict[str, Any] | None) -> TrainState:
         """Run what is left of one stage; its last state is on disk when this returns."""
         stage, last = self.config.stages[index], self.config.boundaries[index + 1]
         done = int(state.step)
-        batches = self.batches(index, loader_state)
+        batches = self.batches(index, resumed and resumed["loader"])
+        interval = Interval(**resumed["interval"]) if resumed else Interval()
         batch = next(batches)
         print(f"train {stage.name}: compiling for {stage.context_tokens} tokens", file=sys.stderr, flush=True)
         update = make_step(self.config, stage, self.model_config).lower(state, batch.pieces).compile()
@@ -134,9 +139,17 @@ class _Run:
                 following = next(batches) if step < last else batch
                 jax.block_until_ready(output)
                 seconds = time.perf_counter() - started
-                self.log(output, batch, step=step, last=last, stage=stage, seconds=seconds, progress=progress)
+                interval = interval.plus(batch.counts, seconds=seconds)
+                row = metrics_row(
+                    output, step=step, stage=stage.name, interval=interval, model=self.model_config
+                )
+                progress.update(step, loss=row["loss"], tokens_per_second=row["tokens_per_second"])
+                if step % self.config.log_every_steps == 0 or step == last:
+                    append_jsonl(self.out / METRICS_FILE, row)
+                    interval = Interval()
                 if stop.signal or step % self.config.checkpoint_every_steps == 0 or step == last:
-                    self.checkpoints.save(step, state, {"loader": batch.loader_state})
+                    beside = {"loader": batch.loader_state, "interval": interval._asdict()}
+                    self.checkpoints.save(step, state, beside)
                 if stop.signal:
                     raise KeyboardInterrupt(
                         f"{stop.signal} after step {step}, saved: the same command goes on"
@@ -146,8 +159,7 @@ class _Run:
 
     def batches(self, index: int, loader_state: dict[str, Any] | None) -> Iterator[_Prepared]:
         """Yield the batches of a stage from `loader_state` on, each made when it is asked for."""
-        stage, layout = self.config.stages[index], self.model_config.attention.layout
-        members = MeshConfig(**self.mesh.shape).sequence_members
+        stage = self.config.stages[index]
         loader = make_loader(
             self.data_dir,
             split="train",
@@ -157,38 +169,24 @@ class _Run:
             packing=self.config.packing,
             seed=self.config.seed + index,
         )
+        if any(loader.left_out.values()):
+            by_kind = ", ".join(f"{many} {kind}" for kind, many in loader.left_out.items() if many)
+            line = f"train {stage.name}: left out, longer than {stage.context_tokens} tokens: {by_kind}"
+            print(line, file=sys.stderr, flush=True)
         if loader_state is not None:
             loader.set_state(loader_state)
         for batch in loader:
-            pieces = [
-                PackedBatch(*fields)
-                for fields in zip(*(np.split(field, stage.accumulation_steps) for field in batch))
-            ]
+            lengths = [example_lengths(order, first) for order, first in zip(batch.order, batch.first)]
+            placements = place_rows(
+                lengths, seq=stage.context_tokens, attention=self.model_config.attention, mesh=self.mesh
+            )
+            parts = zip(*(np.split(field, stage.accumulation_steps) for field in batch))
+            rows = len(placements) // stage.accumulation_steps
             yield _Prepared(
-                pieces=tuple(arrange(piece, mesh=self.mesh, layout=layout) for piece in pieces),
-                counts=count(batch, layout, members=members),
+                pieces=tuple(
+                    arrange(PackedBatch(*part), mesh=self.mesh, placements=placements[i * rows :][:rows])
+                    for i, part in enumerate(parts)
+                ),
+                counts=count(lengths, placements),
                 loader_state=loader.get_state(),
             )
-
-    def log(
-        self,
-        output: StepOutput,
-        batch: _Prepared,
-        *,
-        step: int,
-        last: int,
-        stage: StageConfig,
-        seconds: float,
-        progress: Progress,
-    ) -> None:
-        """Show one step, and write its row if one is due."""
-        row = metrics_row(
-            output,
-            step=step,
-            stage=stage.name,
-            counts=batch.counts,
-            seconds=seconds,
-        )
-        progress.update(step, loss=row["loss"], tokens_per_second=row["tokens_per_second"])
-        if step % self.config.log_every_steps == 0 or step == last:
-            append_jsonl(self.out / METRICS_FILE, row)

@@ -1,9 +1,11 @@
 """Shapes and training of the frame tokenizer, and what a media file may cost."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from ringworld.core.errors import InputError
+from ringworld.core.ranges import check_range
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,11 +123,16 @@ class FrameTrainingConfig:
         """Refuse runs that cannot be run.
 
         Raises:
-            InputError: a count is below one, or the codebook would never be founded.
+            InputError: a number is out of its range, or the codebook would never be founded.
         """
-        counts = (self.steps, self.batch_frames, self.checkpoint_every_steps, self.log_every_steps)
-        if min(counts) < 1:
-            raise _bad("frame tokenizer training", str(self), "counts of one or more", "Raise the count.")
+        check = partial(check_range, self, what="frame tokenizer training {}".format)
+        check("steps", "batch_frames", "discriminator_hidden", least=1)
+        check("checkpoint_every_steps", "log_every_steps", least=1)
+        check("learning_rate", above=0)
+        check("warmup_steps", "seed", least=0)
+        check("l1_weight", "l2_weight", "edge_weight", "commitment_weight", "adversarial_weight", least=0)
+        check("codebook_decay", least=0, below=1)
+        check("revive_below", least=0)
         if not 0 < self.continuous_steps < self.steps:
             raise _bad(
                 "frame tokenizer training",
@@ -156,6 +163,11 @@ class MediaLimits:
     frame_pixels: int = 2**27
     aspect_ratio: float = 32.0
     duration_seconds: float = 86400.0
+
+    def __post_init__(self) -> None:
+        """Refuse limits that nothing passes, or everything."""
+        check_range(self, "frame_pixels", "aspect_ratio", least=1, what="media limit {}".format)
+        check_range(self, "duration_seconds", above=0, what="media limit {}".format)
 
 
 DEFAULT_LIMITS = MediaLimits()

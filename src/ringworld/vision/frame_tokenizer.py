@@ -12,9 +12,9 @@ from jaxtyping import Array, Float, Int32, UInt8
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
-from ringworld.core.config import from_json, to_json
+from ringworld.core.config import read_as, to_json
 from ringworld.core.errors import InputError
-from ringworld.core.files import read_json, write_bytes_atomic, write_json_atomic
+from ringworld.core.files import reading, write_bytes_atomic, write_json_atomic
 from ringworld.vision.config import FrameTokenizerConfig
 from ringworld.vision.vqgan import FrameAutoencoder
 
@@ -42,12 +42,9 @@ class FrameTokenizer:
         Raises:
             InputError: a file is missing or does not hold what `config.json` says.
         """
-        config = from_json(
-            FrameTokenizerConfig, read_json(directory / CONFIG_FILE), where=str(directory / CONFIG_FILE)
-        )
-        return FrameTokenizer(
-            config, _load_weights(directory / WEIGHTS_FILE, config), batch_frames=batch_frames
-        )
+        config = read_as(FrameTokenizerConfig, directory / CONFIG_FILE)
+        weights = _load_weights(directory / WEIGHTS_FILE, config)
+        return FrameTokenizer(config, weights, batch_frames=batch_frames)
 
     def save(self, directory: Path) -> None:
         """Write `model.safetensors` and `config.json`."""
@@ -129,17 +126,14 @@ def _named_leaves(autoencoder: FrameAutoencoder) -> list[tuple[str, Any]]:
 
 
 def _load_weights(path: Path, config: FrameTokenizerConfig) -> FrameAutoencoder:
-    if not path.is_file():
-        raise _mismatch(str(path), "no such file", "the weights of a frame tokenizer", "Check the folder.")
-    try:
+    # NumPy lacks the number types of some checkpoints: safetensors passes on its AttributeError.
+    damage = (SafetensorError, AttributeError)
+    remedy = "Copy it again or train again."
+    with reading(path, expected="the weights of a frame tokenizer", damage=damage, remedy=remedy):
         stored = load_file(path)
-    except SafetensorError as error:
-        raise _mismatch(
-            str(path), f"a damaged file ({error})", "safetensors", "Copy it again or train again."
-        ) from None
     abstract = FrameAutoencoder.abstract(config)
-    expected = {name: leaf.shape for name, leaf in _named_leaves(abstract)}
-    got = {name: array.shape for name, array in stored.items()}
+    expected = {name: (leaf.shape, str(leaf.dtype)) for name, leaf in _named_leaves(abstract)}
+    got = {name: (array.shape, str(array.dtype)) for name, array in stored.items()}
     if got != expected:
         differing = sorted(got.items() ^ expected.items())[:4]
         raise _mismatch(

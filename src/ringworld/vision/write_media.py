@@ -1,7 +1,6 @@
 """Frames to files that any browser shows."""
 
 import io
-import os
 from fractions import Fraction
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from ringworld.core.errors import InputError
-from ringworld.core.files import write_bytes_atomic
+from ringworld.core.files import write_bytes_atomic, writing
 
 
 def write_video(
@@ -40,13 +39,8 @@ def write_video(
             expected="one frame or more and a name that ends in .mp4",
             remedy="Change the name of the output.",
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with writing(path) as temporary:
         _encode(temporary, frames, Fraction(frames_per_second).limit_denominator(1001), scale)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_image(path: Path, frame: UInt8[np.ndarray, "height width 3"], *, scale: int = 1) -> None:

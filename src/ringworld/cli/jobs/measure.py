@@ -1,20 +1,23 @@
 """An engine from a checkpoint, and what is measured of it."""
 
+from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
+import equinox as eqx
+import jax
 from jax.sharding import Mesh
 
-from ringworld.core.checkpoint import Checkpoints
-from ringworld.core.config import from_json, to_json
+from ringworld.core.checkpoint import UNREAD, Checkpoints
+from ringworld.core.config import read_as, to_json
 from ringworld.core.errors import InputError
-from ringworld.core.files import claim_folder, read_json, write_json_atomic
-from ringworld.data.loader import make_loader
+from ringworld.core.files import claim_folder, write_json_atomic
+from ringworld.data.loader import PackedLoader, make_loader
 from ringworld.data.store import ExampleStore, read_examples
 from ringworld.evaluation.held_out import held_out_loss
-from ringworld.evaluation.metrics import HeldOutMetrics, NeedleMetrics
+from ringworld.evaluation.metrics import HeldOutMetrics, LeftOut, NeedleMetrics, When
 from ringworld.evaluation.needles import Haystack, accuracy
 from ringworld.evaluation.retrieval import run_needles
 from ringworld.inference.config import EngineConfig
@@ -27,7 +30,6 @@ from ringworld.training.loop import CHECKPOINTS_FOLDER
 from ringworld.training.state import abstract_state
 from ringworld.vision.frame_tokenizer import FrameTokenizer
 
-When = Literal["before", "after"]
 SUMMARY_FILE = "evaluation.json"
 
 
@@ -52,15 +54,18 @@ class Trained(NamedTuple):
 def restore_model(run: RunConfig, *, folder: Path, mesh: Mesh) -> Trained:
     """Return the newest weights in a folder of `ringworld train`, and the stage that they come from.
 
+    The moments of the optimizer, twice the size of the weights, are not read.
+
     Raises:
         InputError: there is no checkpoint.
     """
     path = folder / CHECKPOINTS_FOLDER
     restored = None
     if path.exists():
-        checkpoints = Checkpoints(path)
-        restored = checkpoints.restore(abstract_state(run.training, run.model, mesh=mesh))
-        checkpoints.close()
+        state = abstract_state(run.training, run.model, mesh=mesh)
+        unread = jax.tree.map(lambda _: UNREAD, state.optimizer)
+        with closing(Checkpoints(path, mode="read")) as checkpoints:
+            restored = checkpoints.restore(eqx.tree_at(lambda state: state.optimizer, state, unread))
     if restored is None:
         raise InputError(
             what=str(folder),
@@ -116,6 +121,8 @@ def evaluate_engine(
     """
     measured_of = {
         "step": step,
+        "weights": engine.fingerprint,
+        "rope_base": stage.rope_base,
         "data": ExampleStore(data).fingerprint,
         "evaluation": to_json(run.evaluation),
     }
@@ -165,7 +172,6 @@ def read_haystack(data: Path, tokenizer: TextTokenizer) -> Haystack:
 def _held_out(
     engine: Engine, run: RunConfig, stage: StageConfig, *, when: When, data: Path
 ) -> HeldOutMetrics:
-
     # The same batches whatever the stage, at the longest context, so that stages can be compared.
     longest = run.training.stages[-1]
     loader = make_loader(
@@ -182,13 +188,14 @@ def _held_out(
         islice(loader, run.evaluation.held_out.batches),
         position_edges=run.evaluation.held_out.position_edges,
     )
-    return HeldOutMetrics(stage=stage.name, when=when, loss=loss)
+    return HeldOutMetrics(stage=stage.name, when=when, loss=loss, left_out=left_out(loader))
+
+
+def left_out(loader: PackedLoader) -> tuple[LeftOut, ...]:
+    """Return what a loader never draws, without the kinds of which it draws all."""
+    return tuple(LeftOut(kind=kind, examples=many) for kind, many in loader.left_out.items() if many)
 
 
 def read_evaluation(path: Path) -> Evaluation:
     """Read what `evaluate_engine` wrote."""
-    stored = read_json(path)
-    return Evaluation(
-        needles=from_json(tuple[NeedleMetrics, ...], stored["needles"], where=str(path)),
-        held_out=from_json(HeldOutMetrics, stored["held_out"], where=str(path)),
-    )
+    return read_as(Evaluation, path)

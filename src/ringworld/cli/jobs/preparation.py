@@ -17,7 +17,6 @@ def prepare_examples(
 ) -> PrepareReport:
     """Write the examples and `out/report.json`."""
     text, frames = load_tokenizers(run, tokenizer)
-    write_run(out, run, command="ringworld prepare")
     with Progress("prepare", total=1, unit="files") as progress:
         report = prepare(
             videos=videos,
@@ -31,5 +30,6 @@ def prepare_examples(
             config=run.prepare,
             on_progress=lambda done, total: progress.update(done, total=total),
         )
+    write_run(out, run, command="ringworld prepare")
     write_json_atomic(out / REPORT_FILE, to_json(report))
     return report

@@ -1,10 +1,7 @@
 """The whole path, each part through the job of its own command."""
 
-import resource
 import sys
 from pathlib import Path
-
-import jax
 
 from ringworld.cli.jobs.demonstrations import demonstrate
 from ringworld.cli.jobs.measure import build_engine
@@ -17,6 +14,7 @@ from ringworld.cli.jobs.training import train_stages
 from ringworld.core.config import RUN_FILE, read_run, to_json, write_run
 from ringworld.core.errors import InputError
 from ringworld.core.files import read_json, write_json_atomic
+from ringworld.core.memory import peak_memory_bytes
 from ringworld.core.progress import Progress
 from ringworld.data.sources import find_sources
 from ringworld.data.toy_world import ToyWorld, render_toy_world
@@ -71,9 +69,8 @@ def quickstart(run: RunConfig, *, out: Path, videos: Paths, texts: Paths, device
         sources=sources,
         prepared=prepared,
         shown=shown,
-        parameters=sum(leaf.size for leaf in jax.tree.leaves(state.params)),
         phases=phases.done(),
-        peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        peak_bytes=peak_memory_bytes(),
     )
     return write_report(metrics, out=out)
 

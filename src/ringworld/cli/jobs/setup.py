@@ -5,6 +5,7 @@ from pathlib import Path
 import jax
 from jax.sharding import Mesh
 
+from ringworld.core.config import RUN_FILE
 from ringworld.core.errors import InputError
 from ringworld.core.files import sha256_file
 from ringworld.core.mesh import make_mesh, simulate_devices
@@ -45,7 +46,7 @@ def load_tokenizers(run: RunConfig, folder: Path) -> tuple[TextTokenizer, FrameT
             what=str(folder),
             got=f"{text.size} text ids, frames of {frames.config.resolution} px",
             expected=f"at most {run.model.text_vocab} ids and the frame tokenizer of the configuration",
-            remedy=f"Give --config {folder}, the configuration that they were trained with.",
+            remedy=f"Name other tokenizers, or use the configuration of these, {folder / RUN_FILE}.",
         )
     return text, frames
 

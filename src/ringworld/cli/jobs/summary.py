@@ -5,12 +5,14 @@ import platform
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from ringworld.cli.jobs.demonstrations import Demonstrations
-from ringworld.cli.jobs.measure import SUMMARY_FILE, Evaluation, read_evaluation
+from ringworld.cli.jobs.measure import SUMMARY_FILE, Evaluation, left_out, read_evaluation
 from ringworld.cli.jobs.tokenizers import TokenizerReport, read_tokenizer_report
 from ringworld.cli.jobs.training import evaluation_folder
 from ringworld.core.files import read_jsonl
+from ringworld.data.loader import make_loader
 from ringworld.data.prepare import PrepareReport
 from ringworld.data.sources import Source
 from ringworld.data.store import ExampleStore
@@ -18,6 +20,7 @@ from ringworld.evaluation.metrics import (
     Fact,
     FrameTokenizerMetrics,
     InputFile,
+    LeftOut,
     LossPoint,
     Metrics,
     Phase,
@@ -25,7 +28,9 @@ from ringworld.evaluation.metrics import (
     StageMetrics,
     TextTokenizerMetrics,
 )
+from ringworld.model.flops import parameters
 from ringworld.presets import RunConfig
+from ringworld.training.config import StageConfig
 from ringworld.training.metrics import METRICS_FILE
 
 _LIBRARIES = ("jax", "jaxlib", "equinox", "optax", "orbax-checkpoint", "grain", "av", "tokenizers", "numpy")
@@ -41,7 +46,6 @@ def summarize(
     sources: Sequence[Source],
     prepared: PrepareReport,
     shown: Demonstrations,
-    parameters: int,
     phases: tuple[Phase, ...],
     peak_bytes: int,
 ) -> Metrics:
@@ -56,22 +60,22 @@ def summarize(
         sources: the files that were read.
         prepared: what preparation made of them.
         shown: what the model made.
-        parameters: how many the model has.
         phases: time and space of the parts.
-        peak_bytes: most memory of the process.
+        peak_bytes: most memory of this process, which may have found much done.
     """
     rows = read_jsonl(train / METRICS_FILE)
     evaluations = _evaluations(run, train)
     tokenizers = read_tokenizer_report(tokenizer)
-    mesh = run.mesh
+    mesh, attention = run.mesh, run.model.attention
     facts = {
         "devices": f"{mesh.devices} ({mesh.ring} in the ring)",
-        "parameters": f"{parameters:,}",
+        "parameters": f"{parameters(run.model):,}",
         "model": f"{run.model.layers} layers of {run.model.embed}, {run.model.heads} heads, "
-        f"{run.model.kv_heads} key heads, {run.model.compute}",
-        "attention": f"ring, {run.model.attention.layout} layout, {run.model.attention.kernel} kernel",
+        f"{run.model.kv_heads} of keys and values, {run.model.compute}",
+        "attention": f"{attention.strategy.replace('_', ' ')}, {attention.layout} layout, "
+        f"{attention.kernel} kernel",
         "training tokens": f"{sum(row['tokens'] for row in rows):,}",
-        "peak memory": f"{peak_bytes / 2**30:.2f} GiB",
+        "peak memory of the last call": f"{peak_bytes / 2**30:.2f} GiB",
         "processor": f"{os.cpu_count()} x {platform.machine()}",
     }
     return Metrics(
@@ -82,13 +86,13 @@ def summarize(
         versions=_facts({"python": platform.python_version()} | {name: version(name) for name in _LIBRARIES}),
         inputs=_inputs(examples, sources),
         quarantined=tuple(Quarantined(name=one.path, reason=one.reason) for one in prepared.quarantined),
+        questions_left_out=prepared.questions_left_out,
         text_tokenizer=TextTokenizerMetrics(
             vocabulary_size=tokenizers.text_vocabulary, bytes_per_token=tokenizers.text_bytes_per_token
         ),
         frame_tokenizer=_frame_tokenizer(run, tokenizers),
         stages=tuple(
-            _stage(run, index, [row for row in rows if row["stage"] == stage.name])
-            for index, stage in enumerate(run.training.stages)
+            stage_metrics(stage, rows, left_out=_left_out(stage, examples)) for stage in run.training.stages
         ),
         losses=tuple(
             LossPoint(
@@ -112,10 +116,11 @@ def summarize(
 
 def _summary(run: RunConfig, prepared: PrepareReport, rows: Sequence[dict]) -> str:
     contexts = ", ".join(f"{stage.context_tokens:,}" for stage in run.training.stages)
+    tokens, batches = sum(one.tokens for one in prepared.counts), sum(row["steps"] for row in rows)
     return (
-        f"{prepared.files:,} files became {sum(one.tokens for one in prepared.counts):,} tokens; a model was "
-        f"trained on {len(rows):,} batches of them with ring attention over {run.mesh.sequence_members} "
-        f"devices, at contexts of {contexts} tokens, each stage from the weights of the last."
+        f"{prepared.files:,} files became {tokens:,} tokens; a model was trained on {batches:,} batches of "
+        f"them with ring attention over {run.mesh.sequence_members} devices, at contexts of {contexts} "
+        "tokens, each stage from the weights of the last."
     )
 
 
@@ -131,19 +136,25 @@ def _evaluations(run: RunConfig, train: Path) -> list[Evaluation]:
 
 
 def _inputs(examples: Path, sources: Sequence[Source]) -> tuple[InputFile, ...]:
+    """Return the files by name; examples say which name they come from, but not below which folder."""
+    named: dict[str, list[Source]] = {}
+    for source in sources:
+        named.setdefault(source.relative, []).append(source)
     store = ExampleStore(examples)
     made: dict[str, list[int]] = {}
     for name, tokens in zip(store.column("source"), store.column("tokens")):
-        made.setdefault(name.partition("#")[0], []).append(int(tokens))
+        # A line of JSONL adds its number to the name of its file.
+        made.setdefault(name if name in named else name.rpartition("#")[0], []).append(int(tokens))
     return tuple(
         InputFile(
-            name=source.relative,
-            kind="text" if source.format == "lines" else source.format,
-            bytes=source.path.stat().st_size,
-            examples=len(made.get(source.relative, ())),
-            tokens=sum(made.get(source.relative, ())),
+            name=name,
+            kind="text" if of_name[0].format == "lines" else of_name[0].format,
+            files=len(of_name),
+            bytes=sum(source.path.stat().st_size for source in of_name),
+            examples=len(made.get(name, ())),
+            tokens=sum(made.get(name, ())),
         )
-        for source in sources
+        for name, of_name in named.items()
     )
 
 
@@ -154,22 +165,46 @@ def _frame_tokenizer(run: RunConfig, tokenizers: TokenizerReport) -> FrameTokeni
         codebook_size=run.frames.codebook_size,
         codebook_used=round(tokenizers.frames.codebook_usage * run.frames.codebook_size),
         held_out_frames=tokenizers.held_out_frames,
+        held_out_of=tokenizers.held_out_of,
         psnr_db=tokenizers.frames.psnr_db,
         steps=tokenizers.frames.steps,
     )
 
 
-def _stage(run: RunConfig, index: int, rows: Sequence[dict]) -> StageMetrics:
-    stage = run.training.stages[index]
-    tokens = sum(row["tokens"] for row in rows)
+def stage_metrics(
+    stage: StageConfig, rows: Sequence[dict[str, Any]], *, left_out: tuple[LeftOut, ...]
+) -> StageMetrics:
+    """Add up the rows of a stage, each of which covers the steps since the one before it.
+
+    Args:
+        stage: its configuration.
+        rows: of `metrics.jsonl`, those of other stages among them.
+        left_out: examples that are too long for it.
+    """
+    rows = [row for row in rows if row["stage"] == stage.name]
+    steps, tokens, seconds = (sum(row[name] for row in rows) for name in ("steps", "tokens", "seconds"))
     return StageMetrics(
         name=stage.name,
         context_tokens=stage.context_tokens,
         rope_base=stage.rope_base,
-        steps=stage.steps,
+        steps=steps,
         tokens=tokens,
-        seconds=sum(row["seconds"] for row in rows),
-        fill=tokens / (len(rows) * stage.batch_sequences * stage.context_tokens),
+        seconds=seconds,
+        fill=tokens / (steps * stage.batch_sequences * stage.context_tokens),
         examples=sum(row["examples"] for row in rows),
-        ring_efficiency=sum(row["ring_efficiency"] for row in rows) / len(rows),
+        ring_efficiency=sum(row["ring_efficiency"] * row["steps"] for row in rows) / steps,
+        model_flops_per_second=sum(row["model_flops_per_second"] * row["seconds"] for row in rows) / seconds,
+        left_out=left_out,
     )
+
+
+def _left_out(stage: StageConfig, examples: Path) -> tuple[LeftOut, ...]:
+    loader = make_loader(
+        examples,
+        split="train",
+        context_tokens=stage.context_tokens,
+        batch_sequences=stage.batch_sequences,
+        mixture=stage.mixture,
+        seed=0,
+    )
+    return left_out(loader)

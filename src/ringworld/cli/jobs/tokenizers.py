@@ -6,11 +6,11 @@ from functools import partial
 from pathlib import Path
 
 from ringworld.cli.jobs.setup import FRAMES_FOLDER, TEXT_FOLDER
-from ringworld.core.config import from_json, to_json, write_run
-from ringworld.core.files import claim_folder, read_json, write_json_atomic
-from ringworld.data.config import SPLITS, Split
+from ringworld.core.config import read_as, to_json, write_run
+from ringworld.core.files import claim_folder, write_json_atomic
+from ringworld.data.config import HeldOutOf
 from ringworld.data.corpus import corpus
-from ringworld.data.frames import FrameSample, sample_frames
+from ringworld.data.frames import sample_frames
 from ringworld.data.quarantine import Quarantined
 from ringworld.data.sources import Source, find_sources
 from ringworld.presets import RunConfig
@@ -22,13 +22,14 @@ REPORT_FILE = "report.json"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TokenizerReport:
-    """What the two tokenizers reach on files that they were not trained on."""
+    """What the two tokenizers reach on what they were not trained on."""
 
     text_vocabulary: int
     """Ids of the text tokenizer; fewer than asked for where the corpus is small."""
     text_bytes_per_token: float
     """Over the held-out texts, or those trained on where none is held out."""
     held_out_frames: int
+    held_out_of: HeldOutOf
     frames: FrameTokenizerReport
     quarantined: tuple[Quarantined, ...]
 
@@ -52,16 +53,22 @@ def train_tokenizers(
     tokenizer = TextTokenizer.train(texts_of(split="train"), vocab_size=run.model.text_vocab)
     tokenizer.save(out / TEXT_FOLDER)
     judged = list(texts_of(split="held_out")) or list(texts_of(split="train"))
-    trained, held_out = (_sample(run, sources, split) for split in SPLITS)
-    quarantined += [*trained.quarantined, *held_out.quarantined]
+    frames = sample_frames(
+        sources,
+        most_frames=run.frame_training_frames,
+        frames_per_second=run.prepare.frames_per_second,
+        resolution=run.frames.resolution,
+    )
+    quarantined += frames.quarantined
     report = TokenizerReport(
         text_vocabulary=tokenizer.size,
         text_bytes_per_token=sum(len(text.encode()) for text in judged)
         / max(1, sum(len(tokenizer.encode(text)) for text in judged)),
-        held_out_frames=len(held_out.frames),
+        held_out_frames=len(frames.held_out),
+        held_out_of=frames.held_out_of,
         frames=train_frame_tokenizer(
-            trained.frames,
-            held_out.frames,
+            frames.train,
+            frames.held_out,
             config=run.frames,
             training=run.frame_training,
             out=out / FRAMES_FOLDER,
@@ -87,15 +94,4 @@ def _claim(out: Path, run: RunConfig, sources: Sequence[Source]) -> None:
 
 def read_tokenizer_report(out: Path) -> TokenizerReport:
     """Read what `train_tokenizers` reported."""
-    return from_json(TokenizerReport, read_json(out / REPORT_FILE), where=str(out / REPORT_FILE))
-
-
-def _sample(run: RunConfig, sources: Sequence[Source], split: Split) -> FrameSample:
-    most = run.frame_training_frames if split == "train" else max(1, run.frame_training_frames // 10)
-    return sample_frames(
-        sources,
-        split=split,
-        most_frames=most,
-        frames_per_second=run.prepare.frames_per_second,
-        resolution=run.frames.resolution,
-    )
+    return read_as(TokenizerReport, out / REPORT_FILE)

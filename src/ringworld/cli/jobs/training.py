@@ -5,9 +5,10 @@ from typing import Literal
 
 from jax.sharding import Mesh
 
-from ringworld.cli.jobs.measure import When, build_engine, evaluate_engine
+from ringworld.cli.jobs.measure import build_engine, evaluate_engine
 from ringworld.cli.jobs.setup import check_data, load_tokenizers
 from ringworld.core.config import write_run
+from ringworld.evaluation.metrics import When
 from ringworld.model.world_model import WorldModel
 from ringworld.presets import RunConfig
 from ringworld.training.config import StageConfig

@@ -1,0 +1,78 @@
+"""A checkpoint comes back whole, in part, or not at all."""
+
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ringworld.core.checkpoint import UNREAD, Checkpoints
+from ringworld.core.errors import InputError
+from tests.core.reads import bytes_read
+
+WEIGHTS = 2**18
+DEVICE = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+
+
+def abstract(*shape: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, jnp.float32, sharding=DEVICE)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    random = np.random.default_rng(0)
+    tree = {name: jnp.asarray(random.normal(size=WEIGHTS), jnp.float32) for name in ("weights", "moments")}
+    with closing(Checkpoints(tmp_path)) as checkpoints:
+        checkpoints.save(3, tree, {"loader": [1]})
+    return tmp_path
+
+
+def restore(folder: Path, **leaves: Any) -> Any:
+    with closing(Checkpoints(folder, mode="read")) as checkpoints:
+        return checkpoints.restore(leaves)
+
+
+def test_what_was_saved_comes_back(folder):
+    restored = restore(folder, weights=abstract(WEIGHTS), moments=abstract(WEIGHTS))
+    expected = np.random.default_rng(0).normal(size=WEIGHTS).astype(np.float32)
+    assert (restored.step, restored.meta) == (3, {"loader": [1]})
+    np.testing.assert_array_equal(restored.tree["weights"], expected)
+
+
+def test_what_is_not_wanted_is_not_read(folder):
+    """Random weights do not compress: float32 takes at least 3 of its 4 bytes."""
+    begun = bytes_read()
+    whole = restore(folder, weights=abstract(WEIGHTS), moments=abstract(WEIGHTS))
+    between = bytes_read()
+    part = restore(folder, weights=abstract(WEIGHTS), moments=UNREAD)
+    ended = bytes_read()
+    assert between - begun > 2 * 3 * WEIGHTS
+    assert 3 * WEIGHTS < ended - between < 1.1 * 4 * WEIGHTS
+    assert part.tree["moments"] is UNREAD
+    np.testing.assert_array_equal(part.tree["weights"], whole.tree["weights"])
+
+
+def test_a_reader_leaves_alone_what_a_run_is_about_to_finish(folder):
+    unfinished = folder / "4.orbax-checkpoint-tmp"
+    unfinished.mkdir()
+    assert restore(folder, weights=abstract(WEIGHTS), moments=UNREAD).step == 3
+    assert unfinished.exists()
+
+
+@pytest.mark.parametrize(
+    "leaves",
+    [
+        {"weights": abstract(WEIGHTS)},
+        {"weights": abstract(WEIGHTS), "moments": UNREAD, "more": abstract(1)},
+    ],
+)
+def test_another_tree_is_refused(folder, leaves):
+    with pytest.raises(InputError, match="expected a whole checkpoint of the same model"):
+        restore(folder, **leaves)
+
+
+def test_an_empty_folder_holds_nothing(tmp_path):
+    assert restore(tmp_path, weights=abstract(1)) is None
