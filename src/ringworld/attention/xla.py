@@ -194,9 +194,18 @@ def _join(x: Array, shape: tuple[int, ...]) -> Array:
 
 
 def _dot(subscripts: str, a: Array, b: Array) -> Array:
-    # Without "highest" an accelerator would round float32 operands to bfloat16 or TF32.
-    precision = lax.Precision.HIGHEST if a.dtype == jnp.float32 else None
-    return jnp.einsum(subscripts, a, b, precision=precision, preferred_element_type=jnp.float32)
+    def product(a: Array, b: Array) -> Array:
+        # Without "highest" an accelerator would round float32 operands to bfloat16 or TF32.
+        precision = lax.Precision.HIGHEST if a.dtype == jnp.float32 else None
+        return jnp.einsum(subscripts, a, b, precision=precision, preferred_element_type=jnp.float32)
+
+    def widened(a: Array, b: Array) -> Array:
+        return product(a.astype(jnp.float32), b.astype(jnp.float32))
+
+    if a.dtype == jnp.float32:
+        return product(a, b)
+    # XLA on a CPU cannot run every product of bfloat16 that sums in float32.
+    return lax.platform_dependent(a, b, cpu=widened, default=product)
 
 
 def _at(x: Array, i: Array) -> Array:
