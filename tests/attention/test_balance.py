@@ -29,6 +29,13 @@ def test_each_document_is_dealt_by_itself():
     assert dealt([4, 2, 2], seq=8, members=2) == [0, 1, 1, 0, 0, 1, 1, 0]
 
 
+def test_short_documents_are_exchanged_whole_between_runs():
+    # As they are, members would have 4 and 6 pairs; a document of two goes for two of one.
+    assert dealt([1, 1, 1, 1, 2, 2], seq=8, members=2) == [1, 1, 0, 0, 0, 0, 1, 1]
+    # 15 and 3 to 9 and 9.
+    assert dealt([3, 3, 1, 1, 1, 1, 1, 1], seq=12, members=2) == [1, 1, 1, 0, 0, 0, 0, 0, 0, 1, 1, 1]
+
+
 def test_what_waits_for_nobody_stays_as_it_is():
     assert dealt([4, 4], seq=8, members=2) == [0, 0, 0, 0, 1, 1, 1, 1]
     assert dealt([1] * 6, seq=6, members=3) == [0, 0, 1, 1, 2, 2]
@@ -66,6 +73,12 @@ MIXTURES = {
     ),
     "uniform to 64K": lambda seed: until_full(
         np.random.default_rng(seed).integers(1, 64 * K, 4000), seq=256 * K
+    ),
+    "uniform to 1,000": lambda seed: until_full(
+        np.random.default_rng(seed).integers(1, 1000, 4000), seq=256 * K
+    ),
+    "uniform to a block": lambda seed: until_full(
+        np.random.default_rng(seed).integers(1, 256, 4000), seq=256 * K
     ),
     "exponential": lambda seed: until_full(np.random.default_rng(seed).exponential(1500, 4000), seq=256 * K),
     "equal": lambda seed: until_full(np.full(4000, 300 * (seed + 2) ** 2), seq=256 * K),

@@ -17,12 +17,26 @@ def counted_one_by_one(lengths: list[int], holders: np.ndarray, *, members: int)
     return work.tolist()
 
 
+def live_blocks(lengths: list[int], chunk_tokens: int) -> int:
+    ends = np.cumsum(lengths)
+    pairs = {
+        (query // chunk_tokens, key // chunk_tokens)
+        for end, length in zip(ends.tolist(), lengths)
+        for query in range(end - length, end)
+        for key in range(end - length, query + 1)
+    }
+    return len(pairs)
+
+
 def test_pairs_counted_by_hand():
     # Queries 0 1 2 3 see 1 2 3 4 keys; 0 and 1 live on member 0.
     assert work_of_chunks([4], np.array([0, 1]), seq=4, members=2).tolist() == [[3, 0], [4, 3]]
     # Tokens 0 and 1 are one example, 2 to 4 another, and 5 is padding; chunks of two tokens.
     work = work_of_chunks([2, 3], np.array([1, 0, 1]), seq=6, members=2)
     assert work.tolist() == [[3, 0], [2, 3 + 1]]
+    # The second example is seen in the blocks of chunks 1 and 2, and in that of 2 and 1.
+    work = work_of_chunks([2, 3], np.array([1, 0, 1]), seq=6, members=2, of="blocks")
+    assert work.tolist() == [[4, 0], [4, 4 + 4]]
     assert work_striped([3], members=2).tolist() == [[3, 1], [1, 1]]
     assert work_striped([1, 3], members=2).tolist() == [[1 + 1, 1], [1, 3]]
 
@@ -36,6 +50,9 @@ def test_pairs_are_those_counted_one_by_one(data, members, chunk_tokens, chunks)
     of_tokens = np.repeat(holders, chunk_tokens)
     expected = counted_one_by_one(lengths, of_tokens, members=members)
     assert work_of_chunks(lengths, holders, seq=seq, members=members).tolist() == expected
+    blocks = work_of_chunks(lengths, holders, seq=seq, members=members, of="blocks")
+    assert blocks.sum() == chunk_tokens**2 * live_blocks(lengths, chunk_tokens)
+    assert (blocks >= expected).all()
     in_turn = counted_one_by_one(lengths, np.arange(seq) % members, members=members)
     assert work_striped(lengths, members=members).tolist() == in_turn
 

@@ -10,14 +10,16 @@ equal, while all members hold as many tokens.
    the member with least work so far on the keys that it will see, which are those of its document dealt
    before it; each candidate also pays for the work that its keys do already, as far as more of the
    document is to come and will ask them, and for the chunks that it has.
-3. Documents of less than a chunk stay in the order of the sequence. So does everything, if the ring waits
-   little or less that way, as it does for many short documents of like length.
+3. Dealing leaves some member of a step with a chunk more than others. Where documents are so short that this
+   is much, they may be better left side by side, in R runs, with work in the first step alone. Members whose
+   runs have more exchange stretches of chunks with those whose runs have less, where few pairs are cut.
 
 A chunk is a block of the kernel, so the blocks in which something is visible are as many as in the sequence
-itself. Only exact sums decide, so that every host finds the same layout.
+itself. Sums are exact in whatever order a host adds them, so that all hosts find the same layout.
 """
 
 from collections.abc import Sequence
+from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Int64
@@ -27,7 +29,11 @@ from ringworld.attention.work import efficiency_of, work_of_chunks
 CHUNK_TOKENS = 256
 _WANTED_CHUNKS, _MOST_CHUNKS = 4096, 16384
 _UNITS = 16  # of a chunk: coarse enough for float64 to hold every sum
-_ENOUGH = 0.98
+_LEFT_BY_DEALING = 0.5  # pairs of chunks: what the slowest of a step has above the mean, at best
+_FAIR = 0.75  # efficiency of runs from which on exchanging stretches may be enough
+_KEPT_BLOCKS = 0.9
+_STRETCHES = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32)  # in chunks
+_EXCHANGES = 4  # a member
 _NOBODY = -1
 
 
@@ -83,16 +89,22 @@ def deal(
         chunk_tokens: most tokens of a chunk, but for very long sequences.
     """
     size = chunk_size(seq=seq, members=members, chunk_tokens=chunk_tokens)
-    chunks = seq // size
+    documents, chunks = np.asarray(lengths, np.int64), seq // size
 
-    def efficiency(holders: Int64[np.ndarray, " chunks"]) -> float:
-        return efficiency_of(work_of_chunks(lengths, holders, seq=seq, members=members), lengths)
+    def efficiency(holders: Int64[np.ndarray, " _"], *, of: Literal["pairs", "blocks"] = "pairs") -> float:
+        return efficiency_of(work_of_chunks(lengths, holders, seq=seq, members=members, of=of), lengths)
 
-    as_it_is = np.repeat(np.arange(members), chunks // members)
-    if efficiency(as_it_is) >= _ENOUGH:
-        return as_it_is
-    dealt = _Dealer(members=members, chunks=chunks).deal(np.asarray(lengths, np.int64), chunk_tokens=size)
-    return max(as_it_is, dealt, key=efficiency)
+    runs = np.repeat(np.arange(members), chunks // members)
+    as_it_is = efficiency(np.arange(members))
+    candidates = [runs]
+    chunk_pairs = (documents * (documents + 1) // 2).sum() / (members * size**2)
+    if as_it_is < chunk_pairs / (chunk_pairs + _LEFT_BY_DEALING * members):
+        candidates.append(_Dealer(members=members, chunks=chunks).deal(documents, chunk_tokens=size))
+    if as_it_is >= _FAIR:
+        evened = _evened_runs(documents, chunks=chunks, members=members, chunk_tokens=size)
+        if efficiency(evened, of="blocks") >= _KEPT_BLOCKS * efficiency(runs, of="blocks"):
+            candidates.append(evened)
+    return max(candidates, key=efficiency)
 
 
 class _Dealer:
@@ -161,3 +173,78 @@ class _Dealer:
 
 def _in_units(tokens: Int64[np.ndarray, " _"], chunk_tokens: int) -> Int64[np.ndarray, " _"]:
     return np.maximum((tokens * _UNITS + chunk_tokens // 2) // chunk_tokens, 1)
+
+
+def _evened_runs(
+    lengths: Int64[np.ndarray, " documents"], *, chunks: int, members: int, chunk_tokens: int
+) -> Int64[np.ndarray, " chunks"]:
+    """Give each member a run of chunks, and exchange stretches until all have about as much work."""
+    ends = np.cumsum(lengths)
+    borders = np.minimum(np.arange(chunks + 1) * chunk_tokens, ends[-1])
+    document = np.minimum(np.searchsorted(ends, borders, side="right"), lengths.size - 1)
+    before = borders - (ends - lengths)[document]
+    # Visible pairs that a cut at each border parts, and those of the queries between two borders.
+    parted = before * (ends[document] - borders)
+    pairs = lengths * (lengths + 1) // 2
+    work = np.diff((np.cumsum(pairs) - pairs)[document] + before * (before + 1) // 2)
+
+    held = np.arange(chunks).reshape(members, -1)
+    load = work[held].sum(axis=1)
+    for _ in range(_EXCHANGES * members):
+        most, least = int(load.argmax()), int(load.argmin())
+        exchange = _best_exchange(held[most], held[least], work=work, parted=parted)
+        if exchange is None:
+            break
+        here, there = exchange
+        held[most, here], held[least, there] = held[least, there].copy(), held[most, here].copy()
+        held[[most, least]] = np.sort(held[[most, least]], axis=1)
+        load[[most, least]] = work[held[[most, least]]].sum(axis=1)
+    holders = np.empty(chunks, np.int64)
+    holders[held] = np.arange(members)[:, None]
+    return holders
+
+
+def _best_exchange(
+    more: Int64[np.ndarray, " share"],
+    less: Int64[np.ndarray, " share"],
+    *,
+    work: Int64[np.ndarray, " chunks"],
+    parted: Int64[np.ndarray, " borders"],
+) -> tuple[slice, slice] | None:
+    """Return the stretches of two members' chunks whose exchange brings their work closest, if any does.
+
+    A pair that an exchange parts counts twice: it is missing in one step, and waited for in another.
+    """
+    gap = int(work[more].sum() - work[less].sum()) // 2
+    best, found = gap, None
+    for size in _STRETCHES:
+        if size > more.size // 2:
+            break
+        first, second = (_stretches(chunks, size, work=work, parted=parted) for chunks in (more, less))
+        left = abs(first.work[:, None] - second.work - gap) + 2 * (first.parted[:, None] + second.parted)
+        i, j = np.unravel_index(left.argmin(), left.shape)
+        if left[i, j] < best:
+            best, found = left[i, j], (slice(int(i), int(i) + size), slice(int(j), int(j) + size))
+    return found
+
+
+class _Stretches(NamedTuple):
+    """All stretches of so many of a member's chunks."""
+
+    work: Int64[np.ndarray, " stretches"]
+    parted: Int64[np.ndarray, " stretches"]
+
+
+def _stretches(
+    chunks: Int64[np.ndarray, " share"],
+    size: int,
+    *,
+    work: Int64[np.ndarray, " chunks"],
+    parted: Int64[np.ndarray, " borders"],
+) -> _Stretches:
+    total = np.cumsum(np.concatenate([[0], work[chunks]]))
+    last = size - 1
+    return _Stretches(
+        work=total[size:] - total[:-size],
+        parted=parted[chunks[: chunks.size - last]] + parted[chunks[last:] + 1],
+    )

@@ -1,6 +1,7 @@
 """How much of the attention of a packed sequence lies between any two members of a ring."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Int64
@@ -25,7 +26,12 @@ def check_lengths(lengths: Sequence[int], *, seq: int) -> None:
 
 
 def work_of_chunks(
-    lengths: Sequence[int], holders: Int64[np.ndarray, " chunks"], *, seq: int, members: int
+    lengths: Sequence[int],
+    holders: Int64[np.ndarray, " chunks"],
+    *,
+    seq: int,
+    members: int,
+    of: Literal["pairs", "blocks"] = "pairs",
 ) -> Int64[np.ndarray, "{members} {members}"]:
     """Count the visible pairs of a query that one member holds and a key that another does.
 
@@ -34,7 +40,15 @@ def work_of_chunks(
     itself. Time and memory are of order chunks x members; every sum is exact.
 
     Example:
-        One example of 4 tokens in two chunks, held by members 0 and 1: `[[3, 0], [4, 3]]`.
+        One example of 4 tokens in two chunks, held by members 0 and 1: `[[3, 0], [4, 3]]`; of blocks,
+        `[[4, 0], [4, 4]]`.
+
+    Args:
+        lengths: tokens of each example, in order.
+        holders: the member that holds each chunk.
+        seq: tokens of the sequence.
+        members: size of the ring.
+        of: `blocks` counts every pair of two chunks between which anything is visible.
     """
     chunk_tokens = seq // holders.size
     sizes = np.asarray(lengths, dtype=np.int64)
@@ -47,20 +61,24 @@ def work_of_chunks(
     tokens = np.minimum(ends[example], (chunk + 1) * chunk_tokens) - np.maximum(
         begins[example], chunk * chunk_tokens
     )
+    own = tokens * (tokens + 1) // 2
+    if of == "blocks":
+        tokens = np.full_like(tokens, chunk_tokens)
+        own = chunk_tokens**2 * np.diff(chunk, prepend=-1).clip(max=1)
     member = holders[chunk]
     work = np.zeros((members, members), dtype=np.int64)
-    np.add.at(work, (member, member), tokens * (tokens + 1) // 2)
+    np.add.at(work, (member, member), own)
 
     # Examples within one chunk see no other; leaving them out bounds memory where examples are many.
     cut = np.flatnonzero(parts[example] > 1)
     if cut.size:
         first_part = np.searchsorted(cut, first_part[cut])
         tokens, member = tokens[cut], member[cut]
-        held = np.zeros((cut.size + 1, members), dtype=np.int64)
+        # 32 bits hold the tokens of any sequence; only the products need more.
+        held = np.zeros((cut.size + 1, members), dtype=np.int32)
         held[np.arange(cut.size) + 1, member] = tokens
         np.cumsum(held, axis=0, out=held)
-        seen = held[:-1] - held[first_part]
-        seen *= tokens[:, None]
+        seen = (held[:-1] - held[first_part]) * tokens[:, None]
         by_member = np.argsort(member, kind="stable")
         present, at = np.unique(member[by_member], return_index=True)
         work[present] += np.add.reduceat(seen[by_member], at, axis=0)
