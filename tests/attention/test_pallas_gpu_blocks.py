@@ -67,7 +67,9 @@ def test_every_key_that_a_query_sees_is_visited_once_and_no_mask_is_missing(orde
         (_for_keys(mask, q_block=3, kv_block=2), seen.transpose(0, 3, 1, 2, 4)),
     ):
         for row in range(2):
-            for block, (whole, part) in enumerate(_lists(jax.tree.map(lambda x, row=row: x[row : row + 1], live))):
+            for block, (whole, part) in enumerate(
+                _lists(jax.tree.map(lambda x, row=row: x[row : row + 1], live))
+            ):
                 visited = whole + part
                 assert len(set(visited)) == len(visited)
                 assert set(np.flatnonzero(pairs[row, block].any(axis=(1, 2)))) <= set(visited)
