@@ -1,5 +1,3 @@
-import time
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -95,10 +93,7 @@ def test_256k_tokens_over_8_members_reach_0_97(mixture, seed):
 def test_a_million_tokens_over_64_members_with_a_book_reach_0_85(seed):
     seq, members = K * K, 64
     lengths = lognormal(seq=seq, seed=seed, book=0.4)
-    begun = time.process_time()
     placement = place("balanced", seq=seq, members=members, lengths=lengths)
-    # 0.05 in quiet; here the machine is busy and every array is checked.
-    assert time.process_time() - begun < 0.5
     work = ring_work(lengths, placement)
     assert total_balance(work) >= 0.97
     assert efficiency_of(work, lengths) >= 0.85
