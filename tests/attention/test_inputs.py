@@ -15,8 +15,9 @@ from ringworld.core.mesh_config import MeshConfig
         ((2, 8, 4, 16), (2, 8, 2, 32), (2, 8, 2, 32)),
         ((2, 8, 4, 16), (1, 8, 2, 16), (1, 8, 2, 16)),
         ((2, 8, 64), (2, 8, 64), (2, 8, 64)),
+        ((2, 8, 4, 16), (2, 0, 2, 16), (2, 0, 2, 16)),
     ],
-    ids=["values unlike keys", "another head size", "another batch", "no heads"],
+    ids=["values unlike keys", "another head size", "another batch", "no heads", "no keys"],
 )
 def test_shapes_that_do_not_go_together_are_refused(q, k, v):
     arrays = [jnp.zeros(shape) for shape in (q, k, v)]
@@ -38,10 +39,12 @@ def test_shapes_that_do_not_go_together_are_refused(q, k, v):
 )
 def test_every_token_needs_an_order_and_a_first(order, first, message):
     with pytest.raises(InputError, match=message + r", expected int32\[2, 8\] for both"):
-        check_tokens(order, first, q=jnp.zeros((2, 8, 4, 16)))
+        check_tokens(order, first, q=jnp.zeros((2, 8, 4, 16)), k=jnp.zeros((2, 8, 2, 16)))
 
 
-def test_keys_may_be_more_than_queries():
-    q, k = jnp.zeros((2, 1, 4, 16)), jnp.zeros((2, 64, 2, 16))
+def test_only_decoding_has_more_keys_than_queries():
+    q, k, tokens = jnp.zeros((2, 1, 4, 16)), jnp.zeros((2, 64, 2, 16)), jnp.zeros((2, 1), jnp.int32)
     with jax.sharding.use_abstract_mesh(abstract_mesh(MeshConfig())):
         check_inputs(q, k, k)
+        with pytest.raises(InputError, match="1 queries and 64 keys, expected as many.*decode_attention"):
+            check_tokens(tokens, tokens, q=q, k=k)

@@ -50,7 +50,7 @@ def attention(
         the layout does not divide the sequence, or the kernel does not serve these heads or devices.
     """
     check_inputs(q, k, v, head_axes=(TENSOR_AXIS, *_axes(config).heads))
-    check_tokens(order, first, q=q)
+    check_tokens(order, first, q=q, k=k)
     check_divides(config.layout, seq=q.shape[1], members=axis_size(*SEQ_AXES))
     return _attention(q, k, v, order, first, config)
 

@@ -46,16 +46,12 @@ def check_inputs(q: Array, k: Array, v: Array, *, head_axes: tuple[str, ...] = (
             expected="float32 or bfloat16, the same for all",
             remedy="Cast them to the compute type.",
         )
-    if (
-        q.ndim != 4
-        or k.shape != v.shape
-        or k.ndim != 4
-        or (q.shape[0], q.shape[3]) != (k.shape[0], k.shape[3])
-    ):
+    fit = q.ndim == k.ndim == 4 and k.shape == v.shape and q.shape[::3] == k.shape[::3]
+    if not fit or 0 in q.shape + k.shape:
         raise InputError(
             what="shapes of queries, keys and values",
             got=f"{q.shape}, {k.shape}, {v.shape}",
-            expected="[batch, seq, heads, head], with one batch and one head size, and keys as values",
+            expected="[batch, seq, heads, head], none 0, batch and head the same for all, and keys as values",
             remedy="Check what was transposed or projected.",
         )
     heads, kv_heads, devices = q.shape[2], k.shape[2], axis_size(*head_axes)
@@ -76,12 +72,19 @@ def check_inputs(q: Array, k: Array, v: Array, *, head_axes: tuple[str, ...] = (
         )
 
 
-def check_tokens(order: Array, first: Array, *, q: Array) -> None:
-    """Refuse `order` and `first` that are not one int32 for each token of the queries.
+def check_tokens(order: Array, first: Array, *, q: Array, k: Array) -> None:
+    """Refuse keys, or integers `order` and `first`, that are not one for each query of [batch, seq, ...].
 
     Raises:
         InputError: they are not.
     """
+    if k.shape[1] != q.shape[1]:
+        raise InputError(
+            what="tokens for attention",
+            got=f"{q.shape[1]} queries and {k.shape[1]} keys",
+            expected="as many keys as queries",
+            remedy="Use decode_attention for a few queries to the keys of a cache.",
+        )
     if (order.shape, first.shape) != (q.shape[:2],) * 2 or not order.dtype == first.dtype == "int32":
         raise InputError(
             what="order and first of the tokens",
