@@ -3,7 +3,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ringworld.attention.work import by_step, check_lengths, efficiency_of, work_of_chunks, work_striped
+from ringworld.attention.work import (
+    attention_flops,
+    by_step,
+    check_lengths,
+    efficiency_of,
+    visible_pairs,
+    work_of_chunks,
+    work_striped,
+)
 from ringworld.core.errors import InputError
 
 
@@ -74,3 +82,10 @@ def test_examples_that_do_not_fit_are_refused():
     with pytest.raises(InputError, match="shortest 0"):
         check_lengths([4, 0], seq=8)
     check_lengths([], seq=8)
+
+
+def test_the_work_of_attention_is_what_is_visible():
+    assert visible_pairs([2, 3]) == 9
+    # Two products forward, five backward, each of 2 x 16 for each of 9 pairs and 4 heads.
+    assert attention_flops(9, heads=4, head=16, backward=False) == 2 * (2 * 16 * 9 * 4)
+    assert attention_flops(9, heads=4, head=16, backward=True) == 7 * (2 * 16 * 9 * 4)

@@ -1,6 +1,8 @@
 import io
 import json
 import re
+import shlex
+import sys
 
 import numpy as np
 import pytest
@@ -9,6 +11,20 @@ from PIL import Image
 from ringworld.cli import main as command_line
 
 SMALL = ("bench", "layouts", "--seq", "8192", "--members", "4")
+TINY = (
+    "bench",
+    "attention",
+    "--devices",
+    "8",
+    "--seq",
+    "512",
+    "--heads",
+    "4",
+    "--kv-heads",
+    "2",
+    "--head",
+    "16",
+)
 
 
 def run(capsys, *arguments: str) -> str:
@@ -77,6 +93,82 @@ def test_a_picture_has_a_panel_for_each_layout(tmp_path, capsys):
 def test_what_cannot_be_measured_is_named(arguments, said, capsys):
     # The last of an option that is given twice counts.
     assert said in refused(capsys, *SMALL, *arguments)
+
+
+def test_attention_is_measured_by_what_is_visible(capsys):
+    options = ("--documents", "4", "--block-q-tokens", "32", "--block-kv-tokens", "32", "--repeats", "2")
+    made = json.loads(run(capsys, *TINY, *options, "--json"))
+    assert sorted(made["command"].split()) == sorted(("ringworld", *TINY, *options))
+    pairs = 4 * 128 * 129 // 2
+    assert made["seconds"] * made["visible_flops_per_second"] == pytest.approx(14 * pairs * 4 * 16)
+    assert made["problem"]["lengths"] == [128] * 4
+    assert made["versions"].keys() >= {"ringworld", "jax", "jaxlib", "python"}
+    # What one member holds of q, out, dout and dq, and of k, v, dk and dv, of half as many heads.
+    assert made["peak_bytes"] > (4 + 4 * 0.5) * (512 // 8) * 4 * 16 * 4
+
+
+@pytest.fixture
+def peer(tmp_path):
+    """Return the command of a program, and the file to which it adds the problem that it got."""
+
+    def command(last_line: str) -> str:
+        script = tmp_path / "peer.py"
+        script.write_text(
+            "import sys, pathlib\n"
+            f"with pathlib.Path({str(tmp_path / 'asked.jsonl')!r}).open('a') as stream:\n"
+            "    stream.write(sys.argv[-1] + '\\n')\n"
+            f"print('loading')\nprint({last_line!r})\n"
+        )
+        return shlex.join([sys.executable, str(script)])
+
+    return command
+
+
+def test_peers_get_the_problem_and_are_compared(peer, tmp_path, capsys):
+    answer = {"name": "a peer", "seconds": 60.0, "peak_bytes": 2**40, "memory": "guessed", "versions": {}}
+    options = ("--no-backward", "--peers", peer(json.dumps(answer)), "--rounds", "2", "--repeats", "1")
+    made = json.loads(run(capsys, *TINY, *options, "--json"))
+    (row,) = made["peers"]
+    assert row["name"] == "a peer"
+    assert row["times_the_seconds"] == pytest.approx(60 / made["seconds"])
+    assert row["times_the_bytes"] == pytest.approx(2**40 / made["peak_bytes"])
+    asked = [json.loads(line) for line in (tmp_path / "asked.jsonl").read_text().splitlines()]
+    assert asked == [made["problem"]] * 2
+    assert (asked[0]["heads"], asked[0]["kv_heads"], asked[0]["backward"]) == (4, 2, False)
+
+
+def test_attention_and_its_peers_are_shown_in_a_table_and_a_picture(peer, tmp_path, capsys):
+    answer = {"name": "a peer", "seconds": 60.0, "peak_bytes": 2**40, "memory": "guessed", "versions": {}}
+    path = tmp_path / "times.png"
+    options = ("--peers", peer(json.dumps(answer)), "--repeats", "1", "--out", str(path))
+    title, _, ours, theirs = run(capsys, *TINY, *options).splitlines()
+    assert title == "512 tokens over 8 devices, 4 heads of 2 keys of 16, float32, forward and backward"
+    assert ours.split()[0] == "ringworld" and ours.endswith("1.00 x")
+    assert theirs.split()[:3] == ["a", "peer", "60.0000"]
+    with Image.open(path) as image:
+        assert np.unique(np.asarray(image.convert("L"))).size > 16
+
+
+@pytest.mark.parametrize("last_line", ["no JSON", '{"seconds": 1.0}'])
+def test_a_peer_that_does_not_answer_is_named(last_line, peer, capsys):
+    said = refused(capsys, *TINY, "--repeats", "1", "--peers", peer(last_line))
+    assert "peer.py" in said and "Try the command by itself" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--kv-heads", "3"), "4 for queries, 3 for keys"),
+        (("--seq", "500"), "500 tokens over 8 ring members"),
+        (("--documents", "513"), "--documents: got 513, expected 1 to 512"),
+        (("--strategy", "head_parallel", "--kv-heads", "4"), "over 8 devices"),
+        (("--repeats", "0"), "--repeats: got 0"),
+        (("--head", "0"), "--head: got 0"),
+        (("--peers", "no-such-program"), "no-such-program"),
+    ],
+)
+def test_attention_that_cannot_be_measured_is_named(arguments, said, capsys):
+    assert said in refused(capsys, *TINY, *arguments)
 
 
 def test_a_part_must_be_named(capsys):

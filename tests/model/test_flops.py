@@ -5,7 +5,7 @@ import jax
 from ringworld.core.mesh import abstract_mesh
 from ringworld.core.mesh_config import MeshConfig
 from ringworld.model.config import ModelConfig
-from ringworld.model.flops import forward_flops, parameters, training_flops, visible_pairs
+from ringworld.model.flops import forward_flops, parameters, training_flops
 from ringworld.model.world_model import WorldModel
 
 LLAMA_7B = ModelConfig(
@@ -32,6 +32,5 @@ def test_short_examples_cost_two_flops_a_weight_and_training_three_times_that():
 
 
 def test_packed_examples_cost_what_they_see():
-    assert visible_pairs([2, 3]) == 9
     attention = forward_flops(LLAMA_7B, tokens=5, pairs=9) - forward_flops(LLAMA_7B, tokens=5, pairs=0)
     assert attention == 4 * 32 * 4096 * 9

@@ -1,12 +1,37 @@
 """How much of the attention of a packed sequence lies between any two members of a ring."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Int64
 
 from ringworld.core.errors import InputError
+
+
+def visible_pairs(lengths: Iterable[int]) -> int:
+    """Return the number of (query, key) pairs that examples of these lengths see.
+
+    Example:
+        `visible_pairs([2, 3])` is 3 + 6 = 9.
+    """
+    return sum(length * (length + 1) // 2 for length in lengths)
+
+
+def attention_flops(pairs: int, *, heads: int, head: int, backward: bool) -> int:
+    """Return the FLOPs of attention to so many visible pairs.
+
+    Forward makes two products of a query with a key or value; backward makes five, since a kernel that keeps
+    no scores makes them again (FlashAttention-2, arXiv 2307.08691).
+
+    Args:
+        pairs: visible pairs of a query and a key.
+        heads: heads of queries.
+        head: size of a head.
+        backward: whether gradients are taken after the values, or the values alone.
+    """
+    products = 2 + 5 if backward else 2
+    return 2 * products * pairs * heads * head
 
 
 def check_lengths(lengths: Sequence[int], *, seq: int) -> None:
@@ -120,5 +145,4 @@ def efficiency_of(work: Int64[np.ndarray, "members members"], lengths: Sequence[
 
     It is 0 where there are no pairs.
     """
-    pairs = sum(length * (length + 1) // 2 for length in lengths)
-    return pairs / max(len(work) * int(by_step(work).max(axis=0).sum()), 1)
+    return visible_pairs(lengths) / max(len(work) * int(by_step(work).max(axis=0).sum()), 1)

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import tyro
 
+from ringworld.cli.bench_attention import BenchAttention
 from ringworld.cli.bench_layouts import BenchLayouts
 
 
@@ -12,10 +13,11 @@ from ringworld.cli.bench_layouts import BenchLayouts
 class Bench:
     """Measure one part of the system by itself."""
 
-    # A union of one is none to tyro, which would then ask for no name.
-    part: Annotated[BenchLayouts, tyro.conf.subcommand("layouts")] | Annotated[None, tyro.conf.Suppress]
+    part: (
+        Annotated[BenchAttention, tyro.conf.subcommand("attention")]
+        | Annotated[BenchLayouts, tyro.conf.subcommand("layouts")]
+    )
 
     def run(self) -> None:
         """Measure it, and print the result."""
-        assert self.part is not None
         self.part.run()

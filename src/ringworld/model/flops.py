@@ -1,20 +1,10 @@
 """How many floating-point operations a model takes: matrix products and visible attention, nothing else."""
 
-from collections.abc import Iterable
-
+from ringworld.attention.work import attention_flops
 from ringworld.model.config import ModelConfig
 
 BACKWARD_RATIO = 2
 """Backward multiplies each pair of matrices twice: for the gradient of the one and of the other."""
-
-
-def visible_pairs(lengths: Iterable[int]) -> int:
-    """Return the number of (query, key) pairs that examples of these lengths see.
-
-    Example:
-        `visible_pairs([2, 3])` is 3 + 6 = 9.
-    """
-    return sum(length * (length + 1) // 2 for length in lengths)
 
 
 def parameters(config: ModelConfig) -> int:
@@ -26,11 +16,11 @@ def parameters(config: ModelConfig) -> int:
 def forward_flops(config: ModelConfig, *, tokens: int, pairs: int) -> int:
     """Return the FLOPs of reading `tokens` tokens that see `pairs` keys in all.
 
-    A weight costs two FLOPs a token, a visible pair four a component: two for the score, two for the sum. The
-    embedding is a look-up and costs none.
+    A weight costs two FLOPs a token; the embedding is a look-up and costs none.
     """
     weights = config.layers * _layer_weights(config) + config.vocab * config.embed
-    return 2 * weights * tokens + 4 * config.layers * config.heads * config.head * pairs
+    attention = attention_flops(pairs, heads=config.heads, head=config.head, backward=False)
+    return 2 * weights * tokens + config.layers * attention
 
 
 def training_flops(config: ModelConfig, *, tokens: int, pairs: int) -> int:

@@ -8,10 +8,10 @@ import numpy as np
 
 from ringworld.attention.efficiency import ring_work
 from ringworld.attention.layouts import Placement
-from ringworld.attention.work import efficiency_of
+from ringworld.attention.work import efficiency_of, visible_pairs
 from ringworld.core.errors import InputError
 from ringworld.model.config import ModelConfig
-from ringworld.model.flops import training_flops, visible_pairs
+from ringworld.model.flops import training_flops
 from ringworld.training.step import StepOutput
 
 METRICS_FILE = "metrics.jsonl"

@@ -2,12 +2,10 @@
 
 import io
 import json
-import os
-import platform
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
@@ -16,13 +14,13 @@ from jaxtyping import Float
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
-from ringworld import __version__
 from ringworld.attention.config import Layout
 from ringworld.attention.efficiency import ring_work, total_balance
 from ringworld.attention.layouts import place
 from ringworld.attention.work import by_step, efficiency_of
 from ringworld.cli.bench_layouts import BenchLayouts
 from ringworld.cli.jobs import lengths
+from ringworld.cli.jobs.provenance import command_of, machine, versions_of
 from ringworld.core.files import write_bytes_atomic
 from ringworld.core.ranges import check_range
 from ringworld.evaluation.plots import ACCENT, GROUND, INK, LINES, MUTED, short
@@ -165,29 +163,15 @@ def _as_table(asked: BenchLayouts, documents: Sequence[int], measured: Sequence[
 def _as_json(asked: BenchLayouts, documents: Sequence[int], measured: Sequence[Measured]) -> str:
     return json.dumps(
         {
-            "command": _command(asked),
+            "command": command_of("ringworld bench layouts", asked),
             "seq": asked.seq,
             "members": asked.members,
             "documents": len(documents),
             "longest_document_tokens": max(documents),
             "block_tokens": asked.block_tokens,
             "layouts": [asdict(one) for one in measured],
-            "versions": {
-                "ringworld": __version__,
-                "numpy": np.__version__,
-                "python": platform.python_version(),
-            },
-            "machine": f"{os.cpu_count()} cores {platform.machine()}",
+            "versions": versions_of("numpy"),
+            "machine": machine(),
         },
         indent=2,
     )
-
-
-def _command(asked: BenchLayouts) -> str:
-    words = ["ringworld bench layouts"]
-    for option in fields(asked):
-        value = getattr(asked, option.name)
-        if option.name not in ("out", "json") and value != option.default:
-            said = " ".join(value) if option.name == "layouts" else value
-            words.append(f"--{option.name.replace('_', '-')} {said}")
-    return " ".join(words)

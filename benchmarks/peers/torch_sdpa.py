@@ -1,0 +1,80 @@
+"""PyTorch's `scaled_dot_product_attention` as a peer of `ringworld bench attention`, on one CPU or GPU.
+
+Packed documents are attended to one by one, which is the least work that PyTorch can do for them.
+
+    ringworld bench attention --peers "python benchmarks/peers/torch_sdpa.py"
+
+It needs torch; the last argument, which the command adds, is the problem as JSON.
+"""
+
+import json
+import platform
+import re
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+
+
+def main() -> None:
+    """Print what `ringworld.cli.jobs.attention.Measured` holds."""
+    problem = json.loads(sys.argv[-1])
+    if problem["devices"] != 1:
+        raise SystemExit("PyTorch is compared on one device")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.manual_seed(0)
+    heads, kv_heads = problem["heads"], problem["kv_heads"]
+
+    def normal(heads: int) -> torch.Tensor:
+        shape = problem["batch"], heads, problem["seq"], problem["head"]
+        x = torch.randn(shape, device=device).to(getattr(torch, problem["dtype"]))
+        return x.requires_grad_(problem["backward"])
+
+    q, k, v, dout = normal(heads), normal(kv_heads), normal(kv_heads), normal(heads).detach()
+
+    def run() -> None:
+        parts = [x.split(problem["lengths"], dim=2) for x in (q, k, v)]
+        out = [
+            scaled_dot_product_attention(*document, is_causal=True, enable_gqa=heads != kv_heads)
+            for document in zip(*parts)
+        ]
+        if problem["backward"]:
+            torch.autograd.grad(torch.cat(out, dim=2), (q, k, v), dout)
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    _forget_peak(device)
+    run()
+    taken = []
+    for _ in range(problem["repeats"]):
+        begun = time.perf_counter()
+        run()
+        taken.append(time.perf_counter() - begun)
+    measured = {
+        "name": "torch scaled_dot_product_attention",
+        "seconds": statistics.median(taken),
+        "peak_bytes": _peak_bytes(device),
+        "memory": "most that the process held" if device == "cpu" else "most that was allocated",
+        "versions": {"torch": torch.__version__, "python": platform.python_version()},
+    }
+    print(json.dumps(measured))
+
+
+def _forget_peak(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+
+
+def _peak_bytes(device: str) -> int:
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated()
+    peak = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
+    assert peak is not None
+    return int(peak[1]) * 1024
+
+
+if __name__ == "__main__":
+    main()

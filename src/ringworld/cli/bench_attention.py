@@ -1,0 +1,64 @@
+"""`ringworld bench attention`: time, rate and memory of attention, beside peers."""
+
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from ringworld.attention.config import AttentionConfig
+from ringworld.cli.options import otherwise
+
+ComputeType = Literal["float32", "bfloat16"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BenchAttention:
+    """Measure attention over packed sequences that are cut over devices.
+
+    Random queries, keys and values are attended to as in training. Without an accelerator devices are
+    simulated. The rate counts what is visible alone: for each component of each head, 4 floating-point
+    operations a visible pair of a query and a key forward, and 10 backward.
+    """
+
+    seq: int = 8192
+    """Length of a packed sequence, in tokens."""
+    batch: int = 1
+    """Packed sequences."""
+    heads: int = 8
+    """Heads of queries."""
+    kv_heads: Annotated[int | None, otherwise("as many as heads", metavar="INT")] = None
+    """Heads of keys and values."""
+    head: int = 64
+    """Size of a head."""
+    dtype: ComputeType = "float32"
+    """Type of queries, keys and values."""
+    backward: bool = True
+    """Whether to take the gradients too, or the values alone."""
+    documents: int = 1
+    """How many documents fill a sequence."""
+    lengths: Literal["equal", "random"] = "equal"
+    """Whether documents are of one length, or cut at random places."""
+    seed: int = 0
+    """The same seed gives the same random lengths."""
+    devices: int = 1
+    """Members that share a sequence."""
+    attention: AttentionConfig = field(default_factory=partial(AttentionConfig, layout="balanced"))
+    """How they attend; where the strategy is hybrid, pairs of them exchange heads."""
+    repeats: int = 5
+    """Timed runs of which the median counts, after one that does not."""
+    rounds: int = 1
+    """How often all are measured, each in turn; the median counts."""
+    peers: Annotated[tuple[str, ...], otherwise("none", metavar="[COMMAND [COMMAND ...]]")] = ()
+    """Commands to compare with, such as "python benchmarks/peers/torch_sdpa.py"."""
+    out: Annotated[Path | None, otherwise("no picture", metavar="PATH")] = None
+    """File for a picture (PNG) of the times."""
+    json: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Print one JSON object instead of a table."""
+
+    def run(self) -> None:
+        """Print what was measured."""
+        from ringworld.cli.jobs.attention import bench_attention
+
+        print(bench_attention(self))

@@ -1,0 +1,314 @@
+"""Attention measured, beside peers: a table, an object of JSON, a picture."""
+
+import io
+import json
+import shlex
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding
+from matplotlib.figure import Figure
+
+from ringworld.attention.attend import attention
+from ringworld.attention.work import attention_flops, visible_pairs
+from ringworld.cli.bench_attention import BenchAttention, ComputeType
+from ringworld.cli.jobs import lengths
+from ringworld.cli.jobs.provenance import command_of, machine, versions_of
+from ringworld.core.errors import InputError
+from ringworld.core.files import parse_json, write_bytes_atomic
+from ringworld.core.mesh import make_mesh, simulate_devices
+from ringworld.core.mesh_config import MeshConfig
+from ringworld.core.ranges import check_range
+from ringworld.core.sharding import spec
+from ringworld.evaluation.plots import ACCENT, GROUND, INK, LINES, MUTED, short
+from ringworld.model.arrange import arrange, place_rows
+
+_Q, _KV = ("batch", "seq", "heads", "head"), ("batch", "seq", "kv_heads", "head")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Problem:
+    """What is attended to. A peer gets it as JSON, as the last word of its command."""
+
+    seq: int
+    """Tokens of a sequence."""
+    batch: int
+    """Sequences."""
+    heads: int
+    """Heads of queries."""
+    kv_heads: int
+    """Heads of keys and values."""
+    head: int
+    """Size of a head."""
+    dtype: ComputeType
+    """Of queries, keys and values."""
+    backward: bool
+    """Whether gradients are taken too."""
+    lengths: list[int]
+    """Tokens of each document of a sequence."""
+    devices: int
+    """How many share a sequence."""
+    repeats: int
+    """Timed runs, of which the median counts."""
+
+    @property
+    def flops(self) -> int:
+        """What is visible takes so many floating-point operations."""
+        pairs = self.batch * visible_pairs(self.lengths)
+        return attention_flops(pairs, heads=self.heads, head=self.head, backward=self.backward)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Measured:
+    """What one program took. A peer prints it as JSON, as its last line."""
+
+    name: str
+    """Of the program, with what it was told to do."""
+    seconds: float
+    """Median of a run."""
+    peak_bytes: int
+    """Most memory of one device: what a compiler says that its program needs, arguments and results
+    included, or what the process grew by, as `memory` tells."""
+    memory: str
+    """How the memory was found."""
+    versions: dict[str, str]
+    """Of what took part."""
+
+
+class _Tokens(NamedTuple):
+    order: np.ndarray
+    first: np.ndarray
+
+
+def bench_attention(asked: BenchAttention) -> str:
+    """Measure, draw what is asked for, and return the table or the JSON.
+
+    Raises:
+        InputError: the sequence, the heads or the devices do not divide, a number makes no sense, or a peer
+            does not answer.
+    """
+    problem = _problem(asked)
+    ours = _ours(asked, problem)
+    measures = [ours, *(partial(_peer, command, problem) for command in asked.peers)]
+    rounds = [[measure() for measure in measures] for _ in range(asked.rounds)]
+    measured = [_median(of_one) for of_one in zip(*rounds)]
+    if asked.out is not None:
+        write_bytes_atomic(asked.out, picture(measured, problem))
+    return _as_json(asked, problem, measured) if asked.json else _as_table(problem, measured)
+
+
+def picture(measured: Sequence[Measured], problem: Problem) -> bytes:
+    """Draw the time that each program took, as a PNG."""
+    figure = Figure(figsize=(7, 0.5 * len(measured) + 1.1), layout="constrained", facecolor=GROUND)
+    axes = figure.subplots()
+    axes.set_title(_title(problem), fontsize=11, color=INK, loc="left")
+    seconds = [one.seconds for one in measured]
+    bars = axes.barh([one.name for one in measured], seconds, color=[ACCENT] + [LINES[0]] * len(seconds))
+    labels = [_told(one, problem, first=measured[0]) for one in measured]
+    axes.bar_label(bars, labels, padding=4, fontsize=9, color=INK)
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1.45 * max(seconds))
+    axes.set_xlabel("seconds", fontsize=9, color=MUTED)
+    axes.tick_params(length=0, labelsize=9, labelcolor=INK)
+    axes.spines[:].set_visible(False)
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=150)
+    return stream.getvalue()
+
+
+def _problem(asked: BenchAttention) -> Problem:
+    check = partial(check_range, asked, what=lambda field: f"--{field.replace('_', '-')}")
+    check("seq", "batch", "heads", "head", "devices", "repeats", "rounds", least=1)
+    check("seed", least=0)
+    if asked.kv_heads is not None:
+        check("kv_heads", least=1)
+    match asked.lengths:
+        case "equal":
+            documents = lengths.equal(asked.documents, seq=asked.seq)
+        case "random":
+            documents = lengths.random_cuts(asked.documents, seq=asked.seq, seed=asked.seed)
+    return Problem(
+        seq=asked.seq,
+        batch=asked.batch,
+        heads=asked.heads,
+        kv_heads=asked.heads if asked.kv_heads is None else asked.kv_heads,
+        head=asked.head,
+        dtype=asked.dtype,
+        backward=asked.backward,
+        lengths=documents,
+        devices=asked.devices,
+        repeats=asked.repeats,
+    )
+
+
+def _mesh_config(asked: BenchAttention) -> MeshConfig:
+    match asked.attention.strategy:
+        case "head_parallel":
+            return MeshConfig(ulysses=asked.devices)
+        case "hybrid":
+            if asked.devices % 2:
+                raise InputError(
+                    what="--devices",
+                    got=str(asked.devices),
+                    expected="an even number for the strategy hybrid",
+                    remedy="Change the number of devices, or the strategy.",
+                )
+            return MeshConfig(ring=asked.devices // 2, ulysses=2)
+        case _:
+            return MeshConfig(ring=asked.devices)
+
+
+def _ours(asked: BenchAttention, problem: Problem) -> Callable[[], Measured]:
+    """Compile our own program, and return what measures it."""
+    config = asked.attention
+    simulate_devices(asked.devices)
+    mesh = make_mesh(_mesh_config(asked), devices=jax.devices()[: asked.devices])
+    rows = [problem.lengths] * problem.batch
+    sizes = np.array(problem.lengths)
+    first = np.repeat(np.cumsum(sizes) - sizes, sizes).astype(np.int32)
+    tokens = _Tokens(
+        order=np.tile(np.arange(problem.seq, dtype=np.int32), (problem.batch, 1)),
+        first=np.tile(first, (problem.batch, 1)),
+    )
+    tokens = arrange(
+        tokens, mesh=mesh, placements=place_rows(rows, seq=problem.seq, attention=config, mesh=mesh)
+    )
+
+    def values(q: jax.Array, k: jax.Array, v: jax.Array, dout: jax.Array, tokens: _Tokens):
+        attend = partial(attention, **tokens._asdict(), config=config)
+        if not problem.backward:
+            return attend(q, k, v)
+        out, pullback = jax.vjp(attend, q, k, v)
+        return out, *pullback(dout)
+
+    shape = (problem.batch, problem.seq, problem.heads, problem.head)
+    kv_shape = (*shape[:2], problem.kv_heads, problem.head)
+    with jax.set_mesh(mesh):
+        arrays = [
+            _normal(key, shape, dtype=problem.dtype, sharding=NamedSharding(mesh, spec(*names)))
+            for key, (shape, names) in zip(
+                jax.random.split(jax.random.key(0), 4),
+                [(shape, _Q), (kv_shape, _KV), (kv_shape, _KV), (shape, _Q)],
+            )
+        ]
+        program = jax.jit(values).lower(*arrays, tokens).compile()
+        jax.block_until_ready(program(*arrays, tokens))
+
+    def measure() -> Measured:
+        taken = []
+        for _ in range(problem.repeats):
+            begun = time.perf_counter()
+            jax.block_until_ready(program(*arrays, tokens))
+            taken.append(time.perf_counter() - begun)
+        return Measured(
+            name="ringworld",
+            seconds=statistics.median(taken),
+            peak_bytes=_peak_bytes(program),
+            memory="of the compiled program",
+            versions=versions_of("jax", "jaxlib", "numpy"),
+        )
+
+    return measure
+
+
+def _normal(key: jax.Array, shape: tuple[int, ...], *, dtype: str, sharding: NamedSharding) -> jax.Array:
+    # Drawn alike on every mesh; a device keeps its own part.
+    return jax.device_put(jax.random.normal(key, shape, jnp.float32).astype(dtype), sharding)
+
+
+def _peak_bytes(program: jax.stages.Compiled) -> int:
+    memory = program.memory_analysis()
+    assert memory is not None
+    return memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
+
+
+def _peer(command: str, problem: Problem) -> Measured:
+    """Run a peer's command.
+
+    Raises:
+        InputError: it fails, or prints something else than `Measured`.
+    """
+    expected = "a program that ends with a line of JSON such as those of benchmarks/peers"
+    try:
+        words = [*shlex.split(command), json.dumps(asdict(problem))]
+        ended = subprocess.run(words, capture_output=True, text=True, check=False)
+        said = ended.stderr if ended.returncode else ended.stdout
+        last = said.strip().splitlines()[-1:] or ["nothing"]
+        if ended.returncode:
+            raise ValueError(f"exit status {ended.returncode}: {last[0]}")
+        return Measured(**parse_json(last[0]))
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(
+            what=f"--peers {command!r}",
+            got=str(error),
+            expected=expected,
+            remedy="Try the command by itself.",
+        ) from None
+
+
+def _median(rounds: Sequence[Measured]) -> Measured:
+    return replace(
+        rounds[0],
+        seconds=statistics.median(one.seconds for one in rounds),
+        peak_bytes=max(one.peak_bytes for one in rounds),
+    )
+
+
+def _title(problem: Problem) -> str:
+    documents = len(problem.lengths)
+    packed = f" in {documents} documents" if documents > 1 else ""
+    shared = f" over {problem.devices} devices" if problem.devices > 1 else ""
+    grouped = f" of {problem.kv_heads} keys" if problem.kv_heads != problem.heads else ""
+    passes = "forward and backward" if problem.backward else "forward"
+    rows = f"{problem.batch} x " if problem.batch > 1 else ""
+    return (
+        f"{rows}{short(problem.seq)} tokens{packed}{shared}, "
+        f"{problem.heads} heads{grouped} of {problem.head}, {problem.dtype}, {passes}"
+    )
+
+
+def _told(one: Measured, problem: Problem, *, first: Measured) -> str:
+    rate = f"{one.seconds:.3g} s, {problem.flops / one.seconds / 1e9:,.1f} GFLOP/s"
+    return rate if one is first else f"{rate}: {one.seconds / first.seconds:.2f} x the time"
+
+
+def _as_table(problem: Problem, measured: Sequence[Measured]) -> str:
+    width = max(len(one.name) for one in measured) + 2
+    lines = [
+        _title(problem),
+        f"{'':{width}}{'seconds':>10}{'visible GFLOP/s':>18}{'peak MiB':>11}{'time':>9}",
+    ]
+    lines += [
+        f"{one.name:{width}}{one.seconds:10.4f}{problem.flops / one.seconds / 1e9:18,.1f}"
+        f"{one.peak_bytes / 2**20:11,.1f}{one.seconds / measured[0].seconds:7.2f} x"
+        for one in measured
+    ]
+    return "\n".join(lines)
+
+
+def _as_json(asked: BenchAttention, problem: Problem, measured: Sequence[Measured]) -> str:
+    ours, *peers = (
+        asdict(one) | {"visible_flops_per_second": problem.flops / one.seconds} for one in measured
+    )
+    for peer in peers:
+        peer["times_the_seconds"] = peer["seconds"] / ours["seconds"]
+        peer["times_the_bytes"] = peer["peak_bytes"] / ours["peak_bytes"]
+    return json.dumps(
+        {
+            "command": command_of("ringworld bench attention", asked),
+            **ours,
+            "peers": peers,
+            "problem": asdict(problem),
+            "device": jax.devices()[0].device_kind,
+            "machine": machine(),
+        },
+        indent=2,
+    )
