@@ -1,6 +1,7 @@
 import importlib
 
 import jax
+import jax.numpy as jnp
 import pytest
 from jax.sharding import AbstractDevice, AbstractMesh
 
@@ -21,14 +22,23 @@ def _on(platform: str, kind: str):
     return jax.sharding.use_abstract_mesh(AbstractMesh((2,), ("ring",), abstract_device=device))
 
 
+def _queries(dtype=jnp.bfloat16, *, head: int = 128, tokens: int = 256) -> jax.Array:
+    return jnp.zeros((1, 1, tokens, head), dtype)
+
+
 @pytest.mark.parametrize(
     ("platform", "kind", "kernel"),
     [
         ("tpu", "TPU v5 lite", "pallas_tpu"),
         ("tpu", "TPU v6 lite", "pallas_tpu"),
-        ("gpu", "NVIDIA H100 80GB HBM3", "pallas_triton"),
+        ("gpu", "NVIDIA H100 80GB HBM3", "pallas_hopper"),
+        ("gpu", "NVIDIA H200", "pallas_hopper"),
+        ("gpu", "NVIDIA H20-3e", "pallas_hopper"),
+        ("gpu", "NVIDIA GH200 480GB", "pallas_hopper"),
+        ("gpu", "NVIDIA H100 80GB HBM3 MIG 3g.40gb", "pallas_hopper"),
         ("gpu", "NVIDIA A100-SXM4-80GB", "pallas_triton"),
         ("gpu", "NVIDIA B200", "pallas_triton"),
+        ("gpu", "NVIDIA GB200", "pallas_triton"),
         ("gpu", "NVIDIA RTX PRO 6000 Blackwell", "pallas_triton"),
         ("gpu", "AMD Instinct MI300X", "xla"),
         ("gpu", "Tesla V100-SXM2-16GB", "xla"),
@@ -37,18 +47,50 @@ def _on(platform: str, kind: str):
 )
 def test_the_devices_of_the_mesh_choose_the_kernel(platform, kind, kernel):
     with _on(platform, kind):
-        assert kernel_for(AttentionConfig()) is _module(kernel)
+        assert kernel_for(AttentionConfig(), queries=_queries()) is _module(kernel)
+
+
+@pytest.mark.parametrize(
+    ("queries", "kernel"),
+    [
+        ({}, "pallas_hopper"),
+        ({"head": 80}, "pallas_hopper"),
+        ({"tokens": 64}, "pallas_hopper"),
+        ({"dtype": jnp.float32}, "pallas_triton"),
+        ({"head": 256}, "pallas_triton"),
+        ({"tokens": 1}, "pallas_triton"),
+    ],
+    ids=str,
+)
+def test_what_attends_chooses_the_kernel_too(queries, kernel):
+    with _on("gpu", "NVIDIA H100 80GB HBM3"):
+        assert kernel_for(AttentionConfig(), queries=_queries(**queries)) is _module(kernel)
+
+
+@pytest.mark.parametrize("mode", ["compiled", "interpreted"])
+@pytest.mark.parametrize("queries", [{"dtype": jnp.float32}, {"head": 256}], ids=str)
+def test_a_kernel_that_does_not_serve_what_attends_is_refused(queries, mode):
+    config = AttentionConfig(kernel="pallas_hopper", pallas_mode=mode)
+    with _on("gpu", "NVIDIA H100 80GB HBM3"):
+        with pytest.raises(InputError, match="expected bfloat16 and heads of up to 128"):
+            kernel_for(config, queries=_queries(**queries))
+
+
+def test_a_kernel_that_is_named_serves_a_single_query_too():
+    with _on("gpu", "NVIDIA H100 80GB HBM3"):
+        named = kernel_for(AttentionConfig(kernel="pallas_hopper"), queries=_queries(tokens=1))
+    assert named is _module("pallas_hopper")
 
 
 def test_a_mesh_of_simulated_devices_runs_xla_and_so_does_no_mesh():
     with jax.set_mesh(make_mesh(MeshConfig(ring=8))):
-        assert kernel_for(AttentionConfig()) is xla
-    assert kernel_for(AttentionConfig()) is xla
+        assert kernel_for(AttentionConfig(), queries=_queries()) is xla
+    assert kernel_for(AttentionConfig(), queries=_queries()) is xla
 
 
 def test_xla_may_be_chosen_anywhere():
     with _on("gpu", "NVIDIA H100 80GB HBM3"):
-        assert kernel_for(AttentionConfig(kernel="xla")) is xla
+        assert kernel_for(AttentionConfig(kernel="xla"), queries=_queries()) is xla
 
 
 @pytest.mark.parametrize(
@@ -56,12 +98,13 @@ def test_xla_may_be_chosen_anywhere():
     [
         ("cpu", "cpu", "pallas_tpu", "xla"),
         ("gpu", "NVIDIA A100-SXM4-80GB", "pallas_tpu", "pallas_triton or xla"),
+        ("gpu", "NVIDIA B200", "pallas_hopper", "pallas_triton or xla"),
         ("tpu", "TPU v5 lite", "pallas_triton", "pallas_tpu or xla"),
     ],
 )
 def test_a_kernel_that_the_devices_cannot_run_is_refused_unless_interpreted(platform, kind, name, serving):
     with _on(platform, kind):
         with pytest.raises(InputError, match=f"got {name} on {kind}, expected {serving}"):
-            kernel_for(AttentionConfig(kernel=name))
+            kernel_for(AttentionConfig(kernel=name), queries=_queries())
         interpreted = AttentionConfig(kernel=name, pallas_mode="interpreted")
-        assert kernel_for(interpreted) is _module(name)
+        assert kernel_for(interpreted, queries=_queries()) is _module(name)

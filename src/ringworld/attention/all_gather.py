@@ -33,7 +33,7 @@ def forward(
     """Return attention of this member's queries to the keys of all members."""
     k, v, k_order = _gathered(k, v, order, axes)
     mask = MaskSpec(q_order=order, q_first=first, k_order=k_order)
-    return kernel_for(config).forward(q, k, v, mask=mask, config=config)
+    return kernel_for(config, queries=q).forward(q, k, v, mask=mask, config=config)
 
 
 def backward(
@@ -52,7 +52,8 @@ def backward(
     """Return the gradients of this member's queries, keys and values, from the final `lse`."""
     k, v, k_order = _gathered(k, v, order, axes)
     mask = MaskSpec(q_order=order, q_first=first, k_order=k_order)
-    part = kernel_for(config).backward(q, k, v, dout, lse=lse, delta=delta, mask=mask, config=config)
+    kernel = kernel_for(config, queries=q)
+    part = kernel.backward(q, k, v, dout, lse=lse, delta=delta, mask=mask, config=config)
     dkv = lax.psum_scatter(jnp.stack([part.dk, part.dv]), axes, scatter_dimension=_SEQ, tiled=True)
     return Gradients(dq=part.dq, dk=dkv[0], dv=dkv[1])
 

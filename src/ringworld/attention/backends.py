@@ -1,35 +1,50 @@
 """The one place that chooses a kernel, and runs functions that call it on every device."""
 
 import functools
+import re
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from ringworld.attention import xla
 from ringworld.attention.config import AttentionConfig, KernelName
 from ringworld.attention.kernel import Kernel
 from ringworld.core.errors import InputError
 
+_HOPPER_LARGEST_HEAD = 128
+_HOPPER_FEWEST_QUERIES = 64  # of the 128 rows that its products have
 
-def kernel_for(config: AttentionConfig) -> Kernel:
+
+def kernel_for(config: AttentionConfig, *, queries: Float[Array, "batch heads q_seq head"]) -> Kernel:
     """Return the module that computes attention between shards on the devices of the mesh that is set.
 
     The mesh may be of another machine's devices, for which a program is compiled ahead of time. A mesh of no
     devices, or none, stands for those that jax would use.
 
     Raises:
-        InputError: these devices cannot run the kernel that is named.
+        InputError: these devices cannot run the kernel that is named, or it does not serve these queries.
     """
     device = jax.sharding.get_abstract_mesh().abstract_device or jax.devices()[0]
     serving = _serving(platform=device.platform, kind=device.device_kind)
-    name = serving[0] if config.kernel == "auto" else config.kernel
+    name: KernelName = config.kernel
+    if name == "auto":
+        name = next(each for each in serving if _suits(each, queries))
     if name not in serving and config.pallas_mode == "compiled":
         raise InputError(
             what="attention kernel",
             got=f"{name} on {device.device_kind}",
             expected=" or ".join(serving),
             remedy="Name none, so that the best is chosen, or interpret it, slowly, with pallas_mode.",
+        )
+    if not _takes(name, queries):
+        raise InputError(
+            what="attention kernel",
+            got=f"{name} for {queries.dtype} and heads of {queries.shape[-1]}",
+            expected=f"bfloat16 and heads of up to {_HOPPER_LARGEST_HEAD}",
+            remedy="Name none, so that one that serves them is chosen.",
         )
     # Pallas is imported only where it is used: it takes long.
     match name:
@@ -41,6 +56,10 @@ def kernel_for(config: AttentionConfig) -> Kernel:
             from ringworld.attention import pallas_triton
 
             return pallas_triton
+        case "pallas_hopper":
+            from ringworld.attention import pallas_hopper
+
+            return pallas_hopper
         case _:
             return xla
 
@@ -64,11 +83,33 @@ def _serving(*, platform: str, kind: str) -> tuple[KernelName, ...]:
     | platform | kind | kernels |
     |---|---|---|
     | tpu | any | pallas_tpu, xla |
-    | gpu | any `NVIDIA ...` | pallas_triton, xla |
+    | gpu | `NVIDIA ...` with a word such as H100, H200, H20, GH200 | pallas_hopper, pallas_triton, xla |
+    | gpu | any other `NVIDIA ...` | pallas_triton, xla |
     | any other | any | xla |
     """
     if platform == "tpu":
         return "pallas_tpu", "xla"
     if platform == "gpu" and kind.startswith("NVIDIA"):
-        return "pallas_triton", "xla"
+        # An abstract device has a name, but no compute capability.
+        hopper = re.search(r"\bG?H\d{2,3}\b", kind)
+        return ("pallas_hopper", "pallas_triton", "xla") if hopper else ("pallas_triton", "xla")
     return ("xla",)
+
+
+def _takes(name: KernelName, queries: Array) -> bool:
+    """Return whether a kernel serves such queries at all.
+
+    | kernel | types | heads |
+    |---|---|---|
+    | pallas_hopper | bfloat16 | up to 128 |
+    | any other | any | any |
+    """
+    return name != "pallas_hopper" or (
+        queries.dtype == jnp.bfloat16 and queries.shape[-1] <= _HOPPER_LARGEST_HEAD
+    )
+
+
+def _suits(name: KernelName, queries: Array) -> bool:
+    """Return whether a kernel serves such queries well: pallas_hopper wastes rows on a few new tokens."""
+    few = queries.shape[2] < _HOPPER_FEWEST_QUERIES
+    return _takes(name, queries) and not (name == "pallas_hopper" and few)

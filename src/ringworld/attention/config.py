@@ -6,15 +6,16 @@ from typing import Generic, Literal, TypeVar
 from ringworld.core.errors import InputError
 
 Layout = Literal["contiguous", "zigzag", "striped", "balanced"]
-KernelName = Literal["auto", "xla", "pallas_tpu", "pallas_triton"]
+KernelName = Literal["auto", "xla", "pallas_tpu", "pallas_triton", "pallas_hopper"]
 """What computes one shard of queries against one of keys.
 
 | name | where |
 |---|---|
-| `auto` | the best of those below for the devices of the mesh |
+| `auto` | the best of those below for the devices of the mesh and for what attends |
 | `xla` | any backend |
 | `pallas_tpu` | TPU |
 | `pallas_triton` | NVIDIA GPU from Ampere on |
+| `pallas_hopper` | NVIDIA GPU of the Hopper family (H100, H200, GH200, ...): bfloat16, heads of up to 128 |
 """
 Strategy = Literal["ring", "head_parallel", "hybrid", "all_gather"]
 """How a sequence that is cut over devices is attended to.
@@ -56,6 +57,21 @@ def sequence_axes(strategy: Strategy, *, ring: Axis, ulysses: Axis) -> SequenceA
             return SequenceAxes(heads=(ring, ulysses), tokens=())
         case "hybrid":
             return SequenceAxes(heads=(ulysses,), tokens=(ring,))
+
+
+def advised_strategy(*, kv_heads: int, members: int) -> Strategy:
+    """Return how so many devices best share a sequence.
+
+    | kv_heads | advised | why |
+    |---|---|---|
+    | a multiple of the members | `head_parallel` | all work is even, in any layout, and keys travel once |
+    | otherwise | `ring` | |
+
+    Args:
+        kv_heads: heads of keys and values that the devices hold among them.
+        members: devices that share a sequence.
+    """
+    return "ring" if kv_heads % members else "head_parallel"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

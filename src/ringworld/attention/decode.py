@@ -55,5 +55,5 @@ def _attend(
     q, q_order, q_first = jax.lax.pcast((q, q_order, q_first), SEQ_AXES, to="varying")
     mask = MaskSpec(q_order=q_order, q_first=q_first, k_order=k_order)
     q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
-    part = kernel_for(config).forward(q, k, v, mask=mask, config=config)
+    part = kernel_for(config, queries=q).forward(q, k, v, mask=mask, config=config)
     return merge_over(part, SEQ_AXES).out.swapaxes(1, 2).astype(q.dtype)

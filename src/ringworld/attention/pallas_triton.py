@@ -20,26 +20,29 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 from jaxtyping import Array, Float, Float32
 
-from ringworld.attention.config import AttentionConfig
-from ringworld.attention.kernel import Gradients
-from ringworld.attention.merge import Partial
-from ringworld.attention.pallas_gpu_blocks import (
-    FLOOR,
-    LOG2_E,
-    base_two,
+from ringworld.attention.blocks import (
     fill_blocks,
     float32_like,
     live_for_keys,
     live_for_queries,
     pad_mask,
 )
+from ringworld.attention.config import AttentionConfig
+from ringworld.attention.kernel import Gradients
+from ringworld.attention.merge import Partial
+from ringworld.attention.pallas_arithmetic import (
+    FLOOR,
+    LOG2_E,
+    ROWS_WITH_COLUMNS,
+    ROWS_WITH_ROWS,
+    base_two,
+    dot,
+)
 from ringworld.attention.visibility import MaskSpec, in_sight
 
 Carry = TypeVar("Carry")
 
 _SMALLEST = 16  # of any side of a product
-_ROWS_WITH_ROWS = (((1,), (1,)), ((), ()))
-_ROWS_WITH_COLUMNS = (((1,), (0,)), ((), ()))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -273,7 +276,7 @@ def _forward_kernel(
         kept = jnp.exp2(highest - now)
         weights = jnp.exp2(scores * (scale * LOG2_E) - now[:, None])
         total = [
-            kept[:, None] * x + _dot(weights.astype(v.dtype), values, _ROWS_WITH_COLUMNS)
+            kept[:, None] * x + dot(weights.astype(v.dtype), values, ROWS_WITH_COLUMNS)
             for x, values in zip(total, _parts(v, keys))
         ]
         return total, kept * weight + weights.sum(axis=1), now
@@ -323,7 +326,7 @@ def _backward_q_kernel(
         weights = jnp.exp2(scores * (scale * LOG2_E) - lse_rows)
         dweights = _sum_of_products(dout_parts, _parts(v, keys))
         dscores = (weights * (dweights - delta_rows)).astype(k.dtype)
-        return [x + _dot(dscores, part, _ROWS_WITH_COLUMNS) for x, part in zip(total, k_parts)]
+        return [x + dot(dscores, part, ROWS_WITH_COLUMNS) for x, part in zip(total, k_parts)]
 
     start = [jnp.zeros(x.shape, jnp.float32) for x in q_parts]
     total = _visit(step, start, whole=whole[i], some=some[i])
@@ -372,8 +375,8 @@ def _backward_kv_kernel(
         dscores = (weights * (dweights - delta[head, rows][None, :])).astype(q.dtype)
         weights = weights.astype(dout.dtype)
         return (
-            [x + _dot(dscores, part, _ROWS_WITH_COLUMNS) for x, part in zip(dk_total, q_parts)],
-            [x + _dot(weights, part, _ROWS_WITH_COLUMNS) for x, part in zip(dv_total, dout_parts)],
+            [x + dot(dscores, part, ROWS_WITH_COLUMNS) for x, part in zip(dk_total, q_parts)],
+            [x + dot(weights, part, ROWS_WITH_COLUMNS) for x, part in zip(dv_total, dout_parts)],
         )
 
     def over_head(head: Array, total: tuple[list[Array], list[Array]]):
@@ -408,13 +411,7 @@ def _pieces(head: int) -> list:
 
 
 def _sum_of_products(a: list[Array], b: list[Array]) -> Array:
-    return functools.reduce(jnp.add, (_dot(x, y, _ROWS_WITH_ROWS) for x, y in zip(a, b)))
-
-
-def _dot(a: Array, b: Array, dimensions) -> Array:
-    # Without "highest" float32 operands would be rounded to TF32.
-    precision = lax.Precision.HIGHEST if a.dtype == jnp.float32 else None
-    return lax.dot_general(a, b, dimensions, precision=precision, preferred_element_type=jnp.float32)
+    return functools.reduce(jnp.add, (dot(x, y, ROWS_WITH_ROWS) for x, y in zip(a, b)))
 
 
 def _within(tile: Tile, config: AttentionConfig, *, q_seq: int, kv_seq: int) -> Tile:

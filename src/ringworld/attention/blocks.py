@@ -1,21 +1,24 @@
-"""What the kernels for GPU share: lists of the blocks to visit, and arrays that fill whole blocks.
+"""What kernels share: lists of the blocks to visit, and arrays that fill whole blocks.
 
-A GPU runs a program for each block, in no fixed order, so each program gets its own list and walks it alone.
+Each block gets a list of its own and walks it alone, so that blocks may be computed in any order.
 """
 
-import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float32, Int32, Shaped
+from jax.experimental.layout import Layout, with_layout_constraint
+from jaxtyping import Array, Int32, Shaped
 
-from ringworld.attention.visibility import ALL, NOTHING, PADDING_ORDER, MaskSpec, block_visibility
-
-# Below every score, yet finite: the difference of two is a number, and exp2 of one to any score is 0.
-FLOOR = -0.5 * float(jnp.finfo(jnp.float32).max)
-LOG2_E = math.log2(math.e)
+from ringworld.attention.visibility import (
+    ALL,
+    NOTHING,
+    PADDING_ORDER,
+    PART,
+    MaskSpec,
+    block_visibility,
+)
 
 
 class LiveBlocks(NamedTuple):
@@ -36,14 +39,21 @@ class LiveBlocks(NamedTuple):
     """How many to visit."""
 
 
-def live_for_queries(mask: MaskSpec, *, q_block: int, kv_block: int) -> LiveBlocks:
-    """Return for each block of queries the blocks of keys that it sees; lengths are multiples of blocks."""
-    return _listed(block_visibility(_cut(mask, q_block, kv_block)))
+def live_for_queries(mask: MaskSpec, *, q_block: int, kv_block: int, rows: int = 1) -> LiveBlocks:
+    """Return for each block of queries the blocks of keys that it sees.
+
+    Args:
+        mask: of lengths that are multiples of blocks.
+        q_block: queries of a block.
+        kv_block: keys of a block.
+        rows: how many rows of the batch a block holds; the lists are then of so many rows each.
+    """
+    return _listed(_sees(mask, q_block=q_block, kv_block=kv_block, rows=rows))
 
 
 def live_for_keys(mask: MaskSpec, *, q_block: int, kv_block: int) -> LiveBlocks:
     """Return for each block of keys the blocks of queries that see it; lengths are multiples of blocks."""
-    return _listed(block_visibility(_cut(mask, q_block, kv_block)).swapaxes(1, 2))
+    return _listed(_sees(mask, q_block=q_block, kv_block=kv_block, rows=1).swapaxes(1, 2))
 
 
 def pad_mask(mask: MaskSpec, *, q_block: int, kv_block: int) -> MaskSpec:
@@ -65,9 +75,12 @@ def fill_blocks(
     return jnp.pad(x, [(0, missing if d == dimension else 0) for d in range(x.ndim)], constant_values=fill)
 
 
-def base_two(lse: Float32[Array, "..."]) -> Float32[Array, "..."]:
-    """Return `lse` as exp2 needs it: +inf for a query that sees nothing, whose weights are then 0."""
-    return jnp.where(lse == -jnp.inf, jnp.inf, lse * LOG2_E)
+def row_major(x: Shaped[Array, "*dims"]) -> Shaped[Array, "*dims"]:
+    """Lay an array out in memory as its dimensions are written.
+
+    XLA may only note that dimensions were swapped, and then swap them in each block that a loop cuts out.
+    """
+    return with_layout_constraint(x, Layout(tuple(range(x.ndim))))
 
 
 def float32_like(x: Shaped[Array, "..."], shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
@@ -75,16 +88,18 @@ def float32_like(x: Shaped[Array, "..."], shape: tuple[int, ...]) -> jax.ShapeDt
     return jax.ShapeDtypeStruct(shape, jnp.float32, manual_axis_type=jax.typeof(x).manual_axis_type)
 
 
-def _cut(mask: MaskSpec, q_block: int, kv_block: int) -> MaskSpec:
-    batch = mask.q_order.shape[0]
-    return MaskSpec(
-        q_order=mask.q_order.reshape(batch, -1, q_block),
-        q_first=mask.q_first.reshape(batch, -1, q_block),
-        k_order=mask.k_order.reshape(batch, -1, kv_block),
-    )
+def _sees(
+    mask: MaskSpec, *, q_block: int, kv_block: int, rows: int
+) -> Int32[Array, "groups q_blocks kv_blocks"]:
+    groups = mask.q_order.shape[0] // rows
+    cut = (x.reshape(groups, rows, -1, n) for x, n in zip(mask, (q_block, q_block, kv_block)))
+    by_row = block_visibility(MaskSpec(*cut))
+    # What all rows see whole needs no mask, and what none sees is skipped.
+    return jnp.where((by_row == ALL).all(axis=1), ALL, jnp.minimum(by_row.max(axis=1), PART))
 
 
 def _listed(sees: Int32[Array, "batch blocks others"]) -> LiveBlocks:
+    """Return for each block the blocks of the other side to visit, given the visibility of each pair."""
     others = sees.shape[2]
     some = (sees != NOTHING).sum(axis=2, dtype=jnp.int32)
     ranked = lax.sort((ALL - sees) * others + lax.broadcasted_iota(jnp.int32, sees.shape, 2), dimension=2)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from ringworld.attention import reference
-from ringworld.attention.pallas_gpu_blocks import LiveBlocks, live_for_keys, live_for_queries, pad_mask
+from ringworld.attention.blocks import LiveBlocks, live_for_keys, live_for_queries, pad_mask
 from ringworld.attention.visibility import MaskSpec
 
 #          examples: 0 0 0 | 3 3 3 3 3 3 | padding

@@ -1,0 +1,418 @@
+"""The three kernels for Hopper: what the warpgroups of one block do.
+
+Two warpgroups of consumers keep 64 rows each, and walk over the blocks of the other side that a list names.
+A third fetches these blocks into rings of stages in shared memory, ahead of the consumers: it waits until
+both have freed a stage, and they wait until it is full. Registers move from the producer to the consumers.
+No thread writes to memory that it reads, so that nothing else need be synchronised.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import mosaic_gpu as plgpu
+from jaxtyping import Array
+
+from ringworld.attention.pallas_arithmetic import FLOOR, LOG2_E, ROWS_WITH_COLUMNS, ROWS_WITH_ROWS
+from ringworld.attention.pallas_hopper_products import (
+    ROWS,
+    Mode,
+    Product,
+    add_product,
+    add_products,
+    full_row_values,
+    load_column_values,
+    load_row_values,
+    over_columns,
+    over_rows,
+    product,
+    products,
+    zeros,
+)
+from ringworld.attention.visibility import in_sight
+
+Carry = TypeVar("Carry")
+
+CONSUMERS = 2
+THREADS = "warpgroup"
+GRID = ("batch", "section", "place")
+# A multiprocessor has 512 registers for each thread of a warpgroup, and gives them out in eights.
+_CONSUMER_REGISTERS, _PRODUCER_REGISTERS = 240, 24
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """What a kernel knows when it is compiled."""
+
+    heads_together: int
+    """Heads of a section of the grid, which run side by side and share the cache."""
+    group: int
+    """Heads of queries that share a head of keys."""
+    scale: float
+    """By which scores are multiplied."""
+    mode: Mode
+    """Whether the kernel is compiled."""
+
+
+class Kept(NamedTuple):
+    """Blocks that stay in shared memory, one for each consumer."""
+
+    buffers: tuple[Any, ...]
+    full: Any
+
+    def fetch(self, consumer: Array, sources: Sequence[Any]) -> list[Any]:
+        """Fetch what one consumer keeps, wait for it, and return it."""
+        for source, buffer in zip(sources, self.buffers):
+            plgpu.copy_gmem_to_smem(source, buffer.at[consumer], self.full.at[consumer])
+        plgpu.barrier_wait(self.full.at[consumer])
+        return [buffer.at[consumer] for buffer in self.buffers]
+
+
+class Ring(NamedTuple):
+    """Stages in shared memory, each of blocks that come and go together."""
+
+    buffers: tuple[Any, ...]
+    full: Any
+    free: Any
+
+    def fetch(self, n: Array, sources: Sequence[Any]) -> None:
+        """Fetch the blocks of step n as soon as their stage is free."""
+        slot, stages = self.slot(n), self.buffers[0].shape[0]
+        pl.when(n >= stages)(lambda: plgpu.barrier_wait(self.free.at[slot]))
+        for source, buffer in zip(sources, self.buffers):
+            plgpu.copy_gmem_to_smem(source, buffer.at[slot], self.full.at[slot])
+
+    def wait(self, n: Array) -> None:
+        """Wait for the blocks of step n."""
+        plgpu.barrier_wait(self.full.at[self.slot(n)])
+
+    def at(self, n: Array) -> list[Any]:
+        """Return the blocks of step n."""
+        return [buffer.at[self.slot(n)] for buffer in self.buffers]
+
+    def release(self, n: Array) -> None:
+        """Say that a consumer is done with step n."""
+        plgpu.barrier_arrive(self.free.at[self.slot(n)])
+
+    def drain(self, steps: Array) -> None:
+        """Wait until the last stages are free."""
+        begin = jnp.maximum(steps - self.buffers[0].shape[0], 0)
+        lax.fori_loop(begin, steps, lambda n, _: plgpu.barrier_wait(self.free.at[self.slot(n)]), None)
+
+    def slot(self, n: Array) -> Array:
+        """Return the stage of step n."""
+        return lax.rem(n, self.buffers[0].shape[0])
+
+
+class _Place:
+    """Which block of which head this program works on, and the list of the blocks that it visits."""
+
+    def __init__(self, turns: jax.Ref, others: jax.Ref, whole: jax.Ref, some: jax.Ref, *, together: int):
+        self.batch, section, place = (lax.axis_index(name) for name in GRID)
+        self.head = section * together + lax.rem(place, together)
+        self.block = turns[self.batch, lax.div(place, together)]
+        self.whole, self.some = whole[self.batch, self.block], some[self.batch, self.block]
+        self._others = others
+
+    def other(self, n: Array) -> Array:
+        """Return the n-th block of the list."""
+        return self._others[self.batch, self.block, n]
+
+    def part(self, consumer: Array) -> Array:
+        """Return which 64 rows of the sequence a consumer keeps."""
+        return self.block * CONSUMERS + consumer
+
+
+def forward_kernel(
+    turns: jax.Ref,
+    others: jax.Ref,
+    whole: jax.Ref,
+    some: jax.Ref,
+    q_order: jax.Ref,
+    q_first: jax.Ref,
+    k_order: jax.Ref,
+    q: jax.Ref,
+    k: jax.Ref,
+    v: jax.Ref,
+    out: jax.Ref,
+    lse: jax.Ref,
+    kept: Kept,
+    k_ring: Ring,
+    v_ring: Ring,
+    matrix_unit: Any,
+    *,
+    plan: Plan,
+) -> None:
+    """Attend with running maximum and sum (FlashAttention-2, algorithm 1), with exponentials to base 2.
+
+    The consumers take turns at the matrix unit, so that one multiplies while the other exponentiates
+    (FlashAttention-3, arXiv 2407.08608, section 3.1).
+    """
+    here = _Place(turns, others, whole, some, together=plan.heads_together)
+    to_base_two, mode = plan.scale * LOG2_E, plan.mode
+
+    def pass_turn() -> None:
+        plgpu.barrier_arrive(matrix_unit)
+        plgpu.barrier_wait(matrix_unit)
+
+    def consume(consumer: Array) -> None:
+        part = here.part(consumer)
+        q_block, order, first = kept.fetch(
+            consumer,
+            [
+                q.at[here.batch, here.head, pl.ds(part * ROWS, ROWS)],
+                *(x.at[here.batch, part] for x in (q_order, q_first)),
+            ],
+        )
+
+        def step(n: Array, carry: tuple[Array, Array, Array], *, masked: bool) -> tuple[Array, Array, Array]:
+            total, weight, highest = carry
+            (k_block, keys), (v_block,) = k_ring.at(n), v_ring.at(n)
+            scores = product(Product(q_block, k_block, ROWS_WITH_ROWS), mode=mode, meanwhile=pass_turn)
+            if masked:
+                scores = jnp.where(_seen(keys, order=order, first=first, mode=mode), scores, -jnp.inf)
+            k_ring.release(n)
+            now = jnp.maximum(highest, scores.max(axis=1) * to_base_two)
+            kept_share = jnp.exp2(highest - now)
+            weights = jnp.exp2(scores * to_base_two - over_columns(now, scores.shape[1]))
+            total *= over_columns(kept_share, total.shape[1])
+            weight = weight * kept_share + weights.sum(axis=1)
+            # All of this comes before the turn at the matrix unit, though the compiler sees no need for it.
+            total, weight, now, rounded = lax.optimization_barrier(
+                (total, weight, now, weights.astype(v.dtype))
+            )
+            plgpu.barrier_arrive(matrix_unit)
+            v_ring.wait(n)
+            plgpu.barrier_wait(matrix_unit)
+
+            def wait_for_keys() -> None:
+                pl.when(n + 1 < here.some)(lambda: k_ring.wait(n + 1))
+
+            total = add_product(
+                total, Product(rounded, v_block, ROWS_WITH_COLUMNS), mode=mode, meanwhile=wait_for_keys
+            )
+            v_ring.release(n)
+            return total, weight, now
+
+        pl.when(here.some > 0)(lambda: k_ring.wait(jnp.int32(0)))
+        pl.when(consumer == 1)(pass_turn)
+        start = (
+            zeros(v.shape[-1], mode=mode),
+            full_row_values(0.0, mode=mode),
+            full_row_values(FLOOR, mode=mode),
+        )
+        total, weight, highest = _visit(step, start, whole=here.whole, some=here.some)
+        pl.when(consumer == 0)(pass_turn)
+        share = 1.0 / jnp.where(weight == 0, 1.0, weight)
+        out[here.batch, here.head, part] = total * over_columns(share, total.shape[1])
+        lse[here.batch, here.head, part] = jnp.where(
+            weight == 0, -jnp.inf, highest * (1 / LOG2_E) + jnp.log(weight)
+        )
+
+    def fetch(n: Array) -> None:
+        block, head = here.other(n), lax.div(here.head, plan.group)
+        keys = pl.ds(block * k_ring.buffers[0].shape[1], k_ring.buffers[0].shape[1])
+        k_ring.fetch(n, [k.at[here.batch, head, keys], k_order.at[here.batch, block]])
+        v_ring.fetch(n, [v.at[here.batch, head, keys]])
+
+    _specialise(consume, fetch, steps=here.some, rings=(k_ring, v_ring))
+
+
+def backward_q_kernel(
+    turns: jax.Ref,
+    others: jax.Ref,
+    whole: jax.Ref,
+    some: jax.Ref,
+    q_order: jax.Ref,
+    q_first: jax.Ref,
+    k_order: jax.Ref,
+    q: jax.Ref,
+    dout: jax.Ref,
+    lse: jax.Ref,
+    delta: jax.Ref,
+    k: jax.Ref,
+    v: jax.Ref,
+    dq: jax.Ref,
+    kept: Kept,
+    k_ring: Ring,
+    v_ring: Ring,
+    *,
+    plan: Plan,
+) -> None:
+    """Sum the gradients of a block of queries over the keys that it sees."""
+    here = _Place(turns, others, whole, some, together=plan.heads_together)
+    mode = plan.mode
+
+    def consume(consumer: Array) -> None:
+        part = here.part(consumer)
+        q_block, dout_block, lse_rows, delta_rows, order, first = kept.fetch(
+            consumer,
+            [
+                *(x.at[here.batch, here.head, pl.ds(part * ROWS, ROWS)] for x in (q, dout)),
+                *(x.at[here.batch, here.head, part] for x in (lse, delta)),
+                *(x.at[here.batch, part] for x in (q_order, q_first)),
+            ],
+        )
+        lse_rows, delta_rows = (load_row_values(x, mode=mode) for x in (lse_rows, delta_rows))
+
+        def step(n: Array, total: Array, *, masked: bool) -> Array:
+            (k_block, keys), (v_block,) = k_ring.at(n), v_ring.at(n)
+
+            def weigh(scores: Array) -> Array:
+                if masked:
+                    scores = jnp.where(_seen(keys, order=order, first=first, mode=mode), scores, -jnp.inf)
+                return jnp.exp2(scores * (plan.scale * LOG2_E) - over_columns(lse_rows, scores.shape[1]))
+
+            k_ring.wait(n)
+            v_ring.wait(n)
+            weights, dweights = products(
+                Product(q_block, k_block, ROWS_WITH_ROWS),
+                weigh,
+                Product(dout_block, v_block, ROWS_WITH_ROWS),
+                mode=mode,
+            )
+            v_ring.release(n)
+            dscores = weights * (dweights - over_columns(delta_rows, weights.shape[1]))
+            total = add_product(
+                total, Product(dscores.astype(k.dtype), k_block, ROWS_WITH_COLUMNS), mode=mode
+            )
+            k_ring.release(n)
+            return total
+
+        total = _visit(step, zeros(k.shape[-1], mode=mode), whole=here.whole, some=here.some)
+        dq[here.batch, here.head, part] = total * plan.scale
+
+    def fetch(n: Array) -> None:
+        block, head = here.other(n), lax.div(here.head, plan.group)
+        keys = pl.ds(block * k_ring.buffers[0].shape[1], k_ring.buffers[0].shape[1])
+        k_ring.fetch(n, [k.at[here.batch, head, keys], k_order.at[here.batch, block]])
+        v_ring.fetch(n, [v.at[here.batch, head, keys]])
+
+    _specialise(consume, fetch, steps=here.some, rings=(k_ring, v_ring))
+
+
+def backward_kv_kernel(
+    turns: jax.Ref,
+    others: jax.Ref,
+    whole: jax.Ref,
+    some: jax.Ref,
+    q_order: jax.Ref,
+    q_first: jax.Ref,
+    k_order: jax.Ref,
+    q: jax.Ref,
+    dout: jax.Ref,
+    lse: jax.Ref,
+    delta: jax.Ref,
+    k: jax.Ref,
+    v: jax.Ref,
+    dk: jax.Ref,
+    dv: jax.Ref,
+    kept: Kept,
+    q_ring: Ring,
+    dout_ring: Ring,
+    *,
+    plan: Plan,
+) -> None:
+    """Sum the gradients of a block of keys over the queries that see it, and the heads of its group.
+
+    Scores are transposed, [keys, queries], so that weights enter products as they lie in registers. The heads
+    of a group are visited in turn for each block of queries, whose mask they share.
+    """
+    here = _Place(turns, others, whole, some, together=plan.heads_together)
+    mode = plan.mode
+
+    def consume(consumer: Array) -> None:
+        part = here.part(consumer)
+        k_block, v_block, keys = kept.fetch(
+            consumer,
+            [
+                *(x.at[here.batch, here.head, pl.ds(part * ROWS, ROWS)] for x in (k, v)),
+                k_order.at[here.batch, part],
+            ],
+        )
+
+        def step(n: Array, totals: tuple[Array, Array], *, masked: bool) -> tuple[Array, Array]:
+            (q_block, lse_row, order, first), (dout_block, delta_row) = q_ring.at(n), dout_ring.at(n)
+
+            def weigh(scores: Array) -> Array:
+                if masked:
+                    seen = in_sight(
+                        over_columns(load_row_values(keys, mode=mode), scores.shape[1]),
+                        order=over_rows(load_column_values(order, mode=mode)),
+                        first=over_rows(load_column_values(first, mode=mode)),
+                    )
+                    scores = jnp.where(seen, scores, -jnp.inf)
+                lse_columns = over_rows(load_column_values(lse_row, mode=mode))
+                return jnp.exp2(scores * (plan.scale * LOG2_E) - lse_columns)
+
+            q_ring.wait(n)
+            dout_ring.wait(n)
+            weights, dweights = products(
+                Product(k_block, q_block, ROWS_WITH_ROWS),
+                weigh,
+                Product(v_block, dout_block, ROWS_WITH_ROWS),
+                mode=mode,
+            )
+
+            def dscores_with_queries() -> Product:
+                dscores = weights * (dweights - over_rows(load_column_values(delta_row, mode=mode)))
+                return Product(dscores.astype(q.dtype), q_block, ROWS_WITH_COLUMNS)
+
+            weights_with_douts = Product(weights.astype(dout.dtype), dout_block, ROWS_WITH_COLUMNS)
+            totals = add_products(totals, weights_with_douts, dscores_with_queries, mode=mode)
+            dout_ring.release(n)
+            q_ring.release(n)
+            return totals
+
+        start = (zeros(v.shape[-1], mode=mode), zeros(k.shape[-1], mode=mode))
+        dv_total, dk_total = _visit(step, start, whole=here.whole * plan.group, some=here.some * plan.group)
+        dk[here.batch, here.head, part] = dk_total * plan.scale
+        dv[here.batch, here.head, part] = dv_total
+
+    def fetch(n: Array) -> None:
+        block = here.other(lax.div(n, plan.group))
+        head = here.head * plan.group + lax.rem(n, plan.group)
+        rows = pl.ds(block * q_ring.buffers[0].shape[1], q_ring.buffers[0].shape[1])
+        values = [q.at[here.batch, head, rows], lse.at[here.batch, head, block]]
+        q_ring.fetch(n, [*values, q_order.at[here.batch, block], q_first.at[here.batch, block]])
+        dout_ring.fetch(n, [dout.at[here.batch, head, rows], delta.at[here.batch, head, block]])
+
+    _specialise(consume, fetch, steps=here.some * plan.group, rings=(q_ring, dout_ring))
+
+
+def _seen(keys: Any, *, order: Any, first: Any, mode: Mode) -> Array:
+    """Return the mask of rows of queries and columns of keys, from their integers in shared memory."""
+    # Loaded for each block that needs them: they would take registers in all others too.
+    order, first = (over_columns(load_row_values(x, mode=mode), keys.shape[0]) for x in (order, first))
+    return in_sight(over_rows(load_column_values(keys, mode=mode)), order=order, first=first)
+
+
+def _visit(step: Callable[..., Carry], carry: Carry, *, whole: Array, some: Array) -> Carry:
+    """Go through the blocks to visit, and mask only those that need it."""
+    carry = lax.fori_loop(0, whole, functools.partial(step, masked=False), carry)
+    # From 0, not from `whole`, which varies over a mesh, and would give the loop a counter of another type.
+    return lax.fori_loop(0, some - whole, lambda n, carry: step(whole + n, carry, masked=True), carry)
+
+
+def _specialise(
+    consume: Callable[[Array], None], fetch: Callable[[Array], None], *, steps: Array, rings: tuple[Ring, ...]
+) -> None:
+    """Let consumers consume, and the producer fetch for them."""
+    warpgroup = lax.axis_index(THREADS)
+
+    @pl.when(warpgroup < CONSUMERS)
+    def _() -> None:
+        plgpu.set_max_registers(_CONSUMER_REGISTERS, action="increase")
+        consume(warpgroup)
+
+    @pl.when(warpgroup == CONSUMERS)
+    def _() -> None:
+        plgpu.set_max_registers(_PRODUCER_REGISTERS, action="decrease")
+        lax.fori_loop(0, steps, lambda n, _: fetch(n), None)
+        for ring in rings:
+            ring.drain(steps)
