@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 
-from ringworld.attention.config import AttentionConfig, SequenceAxes, sequence_axes
+from ringworld.attention.config import AttentionConfig, SequenceAxes, advised_strategy, sequence_axes
 from ringworld.core.errors import InputError
 
 
@@ -10,6 +10,12 @@ from ringworld.core.errors import InputError
 def test_empty_blocks_are_refused(name):
     with pytest.raises(InputError, match=f"{name}: got 0, expected at least 1 token"):
         dataclasses.replace(AttentionConfig(), **{name: 0})
+
+
+def test_heads_are_exchanged_where_there_are_enough():
+    assert advised_strategy(kv_heads=8, members=8) == "head_parallel"
+    assert advised_strategy(kv_heads=8, members=16) == "ring"
+    assert advised_strategy(kv_heads=8, members=3) == "ring"
 
 
 def test_sequence_axes_cut_heads_or_tokens():

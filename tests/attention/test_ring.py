@@ -82,6 +82,15 @@ def test_a_ring_permutes_and_gathers_nothing(program, exchanges):
     assert re.findall(r"known_trip_count\W+n\W+(\d+)", text) == ["3"]
 
 
+def test_a_member_computes_nothing_where_it_sees_nothing(program):
+    text = program({"ring": 4})
+    # A branch for what arrives in the loop, and one for what arrives last.
+    branches = re.findall(
+        r" conditional\(.*?(?:branch|false|true)_computations?=\{?%?([\w.-]+), %?([\w.-]+)", text
+    )
+    assert len(branches) == 2
+
+
 def test_keys_and_values_travel_together_in_the_compute_type(abstract):
     mesh = make_mesh(MeshConfig(ring=4), devices=jax.devices()[:4])
     with jax.set_mesh(mesh):

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from ringworld.attention import reference
-from ringworld.attention.visibility import ALL, NOTHING, PART, MaskSpec, block_visibility, visible
+from ringworld.attention.visibility import ALL, NOTHING, PART, MaskSpec, block_visibility, sees_any, visible
 
 _block_visibility = jax.jit(block_visibility)
 
@@ -87,3 +87,13 @@ def test_of_runs_of_tokens_every_pair_of_blocks_is_told_exactly(lengths, blocks,
     q, k = (slice(member * 24, (member + 1) * 24) for member in (queries, keys))
     cut = order[q].reshape(-1, q_block), first[q].reshape(-1, q_block), order[k].reshape(-1, kv_block)
     np.testing.assert_array_equal(_classify(*cut), _exact(*cut))
+
+
+def test_some_queries_see_some_keys_or_none_sees_any():
+    assert sees_any(_spec([4, 5], [0, 0], [5, 6]))
+    assert not sees_any(_spec([4, 5], [0, 0], [6, 7]))
+    # Two rows: the second sees what the first does not.
+    assert sees_any(_spec([[4, 5], [6, 7]], [[4, 4], [6, 6]], [[6, 7], [6, 7]]))
+    assert not sees_any(_spec([4, 5], [4, 4], [2, 3]))
+    assert not sees_any(_spec([-1, -1], [0, 0], [0, 1]))
+    assert not sees_any(_spec([4, 5], [0, 0], [-1, -1]))

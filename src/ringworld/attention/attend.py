@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Float32, Int32
 
 from ringworld.attention import all_gather, ring
 from ringworld.attention.backends import on_each_device
+from ringworld.attention.blocks import row_major
 from ringworld.attention.config import AttentionConfig, SequenceAxes, sequence_axes
 from ringworld.attention.exchange import all_tokens, heads_for_tokens, tokens_for_heads
 from ringworld.attention.inputs import axis_size, check_inputs, check_tokens
@@ -107,12 +108,12 @@ def _local_forward(
     q: Array, k: Array, v: Array, order: Array, first: Array, *, config: AttentionConfig
 ) -> tuple[Array, Array]:
     axes = _axes(config)
-    q, k, v = heads_for_tokens(*map(_heads_first, (q, k, v)), axes=axes.heads)
+    q, k, v = map(_heads_first, heads_for_tokens(q, k, v, axes=axes.heads))
     order, first = all_tokens(order, first, axes=axes.heads)
     members = all_gather if config.strategy == "all_gather" else ring
     out, lse = members.forward(q, k, v, order=order, first=first, axes=axes.tokens, config=config)
-    (out,) = tokens_for_heads(out.astype(q.dtype), axes=axes.heads)
-    return _heads_first(out), lse
+    (out,) = tokens_for_heads(_heads_first(out.astype(q.dtype)), axes=axes.heads)
+    return out, lse
 
 
 def _local_backward(
@@ -129,8 +130,8 @@ def _local_backward(
 ) -> tuple[Array, ...]:
     axes = _axes(config)
     delta = jnp.sum(out.astype(jnp.float32) * dout.astype(jnp.float32), axis=-1, keepdims=True)
-    q, k, v, dout = heads_for_tokens(*map(_heads_first, (q, k, v, dout)), axes=axes.heads)
-    (delta,) = heads_for_tokens(_heads_first(delta), axes=axes.heads)
+    of_heads = heads_for_tokens(q, k, v, dout, delta, axes=axes.heads)
+    q, k, v, dout, delta = map(_heads_first, of_heads)
     order, first = all_tokens(order, first, axes=axes.heads)
     members = all_gather if config.strategy == "all_gather" else ring
     gradients = members.backward(
@@ -145,10 +146,9 @@ def _local_backward(
         axes=axes.tokens,
         config=config,
     )
-    gradients = tokens_for_heads(*(x.astype(q.dtype) for x in gradients), axes=axes.heads)
-    return tuple(map(_heads_first, gradients))
+    return tuple(tokens_for_heads(*(_heads_first(x.astype(q.dtype)) for x in gradients), axes=axes.heads))
 
 
 def _heads_first(x: Array) -> Array:
     """Swap tokens and heads, either way."""
-    return x.swapaxes(1, 2)
+    return row_major(x.swapaxes(1, 2))

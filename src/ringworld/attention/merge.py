@@ -8,7 +8,6 @@ With `out` normalised over its own keys and `lse` the log of the sum of their ex
 float32 whatever the compute type, so that the error does not grow with the number of parts.
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -41,20 +40,6 @@ def merge_over(part: Partial, axes: tuple[str, ...]) -> Partial:
     highest = jax.lax.pmax(part.lse, axes)
     weight, out = _weighted(part, highest)
     return _normalised(jax.lax.psum(out, axes), jax.lax.psum(weight, axes), highest)
-
-
-def of_scores(
-    scores: Float32[Array, "*dims keys"], values: Callable[[Float32[Array, "*dims keys"]], Array]
-) -> Partial:
-    """Return attention over one block of keys, -inf marking scores that are not visible.
-
-    Args:
-        scores: scaled products of queries and keys.
-        values: multiplies unnormalised probabilities with the values of the block, in float32.
-    """
-    highest = jnp.max(scores, axis=-1)
-    weights = jnp.exp(scores - _finite(highest)[..., None])
-    return _normalised(values(weights), jnp.sum(weights, axis=-1), highest)
 
 
 def _weighted(part: Partial, highest: Array) -> tuple[Array, Array]:

@@ -2,13 +2,15 @@
 
 Keys and values travel stacked in one permute and in the compute type, while each member attends to those that
 it holds (Ring Attention, arXiv 2310.01889). A member sends before it computes, so that the two overlap, and
-no array is sent that nobody reads: R - 1 hops. The backward pass is a second ring, in which the float32
-gradients of keys and values follow them and go one hop more, home. Axes of more than one name form one ring.
+no array is sent that nobody reads: R - 1 hops. A member that sees nothing of what arrives passes it on and
+computes nothing. The backward pass is a second ring, in which the float32 gradients of keys and values follow
+them and go one hop more, home. Axes of more than one name form one ring.
 
 These functions run on each device, inside a shard_map, and keep the contract of `kernel.Kernel`, but for the
 keys of all members of `axes`.
 """
 
+import functools
 from typing import TypeVar
 
 import jax
@@ -20,7 +22,7 @@ from ringworld.attention.backends import kernel_for
 from ringworld.attention.config import AttentionConfig
 from ringworld.attention.kernel import Gradients
 from ringworld.attention.merge import Partial, merge, nothing_seen
-from ringworld.attention.visibility import MaskSpec
+from ringworld.attention.visibility import MaskSpec, sees_any
 
 Tree = TypeVar("Tree")
 _Held = tuple[Array, Array]  # what travels: keys and values [2, batch, kv_heads, seq, head], and their order
@@ -38,22 +40,25 @@ def forward(
 ) -> Partial:
     """Return attention of this member's queries to the keys of all members."""
     hops = lax.axis_size(axes) - 1
+    mask_of = functools.partial(MaskSpec, order, first)
 
     def attend(held: _Held) -> Partial:
         (k, v), k_order = held
-        mask = MaskSpec(q_order=order, q_first=first, k_order=k_order)
-        return kernel_for(config).forward(q, k, v, mask=mask, config=config)
+        kernel = kernel_for(config, queries=q)
+        return kernel.forward(q, k, v, mask=mask_of(k_order), config=config)
+
+    def merged(total: Partial, held: _Held) -> Partial:
+        return lax.cond(sees_any(mask_of(held[1])), lambda: merge(total, attend(held)), lambda: total)
 
     def step(_: Array, carry: tuple[Partial, _Held]) -> tuple[Partial, _Held]:
         total, held = carry
         arriving = _pass_on(held, axes)
-        return merge(total, attend(held)), arriving
+        return merged(total, held), arriving
 
     held = (jnp.stack([k, v]), order)
     if not hops:
         return attend(held)
-    total, held = lax.fori_loop(0, hops, step, (nothing_seen(q), held))
-    return merge(total, attend(held))
+    return merged(*lax.fori_loop(0, hops, step, (nothing_seen(q), held)))
 
 
 def backward(
@@ -71,27 +76,33 @@ def backward(
 ) -> Gradients:
     """Return the gradients of this member's queries, keys and values, from the final `lse`."""
     hops = lax.axis_size(axes) - 1
+    mask_of = functools.partial(MaskSpec, order, first)
 
     def attend(held: _Held) -> tuple[Array, Array]:
         (k, v), k_order = held
-        mask = MaskSpec(q_order=order, q_first=first, k_order=k_order)
-        part = kernel_for(config).backward(q, k, v, dout, lse=lse, delta=delta, mask=mask, config=config)
+        kernel, mask = kernel_for(config, queries=q), mask_of(k_order)
+        part = kernel.backward(q, k, v, dout, lse=lse, delta=delta, mask=mask, config=config)
         return part.dq, jnp.stack([part.dk, part.dv])
+
+    def summed(dq: Array, dkv: Array, held: _Held) -> tuple[Array, Array]:
+        def with_part() -> tuple[Array, Array]:
+            dq_part, dkv_part = attend(held)
+            return dq + dq_part, dkv + dkv_part
+
+        return lax.cond(sees_any(mask_of(held[1])), with_part, lambda: (dq, dkv))
 
     def step(_: Array, carry: tuple[Array, Array, _Held]) -> tuple[Array, Array, _Held]:
         dq, dkv, held = carry
         arriving, dkv = _pass_on((held, dkv), axes)
-        dq_part, dkv_part = attend(held)
-        return dq + dq_part, dkv + dkv_part, arriving
+        return *summed(dq, dkv, held), arriving
 
     held = (jnp.stack([k, v]), order)
     arriving = _pass_on(held, axes) if hops else held
     dq, dkv = attend(held)
     if hops:
         dq, dkv, held = lax.fori_loop(1, hops, step, (dq, dkv, arriving))
+        dq, dkv = summed(dq, _pass_on(dkv, axes), held)
         dkv = _pass_on(dkv, axes)
-        dq_part, dkv_part = attend(held)
-        dq, dkv = dq + dq_part, _pass_on(dkv + dkv_part, axes)
     return Gradients(dq=dq, dk=dkv[0], dv=dkv[1])
 
 

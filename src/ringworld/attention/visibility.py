@@ -53,6 +53,12 @@ def in_sight(
     return (first <= keys) & (keys <= order)
 
 
+def sees_any(spec: MaskSpec) -> Bool[Array, ""]:
+    """Return whether any query may see any key, as far as the bounds of their integers tell."""
+    one_block = MaskSpec(*(x[..., None, :] for x in spec))
+    return (block_visibility(one_block) != NOTHING).any()
+
+
 def block_visibility(spec: MaskSpec) -> Int32[Array, "*dims q_blocks kv_blocks"]:
     """Return `NOTHING`, `PART` or `ALL` for each block of queries and each block of keys.
 

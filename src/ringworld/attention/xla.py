@@ -1,43 +1,89 @@
 """Blockwise attention in plain XLA: every backend, and the default on a CPU. The contract is in `kernel.py`.
 
-The pairs of blocks in which something is visible are listed first, those that need no mask before the others,
-and one loop runs over each part of that list, so that time is proportional to what is visible, in each row of
-a batch apart, and memory to one pair of blocks.
+A block of queries walks over the blocks of keys that it sees whole, and then over those that need a mask
+(FlashAttention-2, arXiv 2307.08691), so that time is proportional to what is visible, in each row of a batch
+apart, and memory to one pair of blocks.
 """
 
-import functools
 import math
 from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
-import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Float32
+from jaxtyping import Array, Bool, Float, Float32, Shaped
 
+from ringworld.attention.blocks import LiveBlocks, fill_blocks, live_for_queries, pad_mask, row_major
 from ringworld.attention.config import AttentionConfig
 from ringworld.attention.kernel import Gradients
-from ringworld.attention.merge import Partial, merge, nothing_seen, of_scores
-from ringworld.attention.visibility import (
-    ALL,
-    NOTHING,
-    PADDING_ORDER,
-    PART,
-    MaskSpec,
-    block_visibility,
-    visible,
-)
+from ringworld.attention.merge import Partial
+from ringworld.attention.pallas_arithmetic import FLOOR
+from ringworld.attention.visibility import MaskSpec, visible
 
-Total = TypeVar("Total")
+Carry = TypeVar("Carry")
+
+_SEQ = 2  # of queries, keys and values [batch, heads, seq, head]
 
 
-class _Tiling(NamedTuple):
-    """How many rows of the batch, queries and keys make a block, and how many heads the keys have."""
+class _Side(NamedTuple):
+    """How the queries, or the keys, of an array [batch, heads, seq, ...] are cut into blocks."""
 
     rows: int
-    q_block: int
-    kv_block: int
-    kv_heads: int
+    tokens: int
+
+    def block(self, x: Array, row: Array, n: Array, *, dimension: int = _SEQ) -> Array:
+        """Return block n of a group of rows."""
+        return lax.dynamic_slice(x, self._start(x, row, n, dimension), self._sizes(x, dimension))
+
+    def put(self, x: Array, block: Array, row: Array, n: Array) -> Array:
+        """Replace block n of a group of rows."""
+        return lax.dynamic_update_slice(x, block.reshape(self._sizes(x, _SEQ)), self._start(x, row, n, _SEQ))
+
+    def _start(self, x: Array, row: Array, n: Array, dimension: int) -> list[Array]:
+        starts = [jnp.zeros_like(row)] * x.ndim
+        starts[0], starts[dimension] = row * self.rows, n * self.tokens
+        return starts
+
+    def _sizes(self, x: Array, dimension: int) -> list[int]:
+        sizes = [self.rows, *x.shape[1:]]
+        sizes[dimension] = self.tokens
+        return sizes
+
+
+class _Walk(NamedTuple):
+    """Which blocks of keys each block of queries of a group of rows sees."""
+
+    queries: _Side
+    keys: _Side
+    mask: MaskSpec
+    live: LiveBlocks
+
+    def over_queries(self, visit: Callable[[Array, Array, Carry], Carry], carry: Carry) -> Carry:
+        """Call `visit(row, i, carry)` for each block i of queries of each group of rows."""
+        groups, blocks = self.live.some.shape
+        return lax.fori_loop(0, groups * blocks, lambda n, x: visit(n // blocks, n % blocks, x), carry)
+
+    def over_keys(
+        self, row: Array, i: Array, step: Callable[[Carry, Array, Array | None], Carry], carry: Carry
+    ) -> Carry:
+        """Call `step(carry, j, seen)` for each block j of keys that block i of queries sees.
+
+        `seen` is their mask [rows, queries, keys], or None where all is visible.
+        """
+        order, first = (
+            self.queries.block(x, row, i, dimension=1) for x in (self.mask.q_order, self.mask.q_first)
+        )
+
+        def unmasked(n: Array, carry: Carry) -> Carry:
+            return step(carry, self.live.others[row, i, n], None)
+
+        def masked(n: Array, carry: Carry) -> Carry:
+            j = self.live.others[row, i, n]
+            keys = self.keys.block(self.mask.k_order, row, j, dimension=1)
+            return step(carry, j, visible(MaskSpec(q_order=order, q_first=first, k_order=keys)))
+
+        whole, some = self.live.whole[row, i], self.live.some[row, i]
+        return lax.fori_loop(whole, some, masked, lax.fori_loop(0, whole, unmasked, carry))
 
 
 def forward(
@@ -49,21 +95,35 @@ def forward(
     config: AttentionConfig,
 ) -> Partial:
     """Return attention of these queries to these keys alone, as `kernel.Kernel.forward` says."""
-    tiling = _tiling(q.shape, k.shape, config)
-    qs, ks, vs = _q_blocks(q, tiling), _kv_blocks(k, tiling), _kv_blocks(v, tiling)
-    masks = _mask_blocks(mask, tiling)
+    walk, scale = _plan(q, k, mask, config), q.shape[-1] ** -0.5
+    queries, keys = walk.queries, walk.keys
+    qs, values = fill_blocks(q, _SEQ, queries.tokens), fill_blocks(v, _SEQ, keys.tokens)
+    # A product would transpose each block of keys anew.
+    columns = row_major(fill_blocks(k, _SEQ, keys.tokens).swapaxes(2, 3))
 
-    def attend(total: Partial, i: Array, j: Array, seen: Array | None) -> Partial:
-        v_block = _at(vs, j)
-        scores = _dot("rhgqd,rhkd->rhgqk", _at(qs, i), _at(ks, j)) * q.shape[-1] ** -0.5
-        if seen is not None:
-            scores = jnp.where(seen[:, None, None], scores, -jnp.inf)
-        part = of_scores(scores, lambda weights: _dot("rhgqk,rhkd->rhgqd", weights.astype(v.dtype), v_block))
-        out, lse = merge(Partial(out=_at(total.out, i), lse=_at(total.lse, i)), part)
-        return Partial(out=_put(total.out, out, i), lse=_put(total.lse, lse, i))
+    def attend(row: Array, i: Array, total: Partial) -> Partial:
+        q_block = _by_key_head(queries.block(qs, row, i), k.shape[1])
 
-    total = _for_each_pair(masks, attend, nothing_seen(qs))
-    return Partial(out=_join(total.out, q.shape), lse=_join(total.lse, q.shape[:-1]))
+        def step(carry: tuple[Array, ...], j: Array, seen: Array | None) -> tuple[Array, ...]:
+            out, weight, highest = carry
+            scores = _dot("rhqd,rhdk->rhqk", q_block, keys.block(columns, row, j, dimension=3))
+            if seen is not None:
+                scores = jnp.where(_for_group(seen, scores.shape[2]), scores, -jnp.inf)
+            now = jnp.maximum(highest, scores.max(axis=-1))
+            kept, weights = jnp.exp((highest - now) * scale), jnp.exp((scores - now[..., None]) * scale)
+            part = _dot("rhqk,rhkd->rhqd", weights.astype(v.dtype), keys.block(values, row, j))
+            return kept[..., None] * out + part, kept * weight + weights.sum(axis=-1), now
+
+        nothing = jnp.zeros_like(q_block, dtype=jnp.float32)
+        start = nothing, nothing[..., 0], nothing[..., 0] + FLOOR
+        out, weight, highest = walk.over_keys(row, i, step, start)
+        lse = jnp.where(weight == 0, -jnp.inf, highest * scale + jnp.log(weight))
+        out = out / jnp.where(weight == 0, 1, weight)[..., None]
+        return Partial(out=queries.put(total.out, out, row, i), lse=queries.put(total.lse, lse, row, i))
+
+    zeros = jnp.zeros_like(qs, dtype=jnp.float32)
+    total = walk.over_queries(attend, Partial(out=zeros, lse=zeros[..., 0]))
+    return Partial(*(x[:, :, : q.shape[_SEQ]] for x in total))
 
 
 def backward(
@@ -78,119 +138,74 @@ def backward(
     config: AttentionConfig,
 ) -> Gradients:
     """Return what these keys contribute to the gradients, as `kernel.Kernel.backward` says."""
-    tiling, scale = _tiling(q.shape, k.shape, config), q.shape[-1] ** -0.5
-    qs, ks, vs = _q_blocks(q, tiling), _kv_blocks(k, tiling), _kv_blocks(v, tiling)
-    douts = _q_blocks(dout, tiling)
+    walk, scale = _plan(q, k, mask, config), q.shape[-1] ** -0.5
+    queries, keys = walk.queries, walk.keys
     # +inf for a query that sees nothing: exp(-inf - inf) is 0 where exp(-inf - -inf) is not a number.
-    lses = _q_blocks(jnp.where(lse == -jnp.inf, jnp.inf, lse), tiling)
-    deltas = _q_blocks(delta, tiling)
-    masks = _mask_blocks(mask, tiling)
+    lse = jnp.where(lse == -jnp.inf, jnp.inf, lse)
+    qs, douts, lses, deltas = (fill_blocks(x, _SEQ, queries.tokens) for x in (q, dout, lse, delta))
+    ks, vs = (fill_blocks(x, _SEQ, keys.tokens) for x in (k, v))
 
     # Keys before queries, and dq as its transpose: then no product has to transpose a block of scores.
-    def attend(total: Gradients, i: Array, j: Array, seen: Array | None) -> Gradients:
-        q_block, k_block, dout_block = _at(qs, i), _at(ks, j), _at(douts, i)
-        scores = _dot("rhkd,rhgqd->rhkgq", k_block, q_block) * scale
-        if seen is not None:
-            scores = jnp.where(seen.swapaxes(1, 2)[:, None, :, None], scores, -jnp.inf)
-        weights = jnp.exp(scores - _at(lses, i)[:, :, None])
-        dweights = _dot("rhkd,rhgqd->rhkgq", _at(vs, j), dout_block)
-        dscores = (weights * (dweights - _at(deltas, i)[:, :, None])).astype(q.dtype)
-        return Gradients(
-            dq=_add(total.dq, _dot("rhkd,rhkgq->rhdgq", k_block, dscores), i),
-            dk=_add(total.dk, _dot("rhkgq,rhgqd->rhkd", dscores, q_block), j),
-            dv=_add(total.dv, _dot("rhkgq,rhgqd->rhkd", weights.astype(q.dtype), dout_block), j),
+    def attend(row: Array, i: Array, total: Gradients) -> Gradients:
+        q_block, dout_block, lse_block, delta_block = (
+            _by_key_head(queries.block(x, row, i), k.shape[1]) for x in (qs, douts, lses, deltas)
         )
+        q_columns, dout_columns = q_block.swapaxes(2, 3), dout_block.swapaxes(2, 3)
 
-    transposed = jnp.moveaxis(qs, -1, 3)
-    zeros = Gradients(*(jnp.zeros_like(x, dtype=jnp.float32) for x in (transposed, ks, vs)))
-    total = _for_each_pair(masks, attend, zeros)
-    dq = _join(jnp.moveaxis(total.dq, 3, -1), q.shape)
-    return Gradients(dq=dq * scale, dk=_join(total.dk, k.shape) * scale, dv=_join(total.dv, v.shape))
+        def step(carry: tuple[Array, ...], j: Array, seen: Array | None) -> tuple[Array, ...]:
+            dq, dk, dv = carry
+            k_block, v_block = keys.block(ks, row, j), keys.block(vs, row, j)
+            scores = _dot("rhkd,rhdq->rhkq", k_block, q_columns) * scale
+            if seen is not None:
+                scores = jnp.where(_for_group(seen, scores.shape[3]).swapaxes(2, 3), scores, -jnp.inf)
+            weights = jnp.exp(scores - lse_block[:, :, None])
+            dweights = _dot("rhkd,rhdq->rhkq", v_block, dout_columns)
+            dscores = (weights * (dweights - delta_block[:, :, None]) * scale).astype(q.dtype)
+            dk_part = _dot("rhkq,rhqd->rhkd", dscores, q_block)
+            dv_part = _dot("rhkq,rhqd->rhkd", weights.astype(q.dtype), dout_block)
+            return (
+                dq + _dot("rhkd,rhkq->rhdq", k_block, dscores),
+                keys.put(dk, keys.block(dk, row, j) + dk_part, row, j),
+                keys.put(dv, keys.block(dv, row, j) + dv_part, row, j),
+            )
+
+        nothing = jnp.zeros_like(q_columns, dtype=jnp.float32)
+        dq, dk, dv = walk.over_keys(row, i, step, (nothing, total.dk, total.dv))
+        return Gradients(dq=queries.put(total.dq, dq.swapaxes(2, 3), row, i), dk=dk, dv=dv)
+
+    zeros = Gradients(*(jnp.zeros_like(x, dtype=jnp.float32) for x in (qs, ks, vs)))
+    total = walk.over_queries(attend, zeros)
+    return Gradients(*(x[:, :, : like.shape[_SEQ]] for x, like in zip(total, (q, k, v))))
 
 
-def _tiling(q_shape: tuple[int, ...], k_shape: tuple[int, ...], config: AttentionConfig) -> _Tiling:
+def _plan(q: Array, k: Array, mask: MaskSpec, config: AttentionConfig) -> _Walk:
     """Choose blocks of equal sizes; where queries are few, a block takes more rows and more keys."""
-    batch, _, q_seq, _ = q_shape
+    batch, q_seq, kv_seq = q.shape[0], q.shape[_SEQ], k.shape[_SEQ]
     q_block = _even(q_seq, config.block_q_tokens)
     room = max(1, config.block_q_tokens // q_block)
     rows = max(divisor for divisor in range(1, min(batch, room) + 1) if batch % divisor == 0)
-    kv_block = _even(k_shape[2], config.block_kv_tokens * (room // rows))
-    return _Tiling(rows=rows, q_block=q_block, kv_block=kv_block, kv_heads=k_shape[1])
+    kv_block = _even(kv_seq, config.block_kv_tokens * (room // rows))
+    mask = pad_mask(mask, q_block=q_block, kv_block=kv_block)
+    return _Walk(
+        queries=_Side(rows, q_block),
+        keys=_Side(rows, kv_block),
+        mask=mask,
+        live=live_for_queries(mask, q_block=q_block, kv_block=kv_block, rows=rows),
+    )
 
 
 def _even(seq: int, limit: int) -> int:
     return math.ceil(seq / math.ceil(seq / limit))
 
 
-def _for_each_pair(mask: MaskSpec, attend: Callable[..., Total], start: Total) -> Total:
-    """Run `attend(total, i, j, seen)` over the blocks of queries i and keys j in which something is visible.
-
-    `seen` is their mask, [rows, q_block, kv_block], or None where all is visible.
-    """
-    by_row = block_visibility(jax.tree.map(lambda x: x.swapaxes(1, 2), mask))
-    # A block holds several rows: what all of them see whole needs no mask, what none sees is skipped.
-    sees = jnp.where((by_row == ALL).all(axis=1), ALL, jnp.minimum(by_row.max(axis=1), PART))
-    _, q_blocks, kv_blocks = sees.shape
-    mask = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), mask)
-
-    def masked(total: Total, i: Array, j: Array) -> Total:
-        order, first, keys = _at(mask.q_order, i), _at(mask.q_first, i), _at(mask.k_order, j)
-        return attend(total, i, j, visible(MaskSpec(q_order=order, q_first=first, k_order=keys)))
-
-    def unmasked(total: Total, i: Array, j: Array) -> Total:
-        return attend(total, i, j, None)
-
-    if sees.size == 1:
-        return masked(start, jnp.int32(0), jnp.int32(0))
-    pairs = lax.sort((ALL - sees.reshape(-1)) * sees.size + lax.iota(jnp.int32, sees.size)) % sees.size
-    whole, some = (x.sum(dtype=jnp.int32) for x in (sees == ALL, sees != NOTHING))
-
-    def step(n: Array, total: Total, attend: Callable[[Total, Array, Array], Total]) -> Total:
-        i = pairs[n] // kv_blocks
-        return attend(total, i, i // q_blocks * kv_blocks + pairs[n] % kv_blocks)
-
-    total = lax.fori_loop(0, whole, functools.partial(step, attend=unmasked), start)
-    return lax.fori_loop(whole, some, functools.partial(step, attend=masked), total)
+def _by_key_head(x: Shaped[Array, "rows heads q *rest"], kv_heads: int) -> Shaped[Array, "rows _ _ *rest"]:
+    """Lay the queries of the heads that share keys end to end: [rows, kv_heads, group x queries, ...]."""
+    return x.reshape(x.shape[0], kv_heads, -1, *x.shape[3:])
 
 
-def _cut(x: Array, rows: int, *, dimension: int, block: int, fill: int = 0) -> Array:
-    """Cut batch and one dimension: [groups, blocks, rows, ..., block, ...], padded with `fill` at the end."""
-    batch, seq = x.shape[0], x.shape[dimension]
-    blocks = math.ceil(seq / block)
-    padding = [(0, blocks * block - seq if d == dimension else 0) for d in range(x.ndim)]
-    x = jnp.pad(x, padding, constant_values=fill)
-    x = x.reshape(batch // rows, rows, *x.shape[1:dimension], blocks, block, *x.shape[dimension + 1 :])
-    return jnp.moveaxis(x, dimension + 1, 1)
-
-
-def _q_blocks(x: Array, tiling: _Tiling) -> Array:
-    """Cut [batch, heads, seq, ...] into [groups x blocks, rows, kv_heads, group, block, ...]."""
-    x = x.reshape(x.shape[0], tiling.kv_heads, -1, *x.shape[2:])
-    x = _cut(x, tiling.rows, dimension=3, block=tiling.q_block)
-    return x.reshape(-1, *x.shape[2:])
-
-
-def _kv_blocks(x: Array, tiling: _Tiling) -> Array:
-    """Cut [batch, kv_heads, seq, head] into [groups x blocks, rows, kv_heads, block, head]."""
-    x = _cut(x, tiling.rows, dimension=2, block=tiling.kv_block)
-    return x.reshape(-1, *x.shape[2:])
-
-
-def _mask_blocks(mask: MaskSpec, tiling: _Tiling) -> MaskSpec:
-    """Cut [batch, seq] into [groups, blocks, rows, block]."""
-    return MaskSpec(
-        q_order=_cut(mask.q_order, tiling.rows, dimension=1, block=tiling.q_block, fill=PADDING_ORDER),
-        q_first=_cut(mask.q_first, tiling.rows, dimension=1, block=tiling.q_block),
-        k_order=_cut(mask.k_order, tiling.rows, dimension=1, block=tiling.kv_block, fill=PADDING_ORDER),
-    )
-
-
-def _join(x: Array, shape: tuple[int, ...]) -> Array:
-    """Undo a cut: blocks to an array of `shape` [batch, heads, seq, ...], without what was padded."""
-    tail = len(shape) - 3
-    x = x.reshape(shape[0] // x.shape[1], -1, *x.shape[1:])
-    x = jnp.moveaxis(x, 1, x.ndim - 2 - tail)
-    return x.reshape(*shape[:2], -1, *shape[3:])[:, :, : shape[2]]
+def _for_group(seen: Bool[Array, "rows q kv"], group_q: int) -> Bool[Array, "rows 1 {group_q} kv"]:
+    """Repeat a mask for the heads that share keys, whose queries lie end to end."""
+    return jnp.tile(seen, (1, group_q // seen.shape[1], 1))[:, None]
 
 
 def _dot(subscripts: str, a: Array, b: Array) -> Array:
@@ -206,15 +221,3 @@ def _dot(subscripts: str, a: Array, b: Array) -> Array:
         return product(a, b)
     # XLA on a CPU cannot run every product of bfloat16 that sums in float32.
     return lax.platform_dependent(a, b, cpu=widened, default=product)
-
-
-def _at(x: Array, i: Array) -> Array:
-    return lax.dynamic_index_in_dim(x, i, keepdims=False)
-
-
-def _put(x: Array, block: Array, i: Array) -> Array:
-    return lax.dynamic_update_index_in_dim(x, block, i, 0)
-
-
-def _add(x: Array, block: Array, i: Array) -> Array:
-    return _put(x, _at(x, i) + block, i)

@@ -1,13 +1,12 @@
 """`ringworld bench attention`: time, rate and memory of attention, beside peers."""
 
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
-from ringworld.attention.config import AttentionConfig
+from ringworld.attention.config import KernelName, Layout, Strategy
 from ringworld.cli.options import otherwise
 
 ComputeType = Literal["float32", "bfloat16"]
@@ -44,8 +43,16 @@ class BenchAttention:
     """The same seed gives the same random lengths."""
     devices: int = 1
     """Members that share a sequence."""
-    attention: AttentionConfig = field(default_factory=partial(AttentionConfig, layout="balanced"))
-    """How they attend; where the strategy is hybrid, pairs of them exchange heads."""
+    strategy: Annotated[Strategy | None, otherwise("as heads and devices advise", metavar="STRATEGY")] = None
+    """How they share the work: ring, head_parallel, hybrid (pairs exchange heads) or all_gather."""
+    layout: Layout = "balanced"
+    """Which of them holds which tokens."""
+    kernel: KernelName = "auto"
+    """What computes one shard of queries against one of keys."""
+    block_q_tokens: int = 256
+    """Queries of one block, at most."""
+    block_kv_tokens: int = 256
+    """Keys of one block, at most."""
     repeats: int = 5
     """Timed runs of which the median counts, after one that does not."""
     rounds: int = 1

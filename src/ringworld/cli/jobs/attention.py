@@ -18,6 +18,7 @@ from jax.sharding import NamedSharding
 from matplotlib.figure import Figure
 
 from ringworld.attention.attend import attention
+from ringworld.attention.config import AttentionConfig, Strategy, advised_strategy
 from ringworld.attention.work import attention_flops, visible_pairs
 from ringworld.cli.bench_attention import BenchAttention, ComputeType
 from ringworld.cli.jobs import lengths
@@ -56,6 +57,8 @@ class Problem:
     """Tokens of each document of a sequence."""
     devices: int
     """How many share a sequence."""
+    strategy: Strategy
+    """How ringworld's devices share it."""
     repeats: int
     """Timed runs, of which the median counts."""
 
@@ -135,42 +138,52 @@ def _problem(asked: BenchAttention) -> Problem:
             documents = lengths.equal(asked.documents, seq=asked.seq)
         case "random":
             documents = lengths.random_cuts(asked.documents, seq=asked.seq, seed=asked.seed)
+    kv_heads = asked.heads if asked.kv_heads is None else asked.kv_heads
     return Problem(
         seq=asked.seq,
         batch=asked.batch,
         heads=asked.heads,
-        kv_heads=asked.heads if asked.kv_heads is None else asked.kv_heads,
+        kv_heads=kv_heads,
         head=asked.head,
         dtype=asked.dtype,
         backward=asked.backward,
         lengths=documents,
         devices=asked.devices,
+        strategy=asked.strategy or advised_strategy(kv_heads=kv_heads, members=asked.devices),
         repeats=asked.repeats,
     )
 
 
-def _mesh_config(asked: BenchAttention) -> MeshConfig:
-    match asked.attention.strategy:
+def _mesh_config(strategy: Strategy, *, devices: int) -> MeshConfig:
+    match strategy:
         case "head_parallel":
-            return MeshConfig(ulysses=asked.devices)
+            return MeshConfig(ulysses=devices)
         case "hybrid":
-            if asked.devices % 2:
+            if devices % 2:
                 raise InputError(
                     what="--devices",
-                    got=str(asked.devices),
+                    got=str(devices),
                     expected="an even number for the strategy hybrid",
                     remedy="Change the number of devices, or the strategy.",
                 )
-            return MeshConfig(ring=asked.devices // 2, ulysses=2)
+            return MeshConfig(ring=devices // 2, ulysses=2)
         case _:
-            return MeshConfig(ring=asked.devices)
+            return MeshConfig(ring=devices)
 
 
 def _ours(asked: BenchAttention, problem: Problem) -> Callable[[], Measured]:
     """Compile our own program, and return what measures it."""
-    config = asked.attention
+    config = AttentionConfig(
+        kernel=asked.kernel,
+        strategy=problem.strategy,
+        layout=asked.layout,
+        block_q_tokens=asked.block_q_tokens,
+        block_kv_tokens=asked.block_kv_tokens,
+    )
     simulate_devices(asked.devices)
-    mesh = make_mesh(_mesh_config(asked), devices=jax.devices()[: asked.devices])
+    mesh = make_mesh(
+        _mesh_config(problem.strategy, devices=asked.devices), devices=jax.devices()[: asked.devices]
+    )
     rows = [problem.lengths] * problem.batch
     sizes = np.array(problem.lengths)
     first = np.repeat(np.cumsum(sizes) - sizes, sizes).astype(np.int32)
@@ -209,7 +222,7 @@ def _ours(asked: BenchAttention, problem: Problem) -> Callable[[], Measured]:
             jax.block_until_ready(program(*arrays, tokens))
             taken.append(time.perf_counter() - begun)
         return Measured(
-            name="ringworld",
+            name=f"ringworld, {problem.strategy}" if problem.devices > 1 else "ringworld",
             seconds=statistics.median(taken),
             peak_bytes=_peak_bytes(program),
             memory="of the compiled program",

@@ -3,8 +3,7 @@
 import os
 import platform
 import shlex
-from collections.abc import Iterator
-from dataclasses import fields, is_dataclass
+from dataclasses import fields
 from importlib.metadata import version
 from typing import Any
 
@@ -18,22 +17,17 @@ def command_of(name: str, options: Any) -> str:
         name: such as `ringworld bench layouts`.
         options: its dataclass; those that have their default are left out.
     """
-    return " ".join([name, *_words(options, type(options)())])
-
-
-def _words(options: Any, defaults: Any) -> Iterator[str]:
+    words = [name]
     for option in fields(options):
-        value, default = getattr(options, option.name), getattr(defaults, option.name)
-        if option.name in ("out", "json") or value == default:
+        value, flag = getattr(options, option.name), option.name.replace("_", "-")
+        if option.name in ("out", "json") or value == option.default:
             continue
-        flag = option.name.replace("_", "-")
-        if is_dataclass(value):
-            yield from _words(value, default)
-        elif isinstance(value, bool):
-            yield f"--{flag}" if value else f"--no-{flag}"
+        if isinstance(value, bool):
+            words.append(f"--{flag}" if value else f"--no-{flag}")
         else:
-            yield f"--{flag}"
-            yield from map(shlex.quote, map(str, value if isinstance(value, tuple) else (value,)))
+            values = value if isinstance(value, tuple) else (value,)
+            words += [f"--{flag}", *(shlex.quote(str(x)) for x in values)]
+    return " ".join(words)
 
 
 def versions_of(*packages: str) -> dict[str, str]:
