@@ -11,7 +11,7 @@ quickstart: $(INSTALLED)
 	@$(VENV)/bin/ringworld quickstart --out $(OUT)
 
 test: $(INSTALLED)
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile
 
 venv: $(INSTALLED)
 

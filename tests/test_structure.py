@@ -3,8 +3,10 @@
 import ast
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 from importlinter.cli import EXIT_STATUS_SUCCESS, lint_imports
 
 ROOT = Path(__file__).parents[1]
@@ -64,6 +66,51 @@ def test_mesh_axis_names_stand_in_one_table():
             if isinstance(node, ast.Constant) and isinstance(node.value, str)
         }
         assert not strings & names, path
+
+
+def test_meshes_and_their_partitions_are_made_in_core_alone():
+    for path in SOURCE.rglob("*.py"):
+        if path.parent.name != "core":
+            assert not list(own_shardings(ast.parse(path.read_text()))), path
+
+
+def own_shardings(tree: ast.AST) -> Iterator[str]:
+    """Yield what makes a mesh without `core.mesh`, or a partition of axes that it names itself."""
+    ours = {
+        alias.asname or alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module == "ringworld.core.mesh"
+        for alias in node.names
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.alias) and node.name == "AxisType":
+            yield node.name
+        if isinstance(node, ast.Attribute) and node.attr in {"AxisType", "make_mesh"}:
+            yield ast.unparse(node)
+        if not isinstance(node, ast.Call):
+            continue
+        name = ast.unparse(node.func)
+        if name.split(".")[-1] in {"Mesh", "AbstractMesh", "make_mesh", "create_device_mesh"} - ours:
+            yield name
+        if name.split(".")[-1] in {"P", "PartitionSpec"}:
+            constants = (part.value for part in ast.walk(node) if isinstance(part, ast.Constant))
+            yield from (value for value in constants if isinstance(value, str))
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        'mesh = jax.make_mesh((2,), ("frames",), devices=jax.devices()[:2])',
+        "from jax import make_mesh\nmesh = make_mesh((2,), axes)",
+        "from jax.sharding import AxisType",
+        "types = (jax.sharding.AxisType.Auto,)",
+        "mesh = jax.sharding.Mesh(devices, axes)",
+        'where = NamedSharding(mesh, PartitionSpec("frames"))',
+        'where = P(("data", FSDP_AXIS), None)',
+    ],
+)
+def test_no_way_to_make_a_mesh_or_a_partition_is_missed(program):
+    assert list(own_shardings(ast.parse(program)))
 
 
 def test_the_product_never_imports_the_parity_libraries():

@@ -1,5 +1,7 @@
 import errno
+import os
 import re
+import signal
 import subprocess
 import sys
 
@@ -7,6 +9,7 @@ import pytest
 
 from ringworld.cli import main as command_line
 from ringworld.cli.quickstart import Quickstart
+from ringworld.core.errors import Stopped
 
 COMMANDS = ("quickstart", "train-tokenizer", "prepare", "train", "generate", "evaluate")
 
@@ -114,10 +117,12 @@ def test_a_folder_that_holds_another_run_is_refused(tmp_path, capsys):
     [
         (OSError(errno.ENOSPC, "No space left on device"), 2, "no space left"),
         (RuntimeError("tensorstore: ... No space left on device"), 2, "no space left"),
-        (KeyboardInterrupt(), 130, "the same command goes on"),
+        (KeyboardInterrupt(), 130, "interrupted: the same command goes on"),
+        (Stopped("SIGINT after step 3, saved", number=signal.SIGINT), 130, "SIGINT after step 3, saved"),
+        (Stopped("SIGTERM after step 3, saved", number=signal.SIGTERM), 143, "SIGTERM after step 3, saved"),
     ],
 )
-def test_a_full_disk_and_ctrl_c_say_how_to_go_on(error, code, said, monkeypatch, capsys):
+def test_a_full_disk_and_signals_say_how_to_go_on(error, code, said, monkeypatch, capsys):
     def fail(self):
         raise error
 
@@ -125,6 +130,20 @@ def test_a_full_disk_and_ctrl_c_say_how_to_go_on(error, code, said, monkeypatch,
     ended, text = run(capsys, "quickstart", "--out", "x")
     assert ended == code
     assert said in text
+
+
+@pytest.mark.parametrize("encoding", ["utf-8:strict", "ascii:strict"])
+def test_a_name_that_is_no_text_is_shown_where_output_is_strict(encoding):
+    program = (
+        "from ringworld.cli import main\nmain.Quickstart.run = lambda self: print(self.out)\nmain.main()\n"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", program, "quickstart", "--out", b"caf\xe9"],
+        env=os.environ | {"PYTHONIOENCODING": encoding},
+        capture_output=True,
+        check=False,
+    )
+    assert (ran.returncode, ran.stdout) == (0, b"caf\\udce9\n"), ran.stderr
 
 
 def test_an_error_of_ours_keeps_its_traceback(monkeypatch):

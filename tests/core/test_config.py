@@ -1,3 +1,6 @@
+import json
+import subprocess
+import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -37,8 +40,22 @@ def test_a_configuration_comes_back_from_json_as_it_was():
 
 
 def test_run_json_is_read_back(tmp_path):
-    write_run(tmp_path, OUTER, command="ringworld test")
+    write_run(tmp_path, OUTER)
     assert read_run(tmp_path, Outer) == OUTER
+
+
+def test_run_json_holds_the_command_as_it_was_typed(tmp_path, monkeypatch):
+    typed = ["generate", "--prompt", "it's a red circle", "--about", "my clips/$1.mp4"]
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/ringworld", *typed])
+    write_run(tmp_path, OUTER)
+    command = json.loads((tmp_path / "run.json").read_text())["command"]
+    printed = subprocess.run(
+        ["sh", "-c", f'ringworld() {{ printf "%s\\n" "$@"; }}; {command}'],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert printed.stdout.splitlines() == typed
 
 
 @pytest.mark.parametrize(

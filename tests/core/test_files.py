@@ -6,6 +6,7 @@ import pytest
 from ringworld.core.errors import InputError
 from ringworld.core.files import (
     append_jsonl,
+    claim_folder,
     keep_jsonl,
     parse_json,
     read_json,
@@ -90,6 +91,22 @@ def test_numbers_of_other_programs_may_be_anything_but_depth_may_not():
     assert parse_json('{"text": "a", "score": Infinity}', numbers="any")["text"] == "a"
     with pytest.raises(ValueError, match="nested too deeply"):
         parse_json("[" * 100_000, numbers="any")
+
+
+IDENTITY = {"data": "a", "model": {"layers": 2, "heads": [1, 2]}}
+
+
+def test_a_folder_belongs_to_one_identity_and_what_differs_from_it_is_named(tmp_path):
+    path = tmp_path / "made_of.json"
+    for _ in range(2):
+        claim_folder(path, IDENTITY, holds="other things")
+    assert read_json(path) == IDENTITY
+    other = {"data": "b", "model": {"layers": 2, "heads": [2], "mlp": 3}}
+    with pytest.raises(
+        InputError, match="other things: another data, model.heads, model.mlp, expected a new"
+    ):
+        claim_folder(path, other, holds="other things")
+    assert read_json(path) == IDENTITY
 
 
 @pytest.mark.parametrize("line", [b"\0\0\0", b"[1]", b"\xc3"])

@@ -4,7 +4,7 @@ from math import inf, nan
 import pytest
 
 from ringworld.core.errors import InputError
-from ringworld.core.ranges import check_range
+from ringworld.core.ranges import check_finite, check_range
 
 
 @dataclass
@@ -28,3 +28,10 @@ def test_the_other_ends(rate, outside):
     check_range(Rates(2), "rate", above=1, most=2)
     with pytest.raises(InputError, match=f"got {rate}"):
         check_range(Rates(rate), "rate", **outside)
+
+
+@pytest.mark.parametrize("value", [nan, inf, -inf])
+def test_a_training_stops_at_the_first_number_without_bounds(value):
+    check_finite({"loss": 1e30, "codes": 3}, where="step 4")
+    with pytest.raises(InputError, match=rf"^norm at step 4: got {value}, .*Lower the learning rate"):
+        check_finite({"loss": 1.0, "norm": value}, where="step 4")

@@ -81,9 +81,9 @@ def test_a_row_draws_the_same_in_any_batch_and_otherwise_for_another_seed_place_
         ({"temperature": -0.1}, "temperature"),
         ({"temperature": float("nan")}, "temperature"),
         ({"temperature": float("inf")}, "temperature"),
-        ({"top_k": -1}, "top k"),
-        ({"guidance_scale": -1.0}, "guidance scale"),
-        ({"guidance_scale": float("nan")}, "guidance scale"),
+        ({"top_k": -1}, "top_k"),
+        ({"guidance_scale": -1.0}, "guidance_scale"),
+        ({"guidance_scale": float("nan")}, "guidance_scale"),
         ({"seed": -1}, "seed"),
         ({"seed": 2**32}, "seed"),
     ],
@@ -95,5 +95,5 @@ def test_a_sampling_that_cannot_be_drawn_is_refused(wrong, name):
 
 @pytest.mark.parametrize("name", ["max_context_tokens", "max_rows", "max_cache_tokens"])
 def test_an_engine_without_room_is_refused(name):
-    with pytest.raises(InputError, match=name.replace("_", " ")):
+    with pytest.raises(InputError, match=name):
         EngineConfig(**{"max_context_tokens": 64, name: 0})

@@ -9,7 +9,7 @@ from ringworld.core.errors import InputError
 from ringworld.core.mesh import make_mesh
 from ringworld.core.mesh_config import MeshConfig
 from ringworld.core.sharding import spec
-from ringworld.model.arrange import arrange, place_rows
+from ringworld.model.arrange import arrange, place_rows, placed_rows
 
 
 class Pair(NamedTuple):
@@ -57,6 +57,17 @@ def test_a_layout_is_for_the_members_that_hold_parts_of_the_tokens(strategy, exp
     attention = AttentionConfig(layout="zigzag", strategy=strategy)
     (placement,) = place_rows([[8]], seq=8, attention=attention, mesh=mesh)
     assert placement.permutation().tolist() == expected
+
+
+def test_what_was_laid_out_comes_back_in_order():
+    mesh = make_mesh(MeshConfig(ring=2), devices=jax.devices()[:2])
+    order, first = np.array([[0, 1, 2, 3, 4, 5, -1, -1]]), np.array([[0, 0, 0, 3, 3, 3, 0, 0]])
+    attention = AttentionConfig(layout="zigzag")
+    (row,) = placed_rows(order, first, attention=attention, mesh=mesh)
+    (placed,) = arrange(Pair(order, first), mesh=mesh, placements=[row.placement]).tokens
+    assert placed.tolist() == [0, 1, -1, -1, 2, 3, 4, 5]
+    assert np.asarray(placed)[row.slots()].tolist() == order[0].tolist()
+    assert row.lengths == [3, 3]
 
 
 def test_refuses_a_sequence_that_cannot_be_cut():

@@ -6,12 +6,11 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from ringworld.attention.layouts import example_lengths
 from ringworld.core.mesh import make_mesh
 from ringworld.core.mesh_config import MeshConfig
 from ringworld.data.batch import PackedBatch
 from ringworld.data.examples import Example
-from ringworld.model.arrange import arrange, place_rows
+from ringworld.model.arrange import arrange, placed_rows
 from ringworld.model.config import ModelConfig
 from ringworld.training.config import TrainingConfig
 from ringworld.training.state import TrainState, abstract_state
@@ -64,9 +63,8 @@ def with_rows(batch: PackedBatch[np.ndarray], rows: int) -> PackedBatch[np.ndarr
 
 def on_devices(batch: PackedBatch[np.ndarray], mesh: Mesh, *, pieces: int = 1) -> Pieces:
     """Put a batch on the mesh in the model's layout, in pieces of equal numbers of rows."""
-    lengths = [example_lengths(order, first) for order, first in zip(batch.order, batch.first)]
-    placements = place_rows(lengths, seq=batch.order.shape[1], attention=MODEL.attention, mesh=mesh)
-    rows = len(placements) // pieces
+    placed = placed_rows(batch.order, batch.first, attention=MODEL.attention, mesh=mesh)
+    placements, rows = [row.placement for row in placed], len(placed) // pieces
     parts = zip(*(np.split(field, pieces) for field in batch))
     return tuple(
         arrange(PackedBatch(*part), mesh=mesh, placements=placements[i * rows :][:rows])

@@ -13,7 +13,6 @@ import pytest
 
 from ringworld.core.errors import InputError
 from ringworld.core.files import read_jsonl
-from ringworld.training.identity import claim_folder
 from ringworld.training.loop import train
 from ringworld.training.metrics import METRICS_FILE, TIMED
 from tests.training.meshes import mesh_of
@@ -34,15 +33,17 @@ class Runs:
             "PYTHONPATH": str(ROOT / "src"),
         }
 
-    def start(self, name: str, *options: str, devices: int = 2) -> subprocess.Popen[str]:
-        module = "tests.training.tiny_run"
-        command = [sys.executable, "-m", module, self.data, self.folder / name, str(devices), *options]
+    def start(
+        self, name: str, *options: str, devices: int = 2, data: Path | None = None
+    ) -> subprocess.Popen[str]:
+        program = [sys.executable, "-m", "tests.training.tiny_run"]
+        command = [*program, data or self.data, self.folder / name, str(devices), *options]
         return subprocess.Popen(
             list(map(str, command)), cwd=ROOT, env=self.environment, stderr=subprocess.PIPE, text=True
         )
 
-    def finish(self, name: str, *options: str, devices: int = 2) -> tuple[int, str]:
-        process = self.start(name, *options, devices=devices)
+    def finish(self, name: str, *options: str, devices: int = 2, data: Path | None = None) -> tuple[int, str]:
+        process = self.start(name, *options, devices=devices, data=data)
         message = process.communicate(timeout=300)[1]
         return process.returncode, message
 
@@ -90,12 +91,12 @@ def test_a_run_that_is_killed_and_interrupted_ends_as_the_whole_one(runs: Runs):
     assert runs.steps("stopped") == list(range(1, 41))
 
     interrupted, message = runs.stop("stopped", number=signal.SIGINT, at_step=45)
-    assert interrupted == -signal.SIGINT
+    assert interrupted == 1
     last = runs.steps("stopped")[-1]
     assert f"SIGINT after step {last}, saved: the same command goes on" in message
 
     terminated, message = runs.stop("stopped", number=signal.SIGTERM, at_step=last + 5)
-    assert terminated == -signal.SIGINT
+    assert terminated == 1
     assert "SIGTERM after step" in message
 
     assert runs.finish("stopped")[0] == 0
@@ -142,11 +143,30 @@ def test_a_finished_run_only_calls_its_last_hook_again(runs: Runs):
     assert runs.hooks("whole")[3:] == ["after long"]
 
 
-def test_another_configuration_in_the_same_folder_is_refused(tmp_path: Path):
-    claim_folder(tmp_path, training(), MODEL)
-    claim_folder(tmp_path, training(checkpoint_every_steps=9), MODEL)
-    with pytest.raises(InputError, match="another stages.long"):
-        claim_folder(tmp_path, training(stages=(stage(), stage("long", context_tokens=64))), MODEL)
+def test_other_data_are_refused_where_a_stage_has_just_ended(runs: Runs, tmp_path: Path):
+    """There no state of a loader tells them apart: the next stage begins one of its own."""
+    died = runs.finish("other", "--die-after", "short")
+    assert died[0] == -signal.SIGKILL
+    other = write_data(tmp_path / "data", seed=1)
+    before = runs.rows("other")
+    code, message = runs.finish("other", data=other)
+    assert code == 1
+    assert "another data, expected a new folder" in message
+    assert runs.rows("other") == before
+
+
+def test_nothing_is_said_to_be_claimed_in_a_folder_of_another_run(runs: Runs):
+    said = []
+    with pytest.raises(InputError, match="another seed"):
+        train(
+            training(seed=1),
+            MODEL,
+            data_dir=runs.data,
+            out=runs.folder / "whole",
+            mesh=mesh_of(ring=2),
+            on_claim=lambda: said.append("claimed"),
+        )
+    assert not said
 
 
 def test_a_mesh_that_does_not_fit_is_refused_before_anything_is_compiled(tmp_path: Path):

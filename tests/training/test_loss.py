@@ -6,9 +6,9 @@ import jax
 import numpy as np
 import pytest
 
-from ringworld.data.packing import pack, padded
 from ringworld.training.loss import LossOutput, loss_weights
 from ringworld.training.step import loss_and_gradient
+from tests.data.packs import pack, padded
 from tests.training.meshes import mesh_of, on_devices, some_examples, state_on, with_rows
 from tests.training.tiny_run import MODEL, VOCABULARY, training
 

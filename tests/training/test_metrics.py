@@ -5,6 +5,7 @@ import pytest
 
 from ringworld.attention.layouts import place
 from ringworld.core.errors import InputError
+from ringworld.model.arrange import PlacedRow
 from ringworld.training.loss import LossOutput
 from ringworld.training.metrics import BatchCounts, Interval, count, metrics_row
 from ringworld.training.step import StepOutput
@@ -64,7 +65,10 @@ def test_a_loss_that_is_not_a_number_stops_the_run():
 
 def test_a_batch_is_counted_by_its_own_examples():
     # One example of 4 tokens, contiguous over 2 members: 10 of 2 x (3 + 4) pairs. Two of 2: all of 2 x 3.
-    lengths = [[4], [2, 2], []]
-    counts = count(lengths, [place("contiguous", seq=4, members=2, lengths=row) for row in lengths])
+    rows = [
+        PlacedRow(lengths=row, placement=place("contiguous", seq=4, members=2, lengths=row))
+        for row in ([4], [2, 2], [])
+    ]
+    counts = count(rows)
     assert (counts.tokens, counts.examples, counts.pairs) == (8, 3, 10 + 3 + 3)
     assert counts.ring_efficiency == pytest.approx((10 / 14 + 1 + 1) / 3)

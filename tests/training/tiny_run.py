@@ -72,9 +72,9 @@ def example(rng: np.random.Generator, *, tokens: int, kind: str) -> Example:
     return Example(tokens=ids, loss=loss, kind="video" if kind == "video" else "text", source="tests")
 
 
-def write_data(folder: Path) -> Path:
+def write_data(folder: Path, *, seed: int = 0) -> Path:
     """Write prepared data of 41 examples, half with frames, one longer than the first stage's rows."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     made = [example(rng, tokens=int(rng.integers(3, 20)), kind=("text", "video")[i % 2]) for i in range(40)]
     made.append(example(rng, tokens=30, kind="video"))
     return write_examples(folder, [(one, "train") for one in made], vocabulary=VOCABULARY)

@@ -114,10 +114,29 @@ def test_a_finished_run_is_only_measured_again(trained):
     assert (out / "model.safetensors").read_bytes() == before
 
 
-def test_another_run_does_not_take_over_a_folder(trained):
-    other = dataclasses.replace(TRAINING, seed=7)
-    with pytest.raises(InputError, match="another configuration"):
-        train_frame_tokenizer(TRAIN, HELD_OUT, config=CONFIG, training=other, out=trained[0])
+@pytest.mark.parametrize(
+    ("other", "named"),
+    [
+        ({"training": dataclasses.replace(TRAINING, seed=7)}, "training.seed"),
+        # Its weights have other shapes than those of the checkpoint, which is not read.
+        ({"config": dataclasses.replace(CONFIG, latent=6)}, "config.latent"),
+    ],
+)
+def test_another_run_does_not_take_over_a_folder(trained, other, named):
+    out, _ = trained
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    with pytest.raises(InputError, match=f"of another configuration: another {named}, expected"):
+        train_frame_tokenizer(TRAIN, HELD_OUT, **({"config": CONFIG, "training": TRAINING} | other), out=out)
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("every", [{"log_every_steps": 1}, {"checkpoint_every_steps": 1}])
+def test_a_loss_that_is_not_a_number_stops_the_run_before_it_reaches_a_file(tmp_path, every):
+    diverging = dataclasses.replace(TRAINING, learning_rate=1e30, **every)
+    with pytest.raises(InputError, match="at step 2 of the frame tokenizer: got nan, .*learning rate"):
+        train_frame_tokenizer(TRAIN, HELD_OUT, config=CONFIG, training=diverging, out=tmp_path)
+    assert [row["step"] for row in read_jsonl(tmp_path / "metrics.jsonl")] in ([1], [])
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] in (["1"], [])
 
 
 def test_frames_of_another_size_are_refused(tmp_path):

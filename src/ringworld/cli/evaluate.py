@@ -33,7 +33,7 @@ class Evaluate:
         check_data(run, self.data, text=text, tokenizer=self.tokenizer)
         engine = build_engine(run, model, stage, text=text, frames=frames, mesh=mesh)
         measured = evaluate_engine(engine, run, stage, step=step, when="after", data=self.data, out=self.out)
-        write_run(self.out, run, command="ringworld evaluate")
+        write_run(self.out, run)
         for grid in measured.needles:
             for cell in grid.cells:
                 print(

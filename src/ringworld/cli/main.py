@@ -1,6 +1,8 @@
 """`ringworld COMMAND`: choose the command, run it, and turn what the user can mend into exit code 2."""
 
+import io
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from functools import reduce
@@ -16,7 +18,7 @@ from ringworld.cli.prepare import Prepare
 from ringworld.cli.quickstart import Quickstart
 from ringworld.cli.train import Train
 from ringworld.cli.train_tokenizer import TrainTokenizer
-from ringworld.core.errors import InputError, not_a_choice
+from ringworld.core.errors import InputError, Stopped, not_a_choice
 from ringworld.core.files import is_disk_full
 
 COMMANDS = {
@@ -28,20 +30,32 @@ COMMANDS = {
     "evaluate": Evaluate,
     "bench": Bench,
 }
-INPUT_ERROR, INTERRUPTED = 2, 130
+INPUT_ERROR = 2
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one command; exits with 0, with 2 for what the user can mend, with 130 after Ctrl-C."""
+    """Run one command.
+
+    | exit code | after |
+    |---|---|
+    | 0 | success |
+    | 2 | what the user can mend |
+    | 130, 143 | Ctrl-C, SIGTERM: 128 and the number of the signal, as a shell counts |
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A file's name need not be text in the encoding of the terminal, but it must be shown.
+            stream.reconfigure(errors="backslashreplace")
     try:
         _parse(sys.argv[1:] if arguments is None else arguments).run()
         sys.stdout.flush()
     except BrokenPipeError:
         # The reader has seen enough; Python would complain once more when it closes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except KeyboardInterrupt:
-        print("interrupted: the same command goes on from here", file=sys.stderr)
-        raise SystemExit(INTERRUPTED) from None
+    except KeyboardInterrupt as error:
+        print(f"interrupted: {str(error) or 'the same command goes on from here'}", file=sys.stderr)
+        number = error.number if isinstance(error, Stopped) else signal.SIGINT
+        raise SystemExit(128 + number) from None
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(INPUT_ERROR) from None

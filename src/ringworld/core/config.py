@@ -1,6 +1,8 @@
 """Frozen dataclasses to JSON and back, and the `run.json` beside every output."""
 
 import dataclasses
+import shlex
+import sys
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -45,11 +47,15 @@ def read_as(cls: Callable[..., T], path: Path) -> T:
     return from_json(cls, read_json(path), where=str(path))
 
 
-def write_run(out: Path, config: Any, *, command: str) -> None:
+def typed_command() -> str:
+    """Return the command line of this process, quoted so that a shell reads it back as it was typed."""
+    return shlex.join(["ringworld", *sys.argv[1:]])
+
+
+def write_run(out: Path, config: Any) -> None:
     """Write `run.json`: the command, our version and the whole configuration."""
-    write_json_atomic(
-        out / RUN_FILE, {"command": command, "ringworld": __version__, "config": to_json(config)}
-    )
+    run = {"command": typed_command(), "ringworld": __version__, "config": to_json(config)}
+    write_json_atomic(out / RUN_FILE, run)
 
 
 def read_run(out: Path, cls: type[T]) -> T:

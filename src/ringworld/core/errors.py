@@ -1,6 +1,7 @@
-"""The one error that is the user's to mend."""
+"""The one error that is the user's to mend, and what a signal that was held back becomes."""
 
 import difflib
+import signal
 from collections.abc import Iterable
 
 
@@ -17,6 +18,15 @@ class InputError(ValueError):
         self.got = got
         self.expected = expected
         self.remedy = remedy
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal asked to stop, and what was done until then is saved; the message says up to where."""
+
+    def __init__(self, message: str, *, number: signal.Signals) -> None:
+        """Keep which signal it was: the exit code of the process follows from it."""
+        super().__init__(message)
+        self.number = number
 
 
 def not_a_choice(what: str, got: str, *, choices: Iterable[str]) -> InputError:

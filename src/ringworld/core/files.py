@@ -5,7 +5,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -148,7 +148,7 @@ def parse_json(text: str, *, numbers: Literal["finite", "any"] = "finite") -> An
         raise ValueError("nested too deeply") from None
 
 
-def claim_folder(path: Path, identity: Any, *, holds: str) -> None:
+def claim_folder(path: Path, identity: Mapping[str, Any], *, holds: str) -> None:
     """Write into the file `path` what its folder is made of, or compare with what stands there.
 
     Args:
@@ -157,17 +157,33 @@ def claim_folder(path: Path, identity: Any, *, holds: str) -> None:
         holds: what the folder holds where the identities differ, such as "the evaluation of another model".
 
     Raises:
-        InputError: the folder is of another identity.
+        InputError: the folder is of another identity; the message names what differs, as in `model.layers`.
     """
     if not path.exists():
         write_json_atomic(path, identity)
-    elif read_json(path) != identity:
+        return
+    theirs = read_json(path)
+    with reading(path, expected="what its folder is made of", damage=TypeError):
+        differing = list(_differing(identity, theirs))
+    if differing:
         raise InputError(
             what=str(path.parent),
-            got=holds,
+            got=f"{holds}: another {', '.join(differing)}",
             expected="a new folder, or the same command as before",
             remedy="Choose another folder, or delete this one.",
         )
+
+
+def _differing(ours: Mapping[str, Any], theirs: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Yield the names of values that are not equal, those within an object after its own and a dot."""
+    if not isinstance(theirs, Mapping):
+        raise TypeError(f"a {type(theirs).__name__} where an object should be")
+    for name in sorted({*ours, *theirs}):
+        one, other = ours.get(name), theirs.get(name)
+        if isinstance(one, Mapping) and isinstance(other, Mapping):
+            yield from _differing(one, other, f"{prefix}{name}.")
+        elif one != other:
+            yield prefix + name
 
 
 def sha256_file(path: Path) -> str:

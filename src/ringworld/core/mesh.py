@@ -1,7 +1,7 @@
 """Devices, and the mesh that they form."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 from jax.sharding import AbstractMesh, AxisType, Mesh
@@ -29,8 +29,19 @@ def simulate_devices(count: int) -> None:
             ) from None
 
 
-def make_mesh(config: MeshConfig, *, devices: Sequence[Any] | None = None) -> Mesh:
-    """Return the mesh over `devices` (all of the process group by default), every axis explicit.
+def make_mesh(
+    config: MeshConfig,
+    *,
+    devices: Sequence[Any] | None = None,
+    shardings: Literal["typed", "inferred"] = "typed",
+) -> Mesh:
+    """Return a mesh.
+
+    Args:
+        config: the size of each axis.
+        devices: those that form it; all of the process group by default.
+        shardings: whether they are part of the type of an array inside a program, or the compiler's choice,
+            for a program of operations that have no rule for them.
 
     Raises:
         InputError: the axes need another number of devices.
@@ -44,9 +55,8 @@ def make_mesh(config: MeshConfig, *, devices: Sequence[Any] | None = None) -> Me
             expected=f"{config.devices} ({sizes or 'every axis 1'})",
             remedy="Change --devices, or the mesh, so that the product of the axes is the device count.",
         )
-    return jax.make_mesh(
-        config.shape, MESH_AXES, devices=devices, axis_types=(AxisType.Explicit,) * len(MESH_AXES)
-    )
+    axis_type = AxisType.Explicit if shardings == "typed" else AxisType.Auto
+    return jax.make_mesh(config.shape, MESH_AXES, devices=devices, axis_types=(axis_type,) * len(MESH_AXES))
 
 
 def abstract_mesh(config: MeshConfig) -> AbstractMesh:

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass, fields
 
-from ringworld.core.errors import InputError
+from ringworld.core.ranges import check_range
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,14 +23,8 @@ class MeshConfig:
 
     def __post_init__(self) -> None:
         """Refuse sizes below one."""
-        for field in fields(self):
-            if getattr(self, field.name) < 1:
-                raise InputError(
-                    what=f"mesh axis {field.name}",
-                    got=str(getattr(self, field.name)),
-                    expected="at least 1",
-                    remedy="Use 1 for an axis that the run does not cut.",
-                )
+        names, remedy = (field.name for field in fields(self)), "Use 1 for an axis that the run does not cut."
+        check_range(self, *names, least=1, what="mesh axis {}".format, remedy=remedy)
 
     @property
     def shape(self) -> tuple[int, ...]:

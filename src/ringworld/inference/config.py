@@ -1,9 +1,8 @@
 """How tokens are drawn, and how much is decoded at once."""
 
-import math
 from dataclasses import dataclass
 
-from ringworld.core.errors import InputError
+from ringworld.core.ranges import check_range
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,34 +24,11 @@ class SamplingConfig:
 
     def __post_init__(self) -> None:
         """Refuse what no distribution can be drawn with."""
-        _require(
-            math.isfinite(self.temperature) and self.temperature >= 0,
-            what="temperature",
-            got=self.temperature,
-            expected="a finite number, 0 or more",
-            remedy="Use 0 for the likeliest token, 1 for the model's own distribution.",
-        )
-        _require(
-            self.top_k >= 0,
-            what="top k",
-            got=self.top_k,
-            expected="0 or more",
-            remedy="Use 0 to keep every id.",
-        )
-        _require(
-            math.isfinite(self.guidance_scale) and self.guidance_scale >= 0,
-            what="guidance scale",
-            got=self.guidance_scale,
-            expected="a finite number, 0 or more",
-            remedy="Use 1 for no guidance.",
-        )
-        _require(
-            0 <= self.seed < 2**32,
-            what="seed",
-            got=self.seed,
-            expected="an integer from 0 to 2**32 - 1",
-            remedy="Choose another seed.",
-        )
+        distribution = "Use 0 for the likeliest token, 1 for the model's own distribution."
+        check_range(self, "temperature", least=0, remedy=distribution)
+        check_range(self, "top_k", least=0, remedy="Use 0 to keep every id.")
+        check_range(self, "guidance_scale", least=0, remedy="Use 1 for no guidance.")
+        check_range(self, "seed", least=0, below=2**32, remedy="Choose another seed.")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,19 +48,7 @@ class EngineConfig:
 
     def __post_init__(self) -> None:
         """Refuse sizes below one."""
-        for name in ("max_context_tokens", "max_rows", "max_cache_tokens"):
-            _require(
-                getattr(self, name) >= 1,
-                what=name.replace("_", " "),
-                got=getattr(self, name),
-                expected="at least 1",
-                remedy="Give a positive number.",
-            )
-
-
-def _require(holds: bool, *, what: str, got: object, expected: str, remedy: str) -> None:
-    if not holds:
-        raise InputError(what=what, got=str(got), expected=expected, remedy=remedy)
+        check_range(self, "max_context_tokens", "max_rows", "max_cache_tokens", least=1)
 
 
 GREEDY = SamplingConfig(temperature=0.0)

@@ -12,7 +12,6 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float32, Int, Int32, UInt8
 
-from ringworld.attention.layouts import Placement, example_lengths, inverse
 from ringworld.core.errors import InputError
 from ringworld.core.fingerprint import fingerprint
 from ringworld.core.sharding import BATCH_AXES, SEQ_AXES
@@ -20,7 +19,7 @@ from ringworld.inference.batching import PromptBatch, batches
 from ringworld.inference.config import GREEDY, EngineConfig, SamplingConfig
 from ringworld.inference.generate import Request, generate
 from ringworld.inference.grammar import Grammar, frame_grammar, text_grammar
-from ringworld.model.arrange import arrange, place_rows
+from ringworld.model.arrange import PlacedRow, arrange, placed_rows
 from ringworld.model.cache import padded_length
 from ringworld.model.config import ModelConfig
 from ringworld.model.cross_entropy import token_losses
@@ -208,10 +207,10 @@ class Engine:
         Raises:
             InputError: the layout cannot cut the sequence over the mesh.
         """
-        placements = self._placements(order, first)
+        rows = self._placed(order, first)
         with jax.set_mesh(self._mesh):
             scored = _Scored(tokens, targets, order, first)
-            placed = arrange(scored, mesh=self._mesh, placements=placements)
+            placed = arrange(scored, mesh=self._mesh, placements=[row.placement for row in rows])
             losses = _losses(
                 self._model,
                 placed.tokens,
@@ -220,7 +219,7 @@ class Engine:
                 first=placed.first,
                 config=self._config,
             )
-        slots = np.stack([inverse(placement.permutation()) for placement in placements])
+        slots = np.stack([row.slots() for row in rows])
         return np.take_along_axis(np.asarray(losses), slots, axis=1)
 
     def encode(
@@ -285,8 +284,8 @@ class Engine:
         padding = ((0, 0), (0, width - batch.tokens.shape[1]))
         prompts = _Prompts(np.pad(batch.tokens, padding), np.pad(batch.order, padding, constant_values=-1))
         with jax.set_mesh(self._mesh):
-            placements = self._placements(prompts.order, np.zeros_like(prompts.order))
-            placed = arrange(prompts, mesh=self._mesh, placements=placements)
+            rows = self._placed(prompts.order, np.zeros_like(prompts.order))
+            placed = arrange(prompts, mesh=self._mesh, placements=[row.placement for row in rows])
             written = generate(
                 self._weights,
                 placed.tokens,
@@ -299,11 +298,10 @@ class Engine:
             )
         return np.asarray(written)
 
-    def _placements(
+    def _placed(
         self, order: Int32[np.ndarray, "rows seq"], first: Int32[np.ndarray, "rows seq"]
-    ) -> list[Placement]:
-        lengths = [example_lengths(*row) for row in zip(order, first)]
-        return place_rows(lengths, seq=order.shape[1], attention=self._config.attention, mesh=self._mesh)
+    ) -> list[PlacedRow]:
+        return placed_rows(order, first, attention=self._config.attention, mesh=self._mesh)
 
 
 @partial(jax.jit, static_argnames="config")

@@ -1,18 +1,60 @@
-"""Host arrays to device arrays, each token on the ring member that its layout names."""
+"""Host arrays to device arrays, each token on the ring member that its layout names, and back."""
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
+from jaxtyping import Int, Int64
 
+from ringworld.attention import work
 from ringworld.attention.config import AttentionConfig, sequence_axes
-from ringworld.attention.layouts import Placement, place
+from ringworld.attention.efficiency import ring_work
+from ringworld.attention.layouts import Placement, example_lengths, inverse, place
 from ringworld.core.sharding import RING_AXIS, ULYSSES_AXIS, spec
 
 BatchT = TypeVar("BatchT", bound=tuple[Any, ...])
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class PlacedRow:
+    """One packed sequence: its examples, and where its tokens live."""
+
+    lengths: Sequence[int]
+    """Tokens of each example, in order; the rest is padding."""
+    placement: Placement
+
+    def slots(self) -> Int64[np.ndarray, " seq"]:
+        """Return the device slot of each token: what `arrange` laid out comes back in order by it."""
+        return inverse(self.placement.permutation())
+
+    @property
+    def visible_pairs(self) -> int:
+        """Pairs of a query and a key that it sees."""
+        return work.visible_pairs(self.lengths)
+
+    @property
+    def ring_efficiency(self) -> float:
+        """Total work over R x the sum over ring steps of the slowest member's; 1 where there is no work."""
+        if not self.lengths:
+            return 1.0
+        return work.efficiency_of(ring_work(self.lengths, self.placement), self.lengths)
+
+
+def placed_rows(
+    order: Int[np.ndarray, "batch seq"],
+    first: Int[np.ndarray, "batch seq"],
+    *,
+    attention: AttentionConfig,
+    mesh: Mesh,
+) -> list[PlacedRow]:
+    """Return the examples of each row, which order and first tell, and where `place_rows` puts them."""
+    lengths = [example_lengths(*row) for row in zip(order, first)]
+    placements = place_rows(lengths, seq=order.shape[1], attention=attention, mesh=mesh)
+    return [PlacedRow(lengths=row, placement=placement) for row, placement in zip(lengths, placements)]
 
 
 def place_rows(

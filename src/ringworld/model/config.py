@@ -1,14 +1,15 @@
 """The shape of a world model, without importing jax."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
 
 from ringworld.attention.config import AttentionConfig, sequence_axes
-from ringworld.core.errors import InputError
+from ringworld.attention.layouts import check_divides
 from ringworld.core.mesh_config import MeshConfig
-from ringworld.core.ranges import check_range
+from ringworld.core.ranges import check_range, require
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,15 +55,15 @@ class ModelConfig:
         check("layers", "embed", "heads", "kv_heads", "head", "mlp", "text_vocab", least=1)
         check("vision_vocab", "mlp_block_tokens", "norm_eps", least=0)
         check("rope_base", above=1)
-        if self.heads % self.kv_heads:
-            raise _invalid(
-                "kv_heads",
-                str(self.kv_heads),
-                f"a divisor of heads={self.heads}",
-                "Set kv_heads=heads for attention without groups.",
-            )
-        if self.head % 2:
-            raise _invalid("head", str(self.head), "an even width", "RoPE rotates pairs; use an even head.")
+        require(
+            self.heads % self.kv_heads == 0,
+            "model kv_heads",
+            got=self.kv_heads,
+            expected=f"a divisor of heads={self.heads}",
+            remedy="Set kv_heads=heads for attention without groups.",
+        )
+        even = self.head % 2 == 0
+        require(even, "model head", got=self.head, expected="an even width, since RoPE rotates pairs")
 
     @property
     def vocab(self) -> int:
@@ -70,12 +71,14 @@ class ModelConfig:
         return self.text_vocab + self.vision_vocab
 
 
-def check_mesh(config: ModelConfig, mesh: MeshConfig) -> None:
-    """Refuse a mesh that cannot hold the model.
+def check_mesh(config: ModelConfig, mesh: MeshConfig, *, contexts_tokens: Iterable[int] = ()) -> None:
+    """Refuse a mesh that cannot hold the model, or over which its layout cannot cut a context.
 
     Raises:
-        InputError: a dimension of the model is not a multiple of the number of its pieces.
+        InputError: a dimension of the model, or a context, is not a multiple of the number of its pieces.
     """
+    for seq in contexts_tokens:
+        check_divides(config.attention.layout, seq=seq, members=mesh.sequence_members)
     axes = sequence_axes(config.attention.strategy, ring=mesh.ring, ulysses=mesh.ulysses)
     cut_heads = math.prod(axes.heads)
     cuts = (
@@ -86,11 +89,5 @@ def check_mesh(config: ModelConfig, mesh: MeshConfig) -> None:
         ("embed", config.embed, "weight members (fsdp x ring x ulysses)", mesh.weight_members),
     )
     for name, size, members, count in cuts:
-        if size % count:
-            raise _invalid(
-                name, str(size), f"a multiple of the {count} {members}", f"Change {name} or the mesh."
-            )
-
-
-def _invalid(name: str, got: str, expected: str, remedy: str) -> InputError:
-    return InputError(what=f"model {name}", got=got, expected=expected, remedy=remedy)
+        expected, remedy = f"a multiple of the {count} {members}", f"Change {name} or the mesh."
+        require(size % count == 0, f"model {name}", got=size, expected=expected, remedy=remedy)

@@ -4,10 +4,8 @@ import itertools
 from dataclasses import dataclass, field
 from functools import partial
 
-from ringworld.attention.layouts import check_divides
-from ringworld.core.errors import InputError
 from ringworld.core.mesh_config import MeshConfig
-from ringworld.core.ranges import check_range
+from ringworld.core.ranges import check_range, require
 from ringworld.data.config import MixtureConfig, PackingConfig
 from ringworld.model.config import ModelConfig, check_mesh
 
@@ -98,8 +96,9 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         """Refuse an empty run, and names that metrics could not tell apart."""
         names = [stage.name for stage in self.stages]
-        _require(len(names) > 0, "stages", "none", "at least one")
-        _require(len(set(names)) == len(names), "stage names", ", ".join(names), "a name of its own for each")
+        require(len(names) > 0, "stages", got="none", expected="at least one")
+        apart = len(set(names)) == len(names)
+        require(apart, "stage names", got=", ".join(names), expected="a name of its own for each")
         check_range(self, "checkpoint_every_steps", "log_every_steps", least=1)
         check_range(self, "text_loss_weight", "vision_loss_weight", above=0)
         # Each stage adds its index, and Grain takes 32 bits.
@@ -123,8 +122,8 @@ def validate(config: TrainingConfig, model: ModelConfig, mesh: MeshConfig) -> No
     """
     _validate_order(config)
     for stage in config.stages:
-        _validate_stage(stage, model, mesh)
-    check_mesh(model, mesh)
+        _validate_batch(stage, mesh)
+    check_mesh(model, mesh, contexts_tokens=(stage.context_tokens for stage in config.stages))
 
 
 def _validate_order(config: TrainingConfig) -> None:
@@ -132,20 +131,14 @@ def _validate_order(config: TrainingConfig) -> None:
         for name in ("context_tokens", "rope_base"):
             least, value = getattr(before, name), getattr(after, name)
             expected = f"at least the {least} of stage {before.name} before it"
-            _require(value >= least, f"{name} of stage {after.name}", str(value), expected)
+            require(value >= least, f"{name} of stage {after.name}", got=value, expected=expected)
 
 
-def _validate_stage(stage: StageConfig, model: ModelConfig, mesh: MeshConfig) -> None:
-    check_divides(model.attention.layout, seq=stage.context_tokens, members=mesh.sequence_members)
+def _validate_batch(stage: StageConfig, mesh: MeshConfig) -> None:
     pieces = stage.accumulation_steps * mesh.batch_members
-    _require(
+    require(
         stage.batch_sequences % pieces == 0,
         f"batch_sequences of stage {stage.name}",
-        str(stage.batch_sequences),
-        f"a multiple of {pieces}, the product of accumulation_steps and the data and fsdp axes",
+        got=stage.batch_sequences,
+        expected=f"a multiple of {pieces}, the product of accumulation_steps and the data and fsdp axes",
     )
-
-
-def _require(holds: bool, what: str, got: str, expected: str) -> None:
-    if not holds:
-        raise InputError(what=what, got=got, expected=expected, remedy="Change the configuration.")

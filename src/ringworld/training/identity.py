@@ -1,12 +1,10 @@
 """Which run a folder belongs to, so that another one does not go on with its weights."""
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
-from ringworld.core.config import read_as, to_json
-from ringworld.core.errors import InputError
-from ringworld.core.files import write_json_atomic
+from ringworld.core.config import to_json
+from ringworld.core.files import claim_folder
 from ringworld.model.config import ModelConfig
 from ringworld.training.config import TrainingConfig
 
@@ -17,33 +15,26 @@ _FREE_OF_MODEL = {"rope_base", "attention", "remat", "mlp_block_tokens"}
 rope base is free because the stages have their own."""
 
 
-def claim_folder(out: Path, config: TrainingConfig, model_config: ModelConfig) -> None:
-    """Write into `out` what is trained there, or compare with what stands there.
+def claim_run(out: Path, config: TrainingConfig, model_config: ModelConfig, *, data: str) -> None:
+    """Write into `out` what is trained there and on which data, or compare with what stands there.
+
+    Args:
+        out: folder of the run.
+        config: stages and optimizer.
+        model_config: shape of the model.
+        data: fingerprint of the examples.
 
     Raises:
         InputError: another run began in this folder.
     """
-    path = out / RUN_IDENTITY_FILE
-    ours = _values("", config, free=_FREE_OF_TRAINING) | _values("model.", model_config, free=_FREE_OF_MODEL)
-    if not path.exists():
-        write_json_atomic(path, ours)
-        return
-    theirs = read_as(dict[str, Any], path)
-    if changed := sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name)):
-        raise InputError(
-            what=f"run in {out}",
-            got=f"another {', '.join(changed)}",
-            expected="the configuration with which it began",
-            remedy="Train in a new folder, or use the old configuration to go on.",
-        )
-
-
-def _values(prefix: str, config: Any, *, free: set[str]) -> dict[str, Any]:
-    """Return the fields that matter, stages one by one: `stages.4k` is a name of its own."""
-    values = {
-        prefix + field.name: to_json(getattr(config, field.name))
-        for field in dataclasses.fields(config)
-        if field.name not in free
+    stages = {stage.name: to_json(stage) for stage in config.stages}
+    identity = _without(_FREE_OF_TRAINING, to_json(config)) | {
+        "stages": stages,
+        "model": _without(_FREE_OF_MODEL, to_json(model_config)),
+        "data": data,
     }
-    stages = values.pop("stages", [])
-    return values | {f"stages.{stage['name']}": stage for stage in stages}
+    claim_folder(out / RUN_IDENTITY_FILE, identity, holds="a training of another configuration or data")
+
+
+def _without(free: set[str], values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if name not in free}

@@ -16,18 +16,19 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from ringworld.attention.layouts import example_lengths
 from ringworld.core.checkpoint import Checkpoints
+from ringworld.core.errors import Stopped
 from ringworld.core.files import append_jsonl, keep_jsonl
 from ringworld.core.mesh_config import MeshConfig
 from ringworld.core.progress import Progress
 from ringworld.data.batch import PackedBatch
 from ringworld.data.loader import make_loader
-from ringworld.model.arrange import arrange, place_rows
+from ringworld.data.store import ExampleStore
+from ringworld.model.arrange import arrange, placed_rows
 from ringworld.model.config import ModelConfig
 from ringworld.model.world_model import WorldModel
 from ringworld.training.config import StageConfig, TrainingConfig, validate
-from ringworld.training.identity import claim_folder
+from ringworld.training.identity import claim_run
 from ringworld.training.metrics import METRICS_FILE, BatchCounts, Interval, count, metrics_row
 from ringworld.training.state import TrainState, abstract_state, init_state
 from ringworld.training.step import Pieces, make_step
@@ -47,7 +48,8 @@ def train(
     data_dir: Path,
     out: Path,
     mesh: Mesh,
-    on_stage: OnStage | None = None,
+    on_claim: Callable[[], None] = lambda: None,
+    on_stage: OnStage = lambda when, stage, params: None,
 ) -> TrainState:
     """Train through all stages, or what is left of them in the folder `out`.
 
@@ -57,15 +59,17 @@ def train(
         data_dir: what `data.prepare` wrote.
         out: where checkpoints and `metrics.jsonl` go.
         mesh: of `core.mesh.make_mesh`; it may differ from that of an earlier call on the same folder.
+        on_claim: called once, when it is sure that `out` belongs to this run.
         on_stage: called with when, the stage and the weights.
 
     Raises:
-        InputError: the configuration does not fit together, or `out` holds another run, or the loss is not
-            finite.
-        KeyboardInterrupt: on Ctrl-C or SIGTERM, after the step was finished and saved.
+        InputError: the configuration does not fit together, or there is no data, or `out` holds another run,
+            or the loss is not finite.
+        Stopped: on Ctrl-C or SIGTERM, after the step was finished and saved.
     """
     validate(config, model_config, MeshConfig(**mesh.shape))
-    hook = on_stage or (lambda when, stage, params: None)
+    claim_run(out, config, model_config, data=ExampleStore(data_dir).fingerprint)
+    on_claim()
     with closing(Checkpoints(out / CHECKPOINTS_FOLDER)) as checkpoints, jax.set_mesh(mesh):
         run = _Run(
             config=config,
@@ -78,7 +82,7 @@ def train(
         state, resumed = run.begin()
         done = int(state.step)
         if done == 0:
-            hook("before", config.stages[0], state.params)
+            on_stage("before", config.stages[0], state.params)
         for index, stage in enumerate(config.stages):
             last = config.boundaries[index + 1]
             if done > last:
@@ -86,7 +90,7 @@ def train(
             if done < last:
                 state = run.stage(index, state, resumed if done > config.boundaries[index] else None)
                 done = last
-            hook("after", stage, state.params)
+            on_stage("after", stage, state.params)
     return state
 
 
@@ -113,7 +117,6 @@ class _Run:
 
         What was logged beyond that is cut.
         """
-        claim_folder(self.out, self.config, self.model_config)
         restored = self.checkpoints.restore(abstract_state(self.config, self.model_config, mesh=self.mesh))
         step = 0 if restored is None else restored.step
         keep_jsonl(self.out / METRICS_FILE, lambda row: row["step"] <= step)
@@ -147,12 +150,13 @@ class _Run:
                 if step % self.config.log_every_steps == 0 or step == last:
                     append_jsonl(self.out / METRICS_FILE, row)
                     interval = Interval()
-                if stop.signal or step % self.config.checkpoint_every_steps == 0 or step == last:
+                asked = stop.signal
+                if asked or step % self.config.checkpoint_every_steps == 0 or step == last:
                     beside = {"loader": batch.loader_state, "interval": interval._asdict()}
                     self.checkpoints.save(step, state, beside)
-                if stop.signal:
-                    raise KeyboardInterrupt(
-                        f"{stop.signal} after step {step}, saved: the same command goes on"
+                if asked:
+                    raise Stopped(
+                        f"{asked.name} after step {step}, saved: the same command goes on", number=asked
                     )
                 batch = following
         return state
@@ -176,17 +180,16 @@ class _Run:
         if loader_state is not None:
             loader.set_state(loader_state)
         for batch in loader:
-            lengths = [example_lengths(order, first) for order, first in zip(batch.order, batch.first)]
-            placements = place_rows(
-                lengths, seq=stage.context_tokens, attention=self.model_config.attention, mesh=self.mesh
+            rows = placed_rows(
+                batch.order, batch.first, attention=self.model_config.attention, mesh=self.mesh
             )
+            placements = np.split(np.array([row.placement for row in rows]), stage.accumulation_steps)
             parts = zip(*(np.split(field, stage.accumulation_steps) for field in batch))
-            rows = len(placements) // stage.accumulation_steps
             yield _Prepared(
                 pieces=tuple(
-                    arrange(PackedBatch(*part), mesh=self.mesh, placements=placements[i * rows :][:rows])
-                    for i, part in enumerate(parts)
+                    arrange(PackedBatch(*part), mesh=self.mesh, placements=where.tolist())
+                    for part, where in zip(parts, placements)
                 ),
-                counts=count(lengths, placements),
+                counts=count(rows),
                 loader_state=loader.get_state(),
             )

@@ -1,15 +1,12 @@
 """One row of `metrics.jsonl`: what the updates since the last row did, and how fast."""
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from ringworld.attention.efficiency import ring_work
-from ringworld.attention.layouts import Placement
-from ringworld.attention.work import efficiency_of, visible_pairs
-from ringworld.core.errors import InputError
+from ringworld.core.ranges import check_finite
+from ringworld.model.arrange import PlacedRow
 from ringworld.model.config import ModelConfig
 from ringworld.model.flops import training_flops
 from ringworld.training.step import StepOutput
@@ -29,7 +26,7 @@ class BatchCounts(NamedTuple):
     pairs: int
     """Of a query and a key that it sees."""
     ring_efficiency: float
-    """Mean over rows of `efficiency.ring_efficiency`; a row of padding alone counts as 1."""
+    """Mean over rows; a row of padding alone counts as 1."""
 
 
 class Interval(NamedTuple):
@@ -87,36 +84,16 @@ def metrics_row(
         "model_flops_per_second": flops / interval.seconds,
         "ring_efficiency": interval.ring_efficiency,
     }
-    _check_finite(row)
+    finite = {name: row[name] for name in ("loss", "gradient_norm")}
+    check_finite(finite, where=f"step {step} of stage {stage}")
     return row
 
 
-def count(lengths: Sequence[Sequence[int]], placements: Sequence[Placement]) -> BatchCounts:
-    """Count what a batch holds, and how evenly its rows are laid out.
-
-    Args:
-        lengths: of each row, the tokens of its examples.
-        placements: of each row, where its tokens live.
-    """
-    examples = [length for row in lengths for length in row]
-    efficiencies = [
-        efficiency_of(ring_work(row, placement), row) if row else 1.0
-        for row, placement in zip(lengths, placements)
-    ]
+def count(rows: Sequence[PlacedRow]) -> BatchCounts:
+    """Count what a batch holds, and how evenly its rows are laid out."""
     return BatchCounts(
-        tokens=sum(examples),
-        examples=len(examples),
-        pairs=visible_pairs(examples),
-        ring_efficiency=float(np.mean(efficiencies)),
+        tokens=sum(sum(row.lengths) for row in rows),
+        examples=sum(len(row.lengths) for row in rows),
+        pairs=sum(row.visible_pairs for row in rows),
+        ring_efficiency=float(np.mean([row.ring_efficiency for row in rows])),
     )
-
-
-def _check_finite(row: Mapping[str, Any]) -> None:
-    for name in ("loss", "gradient_norm"):
-        if not math.isfinite(row[name]):
-            raise InputError(
-                what=f"{name} at step {row['step']} of stage {row['stage']}",
-                got=str(row[name]),
-                expected="a finite number",
-                remedy="Lower the learning rate or lengthen the warm-up, and train in a new folder.",
-            )

@@ -16,8 +16,8 @@ class StopRequest:
 
     def __init__(self) -> None:
         """Ask for nothing yet."""
-        self.signal: str | None = None
-        """Name of the signal that came, if one did."""
+        self.signal: signal.Signals | None = None
+        """The signal that came, if one did; it may come between two readings."""
         self._previous: dict[signal.Signals, object] = {}
 
     def __enter__(self) -> "StopRequest":
@@ -33,10 +33,10 @@ class StopRequest:
         self._restore()
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self.signal = signal.Signals(number).name
+        self.signal = signal.Signals(number)
         self._restore()
         # To stderr, but not by print: a signal may come in the midst of one, and it cannot be entered twice.
-        message = f"\n{self.signal}: stopping after this step; once more stops at once\n"
+        message = f"\n{self.signal.name}: stopping after this step; once more stops at once\n"
         os.write(2, message.encode())
 
     def _restore(self) -> None:

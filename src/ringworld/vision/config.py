@@ -4,8 +4,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
-from ringworld.core.errors import InputError
-from ringworld.core.ranges import check_range
+from ringworld.core.ranges import check_range, require
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,22 +39,22 @@ class FrameTokenizerConfig:
                 divide the channels of a level.
         """
         sizes = (self.resolution, self.hidden, self.res_blocks, self.latent, self.codebook_size, self.groups)
-        if min(sizes + self.channel_multipliers, default=0) < 1 or not self.channel_multipliers:
-            raise _bad("frame tokenizer", str(self), "sizes of one or more", "Raise the size that is not.")
-        if self.resolution % self.downsampling:
-            raise _bad(
-                "frame tokenizer resolution",
-                f"{self.resolution} px with {len(self.channel_multipliers)} levels",
-                f"a multiple of {self.downsampling}",
-                "Change resolution or the number of channel_multipliers.",
-            )
-        if any(channels % self.groups for channels in self.channels):
-            raise _bad(
-                "frame tokenizer groups",
-                f"{self.groups} groups for levels of {self.channels} channels",
-                "groups that divide the channels of every level",
-                "Lower groups or change hidden.",
-            )
+        positive = len(self.channel_multipliers) > 0 and min(sizes + self.channel_multipliers) >= 1
+        require(positive, "frame tokenizer", got=self, expected="sizes of one or more")
+        require(
+            self.resolution % self.downsampling == 0,
+            "frame tokenizer resolution",
+            got=f"{self.resolution} px with {len(self.channel_multipliers)} levels",
+            expected=f"a multiple of {self.downsampling}",
+            remedy="Change resolution or the number of channel_multipliers.",
+        )
+        require(
+            not any(channels % self.groups for channels in self.channels),
+            "frame tokenizer groups",
+            got=f"{self.groups} groups for levels of {self.channels} channels",
+            expected="groups that divide the channels of every level",
+            remedy="Lower groups or change hidden.",
+        )
 
     @property
     def channels(self) -> tuple[int, ...]:
@@ -92,10 +91,11 @@ class FrameTrainingConfig:
             perceptual term of the paper, which needs a pretrained network.
         commitment_weight: pull of the encoder towards its code.
         codebook_decay: of the moving averages that are the codebook.
-        revive_below: a code seen less often than this a step, in moving average, restarts at a random latent.
+        revive_below: a code seen less often than this a step, in moving average, restarts at a random latent;
+            above zero, since the mean of no latents is not a number.
         adversarial_start_step: first step with the patch discriminator; `steps` or more means never.
         adversarial_weight: factor of the adaptive weight of the adversarial loss.
-        discriminator_hidden: channels of the discriminator's first layer.
+        discriminator_hidden: channels of the discriminator's first layer, a multiple of 4.
         checkpoint_every_steps: steps between checkpoints.
         log_every_steps: steps between rows of `metrics.jsonl`.
         seed: of weights, batches and revivals.
@@ -132,21 +132,27 @@ class FrameTrainingConfig:
         check("warmup_steps", "seed", least=0)
         check("l1_weight", "l2_weight", "edge_weight", "commitment_weight", "adversarial_weight", least=0)
         check("codebook_decay", least=0, below=1)
-        check("revive_below", least=0)
-        if not 0 < self.continuous_steps < self.steps:
-            raise _bad(
-                "frame tokenizer training",
-                f"{self.continuous_steps} continuous_steps of {self.steps} steps",
-                "at least one step before and one after the codebook is founded",
-                "Lower continuous_steps or raise steps.",
-            )
-        if self.adversarial_start_step < self.continuous_steps:
-            raise _bad(
-                "frame tokenizer training",
-                f"adversarial_start_step {self.adversarial_start_step}",
-                f"at least continuous_steps, {self.continuous_steps}",
-                "The discriminator judges quantised frames: start it later.",
-            )
+        check("revive_below", above=0)
+        require(
+            self.discriminator_hidden % 4 == 0,
+            "frame tokenizer training discriminator_hidden",
+            got=self.discriminator_hidden,
+            expected="a multiple of 4, which its groups divide once it has doubled",
+        )
+        require(
+            0 < self.continuous_steps < self.steps,
+            "frame tokenizer training",
+            got=f"{self.continuous_steps} continuous_steps of {self.steps} steps",
+            expected="at least one step before and one after the codebook is founded",
+            remedy="Lower continuous_steps or raise steps.",
+        )
+        require(
+            self.adversarial_start_step >= self.continuous_steps,
+            "frame tokenizer training",
+            got=f"adversarial_start_step {self.adversarial_start_step}",
+            expected=f"at least continuous_steps, {self.continuous_steps}",
+            remedy="The discriminator judges quantised frames: start it later.",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,7 +177,3 @@ class MediaLimits:
 
 
 DEFAULT_LIMITS = MediaLimits()
-
-
-def _bad(what: str, got: str, expected: str, remedy: str) -> InputError:
-    return InputError(what=what, got=got, expected=expected, remedy=remedy)

@@ -3,56 +3,16 @@
 import itertools
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import av
 import numpy as np
-from jaxtyping import Float64, UInt8
+from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
 from ringworld.core.errors import InputError
 from ringworld.vision.config import DEFAULT_LIMITS, MediaLimits
 from ringworld.vision.decoding import VideoDecoder, open_image, refuse_size
-
-
-@dataclass(frozen=True, kw_only=True)
-class VideoFrames:
-    """Frames of one video at equal distances in time.
-
-    Attributes:
-        frames: RGB, square.
-        times_seconds: the moment that each frame shows, from the beginning of the video.
-    """
-
-    frames: UInt8[np.ndarray, "frames side side 3"]
-    times_seconds: Float64[np.ndarray, " frames"]
-
-
-def read_video(
-    path: Path,
-    *,
-    frames_per_second: float | int,
-    resolution: int,
-    max_frames: int | None = None,
-    start_seconds: float | int = 0.0,
-    limits: MediaLimits = DEFAULT_LIMITS,
-) -> VideoFrames:
-    """Read what the video shows at `start_seconds`, and every `1 / frames_per_second` from there on.
-
-    Arguments, order of work and errors are those of `stream_video`, which see; `max_frames` ends it earlier.
-    """
-    if max_frames is not None and max_frames < 1:
-        raise _bad_argument("max_frames", str(max_frames), "one or more, or None for all")
-    sampled = stream_video(
-        path,
-        frames_per_second=frames_per_second,
-        resolution=resolution,
-        start_seconds=start_seconds,
-        limits=limits,
-    )
-    times, frames = zip(*itertools.islice(sampled, max_frames))
-    return VideoFrames(frames=np.stack(frames), times_seconds=np.array(times, np.float64))
 
 
 def stream_video(

@@ -7,19 +7,24 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding
 from jaxtyping import UInt8
 
 from ringworld.core.checkpoint import Checkpoints
 from ringworld.core.config import to_json
 from ringworld.core.errors import InputError
-from ringworld.core.files import append_jsonl, keep_jsonl, write_json_atomic
+from ringworld.core.files import append_jsonl, claim_folder, keep_jsonl, write_json_atomic
+from ringworld.core.mesh import make_mesh
+from ringworld.core.mesh_config import MeshConfig
 from ringworld.core.progress import Progress
+from ringworld.core.ranges import check_finite
+from ringworld.core.sharding import spec
 from ringworld.vision.config import FrameTokenizerConfig, FrameTrainingConfig
 from ringworld.vision.frame_tokenizer import FrameTokenizer
 from ringworld.vision.quality import codebook_perplexity, codebook_usage, psnr
-from ringworld.vision.train_step import TokenizerMetrics, TokenizerState, init_state, train_step
+from ringworld.vision.train_step import TokenizerState, init_state, train_step
 
+RUN_IDENTITY_FILE = "training.json"
 METRICS_FILE, REPORT_FILE, CHECKPOINTS = "metrics.jsonl", "report.json", "checkpoints"
 
 
@@ -52,14 +57,17 @@ def train_frame_tokenizer(
 ) -> FrameTokenizerReport:
     """Train on `frames`, measure on `held_out` and save; go on from the last checkpoint if there is one.
 
-    The folder `out` gets `model.safetensors`, `config.json`, `report.json`, `metrics.jsonl` (losses by step)
-    and `checkpoints`. A run that was killed ends with the same weights and metrics as one that was not.
+    The folder `out` gets `model.safetensors`, `config.json`, `report.json`, `metrics.jsonl` (losses by step),
+    `training.json` (what is trained) and `checkpoints`. A run that was killed ends with the same weights and
+    metrics as one that was not.
 
     Raises:
-        InputError: the frames have another side than `config.resolution`, there are none, or `out` holds
-            the run of another configuration.
+        InputError: the frames have another side than `config.resolution`, there are none, `out` holds the
+            run of another configuration, or a loss is not finite.
     """
     _refuse_frames(frames, held_out, config)
+    run = {"config": to_json(config), "training": to_json(training)}
+    claim_folder(out / RUN_IDENTITY_FILE, run, holds="a frame tokenizer of another configuration")
     checkpoints = Checkpoints(out / CHECKPOINTS)
     try:
         state, seconds = _steps(frames, config=config, training=training, out=out, checkpoints=checkpoints)
@@ -89,8 +97,7 @@ def _steps(
     checkpoints: Checkpoints,
 ) -> tuple[TokenizerState, float]:
     """Run all steps that the newest checkpoint has not, and return the last state and the seconds of all."""
-    run = {"config": to_json(config), "training": to_json(training)}
-    state, first_step, seconds = _begin(config, training, out, checkpoints, run)
+    state, first_step, seconds = _begin(config, training, out, checkpoints)
     everywhere, apart = _shardings(training.batch_frames)
     state = jax.device_put(state, everywhere)
     began = time.monotonic()
@@ -99,22 +106,25 @@ def _steps(
             batch = jax.device_put(frames[_batch_indices(len(frames), step, training)], apart)
             state, metrics = train_step(state, batch, step, config=config, training=training)
             done = step + 1
-            if done % training.log_every_steps == 0 or done == training.steps:
-                row = _as_row(done, metrics)
-                append_jsonl(out / METRICS_FILE, row)
+            logs, saves = (
+                done % every == 0 or done == training.steps
+                for every in (training.log_every_steps, training.checkpoint_every_steps)
+            )
+            if not (logs or saves):
+                continue
+            row = {name: value.item() for name, value in asdict(metrics).items()}
+            check_finite(row, where=f"step {done} of the frame tokenizer")
+            if logs:
+                append_jsonl(out / METRICS_FILE, {"step": done} | row)
                 progress.update(done, reconstruction=row["reconstruction"])
-            if done % training.checkpoint_every_steps == 0 or done == training.steps:
+            if saves:
                 taken = seconds + time.monotonic() - began
-                checkpoints.save(done, jax.tree.leaves(state), {"run": run, "seconds": taken})
+                checkpoints.save(done, jax.tree.leaves(state), {"seconds": taken})
     return state, seconds + time.monotonic() - began
 
 
 def _begin(
-    config: FrameTokenizerConfig,
-    training: FrameTrainingConfig,
-    out: Path,
-    checkpoints: Checkpoints,
-    run: dict,
+    config: FrameTokenizerConfig, training: FrameTrainingConfig, out: Path, checkpoints: Checkpoints
 ) -> tuple[TokenizerState, int, float]:
     state = init_state(config, training)
     leaves, structure = jax.tree.flatten(state)
@@ -123,32 +133,20 @@ def _begin(
     keep_jsonl(out / METRICS_FILE, lambda row: row["step"] <= done)
     if restored is None:
         return state, 0, 0.0
-    if restored.meta["run"] != run:
-        raise InputError(
-            what=str(out),
-            got="a frame tokenizer of another configuration, half trained or whole",
-            expected="an empty folder, or the run that is asked for",
-            remedy="Delete the folder or choose another.",
-        )
     return jax.tree.unflatten(structure, restored.tree), done, restored.meta["seconds"]
 
 
 def _shardings(batch_frames: int) -> tuple[NamedSharding, NamedSharding]:
     """Return where weights lie (whole on every device) and a batch (cut over as many as divide it)."""
-    devices = math.gcd(jax.device_count(), batch_frames)
-    mesh = jax.make_mesh(
-        (devices,), ("frames",), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices]
-    )
-    return NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("frames"))
+    count = math.gcd(jax.device_count(), batch_frames)
+    # Inferred, since the codebook gathers and scatters latents of every device.
+    mesh = make_mesh(MeshConfig(data=count), devices=jax.devices()[:count], shardings="inferred")
+    return NamedSharding(mesh, spec()), NamedSharding(mesh, spec("batch"))
 
 
 def _batch_indices(frames: int, step: int, training: FrameTrainingConfig) -> np.ndarray:
     """Draw the frames of one step from seed and step alone, so that a run can go on anywhere."""
     return np.random.default_rng((training.seed, step)).integers(0, frames, training.batch_frames)
-
-
-def _as_row(step: int, metrics: TokenizerMetrics) -> dict[str, int | float]:
-    return {"step": step} | {name: value.item() for name, value in asdict(metrics).items()}
 
 
 def _refuse_frames(frames: np.ndarray, held_out: np.ndarray, config: FrameTokenizerConfig) -> None:

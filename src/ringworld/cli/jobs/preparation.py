@@ -30,6 +30,6 @@ def prepare_examples(
             config=run.prepare,
             on_progress=lambda done, total: progress.update(done, total=total),
         )
-    write_run(out, run, command="ringworld prepare")
+    write_run(out, run)
     write_json_atomic(out / REPORT_FILE, to_json(report))
     return report

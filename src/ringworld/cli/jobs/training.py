@@ -1,5 +1,6 @@
 """Training in stages, with an evaluation before the first and after each."""
 
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -12,7 +13,6 @@ from ringworld.evaluation.metrics import When
 from ringworld.model.world_model import WorldModel
 from ringworld.presets import RunConfig
 from ringworld.training.config import StageConfig
-from ringworld.training.identity import claim_folder
 from ringworld.training.loop import train
 from ringworld.training.state import TrainState
 
@@ -29,10 +29,10 @@ def train_stages(
     """Train through the stages of `run`, with an evaluation before the first and after each."""
     text, frames = load_tokenizers(run, tokenizer)
     check_data(run, data, text=text, tokenizer=tokenizer)
-    claim_folder(out, run.training, run.model)
-    write_run(out, run, command="ringworld train")
 
     def measure(when: When, stage: StageConfig, model: WorldModel) -> None:
+        if evaluate == "never":
+            return
         engine = build_engine(run, model, stage, text=text, frames=frames, mesh=mesh)
         index = run.training.stages.index(stage) + (when == "after")
         evaluate_engine(
@@ -51,7 +51,8 @@ def train_stages(
         data_dir=data,
         out=out,
         mesh=mesh,
-        on_stage=measure if evaluate == "stages" else None,
+        on_claim=partial(write_run, out, run),
+        on_stage=measure,
     )
 
 
