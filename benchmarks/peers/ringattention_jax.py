@@ -2,10 +2,10 @@
 
 It needs an environment of its own, since it does not run on a JAX of today:
 
-    python3.11 -m venv runs/ringattention
-    runs/ringattention/bin/pip install -r benchmarks/peers/ringattention_jax.txt
+    python3.11 -m venv runs/peers/ringattention
+    runs/peers/ringattention/bin/pip install -r benchmarks/peers/ringattention_jax.txt
     ringworld bench attention --devices 8 \
-        --peers "runs/ringattention/bin/python benchmarks/peers/ringattention_jax.py"
+        --peers "runs/peers/ringattention/bin/python benchmarks/peers/ringattention_jax.py"
 
 "Choose as large as you can", it says of its chunks; the best of several sizes counts. The last argument,
 which the command adds, is the problem as JSON.

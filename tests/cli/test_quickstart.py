@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -202,9 +203,19 @@ def test_a_trained_model_generates_by_itself(kind, options, made, whole, inputs,
         str(tmp_path),
     )
     prompt = ("--kind", kind, "--prompt", "A red circle moves right.")
-    finish(start("generate", *prompt, *folders, *options, *about, cache=whole.parent / "cache"))
+    typed = (*prompt, *folders, *options, *about)
+    finish(start("generate", *typed, cache=whole.parent / "cache"))
     assert (tmp_path / made).stat().st_size
-    assert (tmp_path / "run.json").exists()
+    run = json.loads((tmp_path / "run.json").read_text())
+    assert shlex.split(run["command"]) == ["ringworld", "generate", *typed]
+    configured = run["config"]["video_sampling" if kind == "video" else "text_sampling"]
+    used = json.loads((tmp_path / "output.json").read_text())
+    expected = configured | ({"guidance_scale": 2.0} if kind == "video" else {})
+    assert {name: used[name] for name in expected} == expected
+    assert (used["model"], used["tokenizer"]) == (str(whole / "train"), str(whole / "tokenizer"))
+    assert used["about"] == (about[1] if about else None)
+    assert (used["prompt"], used["model_step"]) == ("A red circle moves right.", 18)
+    assert used["frames" if kind == "video" else "max_new_tokens"] == int(options[1])
 
 
 def test_data_of_other_tokenizers_are_refused_and_nothing_is_touched(whole, folder):

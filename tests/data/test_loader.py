@@ -9,7 +9,7 @@ import pytest
 from ringworld.core.errors import InputError
 from ringworld.data.batch import PackedBatch
 from ringworld.data.config import KINDS, MixtureConfig, PackingConfig
-from ringworld.data.loader import PackedLoader, make_loader
+from ringworld.data.loader import KindOnce, PackedLoader, make_loader, read_once
 from ringworld.data.packing import pieces
 from ringworld.data.store import read_examples
 
@@ -97,31 +97,6 @@ def test_every_example_is_drawn_once_an_epoch_in_a_new_order(prepared: Path):
     assert epochs[0] != epochs[1]
 
 
-def test_processes_share_an_epoch(prepared: Path):
-    mixture = only(video_qa=1.0)
-    everything = [
-        tuple(e.tokens.tolist()) for e in read_examples(prepared, split="train", kinds=["video_qa"])
-    ]
-    half = len(everything) // 2
-    found = []
-    for index in range(2):
-        running = loader(
-            prepared,
-            mixture=mixture,
-            packing=PackingConfig(open_rows=1),
-            context_tokens=128,
-            batch_sequences=1,
-            shard_index=index,
-            shard_count=2,
-        )
-        mine: list[tuple[int, ...]] = []
-        while len(mine) < half:
-            mine += drawn([next(running)])
-        found += mine[:half]
-    assert Counter(found) <= Counter(everything)
-    assert len(found) == 2 * half
-
-
 def test_what_is_too_long_is_counted_and_never_drawn(prepared: Path):
     running = loader(prepared, context_tokens=64)
     questions = list(read_examples(prepared, split="train", kinds=["text_qa"]))
@@ -157,3 +132,30 @@ def test_a_long_document_is_drawn_piece_by_piece_and_every_piece_once(prepared: 
     # Pieces of full length leave at once, others wait in the open row.
     assert not Counter(found[: len(expected) - 1]) - Counter(expected)
     assert len(expected) > 2 * len(documents)
+
+
+def once(folder: Path, **changes: Any) -> dict[str, KindOnce]:
+    options = {"context_tokens": 256, "batch_sequences": 2, "mixture": MixtureConfig(), "most_examples": 100}
+    return {one.kind: one for one in read_once(folder, split="held_out", **(options | changes))}
+
+
+def test_each_held_out_example_is_measured_once_whatever_the_weights(prepared: Path):
+    mixture = only(video_qa=1.0, caption_image=9.0, text=0.1, text_qa=1.0)
+    kinds = once(prepared, mixture=mixture, context_tokens=300)
+    assert set(kinds) == {"video_qa", "caption_image", "text", "text_qa"}
+    for of_kind in kinds.values():
+        batches = list(of_kind.batches)
+        assert all(batch.tokens.shape == (2, 300) for batch in batches)
+        examples = list(read_examples(prepared, split="held_out", kinds=[of_kind.kind]))
+        fitting = [piece for e in examples for piece in pieces(e, context_tokens=300)]
+        assert Counter(drawn(batches)) == Counter(tuple(piece.tokens.tolist()) for piece in fitting)
+        too_long = 0 if of_kind.kind == "text" else sum(len(e) > 300 for e in examples)
+        assert of_kind.left_out == too_long
+
+
+def test_of_a_kind_with_many_examples_the_same_spread_ones_are_measured(prepared: Path):
+    examples = list(read_examples(prepared, split="held_out", kinds=["video_qa"]))
+    assert len(examples) >= 3
+    for _ in range(2):
+        found = drawn(list(once(prepared, most_examples=2)["video_qa"].batches))
+        assert found == [tuple(examples[index].tokens.tolist()) for index in (0, -1)]

@@ -3,10 +3,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ringworld.core.errors import InputError
 from ringworld.data.config import Kind
 from ringworld.data.examples import Example
-from ringworld.data.packing import FirstFit, pack, padded, piece_bounds, pieces, to_batch
+from ringworld.data.packing import FirstFit, piece_bounds, pieces, to_batch
+from tests.data.packs import pack
 
 TEXT_SIZE = 100
 
@@ -60,13 +60,6 @@ def test_piece_bounds_of_several_lengths():
     assert texts.tolist() == [[0, 0, 4], [0, 4, 6], [1, 0, 3], [2, 0, 4], [2, 4, 8]]
     assert piece_bounds(lengths, kind="text_qa", context_tokens=4).tolist() == [[1, 0, 3]]
     assert len(piece_bounds(lengths, kind="text_qa", context_tokens=2)) == 0
-
-
-def test_padded_gives_each_example_a_row_and_refuses_a_longer_one():
-    batch = padded([QUESTION, IMAGE], context_tokens=6, text_size=TEXT_SIZE)
-    assert batch.order.tolist() == [[0, 1, 2, 3, -1, -1], [0, 1, 2, 3, 4, 5]]
-    with pytest.raises(InputError, match="6 tokens"):
-        padded([QUESTION, IMAGE], context_tokens=5, text_size=TEXT_SIZE)
 
 
 @st.composite

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ringworld.core.errors import InputError
-from ringworld.data.config import PrepareConfig
+from ringworld.data.config import PrepareConfig, Split
 from ringworld.data.examples import Example
 from ringworld.data.store import read_examples
 from ringworld.data.toy_world import ToyWorld
@@ -98,15 +98,22 @@ def test_an_uncaptioned_video_gives_all_its_frames_and_an_image_one(tmp_path: Pa
 def test_a_long_document_is_cut_without_loss_and_its_end_is_held_out(tmp_path: Path, run_prepare, tokenizer):
     book = tmp_path / "book.txt"
     book.write_text("The old man walks to the river. " * 60)
+    book.with_suffix(".json").write_text(json.dumps({"questions": SAID["questions"]}))
     config = PrepareConfig(document_tokens=32, held_out_fraction=0.25)
-    run_prepare(tmp_path / "out", texts=(book,), config=config)
-    trained, held = train(tmp_path / "out"), list(read_examples(tmp_path / "out", split="held_out"))
-    assert len(held) == (len(trained) + len(held)) // 4 > 0
-    parts = [*trained, *held]
-    assert [e.start_token for e in parts] == [32 * i for i in range(len(parts))]
-    whole = np.concatenate([e.tokens for e in parts]).tolist()
-    assert whole[0] == tokenizer.bos and whole[-1] == tokenizer.eos
-    assert tokenizer.decode(whole) == book.read_text()
+    report = run_prepare(tmp_path / "out", texts=(book,), config=config)
+    joined = ""
+    names: dict[Split, str] = {"train": "book.txt", "held_out": "book.txt#end"}
+    for split, name in names.items():
+        parts = list(read_examples(tmp_path / "out", split=split))
+        assert {(e.kind, e.source) for e in parts} == {("text", name)}
+        assert [e.start_token for e in parts] == [32 * i for i in range(len(parts))]
+        whole = np.concatenate([e.tokens for e in parts]).tolist()
+        assert whole[0] == tokenizer.bos and whole[-1] == tokenizer.eos
+        joined += tokenizer.decode(whole)
+    assert joined == book.read_text()
+    assert len(tokenizer.decode(whole)) / len(joined) == pytest.approx(0.25, abs=0.01)
+    # What is held out may hold the answer.
+    assert report.questions_left_out == 1
 
 
 def test_a_question_about_a_document_that_is_too_long_is_left_out_and_counted(tmp_path: Path, run_prepare):

@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from ringworld.evaluation.metrics import (
     HeldOutLoss,
     HeldOutMetrics,
     InputFile,
+    KindLoss,
     LeftOut,
     LossPoint,
     Metrics,
@@ -26,6 +28,7 @@ from ringworld.evaluation.metrics import (
     Reconstruction,
     StageMetrics,
     TextTokenizerMetrics,
+    UnlikeFrames,
 )
 from ringworld.evaluation.needles import NeedleAccuracy
 from ringworld.vision.write_media import write_image, write_video
@@ -78,7 +81,9 @@ def make_run(out: Path) -> Metrics:
             Quarantined(name="videos/song.mp4", reason="no video stream, only audio"),
         ),
         questions_left_out=3,
-        text_tokenizer=TextTokenizerMetrics(vocabulary_size=1024, bytes_per_token=2.91),
+        text_tokenizer=TextTokenizerMetrics(
+            vocabulary_size=1024, bytes_per_token=2.91, judged_on="text held out"
+        ),
         frame_tokenizer=FrameTokenizerMetrics(
             resolution=32,
             codes_per_frame=16,
@@ -87,6 +92,7 @@ def make_run(out: Path) -> Metrics:
             held_out_frames=64,
             held_out_of="files held out",
             psnr_db=27.384,
+            unlike=UnlikeFrames(threshold_db=30.0, frames=12, psnr_db=25.118, nearest_db=17.2),
             steps=600,
         ),
         stages=tuple(
@@ -123,7 +129,13 @@ def make_run(out: Path) -> Metrics:
             ),
         ),
         videos=tuple(
-            GeneratedVideo(caption=caption, generated=f"generated{i}.mp4", real=f"real{i}.mp4", seconds=1.234)
+            GeneratedVideo(
+                caption=caption,
+                generated=f"generated{i}.mp4",
+                real=f"real{i}.mp4",
+                caption_trained=i < 2,
+                seconds=1.234,
+            )
             for i, caption in enumerate(CAPTIONS)
         ),
         images=tuple(
@@ -132,13 +144,23 @@ def make_run(out: Path) -> Metrics:
         questions=(
             AnsweredQuestion(
                 about="clip007.mp4",
+                kind="video",
                 question="What color is the shape?",
                 answer="red",
                 truth="red",
                 correct=True,
             ),
             AnsweredQuestion(
+                about="clip008.mp4",
+                kind="video",
+                question="What color is the shape?",
+                answer="blue",
+                truth="green",
+                correct=False,
+            ),
+            AnsweredQuestion(
                 about="letter003.txt",
+                kind="text",
                 question="Where does <Ada> live?",
                 answer="in Oslo & Rome, and so on and on",
                 truth="in Lima",
@@ -185,6 +207,10 @@ def _needles(name: str, index: int, when, many: int) -> NeedleMetrics:
     return NeedleMetrics(stage=name, when=when, needles=many, asked=(many + 1) // 2, cells=cells)
 
 
+def _counted(*, text: int = 0, vision: int = 0) -> dict[str, Any]:
+    return {"text_targets": text, "vision_targets": vision}
+
+
 def _held_out(name: str, index: int, when) -> HeldOutMetrics:
     base = 3.0 - 0.5 * index - 0.4 * (when == "after")
     bins = tuple(
@@ -193,7 +219,7 @@ def _held_out(name: str, index: int, when) -> HeldOutMetrics:
             stop=stop,
             text_loss=base + 2 / (i + 1),
             vision_loss=None if i == 0 else base - 0.5 + 1 / (i + 1),
-            text_targets=512,
+            text_targets=512 if i else 4,
             vision_targets=0 if i == 0 else 256,
         )
         for i, (start, stop) in enumerate(zip(EDGES[: 3 + index], EDGES[1 : 4 + index]))
@@ -204,6 +230,18 @@ def _held_out(name: str, index: int, when) -> HeldOutMetrics:
         vision_loss=base - 0.1,
         text_targets=2048,
         vision_targets=1024,
+        by_kind=(
+            KindLoss(
+                kind="caption_video",
+                text_loss=None,
+                vision_loss=base - 0.1,
+                text_targets=0,
+                vision_targets=1024,
+            ),
+            KindLoss(
+                kind="text_qa", text_loss=base + 0.5, vision_loss=None, text_targets=2048, vision_targets=0
+            ),
+        ),
         by_position=bins,
     )
     left_out = (LeftOut(kind="video_qa", examples=7),)

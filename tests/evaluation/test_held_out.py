@@ -5,6 +5,8 @@ import pytest
 
 from ringworld.core.errors import InputError
 from ringworld.data.batch import PackedBatch
+from ringworld.data.config import Kind
+from ringworld.data.loader import KindOnce
 from ringworld.evaluation.config import HeldOutConfig
 from ringworld.evaluation.held_out import held_out_loss
 
@@ -34,8 +36,14 @@ def batch(**changes):
     )
 
 
+def kind(name: Kind, *batches: PackedBatch) -> KindOnce:
+    return KindOnce(kind=name, batches=iter(batches), left_out=0)
+
+
 def test_losses_are_means_over_examples_by_modality_and_position():
-    loss = held_out_loss(Scorer(), [batch()], position_edges=(0, 1, 2, 100, 200))
+    loss = held_out_loss(
+        Scorer(), [kind("text", batch())], context_tokens=8, position_edges=(0, 1, 2, 100, 200)
+    )
     assert loss.context_tokens == 8
     assert loss.text_loss == pytest.approx((0.5 * 3 + 0.5 * 4 + 6) / 2)
     assert loss.vision_loss == 107
@@ -48,22 +56,30 @@ def test_losses_are_means_over_examples_by_modality_and_position():
     assert [(b.text_targets, b.vision_targets) for b in loss.by_position] == [(1, 0), (1, 1), (1, 0)]
 
 
-def test_batches_add_up_and_a_modality_that_is_missing_has_no_loss():
+def test_kinds_add_up_and_a_modality_that_is_missing_has_no_loss():
     without_vision = batch(vision_weights=[[0] * 8])
-    both = held_out_loss(Scorer(), [batch(), without_vision], position_edges=(0, 4))
-    assert both.text_targets == 6
-    assert both.text_loss == pytest.approx(4.75)
-    alone = held_out_loss(Scorer(), [without_vision], position_edges=(0, 4))
-    assert alone.vision_loss is None
-    assert alone.by_position[0].vision_loss is None
+    later = batch(vision_weights=[[0] * 8], targets=[[2, 3, 4, 0, 9, 107, 0, 0]])
+    kinds = [kind("text", without_vision, later), kind("caption_image", batch()), kind("video")]
+    loss = held_out_loss(Scorer(), kinds, context_tokens=8, position_edges=(0, 4))
+    assert [(k.kind, k.text_targets, k.vision_targets) for k in loss.by_kind] == [
+        ("text", 6, 0),
+        ("caption_image", 3, 1),
+        ("video", 0, 0),
+    ]
+    of_text, of_image, of_video = loss.by_kind
+    assert of_text.text_loss == pytest.approx((3.5 + 6 + 3.5 + 9) / 4)
+    assert of_image.text_loss == pytest.approx((3.5 + 6) / 2)
+    assert (of_text.vision_loss, of_image.vision_loss, of_video.text_loss) == (None, 107, None)
+    assert loss.text_loss == pytest.approx((3.5 + 6 + 3.5 + 9 + 3.5 + 6) / 6)
+    assert (loss.text_targets, loss.vision_targets) == (9, 1)
 
 
 @pytest.mark.parametrize("edges", [(), (0,), (1, 4), (0, 4, 4), (0, 8, 4)])
 def test_edges_that_do_not_rise_from_zero_are_refused(edges):
-    with pytest.raises(InputError, match="position edges"):
+    with pytest.raises(InputError, match="position_edges"):
         HeldOutConfig(position_edges=edges)
 
 
-def test_no_batches_are_refused():
-    with pytest.raises(InputError, match="held-out batches"):
-        HeldOutConfig(batches=0)
+def test_no_examples_are_refused():
+    with pytest.raises(InputError, match="examples_per_kind"):
+        HeldOutConfig(examples_per_kind=0)

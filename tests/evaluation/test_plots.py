@@ -45,9 +45,8 @@ def test_no_measurement_is_cut_at_the_top(figures):
     assert highest < 0.95 * axes.get_ylim()[1]
 
 
-def test_a_figure_is_a_picture(figures):
-    picture = Image.open(io.BytesIO(plots.png(figures["loss"], dots_per_inch=50)))
-    assert picture.size == (230, 145)
+def test_a_position_of_few_targets_is_not_drawn(figures):
+    assert all(min(line.get_xdata()) == 1 for line in figures["position"].axes[0].lines)
 
 
 def test_a_strip_sets_rows_one_above_the_other():
@@ -58,6 +57,12 @@ def test_a_strip_sets_rows_one_above_the_other():
     assert picture[0, :, :3].tolist() == [[0, 1, 2], [0, 1, 2], [0, 0, 0], [3, 4, 5], [3, 4, 5]]
     assert picture[4, 0].tolist() == [100, 101, 102, 255]
     assert (picture[2] == 0).all()
+
+
+def test_a_row_of_a_strip_may_be_shorter():
+    frames = np.full((2, 1, 1, 3), 7, np.uint8)
+    picture = np.asarray(Image.open(io.BytesIO(plots.frame_strip([frames, frames[:1]], gap_pixels=0))))
+    assert picture[..., 3].tolist() == [[255, 255], [255, 0]]
 
 
 @pytest.mark.parametrize(

@@ -25,10 +25,18 @@ class TrainTokenizer:
         report = train_tokenizers(
             self.configuration.load(), videos=self.videos, texts=self.texts, out=self.out
         )
-        print(f"text: {report.text_vocabulary} ids, {report.text_bytes_per_token:.2f} bytes a token")
         print(
-            f"frames: {report.frames.psnr_db:.2f} dB PSNR on {report.held_out_frames} unseen frames "
+            f"text: {report.text_vocabulary} ids, {report.text_bytes_per_token:.2f} bytes a token of "
+            f"{report.text_judged_on}"
+        )
+        print(
+            f"frames: {report.frames.psnr_db:.2f} dB PSNR on {report.held_out_frames} held-out frames "
             f"of {report.held_out_of}, {report.frames.codebook_usage:.0%} of the codebook in use"
         )
+        if report.unlike.psnr_db is not None:
+            print(
+                f"of them, {report.unlike.frames} unlike all that were trained on: "
+                f"{report.unlike.psnr_db:.2f} dB"
+            )
         for item in report.quarantined:
             print(f"set aside: {item.path}: {item.reason}")

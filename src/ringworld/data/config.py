@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from ringworld.core.errors import InputError
-from ringworld.core.ranges import check_range
+from ringworld.core.ranges import check_range, require
 
 Kind = Literal["text", "text_qa", "video", "video_caption", "video_qa", "caption_video", "caption_image"]
 """What an example is, and so which of its tokens carry loss.
@@ -24,6 +23,8 @@ Split = Literal["train", "held_out"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 HeldOutOf = Literal["files held out", "files trained on"]
 """Where the frames come from that a frame tokenizer is judged by; either way it was not trained on them."""
+TextJudgedOn = Literal["text held out", "text trained on"]
+"""What a text tokenizer is judged by; the latter where nothing is held out."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,7 +34,8 @@ class ToyWorldConfig:
     clips: int = 200
     """Number of videos to train on."""
     held_out_clips: int = 20
-    """Number of further videos, no scene and no frame of which is in any video that is trained on."""
+    """Number of further videos. Videos to train on show none of their scenes, and none of some poses (color,
+    shape and place) that they show."""
     frame_pixels: int = 64
     """Width and height of the videos."""
     frames_per_second: int = 8
@@ -48,8 +50,6 @@ class ToyWorldConfig:
     """Pixels that a shape moves in a second."""
     grid_pixels: int = 4
     """Shapes stand at multiples of this, so that frames have fewer distinct patches; 0 is no grid."""
-    dimmed_percent: int = 6
-    """Each video is darker than its colors by up to this."""
     documents: int = 200
     """Number of text files."""
     shortest_words: int = 70
@@ -69,9 +69,9 @@ class ToyWorldConfig:
         check_range(self, "clip_seconds", above=0)
         check_range(self, "cut_fraction", least=0, most=1)
         check_range(self, "shortest_words", least=10, most=self.longest_words)
-        check_range(self, "dimmed_percent", least=1, most=50)
         room, travel = self.room_pixels, self.speed_pixels * self.clip_seconds
-        _require(travel <= room, "toy world travel", f"{travel:g} pixels in a clip", f"at most {room}")
+        got, expected = f"{travel:g} pixels in a clip", f"at most {room}"
+        require(travel <= room, "toy world travel", got=got, expected=expected)
 
     @property
     def room_pixels(self) -> int:
@@ -138,14 +138,9 @@ class MixtureConfig:
     def __post_init__(self) -> None:
         """Refuse negative weights and a mixture of nothing."""
         check_range(self, *KINDS, least=0, what="mixture weight of {}".format)
-        _require(len(self.weights) > 0, "mixture", "no weight above 0", "at least one")
+        require(len(self.weights) > 0, "mixture", got="no weight above 0", expected="at least one")
 
     @property
     def weights(self) -> dict[Kind, float]:
         """The weights above zero, by kind."""
         return {kind: getattr(self, kind) for kind in KINDS if getattr(self, kind) > 0}
-
-
-def _require(holds: bool, what: str, got: str, expected: str) -> None:
-    if not holds:
-        raise InputError(what=what, got=got, expected=expected, remedy="Change the configuration.")

@@ -3,37 +3,33 @@
 from collections.abc import Iterator, Sequence
 
 from ringworld.data.config import PrepareConfig, Split
+from ringworld.data.documents import read_documents
 from ringworld.data.quarantine import Quarantined, quarantine
-from ringworld.data.read_text import read_lines, read_text
 from ringworld.data.sources import Source, read_sidecar
 from ringworld.text import chat
 
 
 def corpus(
-    sources: Sequence[Source], *, split: Split, config: PrepareConfig, quarantined: list[Quarantined]
-) -> Iterator[str]:
-    """Yield the texts of one split: documents, captions, and questions in the wording of a prompt.
+    sources: Sequence[Source], *, config: PrepareConfig, quarantined: list[Quarantined]
+) -> Iterator[tuple[str, Split]]:
+    """Yield texts, each with its split: documents, captions, and questions in the wording of a prompt.
 
     Args:
         sources: files of all splits and formats.
-        split: which of them.
-        config: the largest text file that is read.
-        quarantined: files that cannot be read are appended here.
+        config: the largest text file that is read, and what of a file is held out.
+        quarantined: files and lines that cannot be read are appended here.
     """
     for source in sources:
-        if source.split == split:
-            with quarantine(source.relative, into=quarantined):
-                yield from _texts(source, config)
+        with quarantine(source.relative, into=quarantined):
+            beside = [] if source.format == "lines" else list(_beside(source))
+            if source.format in ("text", "lines"):
+                for document in read_documents(source, config=config, quarantined=quarantined):
+                    yield document.text, document.split
+            for words in beside:
+                yield words, source.split
 
 
-def _texts(source: Source, config: PrepareConfig) -> Iterator[str]:
-    match source.format:
-        case "text":
-            yield read_text(source.path, max_bytes=config.max_text_bytes)
-        case "lines":
-            yield from (line.text for line in read_lines(source.path) if not line.problem)
-        case "video" | "image":
-            pass
+def _beside(source: Source) -> Iterator[str]:
     sidecar = read_sidecar(source)
     if sidecar.caption is not None:
         yield sidecar.caption

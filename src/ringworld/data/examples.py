@@ -27,7 +27,7 @@ class Example:
     """True where the token is a target that is learnt."""
     kind: Kind
     source: str
-    """Path of the file relative to the folder it was found in, and `#line` for a line of JSONL."""
+    """Path of the file relative to the folder it was found in, and what `Document.name` adds to it."""
     start_token: int = 0
     """Index of the first token within the whole document, or within all frames of the video."""
 

@@ -2,13 +2,12 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from random import Random
 
 from ringworld.data.config import Split
+from ringworld.data.documents import read_documents
 from ringworld.data.examples import Example, ExampleMaker, FrameEncoder
 from ringworld.data.frames import read_spread, read_windows
 from ringworld.data.quarantine import Quarantined, quarantine
-from ringworld.data.read_text import read_lines, read_text
 from ringworld.data.sources import Source, read_sidecar
 
 Marked = tuple[Example, Split]
@@ -39,10 +38,8 @@ def prepare_file(source: Source, tools: Tools, problems: Problems) -> Iterator[M
             case "video" | "image":
                 for example in _pictures(source, tools):
                     yield example, source.split
-            case "text":
-                yield from _document(source, tools, problems)
-            case "lines":
-                yield from _lines(source, tools, problems)
+            case "text" | "lines":
+                yield from _documents(source, tools, problems)
 
 
 def _pictures(source: Source, tools: Tools) -> list[Example]:
@@ -66,34 +63,22 @@ def _pictures(source: Source, tools: Tools) -> list[Example]:
     return [*maker.captioned(codes, sidecar.caption, source=source.relative), *asked]
 
 
-def _document(source: Source, tools: Tools, problems: Problems) -> Iterator[Marked]:
-    """Yield a document, and questions about it; of a long one the end is held out.
-
-    A document of ten examples or more, with a tenth held out, gives the last tenth of them to the held-out
-    split, so that a single book has one.
-    """
-    config = tools.maker.config
-    text = read_text(source.path, max_bytes=config.max_text_bytes)
+def _documents(source: Source, tools: Tools, problems: Problems) -> Iterator[Marked]:
+    """Yield the documents of a file, and questions about a text, where they can be asked about all of it."""
+    maker = tools.maker
+    documents = read_documents(source, config=maker.config, quarantined=problems.quarantined)
+    if source.format == "lines":
+        for document in documents:
+            for part in maker.document(document.text, source=document.name):
+                yield part, document.split
+        return
+    whole, *end = documents
     sidecar = read_sidecar(source)
-    parts = tools.maker.document(text, source=source.relative)
-    trained = len(parts) - int(len(parts) * config.held_out_fraction)
-    for index, part in enumerate(parts):
-        yield part, source.split if index < trained else "held_out"
-    asked = tools.maker.document_questions(text, sidecar, source=source.relative)
+    for document in (whole, *end):
+        for part in maker.document(document.text, source=document.name):
+            yield part, document.split
+    # Of a text whose end is held out, that end may hold the answer.
+    asked = [] if end else maker.document_questions(whole.text, sidecar, source=source.relative)
     problems.questions_left_out += len(sidecar.questions) - len(asked)
     for example in asked:
         yield example, source.split
-
-
-def _lines(source: Source, tools: Tools, problems: Problems) -> Iterator[Marked]:
-    """Yield the documents of a JSONL file; of a file that is trained on, a part of the lines is held out."""
-    config = tools.maker.config
-    for line in read_lines(source.path):
-        name = f"{source.relative}#{line.number}"
-        if line.problem:
-            problems.quarantined.append(Quarantined(path=name, reason=f"{source.path}: {line.problem}"))
-            continue
-        drawn = Random(f"{config.seed} {name}").random() < config.held_out_fraction
-        split = "held_out" if drawn else source.split
-        for part in tools.maker.document(line.text, source=name):
-            yield part, split

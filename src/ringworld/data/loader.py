@@ -1,11 +1,13 @@
-"""Packed batches from prepared data, without end, in an order that follows from the seed and can be resumed.
+"""Packed batches from prepared data: without end, to train on, and each example once, to measure by.
 
-Grain draws the examples: each kind is shuffled anew in every epoch, and kinds are mixed by weight. A document
-that is longer than the context is drawn piece by piece, so that the mixture counts what a row holds. The
-packing is our own, as is its state: which pieces of which records lie in rows that are not full yet.
+The endless order follows from the seed and can be resumed. Grain draws the examples: each kind is shuffled
+anew in every epoch, and kinds are mixed by weight. A document that is longer than the context is drawn piece
+by piece, so that the mixture counts what a row holds. The packing is our own, as is its state: which pieces
+of which records lie in rows that are not full yet.
 """
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from ringworld.core.errors import InputError
 from ringworld.data.batch import PackedBatch
 from ringworld.data.config import Kind, MixtureConfig, PackingConfig, Split
 from ringworld.data.examples import Example
-from ringworld.data.packing import FirstFit, piece_bounds, to_batch
+from ringworld.data.packing import FirstFit, pack_rows, piece_bounds, to_batch
 from ringworld.data.store import ExampleStore
 
 _EVEN, _PACKING = MixtureConfig(), PackingConfig()
@@ -54,17 +56,13 @@ class PackedLoader:
         mixture: MixtureConfig,
         packing: PackingConfig,
         seed: int,
-        shard_index: int,
-        shard_count: int,
     ) -> None:
         """Begin at the first batch; see `make_loader`."""
         self._store, self._context, self._batch = store, context_tokens, batch_sequences
         drawable, self.left_out = _drawable(store, split, mixture, context_tokens)
         shares = [mixture.weights[kind] for kind in drawable]
         kinds = [
-            grain.MapDataset.source(of_kind.tolist())
-            .shuffle(seed=seed + index)
-            .repeat()[shard_index::shard_count]
+            grain.MapDataset.source(of_kind.tolist()).shuffle(seed=seed + index).repeat()
             for index, of_kind in enumerate(drawable.values())
         ]
         mixed = grain.MapDataset.mix(kinds, weights=shares)
@@ -80,7 +78,6 @@ class PackedLoader:
             "mixture": asdict(mixture),
             "packing": asdict(packing),
             "seed": seed,
-            "shard": [shard_index, shard_count],
         }
 
     def __iter__(self) -> "PackedLoader":
@@ -145,8 +142,6 @@ def make_loader(
     seed: int,
     mixture: MixtureConfig = _EVEN,
     packing: PackingConfig = _PACKING,
-    shard_index: int = 0,
-    shard_count: int = 1,
 ) -> PackedLoader:
     """Open prepared data as an endless iterator of packed batches.
 
@@ -154,17 +149,14 @@ def make_loader(
         data_dir: what `prepare` wrote.
         split: which examples.
         context_tokens: length of a row.
-        batch_sequences: rows of a batch, of this process.
+        batch_sequences: rows of a batch, all of which every process reads; `model.arrange` uploads its part.
         seed: of the order of examples.
         mixture: how often each kind is drawn; kinds without examples that fit are left out.
         packing: how rows are filled.
-        shard_index: this process, of `shard_count` which together see every example.
-        shard_count: number of processes.
 
     Raises:
         InputError: there is no prepared data, or none of it fits.
     """
-    assert 0 <= shard_index < shard_count
     return PackedLoader(
         ExampleStore(data_dir),
         split=split,
@@ -173,9 +165,58 @@ def make_loader(
         mixture=mixture,
         packing=packing,
         seed=seed,
-        shard_index=shard_index,
-        shard_count=shard_count,
     )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class KindOnce:
+    """Examples of one kind, each once, or evenly spread ones where there are too many."""
+
+    kind: Kind
+    batches: Iterator[PackedBatch[np.ndarray]]
+    """Of [batch_sequences, context_tokens]; the last rows of the last one may be empty."""
+    left_out: int
+    """Examples that are longer than the context and cannot be cut."""
+
+
+def read_once(
+    data_dir: Path,
+    *,
+    split: Split,
+    context_tokens: int,
+    batch_sequences: int,
+    mixture: MixtureConfig,
+    most_examples: int,
+    packing: PackingConfig = _PACKING,
+) -> tuple[KindOnce, ...]:
+    """Open each kind of prepared data as finitely many packed batches, the same ones at every call.
+
+    Args:
+        data_dir: what `prepare` wrote.
+        split: which examples.
+        context_tokens: length of a row.
+        batch_sequences: rows of a batch.
+        mixture: the kinds; its weights play no part.
+        most_examples: of each kind; a piece of a document that is longer than a row counts as one.
+        packing: how rows are filled.
+
+    Raises:
+        InputError: there is no prepared data, or none of it fits.
+    """
+    store = ExampleStore(data_dir)
+    drawable, left_out = _drawable(store, split, mixture, context_tokens)
+
+    def batches(kind: Kind) -> Iterator[PackedBatch[np.ndarray]]:
+        bounds = drawable.get(kind, np.zeros((0, 3), int))
+        chosen = np.unique(np.linspace(0, len(bounds) - 1, min(len(bounds), most_examples), dtype=int))
+        examples = (store.read(record).cut(start=a, stop=b) for record, a, b in bounds[chosen].tolist())
+        rows = pack_rows(examples, context_tokens=context_tokens, open_rows=packing.open_rows)
+        while some := list(itertools.islice(rows, batch_sequences)):
+            some += [[] for _ in range(batch_sequences - len(some))]
+            text_size = store.dataset.vocabulary.text_size
+            yield to_batch(some, context_tokens=context_tokens, text_size=text_size)
+
+    return tuple(KindOnce(kind=kind, batches=batches(kind), left_out=many) for kind, many in left_out.items())
 
 
 def _drawable(

@@ -11,7 +11,6 @@ from typing import Generic, TypeVar
 import numpy as np
 from jaxtyping import Bool, Float32, Int
 
-from ringworld.core.errors import InputError
 from ringworld.data.batch import PackedBatch
 from ringworld.data.config import Kind
 from ringworld.data.examples import Example
@@ -130,32 +129,6 @@ def to_batch(
             _lay(example, PackedBatch(*(field[index] for field in batch)), start, text_size)
             start += len(example)
     return batch
-
-
-def pack(
-    examples: Iterable[Example], *, context_tokens: int, text_size: int, open_rows: int = 16
-) -> PackedBatch[np.ndarray]:
-    """Pack a finite number of examples into one batch of as many rows as they need."""
-    rows = list(pack_rows(examples, context_tokens=context_tokens, open_rows=open_rows))
-    return to_batch(rows, context_tokens=context_tokens, text_size=text_size)
-
-
-def padded(examples: Iterable[Example], *, context_tokens: int, text_size: int) -> PackedBatch[np.ndarray]:
-    """Put each example into a row of its own: what packing must equal in loss and gradients.
-
-    Raises:
-        InputError: an example is longer than a row.
-    """
-    rows = [[example] for example in examples]
-    longest = max((len(row[0]) for row in rows), default=0)
-    if longest > context_tokens:
-        raise InputError(
-            what="longest example",
-            got=f"{longest} tokens",
-            expected=f"at most {context_tokens}",
-            remedy="Use longer rows.",
-        )
-    return to_batch(rows, context_tokens=context_tokens, text_size=text_size)
 
 
 def _lay(example: Example, row: PackedBatch[np.ndarray], start: int, text_size: int) -> None:

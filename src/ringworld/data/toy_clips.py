@@ -21,8 +21,8 @@ COLORS = {
 }
 SHAPES = ("circle", "square", "triangle", "cross")
 DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
-ScenePath = tuple[str, str, str, tuple[float, float]]
-"""Color, shape, direction, and where it starts: all that a scene shows but for its length."""
+Pose = tuple[str, str, tuple[float, float]]
+"""Color, shape and place: all that a frame shows."""
 _BACKGROUND = (24, 24, 32)
 _OVERSAMPLING = 4
 
@@ -39,28 +39,9 @@ class Scene:
     seconds: float
 
     @property
-    def path(self) -> ScenePath:
-        """What tells this scene from another."""
-        return self.color, self.shape, self.direction, self.start
-
-    @property
     def words(self) -> str:
         """What a caption says of it."""
         return f"a {self.color} {self.shape} moves {self.direction}"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Clip:
-    """One scene after another, in one light."""
-
-    scenes: tuple[Scene, ...]
-    dimmed_percent: int = 0
-    """How much darker its frames are than the colors of its shapes."""
-
-    @property
-    def paths(self) -> frozenset[ScenePath]:
-        """What its scenes show."""
-        return frozenset(scene.path for scene in self.scenes)
 
 
 def draw_scenes(random: Random, config: ToyWorldConfig) -> tuple[Scene, ...]:
@@ -97,15 +78,16 @@ def questions(scenes: tuple[Scene, ...]) -> tuple[Question, ...]:
     )
 
 
-def render(clip: Clip, config: ToyWorldConfig) -> UInt8[np.ndarray, "frames side side 3"]:
+def render(scenes: tuple[Scene, ...], config: ToyWorldConfig) -> UInt8[np.ndarray, "frames side side 3"]:
     """Draw the scenes one after another."""
+    return np.stack([_draw(pose, config) for scene in scenes for pose in poses(scene, config)])
+
+
+def poses(scene: Scene, config: ToyWorldConfig) -> tuple[Pose, ...]:
+    """Return what each frame of a scene shows."""
     rate = config.frames_per_second
-    frames = [
-        _draw(scene, index / rate, config)
-        for scene in clip.scenes
-        for index in range(max(1, round(scene.seconds * rate)))
-    ]
-    return np.round(np.stack(frames) * (1 - clip.dimmed_percent / 100)).astype(np.uint8)
+    frames = range(max(1, round(scene.seconds * rate)))
+    return tuple((scene.color, scene.shape, _place(scene, index / rate, config)) for index in frames)
 
 
 def _place(scene: Scene, seconds: float, config: ToyWorldConfig) -> tuple[float, float]:
@@ -131,22 +113,23 @@ def _on_grid(pixels: float, config: ToyWorldConfig) -> float:
     return float(min(round(pixels / step), config.room_pixels // step) * step) if step else pixels
 
 
-def _draw(scene: Scene, seconds: float, config: ToyWorldConfig) -> UInt8[np.ndarray, "side side 3"]:
-    left, top = _place(scene, seconds, config)
+def _draw(pose: Pose, config: ToyWorldConfig) -> UInt8[np.ndarray, "side side 3"]:
     side = config.frame_pixels * _OVERSAMPLING
     image = Image.new("RGB", (side, side), _BACKGROUND)
-    _draw_shape(ImageDraw.Draw(image), scene, left, top, config.shape_pixels)
+    _draw_shape(ImageDraw.Draw(image), pose, config.shape_pixels)
     return np.asarray(image.resize((config.frame_pixels, config.frame_pixels), Image.Resampling.BOX))
 
 
-def _draw_shape(draw: ImageDraw.ImageDraw, scene: Scene, left: float, top: float, side: int) -> None:
+def _draw_shape(draw: ImageDraw.ImageDraw, pose: Pose, side: int) -> None:
+    name, shape, (left, top) = pose
+
     def place(x: float, y: float) -> tuple[float, float]:
         return (left + x * side) * _OVERSAMPLING, (top + y * side) * _OVERSAMPLING
 
     # Pillow draws the last pixel of a box too.
     inner = 1 - 1 / (side * _OVERSAMPLING)
-    color = COLORS[scene.color]
-    match scene.shape:
+    color = COLORS[name]
+    match shape:
         case "circle":
             draw.ellipse([place(0.0, 0.0), place(inner, inner)], fill=color)
         case "square":

@@ -1,14 +1,14 @@
 """The toy world: files like a user's own, for a machine that has none.
 
 out/videos/clip_00000.mp4   a clip of moving shapes, H.264
-out/videos/held_out/...     clips that are not trained on
+out/videos/held_out/...     clips that are not trained on; `plan_clips` says what they alone show
 out/videos/clip_00000.json  {"caption": ..., "questions": [{"question": ..., "answer": ...}]}
 out/texts/document_00000.txt
 out/texts/document_00000.json  {"questions": [...]}
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 
@@ -17,12 +17,13 @@ from ringworld.core.errors import InputError
 from ringworld.core.files import claim_folder, write_json_atomic, write_text_atomic
 from ringworld.data.config import ToyWorldConfig
 from ringworld.data.sources import HELD_OUT_FOLDER, Sidecar
-from ringworld.data.toy_clips import Clip, ScenePath, caption, draw_scenes, questions, render
+from ringworld.data.toy_clips import Pose, Scene, caption, draw_scenes, poses, questions, render
 from ringworld.data.toy_documents import write_document
 from ringworld.vision.write_media import write_video
 
 _CONFIG_FILE = "toy_world.json"
 _MOST_DRAWS = 1000
+Scenes = tuple[Scene, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,8 +54,8 @@ def render_toy_world(
     clips = plan_clips(config)
     total = len(clips) + config.documents
     world = ToyWorld(videos=out / "videos", texts=out / "texts")
-    for index, (name, clip) in enumerate(clips.items()):
-        _render_clip(world.videos / name, clip, config)
+    for index, (name, scenes) in enumerate(clips.items()):
+        _render_clip(world.videos / name, scenes, config)
         on_progress(index + 1, total)
     for index in range(config.documents):
         _write_text(world.texts / f"document_{index:05d}", Random(f"{config.seed} text {index}"), config)
@@ -62,37 +63,66 @@ def render_toy_world(
     return world
 
 
-def plan_clips(config: ToyWorldConfig) -> dict[str, Clip]:
-    """Choose what every clip shows, by its name; no scene and no frame of those held out is trained on.
+def plan_clips(config: ToyWorldConfig) -> dict[str, Scenes]:
+    """Choose what every clip shows, by its name.
 
-    Clips to train on are dimmed by an even number of percent and those held out by an odd one, which moves
-    the brightest channel of any shape by more than one step of 255: where a held-out shape crosses a place
-    that another scene crosses too, the frames still differ.
+    What clips that are trained on never show: the scenes of those held out (color, shape, direction and
+    place of the start), and some poses (color, shape and place). Of each color and shape, the first held-out
+    clip that begins with it gives one place that it passes, and no more, so that every color, shape and place
+    is still learnt in other company. Other frames of held-out clips may occur in clips that are trained on,
+    and so may captions, which name no place.
 
     Raises:
         InputError: the held-out clips leave too little that they do not show.
     """
     held_out = {
-        f"{HELD_OUT_FOLDER}/clip_{index:05d}": _draw_clip(
-            Random(f"{config.seed} held-out clip {index}"),
-            config,
-            dimmed=range(1, config.dimmed_percent + 1, 2),
+        f"{HELD_OUT_FOLDER}/clip_{index:05d}": draw_scenes(
+            Random(f"{config.seed} held-out clip {index}"), config
         )
         for index in range(config.held_out_clips)
     }
-    taken = frozenset[ScenePath]().union(*(clip.paths for clip in held_out.values()))
+    unseen: dict[tuple[str, str], Pose] = {}
+    for name, (first, *_) in held_out.items():
+        passed = sorted(set(poses(first, config)))
+        unseen.setdefault((first.color, first.shape), Random(f"{config.seed} {name}").choice(passed))
+    taken = {_path(scene) for scenes in held_out.values() for scene in scenes}
     trained = {
-        f"clip_{index:05d}": _draw_apart(Random(f"{config.seed} clip {index}"), taken, config)
+        f"clip_{index:05d}": _draw_apart(
+            Random(f"{config.seed} clip {index}"), config, taken=taken, unseen=set(unseen.values())
+        )
         for index in range(config.clips)
     }
     return held_out | trained
 
 
-def _draw_apart(random: Random, taken: frozenset[ScenePath], config: ToyWorldConfig) -> Clip:
+def held_out_words(config: ToyWorldConfig) -> str:
+    """Say in numbers what sets the held-out clips apart from those that are trained on."""
+    clips = plan_clips(config)
+    held_out, trained = [], []
+    for name, scenes in clips.items():
+        (held_out if name.startswith(f"{HELD_OUT_FOLDER}/") else trained).append(scenes)
+    shown, known = (
+        {pose for scenes in part for scene in scenes for pose in poses(scene, config)}
+        for part in (held_out, trained)
+    )
+    captions = set(map(caption, trained))
+    return (
+        f"{len(held_out):,} clips. No clip trained on shows one of their scenes (color, shape, direction, "
+        f"start), nor {len(shown - known):,} of the {len(shown):,} poses (color, shape, place) in them. "
+        f"Captions name no place: {sum(caption(one) in captions for one in held_out):,} of them are also "
+        "those of clips trained on."
+    )
+
+
+def _path(scene: Scene) -> Scene:
+    return replace(scene, seconds=0.0)
+
+
+def _draw_apart(random: Random, config: ToyWorldConfig, *, taken: set[Scene], unseen: set[Pose]) -> Scenes:
     for _ in range(_MOST_DRAWS):
-        clip = _draw_clip(random, config, dimmed=range(0, config.dimmed_percent + 1, 2))
-        if taken.isdisjoint(clip.paths):
-            return clip
+        scenes = draw_scenes(random, config)
+        if all(_path(scene) not in taken and unseen.isdisjoint(poses(scene, config)) for scene in scenes):
+            return scenes
     raise InputError(
         what="toy world",
         got=f"{config.held_out_clips} held-out clips, which show nearly all that there is",
@@ -101,17 +131,13 @@ def _draw_apart(random: Random, taken: frozenset[ScenePath], config: ToyWorldCon
     )
 
 
-def _draw_clip(random: Random, config: ToyWorldConfig, *, dimmed: Sequence[int]) -> Clip:
-    return Clip(scenes=draw_scenes(random, config), dimmed_percent=random.choice(dimmed))
-
-
-def _render_clip(stem: Path, clip: Clip, config: ToyWorldConfig) -> None:
+def _render_clip(stem: Path, scenes: Scenes, config: ToyWorldConfig) -> None:
     video, sidecar = stem.with_suffix(".mp4"), stem.with_suffix(".json")
     if video.exists() and sidecar.exists():
         return
-    said = Sidecar(caption=caption(clip.scenes), questions=questions(clip.scenes))
+    said = Sidecar(caption=caption(scenes), questions=questions(scenes))
     write_json_atomic(sidecar, to_json(said))
-    write_video(video, render(clip, config), frames_per_second=float(config.frames_per_second))
+    write_video(video, render(scenes, config), frames_per_second=float(config.frames_per_second))
 
 
 def _write_text(stem: Path, random: Random, config: ToyWorldConfig) -> None:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from ringworld.core.errors import InputError
+from ringworld.core.ranges import check_range, require
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,51 +30,32 @@ class NeedleConfig:
 
     def __post_init__(self) -> None:
         """Refuse an empty grid, a depth that is no percentage and more questions than needles."""
-        rules = (
-            (
-                "context tokens",
-                self.context_tokens,
-                all(n >= 1 for n in self.context_tokens),
-                "positive lengths",
-            ),
-            ("context tokens", self.context_tokens, len(self.context_tokens) > 0, "at least one length"),
-            ("depth percents", self.depth_percents, len(self.depth_percents) > 0, "at least one depth"),
-            (
-                "depth percents",
-                self.depth_percents,
-                all(0 <= d <= 100 for d in self.depth_percents),
-                "0 to 100",
-            ),
-            ("rounds", self.rounds, self.rounds >= 1, "at least 1"),
-            ("needles", self.needles, 1 <= self.needles <= 64, "1 to 64"),
-            ("asked", self.asked, 1 <= self.asked <= self.needles, "1 up to the number of needles"),
-            ("max new tokens", self.max_new_tokens, self.max_new_tokens >= 1, "at least 1"),
-        )
-        _require(*rules)
+        contexts, depths = self.context_tokens, self.depth_percents
+        long_enough = len(contexts) > 0 and min(contexts) >= 1
+        require(long_enough, "context_tokens", got=contexts, expected="one or more positive lengths")
+        percentages = len(depths) > 0 and all(0 <= depth <= 100 for depth in depths)
+        require(percentages, "depth_percents", got=depths, expected="one or more from 0 to 100")
+        check_range(self, "rounds", "max_new_tokens", least=1)
+        check_range(self, "needles", least=1, most=64)
+        check_range(self, "asked", least=1, most=self.needles)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HeldOutConfig:
     """How held-out loss is measured."""
 
-    batches: int = 8
-    """Packed batches that are read from the held-out split."""
+    examples_per_kind: int = 256
+    """Most held-out examples of each kind; where there are more, evenly spread ones are measured."""
     position_edges: tuple[int, ...] = (0, 16, 64, 256, 1024, 4096, 16384, 65536, 262144, 1048576)
     """Positions inside an example, in tokens, at which a bin of the loss by position begins or ends."""
 
     def __post_init__(self) -> None:
-        """Refuse no batches and edges that do not rise."""
+        """Refuse no examples and edges that do not rise."""
         edges = self.position_edges
         rising = all(a < b for a, b in zip(edges[:-1], edges[1:]))
-        _require(
-            ("held-out batches", self.batches, self.batches >= 1, "at least 1"),
-            (
-                "position edges",
-                edges,
-                len(edges) >= 2 and rising and edges[0] == 0,
-                "0 and rising from there",
-            ),
-        )
+        check_range(self, "examples_per_kind", least=1, what="held-out {}".format)
+        from_zero = len(edges) >= 2 and rising and edges[0] == 0
+        require(from_zero, "position_edges", got=edges, expected="0 and rising from there")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,11 +65,3 @@ class EvaluationConfig:
     needles: tuple[NeedleConfig, ...]
     """Needle grids, the single-needle one first."""
     held_out: HeldOutConfig = field(default_factory=HeldOutConfig)
-
-
-def _require(*rules: tuple[str, object, bool, str]) -> None:
-    for what, got, holds, expected in rules:
-        if not holds:
-            raise InputError(
-                what=what, got=str(got), expected=expected, remedy="Change the evaluation's configuration."
-            )

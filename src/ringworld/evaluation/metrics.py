@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from ringworld.data.config import HeldOutOf
+from ringworld.data.config import HeldOutOf, Kind, TextJudgedOn
 from ringworld.evaluation.needles import NeedleAccuracy
 
 When = Literal["before", "after"]
@@ -47,7 +47,20 @@ class TextTokenizerMetrics:
 
     vocabulary_size: int
     bytes_per_token: float
-    """On held-out text."""
+    judged_on: TextJudgedOn
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class UnlikeFrames:
+    """Held-out frames that no frame trained on resembles: what tells learning from remembering."""
+
+    threshold_db: float
+    """Frames resemble each other whose PSNR, at 32 px at most, reaches this."""
+    frames: int
+    psnr_db: float | None
+    """Mean PSNR of what the frame tokenizer makes of them; None without any."""
+    nearest_db: float | None
+    """Mean PSNR of the most similar frame trained on, in place of the frame tokenizer."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,6 +74,8 @@ class FrameTokenizerMetrics:
     held_out_frames: int
     held_out_of: HeldOutOf
     psnr_db: float
+    """Mean over all held-out frames."""
+    unlike: UnlikeFrames
     steps: int
 
 
@@ -127,6 +142,17 @@ class PositionLoss:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class KindLoss:
+    """Loss of the targets of one kind of example; None without any."""
+
+    kind: Kind
+    text_loss: float | None
+    vision_loss: float | None
+    text_targets: int
+    vision_targets: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class HeldOutLoss:
     """Negative log-likelihood in nats a target, each modality over its own ids, weighted as in training."""
 
@@ -135,6 +161,7 @@ class HeldOutLoss:
     vision_loss: float | None
     text_targets: int
     vision_targets: int
+    by_kind: tuple[KindLoss, ...]
     by_position: tuple[PositionLoss, ...]
 
 
@@ -163,6 +190,8 @@ class GeneratedVideo:
     caption: str
     generated: str
     real: str | None
+    caption_trained: bool
+    """Whether a file that was trained on has the same caption."""
     seconds: float
     """Time that its batch took, divided by the videos in it."""
 
@@ -180,7 +209,9 @@ class AnsweredQuestion:
     """A question, the model's answer and the true one."""
 
     about: str
-    """The video or document asked about."""
+    """The video, image or document asked about."""
+    kind: Literal["video", "image", "text"]
+    """Which of them it is."""
     question: str
     answer: str
     truth: str

@@ -23,6 +23,8 @@ from ringworld.evaluation.metrics import HeldOutMetrics, LossPoint, Modality, Ne
 INK, MUTED, RULE, GROUND, ACCENT = "#1a1c20", "#6b7078", "#e2e4e8", "#fffffe", "#0072b2"
 LINES = ("#b8bcc4", "#56b4e9", "#0072b3", "#009e73", "#e69f00", "#cc79a7")
 """The first is for what was measured before training."""
+FEWEST_TARGETS = 30
+"""Of a position, for its loss to be drawn."""
 VARIABLES = {
     INK: "ink",
     MUTED: "muted",
@@ -86,12 +88,22 @@ def loss_curve(losses: Sequence[LossPoint], *, stages: Sequence[StageMetrics], m
 
 
 def loss_by_position(measured: Sequence[HeldOutMetrics], *, modality: Modality) -> Figure:
-    """Held-out loss of one modality over the position in the example, a line for each measurement."""
+    """Held-out loss of one modality over the position in the example, a line for each measurement.
+
+    Positions with fewer than `FEWEST_TARGETS` targets are left out: their mean says little.
+    """
     figure, axes = _figure(width=4.6, height=2.9)
     widest = max(measured, key=lambda one: len(one.loss.by_position)).loss.by_position
     for index, one in enumerate(measured):
-        losses = [bin.text_loss if modality == "text" else bin.vision_loss for bin in one.loss.by_position]
-        drawn = {i: loss for i, loss in enumerate(losses) if loss is not None}
+        bins = [
+            (bin.text_loss, bin.text_targets) if modality == "text" else (bin.vision_loss, bin.vision_targets)
+            for bin in one.loss.by_position
+        ]
+        drawn = {
+            i: loss
+            for i, (loss, targets) in enumerate(bins)
+            if loss is not None and targets >= FEWEST_TARGETS
+        }
         color = LINES[0] if one.when == "before" else LINES[1 + (index - 1) % (len(LINES) - 1)]
         label = _clipped(f"{one.when} {one.stage}")
         axes.plot(
@@ -153,17 +165,17 @@ def needle_map(measured: NeedleMetrics) -> Figure:
 
 
 def frame_strip(
-    rows: Sequence[UInt8[np.ndarray, "frames height width 3"]], *, scale: int = 1, gap_pixels: int = 2
+    rows: Sequence[UInt8[np.ndarray, "_ height width 3"]], *, scale: int = 1, gap_pixels: int = 2
 ) -> bytes:
     """Return rows of frames one above the other as a PNG, such as originals above their reconstructions.
 
     Args:
-        rows: as many frames in each row, all of one size.
+        rows: frames, all of one size; what a row is shorter than the longest stays transparent.
         scale: each pixel becomes a square of this side.
         gap_pixels: transparent space between frames, in pixels of the result.
     """
     height, width = (side * scale for side in rows[0].shape[1:3])
-    columns = len(rows[0])
+    columns = max(map(len, rows))
     shape = (len(rows) * (height + gap_pixels) - gap_pixels, columns * (width + gap_pixels) - gap_pixels, 4)
     sheet = np.zeros(shape, np.uint8)
     for i, row in enumerate(rows):
@@ -174,14 +186,6 @@ def frame_strip(
             cell[..., 3] = 255
     stream = io.BytesIO()
     Image.fromarray(sheet).save(stream, "PNG", optimize=True)
-    return stream.getvalue()
-
-
-def png(figure: Figure, *, dots_per_inch: int = 200) -> bytes:
-    """Return a figure as a PNG on a transparent ground."""
-    stream = io.BytesIO()
-    with matplotlib.rc_context(_STYLE):
-        figure.savefig(stream, format="png", dpi=dots_per_inch)
     return stream.getvalue()
 
 

@@ -6,7 +6,7 @@ It is a function of `metrics.json` and of the media files that it names, so that
 from importlib.resources import files
 from pathlib import Path
 
-from ringworld.core.config import read_as, to_json
+from ringworld.core.config import to_json
 from ringworld.core.files import write_json_atomic, write_text_atomic
 from ringworld.evaluation import markup, sections
 from ringworld.evaluation.metrics import Metrics
@@ -23,15 +23,6 @@ def write_report(metrics: Metrics, *, out: Path) -> Path:
     write_json_atomic(out / METRICS_FILE, to_json(metrics))
     write_text_atomic(out / REPORT_FILE, render(metrics, media=out))
     return out / REPORT_FILE
-
-
-def read_metrics(out: Path) -> Metrics:
-    """Read what `write_report` wrote.
-
-    Raises:
-        InputError: there is no such file, or another version wrote it.
-    """
-    return read_as(Metrics, out / METRICS_FILE)
 
 
 def render(metrics: Metrics, *, media: Path) -> str:
@@ -89,7 +80,10 @@ def render(metrics: Metrics, *, media: Path) -> str:
 
 def _headline(metrics: Metrics) -> str:
     held_out = metrics.held_out[-1].loss if metrics.held_out else None
-    shown = [("PSNR of unseen frames", f"{metrics.frame_tokenizer.psnr_db:.1f}", "dB")]
+    frames = metrics.frame_tokenizer
+    unlike = frames.unlike.psnr_db
+    name = "PSNR of held-out frames" if unlike is None else "PSNR of frames unlike those trained on"
+    shown = [(name, f"{frames.psnr_db if unlike is None else unlike:.1f}", "dB")]
     if held_out and held_out.vision_loss is not None:
         shown.append(("held-out vision loss", markup.number(held_out.vision_loss), "nats"))
     if held_out and held_out.text_loss is not None:

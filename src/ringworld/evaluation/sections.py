@@ -1,19 +1,26 @@
 """The sections of the report, each from its part of the metrics; a section without content has no parts."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
 from ringworld.evaluation import markup, plots
 from ringworld.evaluation.metrics import (
     AnsweredQuestion,
     GeneratedVideo,
+    HeldOutLoss,
+    HeldOutMetrics,
     InputFile,
+    KindLoss,
     LossPoint,
     Metrics,
     Modality,
     NeedleMetrics,
     PositionLoss,
 )
+
+MODALITIES: tuple[Modality, ...] = get_args(Modality)
 
 
 def videos(metrics: Metrics, media: Path) -> tuple[str, ...]:
@@ -29,9 +36,11 @@ def videos(metrics: Metrics, media: Path) -> tuple[str, ...]:
     if not metrics.videos:
         return ()
     seconds = sum(one.seconds for one in metrics.videos) / len(metrics.videos)
+    known = sum(one.caption_trained for one in metrics.videos)
     words = (
         f"Each video on the left was drawn from its caption alone, in {markup.duration(seconds)} on average. "
-        "On the right is a video from the held-out files that has this caption."
+        "On the right is a video from the held-out files that has this caption. Files trained on have "
+        f"{known} of these {len(metrics.videos)} captions too."
     )
     return markup.paragraph(words), markup.group(map(pair, metrics.videos), kind="pairs")
 
@@ -49,12 +58,22 @@ def questions(questions: Sequence[AnsweredQuestion]) -> tuple[str, ...]:
     """List questions, the model's answers and the true ones."""
     if not questions:
         return ()
-    right = sum(one.correct for one in questions)
+    counted = Counter(one.question for one in questions)
+    groups: dict[str, list[AnsweredQuestion]] = {}
+    for one in questions:
+        again = counted[one.question] > 1
+        groups.setdefault(one.question if again else f"other questions about a {one.kind}", []).append(one)
+    rows = [(name, f"{_right(group)}", f"{len(group)}") for name, group in groups.items()]
     items = "\n".join(map(_answer, questions))
     return (
-        markup.paragraph(f"{right} of {len(questions)} answers agree with the true one."),
-        f'<ul class="answers">\n{items}\n</ul>',
+        markup.paragraph(f"{_right(questions)} of {len(questions)} answers agree with the true one."),
+        markup.table(("question", "right", "asked"), rows, numbers=(1, 2)),
+        markup.folded(f"All {len(questions)} answers", f'<ul class="answers">\n{items}\n</ul>'),
     )
+
+
+def _right(questions: Sequence[AnsweredQuestion]) -> int:
+    return sum(one.correct for one in questions)
 
 
 def _answer(one: AnsweredQuestion) -> str:
@@ -108,26 +127,38 @@ def losses(metrics: Metrics) -> tuple[str, ...]:
         curve = plots.loss_curve(metrics.losses, stages=metrics.stages, modality=modality)
         return markup.figure(plots.svg(curve, name=f"loss-{modality}"))
 
-    rows = [
-        (
-            f"{one.when} {one.stage}",
-            f"{one.loss.context_tokens:,}",
-            markup.number(one.loss.text_loss, digits=3),
-            markup.number(one.loss.vision_loss, digits=3),
-            f"{one.loss.text_targets:,}",
-            f"{one.loss.vision_targets:,}",
-        )
-        for one in metrics.held_out
-    ]
-    heads = ("held out", "context", "text loss", "vision loss", "text targets", "vision targets")
     words = (
         "Negative log-likelihood in nats a token, text over the text ids and vision over the vision ids. "
-        "Every example counts as it would alone in a padded row."
+        "Every example counts as it would alone in a padded row. Of held-out files, each example is measured "
+        "once at the longest context, or evenly spread ones of a kind that has many."
     )
     charts = markup.group((chart("vision"), chart("text")), kind="charts")
     if not charts:
         return ()
-    return charts, markup.paragraph(words), markup.table(heads, rows, numbers=range(1, 6))
+    return charts, markup.paragraph(words), _held_out(metrics.held_out)
+
+
+def _held_out(measured: Sequence[HeldOutMetrics]) -> str:
+    """List held-out losses: a row for each kind of example and modality, a column for each measurement."""
+    if not measured:
+        return ""
+    rows = []
+    for name, parts in (
+        ("all", [one.loss for one in measured]),
+        *((kinds[0].kind, kinds) for kinds in zip(*(one.loss.by_kind for one in measured))),
+    ):
+        rows += _by_modality(name.replace("_", " "), parts)
+    heads = ("held out", "", "targets", *(f"{one.when} {one.stage}" for one in measured))
+    return markup.table(heads, rows, numbers=range(2, len(heads)))
+
+
+def _by_modality(name: str, parts: Sequence[HeldOutLoss | KindLoss | PositionLoss]) -> list[tuple[str, ...]]:
+    rows = []
+    for modality in MODALITIES:
+        if targets := _targets(parts[0], modality):
+            losses = (markup.number(_of(part, modality), digits=3) for part in parts)
+            rows.append((name, modality, f"{targets:,}", *losses))
+    return rows
 
 
 def positions(metrics: Metrics) -> tuple[str, ...]:
@@ -135,25 +166,44 @@ def positions(metrics: Metrics) -> tuple[str, ...]:
     measured = [one for index, one in enumerate(metrics.held_out) if index == 0 or one.when == "after"]
 
     def chart(modality: Modality) -> str:
-        if all(_of(bin, modality) is None for one in measured for bin in one.loss.by_position):
+        bins = [bin for one in measured for bin in one.loss.by_position]
+        if all(_targets(bin, modality) < plots.FEWEST_TARGETS for bin in bins):
             return ""
         drawn = plots.loss_by_position(measured, modality=modality)
         return markup.figure(plots.svg(drawn, name=f"position-{modality}"))
 
     charts = markup.group((chart("vision"), chart("text")), kind="charts")
-    words = "Held-out loss against how far into its example a token stands."
-    return (markup.paragraph(words), charts) if charts else ()
+    if not charts:
+        return ()
+    words = (
+        "Held-out loss against how far into its example a token stands. Positions with fewer than "
+        f"{plots.FEWEST_TARGETS} targets are not drawn."
+    )
+    rows = []
+    for bins in zip(*(one.loss.by_position for one in measured)):
+        rows += _by_modality(f"{bins[0].start:,} to {bins[0].stop:,}", bins)
+    heads = ("position", "", "targets", *(f"{one.when} {one.stage}" for one in measured))
+    table = markup.table(heads, rows, numbers=range(2, len(heads)))
+    return markup.paragraph(words), charts, markup.folded("All positions", table)
 
 
 def frame_tokenizer(metrics: Metrics, media: Path) -> tuple[str, ...]:
     """Show what the frame tokenizer keeps of a frame."""
-    tokenizer = metrics.frame_tokenizer
+    tokenizer, unlike = metrics.frame_tokenizer, metrics.frame_tokenizer.unlike
+    measured = f"none: each has a frame trained on within {unlike.threshold_db:g} dB"
+    if unlike.psnr_db is not None:
+        measured = (
+            f"{unlike.psnr_db:.2f} dB over {unlike.frames:,} frames, from which all frames trained on are "
+            f"further than {unlike.threshold_db:g} dB; the nearest of those in place of the reconstruction: "
+            f"{unlike.nearest_db:.2f} dB"
+        )
     rows = (
         (
-            "PSNR on unseen frames",
+            "PSNR on held-out frames",
             f"{tokenizer.psnr_db:.2f} dB over {tokenizer.held_out_frames:,} frames "
             f"of {tokenizer.held_out_of}",
         ),
+        ("of them, unlike all trained on", measured),
         (
             "codebook in use",
             f"{tokenizer.codebook_used:,} of {tokenizer.codebook_size:,} codes "
@@ -250,7 +300,7 @@ def inputs(metrics: Metrics) -> tuple[str, ...]:
     tokenizer = metrics.text_tokenizer
     bpe = (
         f"The text tokenizer has {tokenizer.vocabulary_size:,} ids and takes "
-        f"{tokenizer.bytes_per_token:.2f} bytes a token on held-out text."
+        f"{tokenizer.bytes_per_token:.2f} bytes a token on {tokenizer.judged_on}."
     )
     return (
         markup.table(heads, _by_kind(metrics.inputs), numbers=(1, 2, 3, 4)),
@@ -317,5 +367,9 @@ def found(measured: NeedleMetrics) -> float:
     return sum(cell.accuracy * cell.asked for cell in measured.cells) / asked
 
 
-def _of(measured: LossPoint | PositionLoss, modality: Modality) -> float | None:
+def _of(measured: LossPoint | HeldOutLoss | KindLoss | PositionLoss, modality: Modality) -> float | None:
     return measured.text_loss if modality == "text" else measured.vision_loss
+
+
+def _targets(measured: HeldOutLoss | KindLoss | PositionLoss, modality: Modality) -> int:
+    return measured.text_targets if modality == "text" else measured.vision_targets

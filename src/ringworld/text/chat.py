@@ -88,7 +88,8 @@ def video_question_prompt(question: str) -> Segments:
 def generation_prompt(caption: str, *, kind: Literal["image", "video"]) -> Segments:
     """`<s>You are a helpful assistant. USER: Generate a video of {caption} ASSISTANT:<vision>`.
 
-    The caption is put as the end of that sentence: "A red circle moves." asks as "a red circle moves" does.
+    An image is asked for as "an image of". The caption is put as the end of that sentence: "A red circle
+    moves." asks as "a red circle moves" does.
     """
     article = "an image" if kind == "image" else "a video"
     words = f"{_SYSTEM} USER: Generate {article} of {_as_object(caption)} ASSISTANT:"

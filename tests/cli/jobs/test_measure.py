@@ -30,7 +30,7 @@ RUN = dataclasses.replace(
     model=CONFIG,
     frames=FRAMES,
     training=TrainingConfig(stages=(stage(), stage("long", rope_base=1e5))),
-    evaluation=EvaluationConfig(needles=(), held_out=HeldOutConfig(batches=1, position_edges=(0, 32))),
+    evaluation=EvaluationConfig(needles=(), held_out=HeldOutConfig(position_edges=(0, 32))),
     mesh=MeshConfig(),
 )
 
@@ -65,6 +65,13 @@ def test_measurements_of_other_weights_of_the_same_step_are_refused(data, tmp_pa
 def test_what_no_context_holds_is_counted(data, tmp_path):
     measured = evaluate(RUN, make_world(ring=1).model, data, tmp_path)
     assert [(one.kind, one.examples) for one in measured.held_out.left_out] == [("text_qa", 1)]
+
+
+def test_a_run_of_one_stage_without_needles_has_an_engine():
+    world, one = make_world(ring=1), RUN.training.stages[0]
+    run = dataclasses.replace(RUN, training=TrainingConfig(stages=(one,)))
+    engine = build_engine(run, world.model, one, text=TOKENIZER, frames=world.frames, mesh=world.mesh)
+    assert engine.limits.max_context_tokens == one.context_tokens
 
 
 def test_a_model_comes_back_without_its_moments(tmp_path):

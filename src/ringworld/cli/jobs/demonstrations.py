@@ -14,6 +14,7 @@ from ringworld.core.config import read_as, to_json
 from ringworld.core.errors import InputError
 from ringworld.core.files import write_bytes_atomic, write_json_atomic
 from ringworld.data.frames import read_spread
+from ringworld.data.quarantine import Quarantined, quarantine
 from ringworld.data.read_text import read_text
 from ringworld.data.sources import Sidecar, Source, read_sidecar
 from ringworld.evaluation import plots
@@ -30,9 +31,10 @@ from ringworld.text import chat
 from ringworld.vision.frame_tokenizer import FrameTokenizer
 
 DEMONSTRATIONS_FILE = "demonstrations.json"
-_VIDEOS, _IMAGES, _QUESTIONS, _TEXTS, _RECONSTRUCTED = 6, 6, 8, 3, 8
+_VIDEOS, _IMAGES, _TEXTS, _RECONSTRUCTED = 6, 6, 3, 12
+_ABOUT_PICTURES, _ABOUT_TEXTS = 48, 16
 _STRIP_PIXELS = 96
-_PROMPT_TOKENS, _CONTINUED_TOKENS, _ANSWER_TOKENS = 16, 48, 24
+_PROMPT_TOKENS, _CONTINUED_TOKENS, _ANSWER_TOKENS = 16, 48, 64
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,13 +71,18 @@ def demonstrate(
     if path.exists():
         return read_as(Demonstrations, path)
     seen = [one for source in sources if source.split == "held_out" and (one := _read(source, run))]
-    clips = [one for one in seen if one.frames is not None]
+    captions = _captions_trained(sources)
+    pictures = [one for one in seen if one.frames is not None]
+    clips = [one for one in pictures if one.kind == "video"]
     texts = [one for one in seen if one.text]
     shown = Demonstrations(
-        reconstructions=_reconstructions(frames, clips, root=root, folder=folder),
-        videos=_videos(engine, run, clips, root=root, folder=folder),
-        images=_images(engine, run, clips, root=root, folder=folder),
-        questions=(*_answers(engine, clips, each=_QUESTIONS), *_answers(engine, texts, each=1)),
+        reconstructions=_reconstructions(frames, pictures, root=root, folder=folder),
+        videos=_videos(engine, run, clips, trained=captions, root=root, folder=folder),
+        images=_images(engine, run, pictures, root=root, folder=folder),
+        questions=(
+            *_answers(engine, pictures, each=2, most=_ABOUT_PICTURES),
+            *_answers(engine, texts, each=1, most=_ABOUT_TEXTS),
+        ),
         continuations=_continuations(engine, run, texts),
     )
     write_json_atomic(path, to_json(shown))
@@ -87,6 +94,7 @@ class _Seen:
     """One held-out file, read whole."""
 
     name: str
+    kind: Literal["video", "image", "text"]
     sidecar: Sidecar
     frames: UInt8[np.ndarray, "frames side side 3"] | None
     text: str | None
@@ -111,13 +119,25 @@ def _read(source: Source, run: RunConfig) -> _Seen | None:
             text = read_text(source.path, max_bytes=run.prepare.max_text_bytes)
     except (InputError, OSError):
         return None
-    return _Seen(name=source.relative, sidecar=sidecar, frames=frames, text=text)
+    kind = "text" if source.format == "lines" else source.format
+    return _Seen(name=source.relative, kind=kind, sidecar=sidecar, frames=frames, text=text)
+
+
+def _captions_trained(sources: Sequence[Source]) -> frozenset[str]:
+    problems: list[Quarantined] = []
+    captions = set()
+    for source in sources:
+        if source.split == "train" and source.format in ("video", "image"):
+            with quarantine(source.relative, into=problems):
+                captions.add(read_sidecar(source).caption)
+    return frozenset(captions - {None})
 
 
 def _reconstructions(
-    frames: FrameTokenizer, clips: Sequence[_Seen], *, root: Path, folder: Path
+    frames: FrameTokenizer, pictures: Sequence[_Seen], *, root: Path, folder: Path
 ) -> tuple[Reconstruction, ...]:
-    middles = [one.frames[len(one.frames) // 2] for one in clips[:_RECONSTRUCTED] if one.frames is not None]
+    shown = pictures[:_RECONSTRUCTED]
+    middles = [one.frames[len(one.frames) // 2] for one in shown if one.frames is not None]
     if not middles:
         return ()
     originals = np.stack(middles)
@@ -127,7 +147,7 @@ def _reconstructions(
     return (Reconstruction(file=str(file.relative_to(root)), caption=caption),)
 
 
-def _write_strip(file: Path, rows: Sequence[UInt8[np.ndarray, "frames side side 3"]]) -> None:
+def _write_strip(file: Path, rows: Sequence[UInt8[np.ndarray, "_ side side 3"]]) -> None:
     write_bytes_atomic(file, plots.frame_strip(rows, scale=max(1, _STRIP_PIXELS // rows[0].shape[1])))
 
 
@@ -146,28 +166,35 @@ def _captioned(
 
 
 def _videos(
-    engine: Engine, run: RunConfig, clips: Sequence[_Seen], *, root: Path, folder: Path
+    engine: Engine,
+    run: RunConfig,
+    clips: Sequence[_Seen],
+    *,
+    trained: frozenset[str],
+    root: Path,
+    folder: Path,
 ) -> tuple[GeneratedVideo, ...]:
-    chosen = list(_captioned(engine, clips, kind="video", frames=run.prepare.max_frames).items())[:_VIDEOS]
+    length = run.prepare.max_frames
+    chosen = list(_captioned(engine, clips, kind="video", frames=length).items())[:_VIDEOS]
     if not chosen:
         return ()
     started = time.monotonic()
-    length = min(len(clip) for _, clip in chosen)
     captions = [caption for caption, _ in chosen]
-    drawn = engine.generate_frames(captions, frames=length, sampling=run.vision_sampling)
+    drawn = engine.generate_frames(captions, frames=length, sampling=run.video_sampling)
     seconds = (time.monotonic() - started) / len(chosen)
-    rows = [row for (_, clip), made in zip(chosen, drawn) for row in (made, clip[:length])]
+    rows = [row for (_, clip), made in zip(chosen, drawn) for row in (made, clip)]
     _write_strip(folder / "videos.png", rows)
     videos = []
     for index, ((caption, clip), made) in enumerate(zip(chosen, drawn)):
         generated, real = (folder / f"video-{index}-{name}.mp4" for name in ("generated", "real"))
         save_frames(generated, made, run)
-        save_frames(real, clip[:length], run)
+        save_frames(real, clip, run)
         videos.append(
             GeneratedVideo(
                 caption=caption,
                 generated=str(generated.relative_to(root)),
                 real=str(real.relative_to(root)),
+                caption_trained=caption in trained,
                 seconds=seconds,
             )
         )
@@ -175,44 +202,48 @@ def _videos(
 
 
 def _images(
-    engine: Engine, run: RunConfig, clips: Sequence[_Seen], *, root: Path, folder: Path
+    engine: Engine, run: RunConfig, pictures: Sequence[_Seen], *, root: Path, folder: Path
 ) -> tuple[GeneratedImage, ...]:
-    captions = list(_captioned(engine, clips, kind="image", frames=1))[:_IMAGES]
+    captions = list(_captioned(engine, pictures, kind="image", frames=1))[:_IMAGES]
     if not captions:
         return ()
     images = []
-    for index, made in enumerate(engine.generate_frames(captions, frames=1, sampling=run.vision_sampling)):
+    for index, made in enumerate(engine.generate_frames(captions, frames=1, sampling=run.image_sampling)):
         file = folder / f"image-{index}.png"
         save_frames(file, made, run)
         images.append(GeneratedImage(caption=captions[index], file=str(file.relative_to(root))))
     return tuple(images)
 
 
-def _answers(engine: Engine, seen: Sequence[_Seen], *, each: int) -> tuple[AnsweredQuestion, ...]:
-    """Answer the first questions about some files, so many of each file, that fit into the context."""
+def _answers(engine: Engine, seen: Sequence[_Seen], *, each: int, most: int) -> tuple[AnsweredQuestion, ...]:
+    """Answer a few of the questions about each file that fit into the context.
+
+    From one file to the next they are other ones, so that all that is asked about such files has its turn.
+    """
     room = engine.limits.max_context_tokens - _ANSWER_TOKENS
-    asked = [
-        (
-            one.name,
-            question.answer,
-            Question(text=question.question, frames=one.frames, document=one.text, answers=question.answers),
-        )
-        for one in seen
-        for question in one.sidecar.questions[:each]
-    ]
-    asked = [one for one in asked if engine.question_tokens(one[2]) <= room][:_QUESTIONS]
+    asked = []
+    for index, one in enumerate(seen):
+        listed = one.sidecar.questions
+        for turn in range(min(each, len(listed))):
+            about = listed[(each * index + turn) % len(listed)]
+            question = Question(
+                text=about.question, frames=one.frames, document=one.text, answers=about.answers
+            )
+            asked.append((one, about.answer, question))
+    asked = [one for one in asked if engine.question_tokens(one[2]) <= room][:most]
     if not asked:
         return ()
     answers = engine.answer([question for _, _, question in asked], max_new_tokens=_ANSWER_TOKENS)
     return tuple(
         AnsweredQuestion(
-            about=name,
+            about=one.name,
+            kind=one.kind,
             question=question.text,
             answer=answer,
             truth=truth,
             correct=_plain(answer) == _plain(truth),
         )
-        for (name, truth, question), answer in zip(asked, answers)
+        for (one, truth, question), answer in zip(asked, answers)
     )
 
 

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -9,7 +10,7 @@ from jaxtyping import UInt8
 from ringworld.cli.generate import Generate
 from ringworld.cli.jobs.measure import build_engine, restore_model
 from ringworld.cli.jobs.setup import load_tokenizers, open_mesh
-from ringworld.core.config import write_run
+from ringworld.core.config import to_json, write_run
 from ringworld.core.errors import InputError
 from ringworld.core.files import write_json_atomic
 from ringworld.data.config import PrepareConfig
@@ -27,27 +28,37 @@ _WATCHABLE_PIXELS = 256
 def generate(asked: Generate, run: RunConfig) -> str:
     """Make what is asked for, write it to `asked.out`, and return the text or the path of the picture."""
     run, mesh = open_mesh(run, devices=asked.devices)
-    model, stage, _ = restore_model(run, folder=asked.model, mesh=mesh)
+    model, stage, step = restore_model(run, folder=asked.model, mesh=mesh)
     text, frames = load_tokenizers(run, asked.tokenizer)
     engine = build_engine(run, model, stage, text=text, frames=frames, mesh=mesh)
-    made = _draw(asked, run, engine) if asked.kind in ("image", "video") else _write(asked, run, engine)
-    write_run(asked.out, run, command="ringworld generate")
-    output = {"kind": asked.kind, "prompt": asked.prompt, "output": made}
-    write_json_atomic(asked.out / "output.json", output)
+    draws = asked.kind in ("image", "video")
+    defaults = {"image": run.image_sampling, "video": run.video_sampling}
+    sampling = _sampling(asked, defaults.get(asked.kind, run.text_sampling))
+    made = (_draw if draws else _write)(asked, run, engine, sampling)
+    write_run(asked.out, run)
+    write_json_atomic(asked.out / "output.json", _account(asked, sampling, step=step) | {"output": made})
     return made
 
 
-def _draw(asked: Generate, run: RunConfig, engine: Engine) -> str:
-    frames = asked.frames if asked.kind == "video" else 1
-    sampling = _sampling(asked, run.vision_sampling)
-    drawn = engine.generate_frames([asked.prompt], frames=frames, sampling=sampling)
+def _account(asked: Generate, sampling: SamplingConfig, *, step: int) -> dict[str, Any]:
+    """Return every option with the value that was used, whoever gave it, and the updates of the model."""
+    used = to_json(asked) | to_json(sampling) | {"model_step": step, "frames": _frames(asked)}
+    folders = {name: getattr(asked, name) for name in ("model", "tokenizer", "about")}
+    return used | {name: str(path.resolve()) for name, path in folders.items() if path}
+
+
+def _frames(asked: Generate) -> int:
+    return asked.frames if asked.kind == "video" else 1
+
+
+def _draw(asked: Generate, run: RunConfig, engine: Engine, sampling: SamplingConfig) -> str:
+    drawn = engine.generate_frames([asked.prompt], frames=_frames(asked), sampling=sampling)
     path = asked.out / ("video.mp4" if asked.kind == "video" else "image.png")
     save_frames(path, drawn[0], run)
     return str(path)
 
 
-def _write(asked: Generate, run: RunConfig, engine: Engine) -> str:
-    sampling = _sampling(asked, run.text_sampling)
+def _write(asked: Generate, run: RunConfig, engine: Engine, sampling: SamplingConfig) -> str:
     if asked.kind == "text":
         return engine.complete([asked.prompt], max_new_tokens=asked.max_new_tokens, sampling=sampling)[0]
     question = read_question(asked.prompt, asked.about, run)

@@ -1,8 +1,8 @@
 """An engine from a checkpoint, and what is measured of it."""
 
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +14,8 @@ from ringworld.core.checkpoint import UNREAD, Checkpoints
 from ringworld.core.config import read_as, to_json
 from ringworld.core.errors import InputError
 from ringworld.core.files import claim_folder, write_json_atomic
-from ringworld.data.loader import PackedLoader, make_loader
+from ringworld.data.config import Kind
+from ringworld.data.loader import read_once
 from ringworld.data.store import ExampleStore, read_examples
 from ringworld.evaluation.held_out import held_out_loss
 from ringworld.evaluation.metrics import HeldOutMetrics, LeftOut, NeedleMetrics, When
@@ -87,10 +88,8 @@ def build_engine(
     mesh: Mesh,
 ) -> Engine:
     """Return the engine of a model as the stage left it; contexts may go up to the longest of the run."""
-    longest = max(
-        *(stage.context_tokens for stage in run.training.stages),
-        *(context for grid in run.evaluation.needles for context in grid.context_tokens),
-    )
+    trained = [stage.context_tokens for stage in run.training.stages]
+    longest = max(trained + [n for grid in run.evaluation.needles for n in grid.context_tokens])
     return Engine(
         model,
         config=replace(run.model, rope_base=stage.rope_base),
@@ -172,28 +171,30 @@ def read_haystack(data: Path, tokenizer: TextTokenizer) -> Haystack:
 def _held_out(
     engine: Engine, run: RunConfig, stage: StageConfig, *, when: When, data: Path
 ) -> HeldOutMetrics:
-    # The same batches whatever the stage, at the longest context, so that stages can be compared.
+    # The same examples whatever the stage, at the longest context, so that stages can be compared.
     longest = run.training.stages[-1]
-    loader = make_loader(
+    kinds = read_once(
         data,
         split="held_out",
         context_tokens=longest.context_tokens,
         batch_sequences=longest.batch_sequences,
         mixture=longest.mixture,
+        most_examples=run.evaluation.held_out.examples_per_kind,
         packing=run.training.packing,
-        seed=run.training.seed,
     )
     loss = held_out_loss(
         engine,
-        islice(loader, run.evaluation.held_out.batches),
+        kinds,
+        context_tokens=longest.context_tokens,
         position_edges=run.evaluation.held_out.position_edges,
     )
-    return HeldOutMetrics(stage=stage.name, when=when, loss=loss, left_out=left_out(loader))
+    left = left_out({one.kind: one.left_out for one in kinds})
+    return HeldOutMetrics(stage=stage.name, when=when, loss=loss, left_out=left)
 
 
-def left_out(loader: PackedLoader) -> tuple[LeftOut, ...]:
-    """Return what a loader never draws, without the kinds of which it draws all."""
-    return tuple(LeftOut(kind=kind, examples=many) for kind, many in loader.left_out.items() if many)
+def left_out(examples: Mapping[Kind, int]) -> tuple[LeftOut, ...]:
+    """Return what is too long for a context, without the kinds of which nothing is."""
+    return tuple(LeftOut(kind=kind, examples=many) for kind, many in examples.items() if many)
 
 
 def read_evaluation(path: Path) -> Evaluation:

@@ -1,6 +1,5 @@
 """The whole path, each part through the job of its own command."""
 
-import sys
 from pathlib import Path
 
 from ringworld.cli.jobs.demonstrations import demonstrate
@@ -11,9 +10,9 @@ from ringworld.cli.jobs.setup import load_tokenizers, open_mesh
 from ringworld.cli.jobs.summary import summarize
 from ringworld.cli.jobs.tokenizers import train_tokenizers
 from ringworld.cli.jobs.training import train_stages
-from ringworld.core.config import RUN_FILE, read_run, to_json, write_run
+from ringworld.core.config import RUN_FILE, to_json, typed_command, write_run
 from ringworld.core.errors import InputError
-from ringworld.core.files import read_json, write_json_atomic
+from ringworld.core.files import claim_folder
 from ringworld.core.memory import peak_memory_bytes
 from ringworld.core.progress import Progress
 from ringworld.data.sources import find_sources
@@ -38,8 +37,7 @@ def quickstart(run: RunConfig, *, out: Path, videos: Paths, texts: Paths, device
     Raises:
         InputError: an input cannot be used, or `out` holds another run.
     """
-    command = " ".join(["ringworld", *sys.argv[1:]])
-    claim(out, run, videos=videos, texts=texts, command=command)
+    claim(out, run, videos=videos, texts=texts)
     run, mesh = open_mesh(run, devices=devices)
     toy, tokenizer, examples, train, samples = (
         out / name for name in ("toy", "tokenizer", "examples", "train", "samples")
@@ -65,7 +63,7 @@ def quickstart(run: RunConfig, *, out: Path, videos: Paths, texts: Paths, device
         tokenizer=tokenizer,
         examples=examples,
         train=train,
-        command=command,
+        command=typed_command(),
         sources=sources,
         prepared=prepared,
         shown=shown,
@@ -75,8 +73,8 @@ def quickstart(run: RunConfig, *, out: Path, videos: Paths, texts: Paths, device
     return write_report(metrics, out=out)
 
 
-def claim(out: Path, run: RunConfig, *, videos: Paths, texts: Paths, command: str) -> None:
-    """Write `run.json` and the names of the inputs, or check that they are those of an earlier call.
+def claim(out: Path, run: RunConfig, *, videos: Paths, texts: Paths) -> None:
+    """Write `run.json`, and which inputs join in, or check that both are those of an earlier call.
 
     Raises:
         InputError: an input is missing; or `out` is no folder, or holds the run of another configuration
@@ -95,17 +93,13 @@ def claim(out: Path, run: RunConfig, *, videos: Paths, texts: Paths, command: st
     inputs = {
         "videos": [str(path.resolve()) for path in videos],
         "texts": [str(path.resolve()) for path in texts],
+        "config": to_json(run),
     }
+    claim_folder(
+        out / INPUTS_FILE, inputs, holds="the run of another configuration, or of other videos or texts"
+    )
     if not (out / RUN_FILE).exists():
-        write_json_atomic(out / INPUTS_FILE, inputs)
-        write_run(out, run, command=command)
-    elif to_json(read_run(out, RunConfig)) != to_json(run) or read_json(out / INPUTS_FILE) != inputs:
-        raise InputError(
-            what=f"--out {out}",
-            got="the run of another configuration, or of other videos or texts",
-            expected="a new folder, or the same command as before",
-            remedy="Give another name, or delete the folder.",
-        )
+        write_run(out, run)
 
 
 def _render(folder: Path, run: RunConfig) -> ToyWorld:

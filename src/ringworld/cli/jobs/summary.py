@@ -16,6 +16,7 @@ from ringworld.data.loader import make_loader
 from ringworld.data.prepare import PrepareReport
 from ringworld.data.sources import Source
 from ringworld.data.store import ExampleStore
+from ringworld.data.toy_world import held_out_words
 from ringworld.evaluation.metrics import (
     Fact,
     FrameTokenizerMetrics,
@@ -74,6 +75,7 @@ def summarize(
         f"{run.model.kv_heads} of keys and values, {run.model.compute}",
         "attention": f"{attention.strategy.replace('_', ' ')}, {attention.layout} layout, "
         f"{attention.kernel} kernel",
+        "held out of the toy world": held_out_words(run.toy_world),
         "training tokens": f"{sum(row['tokens'] for row in rows):,}",
         "peak memory of the last call": f"{peak_bytes / 2**30:.2f} GiB",
         "processor": f"{os.cpu_count()} x {platform.machine()}",
@@ -88,7 +90,9 @@ def summarize(
         quarantined=tuple(Quarantined(name=one.path, reason=one.reason) for one in prepared.quarantined),
         questions_left_out=prepared.questions_left_out,
         text_tokenizer=TextTokenizerMetrics(
-            vocabulary_size=tokenizers.text_vocabulary, bytes_per_token=tokenizers.text_bytes_per_token
+            vocabulary_size=tokenizers.text_vocabulary,
+            bytes_per_token=tokenizers.text_bytes_per_token,
+            judged_on=tokenizers.text_judged_on,
         ),
         frame_tokenizer=_frame_tokenizer(run, tokenizers),
         stages=tuple(
@@ -167,6 +171,7 @@ def _frame_tokenizer(run: RunConfig, tokenizers: TokenizerReport) -> FrameTokeni
         held_out_frames=tokenizers.held_out_frames,
         held_out_of=tokenizers.held_out_of,
         psnr_db=tokenizers.frames.psnr_db,
+        unlike=tokenizers.unlike,
         steps=tokenizers.frames.steps,
     )
 
@@ -207,4 +212,4 @@ def _left_out(stage: StageConfig, examples: Path) -> tuple[LeftOut, ...]:
         mixture=stage.mixture,
         seed=0,
     )
-    return left_out(loader)
+    return left_out(loader.left_out)
