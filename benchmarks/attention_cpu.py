@@ -49,8 +49,10 @@ def main() -> None:
         ended = subprocess.run(command, cwd=BENCHMARKS.parent, capture_output=True, text=True, check=True)
         row = {"title": title} | json.loads(ended.stdout)
         (theirs,) = row["peers"]
-        print(f"{title}: {theirs['times_the_seconds']:.2f} x the speed of {theirs['name']}, ", end="")
-        print(f"{1 / theirs['times_the_bytes']:.2f} x its memory", flush=True)
+        memory = f", {1 / theirs['times_the_bytes']:.2f} x its memory" if "times_the_bytes" in theirs else ""
+        print(
+            f"{title}: {theirs['times_the_seconds']:.2f} x the speed of {theirs['name']}{memory}", flush=True
+        )
         measured.append(row)
     (RESULTS / "attention_cpu.json").write_text(json.dumps(measured, indent=2) + "\n")
     (RESULTS / "attention_cpu.png").write_bytes(_picture(measured))

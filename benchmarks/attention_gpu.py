@@ -40,6 +40,7 @@ from ringworld.attention import pallas_hopper, pallas_triton, xla
 from ringworld.attention.config import AttentionConfig
 from ringworld.attention.pallas_hopper import Tile, choose_tiles
 from ringworld.attention.visibility import MaskSpec, visible
+from ringworld.attention.work import attention_flops, visible_pairs
 
 KERNELS: dict[str, Any] = {"pallas_hopper": pallas_hopper, "pallas_triton": pallas_triton, "xla": xla}
 CONFIG = AttentionConfig()
@@ -65,7 +66,7 @@ class Case:
     @property
     def forward_flops(self) -> int:
         """Operations of the products of visible pairs."""
-        return 4 * self.head * self.heads * sum(n * (n + 1) // 2 for n in self.lengths)
+        return attention_flops(visible_pairs(self.lengths), heads=self.heads, head=self.head, backward=False)
 
     def mask(self) -> MaskSpec:
         """Return which token sees which."""

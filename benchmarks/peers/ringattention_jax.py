@@ -99,7 +99,7 @@ def measure(chunk: int) -> dict:
         "name": f"ringattention, chunks of {chunk}",
         "seconds": statistics.median(taken),
         "peak_bytes": memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes,
-        "memory": "of the compiled program",
+        "memory": "what the compiler says that the program needs",
         "versions": {
             "ringattention": version("ringattention"),
             "jax": jax.__version__,

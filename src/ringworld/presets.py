@@ -338,6 +338,7 @@ def lwm_7b() -> RunConfig:
             mlp=11_008,
             text_vocab=32_000,
             vision_vocab=8_448,
+            attention=AttentionConfig(layout="balanced"),
             mlp_block_tokens=4_096,
             compute="bfloat16",
         ),

@@ -5,11 +5,12 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import AbstractDevice, AbstractMesh
 
-from ringworld.attention import xla
+from ringworld.attention import backends, xla
+from ringworld.attention.attend import attention
 from ringworld.attention.backends import kernel_for
 from ringworld.attention.config import AttentionConfig
 from ringworld.core.errors import InputError
-from ringworld.core.mesh import make_mesh
+from ringworld.core.mesh import abstract_mesh, make_mesh
 from ringworld.core.mesh_config import MeshConfig
 
 
@@ -67,6 +68,31 @@ def test_what_attends_chooses_the_kernel_too(queries, kernel):
         assert kernel_for(AttentionConfig(), queries=_queries(**queries)) is _module(kernel)
 
 
+@pytest.mark.parametrize(
+    ("version", "kernel"),
+    [
+        ("cuda 12060", "pallas_hopper"),
+        ("cuda 12080", "pallas_triton"),
+        ("cuda 12090", "pallas_triton"),
+        ("cuda 12091", "pallas_hopper"),
+        ("PJRT C API\ncuda 12090", "pallas_triton"),
+        ("cuda 13000", "pallas_hopper"),
+        ("cpu", "pallas_hopper"),
+    ],
+)
+def test_a_cuda_that_makes_wrong_masks_is_given_another_kernel(version, kernel, monkeypatch):
+    monkeypatch.setattr(backends, "platform_version", lambda: version)
+    with _on("gpu", "NVIDIA H100 80GB HBM3"):
+        assert kernel_for(AttentionConfig(), queries=_queries()) is _module(kernel)
+
+
+def test_a_cuda_that_makes_wrong_masks_refuses_the_kernel_by_name_too(monkeypatch):
+    monkeypatch.setattr(backends, "platform_version", lambda: "cuda 12080")
+    with _on("gpu", "NVIDIA H100 80GB HBM3"):
+        with pytest.raises(InputError, match="HBM3 with CUDA 12080, expected pallas_triton or xla"):
+            kernel_for(AttentionConfig(kernel="pallas_hopper"), queries=_queries())
+
+
 @pytest.mark.parametrize("mode", ["compiled", "interpreted"])
 @pytest.mark.parametrize("queries", [{"dtype": jnp.float32}, {"head": 256}], ids=str)
 def test_a_kernel_that_does_not_serve_what_attends_is_refused(queries, mode):
@@ -108,3 +134,40 @@ def test_a_kernel_that_the_devices_cannot_run_is_refused_unless_interpreted(plat
             kernel_for(AttentionConfig(kernel=name), queries=_queries())
         interpreted = AttentionConfig(kernel=name, pallas_mode="interpreted")
         assert kernel_for(interpreted, queries=_queries()) is _module(name)
+
+
+# Newer versions of jax announce the end of its way to Triton.
+@pytest.mark.filterwarnings("ignore:The Pallas Triton backend is deprecated:DeprecationWarning")
+@pytest.mark.parametrize(
+    ("platform", "kind", "mark"),
+    [
+        ("tpu", "TPU v5 lite", "name=attention_backward_kv"),
+        ("gpu", "NVIDIA A100-SXM4-80GB", "pallas_call"),
+        ("gpu", "NVIDIA H100 80GB HBM3", "backward_kv_kernel"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("strategy", "axes"),
+    [
+        ("ring", {"data": 2, "ring": 4, "tensor": 2}),
+        ("head_parallel", {"data": 2, "ring": 2, "tensor": 2}),
+        ("hybrid", {"data": 2, "ring": 2, "ulysses": 2}),
+        ("all_gather", {"ring": 4}),
+    ],
+)
+def test_what_a_kernel_gives_varies_over_a_mesh_as_attention_must(
+    strategy, axes, platform, kind, mark, abstract
+):
+    device = AbstractDevice(device_kind=kind, num_cores=None, platform=platform)
+    mesh = abstract_mesh(MeshConfig(**axes)).update(abstract_device=device)
+    arrays = abstract(mesh, seq=2048, heads=8, kv_heads=4, head=128, dtype=jnp.bfloat16)
+
+    def loss(q, k, v, order, first):
+        out = attention(q, k, v, order=order, first=first, config=AttentionConfig(strategy=strategy))
+        return jnp.sum(out.astype(jnp.float32))
+
+    with jax.sharding.use_abstract_mesh(mesh):
+        traced = jax.jit(jax.grad(loss, argnums=(0, 1, 2))).trace(*arrays.values())
+    assert mark in str(traced.jaxpr)
+    for gradient, name in zip(traced.out_info, ("q", "k", "v")):
+        assert gradient.sharding.spec == arrays[name].sharding.spec

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from ringworld.attention import reference
-from ringworld.attention.blocks import LiveBlocks, live_for_keys, live_for_queries, pad_mask
+from ringworld.attention.blocks import LiveBlocks, even_block, live_for_keys, live_for_queries, pad_mask
 from ringworld.attention.visibility import MaskSpec
 
 #          examples: 0 0 0 | 3 3 3 3 3 3 | padding
@@ -83,3 +83,13 @@ def test_what_fills_the_last_blocks_is_never_seen_and_sees_nothing(q_block, kv_b
     seen = reference.mask(*(np.asarray(x) for x in padded))[0, 0]
     np.testing.assert_array_equal(seen[:12, :12], reference.mask(ORDER, FIRST, ORDER)[0, 0])
     assert not seen[12:].any() and not seen[:, 12:].any()
+
+
+@given(seq=st.integers(1, 5000), limit=st.integers(1, 600))
+def test_blocks_are_as_few_as_a_limit_allows_and_the_last_is_filled_least(seq, limit):
+    block = even_block(seq, limit)
+    blocks = -(-seq // block)
+    assert block <= limit
+    assert blocks == -(-seq // limit)
+    # A shorter block would need one more.
+    assert blocks * (block - 1) < seq

@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from ringworld.attention.inputs import check_inputs, check_tokens
+from ringworld.attention.inputs import check_inputs, check_self_attention, check_tokens
 from ringworld.core.errors import InputError
 from ringworld.core.mesh import abstract_mesh
 from ringworld.core.mesh_config import MeshConfig
@@ -29,22 +29,25 @@ def test_shapes_that_do_not_go_together_are_refused(q, k, v):
 
 
 @pytest.mark.parametrize(
-    ("order", "first", "message"),
+    ("order", "got"),
     [
-        (jnp.zeros((2, 8), jnp.int32), jnp.zeros((2, 1), jnp.int32), r"int32\[2, 8\] and int32\[2, 1\]"),
-        (jnp.zeros(8, jnp.int32), jnp.zeros(8, jnp.int32), r"int32\[8\] and int32\[8\]"),
-        (jnp.zeros((2, 8)), jnp.zeros((2, 8), jnp.int32), r"float32\[2, 8\] and int32\[2, 8\]"),
+        (jnp.zeros((2, 1), jnp.int32), r"int32\[2, 1\]"),
+        (jnp.zeros(8, jnp.int32), r"int32\[8\]"),
+        (jnp.zeros((1, 8), jnp.int32), r"int32\[1, 8\]"),
+        (jnp.zeros((2, 8)), r"float32\[2, 8\]"),
     ],
-    ids=["one for a row", "no batch", "floats"],
+    ids=["one for a row", "no batch", "another batch", "floats"],
 )
-def test_every_token_needs_an_order_and_a_first(order, first, message):
-    with pytest.raises(InputError, match=message + r", expected int32\[2, 8\] for both"):
-        check_tokens(order, first, q=jnp.zeros((2, 8, 4, 16)), k=jnp.zeros((2, 8, 2, 16)))
+def test_every_token_needs_its_integers(order, got):
+    right, q = jnp.zeros((2, 8), jnp.int32), jnp.zeros((2, 8, 4, 16))
+    check_tokens({"order": right}, like=q)
+    with pytest.raises(InputError, match=rf"k_order of the tokens: got {got}, expected int32\[2, 8\]"):
+        check_tokens({"order": right, "k_order": order}, like=q)
 
 
 def test_only_decoding_has_more_keys_than_queries():
-    q, k, tokens = jnp.zeros((2, 1, 4, 16)), jnp.zeros((2, 64, 2, 16)), jnp.zeros((2, 1), jnp.int32)
+    q, k = jnp.zeros((2, 1, 4, 16)), jnp.zeros((2, 64, 2, 16))
     with jax.sharding.use_abstract_mesh(abstract_mesh(MeshConfig())):
         check_inputs(q, k, k)
         with pytest.raises(InputError, match="1 queries and 64 keys, expected as many.*decode_attention"):
-            check_tokens(tokens, tokens, q=q, k=k)
+            check_self_attention(q, k)

@@ -82,13 +82,27 @@ def test_a_ring_permutes_and_gathers_nothing(program, exchanges):
     assert re.findall(r"known_trip_count\W+n\W+(\d+)", text) == ["3"]
 
 
-def test_a_member_computes_nothing_where_it_sees_nothing(program):
-    text = program({"ring": 4})
-    # A branch for what arrives in the loop, and one for what arrives last.
-    branches = re.findall(
-        r" conditional\(.*?(?:branch|false|true)_computations?=\{?%?([\w.-]+), %?([\w.-]+)", text
-    )
-    assert len(branches) == 2
+@pytest.mark.parametrize(("of", "branches"), [("value", 2), ("gradient", 4)])
+def test_a_member_computes_nothing_where_it_sees_nothing(of, branches, program):
+    text = program({"ring": 4}, of=of)
+    found = re.findall(r" conditional\(.*branch_computations=\{%([\w.-]+), %([\w.-]+)\}", text)
+    # Of each pass one for what arrives in the loop, and one for what arrives last.
+    assert len(found) == branches
+    for pair in found:
+        assert sorted(_computes(text, name) for name in pair) == [set(), {"dot", "exponential", "while"}]
+
+
+def _computes(program: str, name: str) -> set[str]:
+    """Return which of some operations a computation makes, itself or through those that it calls."""
+    computations = dict(re.findall(r"^%([\w.-]+) \(.*?\{\n(.*?)^\}", program, re.MULTILINE | re.DOTALL))
+    reached, ahead = set(), [name]
+    while ahead:
+        now = ahead.pop()
+        reached.add(now)
+        called = set(re.findall(r"%([\w.-]+)", computations[now])) & computations.keys()
+        ahead.extend(called - reached)
+    operations = r" (dot|exponential|while)\("
+    return {found for each in reached for found in re.findall(operations, computations[each])}
 
 
 def test_keys_and_values_travel_together_in_the_compute_type(abstract):

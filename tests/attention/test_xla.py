@@ -57,3 +57,28 @@ def test_blocks_that_are_seen_whole_are_computed_without_a_mask():
     equations = [x for of_queries in passes for x in of_queries.eqns]
     loops = [str(x.params["body_jaxpr"]) for x in equations if x.primitive.name == "while"]
     assert ["bool[1,16,32]" in loop for loop in loops] == [False, True, False, True]
+
+
+def test_a_few_queries_make_no_copy_of_all_keys():
+    def temporaries(q_seq: int, kv_seq: int) -> int:
+        q, k = jnp.zeros((1, 2, q_seq, 16)), jnp.zeros((1, 2, kv_seq, 16))
+        mask = MaskSpec(*(jnp.zeros((1, n), jnp.int32) for n in (q_seq, q_seq, kv_seq)))
+        memory = (
+            jax.jit(partial(xla.forward, config=CONFIG)).lower(q, k, k, mask=mask).compile().memory_analysis()
+        )
+        assert memory is not None
+        return memory.temp_size_in_bytes
+
+    # A key takes 128 bytes in all heads, and its order and place in a list of blocks some more.
+    assert temporaries(1, 65536) - temporaries(1, 32768) < 32768 * 128 / 4
+    assert temporaries(64, 65536) - temporaries(64, 32768) > 32768 * 128
+
+
+def test_a_few_queries_skip_keys_that_they_do_not_see():
+    # What lies far behind would spread, were it computed.
+    k = jnp.zeros((1, 1, 65536, 4)).at[:, :, 4096:].set(jnp.nan)
+    mask = MaskSpec(
+        q_order=jnp.full((1, 1), 63), q_first=jnp.zeros((1, 1), jnp.int32), k_order=jnp.arange(65536)[None]
+    )
+    part = xla.forward(jnp.zeros((1, 1, 1, 4)), k, k, mask=mask, config=AttentionConfig())
+    assert jnp.isfinite(part.out).all()

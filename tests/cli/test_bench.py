@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from ringworld.cli import main as command_line
+from ringworld.cli.jobs.attention import COMPILED
 
 SMALL = ("bench", "layouts", "--seq", "8192", "--members", "4")
 TINY = (
@@ -107,12 +108,15 @@ def test_attention_is_measured_by_what_is_visible(capsys):
     assert made["peak_bytes"] > (4 + 4 * 0.5) * (512 // 8) * 4 * 16 * 4
 
 
+OF_PEER = {"name": "a peer", "seconds": 60.0, "peak_bytes": 2**40, "memory": COMPILED, "versions": {}}
+
+
 @pytest.fixture
 def peer(tmp_path):
     """Return the command of a program, and the file to which it adds the problem that it got."""
 
     def command(last_line: str) -> str:
-        script = tmp_path / "peer.py"
+        script = tmp_path / f"peer{len(list(tmp_path.iterdir()))}.py"
         script.write_text(
             "import sys, pathlib\n"
             f"with pathlib.Path({str(tmp_path / 'asked.jsonl')!r}).open('a') as stream:\n"
@@ -125,22 +129,23 @@ def peer(tmp_path):
 
 
 def test_peers_get_the_problem_and_are_compared(peer, tmp_path, capsys):
-    answer = {"name": "a peer", "seconds": 60.0, "peak_bytes": 2**40, "memory": "guessed", "versions": {}}
-    options = ("--no-backward", "--peers", peer(json.dumps(answer)), "--rounds", "2", "--repeats", "1")
+    peers = peer(json.dumps(OF_PEER)), peer(json.dumps(OF_PEER | {"memory": "guessed"}))
+    options = ("--no-backward", "--peers", *peers, "--rounds", "2", "--repeats", "1")
     made = json.loads(run(capsys, *TINY, *options, "--json"))
-    (row,) = made["peers"]
+    row, other = made["peers"]
     assert row["name"] == "a peer"
     assert row["times_the_seconds"] == pytest.approx(60 / made["seconds"])
     assert row["times_the_bytes"] == pytest.approx(2**40 / made["peak_bytes"])
+    # What was found in another way is not compared.
+    assert "times_the_bytes" not in other
     asked = [json.loads(line) for line in (tmp_path / "asked.jsonl").read_text().splitlines()]
-    assert asked == [made["problem"]] * 2
+    assert asked == [made["problem"]] * 4
     assert (asked[0]["heads"], asked[0]["kv_heads"], asked[0]["backward"]) == (4, 2, False)
 
 
 def test_attention_and_its_peers_are_shown_in_a_table_and_a_picture(peer, tmp_path, capsys):
-    answer = {"name": "a peer", "seconds": 60.0, "peak_bytes": 2**40, "memory": "guessed", "versions": {}}
     path = tmp_path / "times.png"
-    options = ("--peers", peer(json.dumps(answer)), "--repeats", "1", "--out", str(path))
+    options = ("--peers", peer(json.dumps(OF_PEER)), "--repeats", "1", "--out", str(path))
     title, _, ours, theirs = run(capsys, *TINY, *options).splitlines()
     assert title == "512 tokens over 8 devices, 4 heads of 2 keys of 16, float32, forward and backward"
     assert ours.startswith("ringworld, ring ") and ours.endswith("1.00 x")
@@ -149,10 +154,19 @@ def test_attention_and_its_peers_are_shown_in_a_table_and_a_picture(peer, tmp_pa
         assert np.unique(np.asarray(image.convert("L"))).size > 16
 
 
-@pytest.mark.parametrize("last_line", ["no JSON", '{"seconds": 1.0}'])
+@pytest.mark.parametrize(
+    "last_line",
+    [
+        "no JSON",
+        '{"seconds": 1.0}',
+        json.dumps(OF_PEER | {"seconds": "1"}),
+        json.dumps(OF_PEER | {"seconds": 0}),
+        json.dumps(OF_PEER | {"peak_bytes": -1}),
+    ],
+)
 def test_a_peer_that_does_not_answer_is_named(last_line, peer, capsys):
     said = refused(capsys, *TINY, "--repeats", "1", "--peers", peer(last_line))
-    assert "peer.py" in said and "Try the command by itself" in said
+    assert "peer0.py" in said and "Try the command by itself" in said
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 import pytest
+from jax.sharding import Mesh
 
 from ringworld.attention.config import AttentionConfig
 from ringworld.core.errors import InputError
@@ -57,6 +58,34 @@ def test_a_layout_is_for_the_members_that_hold_parts_of_the_tokens(strategy, exp
     attention = AttentionConfig(layout="zigzag", strategy=strategy)
     (placement,) = place_rows([[8]], seq=8, attention=attention, mesh=mesh)
     assert placement.permutation().tolist() == expected
+
+
+class _Tpu:
+    """A device of a TPU that is not there."""
+
+    platform, device_kind, process_index = "tpu", "TPU v5 lite", 0
+
+    def __init__(self, number: int) -> None:
+        self.id = number
+
+
+@pytest.mark.parametrize(
+    ("tpus", "seq", "chunk"),
+    [
+        (False, 32 * 1024, 256),
+        (True, 32 * 1024, 1024),
+        # Shares of less than two blocks are dealt in halves.
+        (True, 4 * 1024, 512),
+        (True, 1536, 192),
+        (True, 8, 1),
+    ],
+)
+def test_a_chunk_is_a_side_of_a_block_of_the_kernel_for_the_devices_of_the_mesh(tpus, seq, chunk):
+    devices = np.array([_Tpu(n) for n in range(4)] if tpus else jax.devices()[:4])
+    mesh = Mesh(devices.reshape(4, 1), ("ring", "ulysses"))
+    attention = AttentionConfig(layout="balanced")
+    (placement,) = place_rows([[seq]], seq=seq, attention=attention, mesh=mesh)
+    assert seq // placement.holders.size == chunk
 
 
 def test_what_was_laid_out_comes_back_in_order():

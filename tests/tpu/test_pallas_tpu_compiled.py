@@ -98,24 +98,30 @@ def test_a_ring_of_chips_sends_while_its_kernels_compute():
         traced = jax.jit(jax.grad(loss, argnums=(0, 1, 2))).trace(q, k, k, tokens, tokens)
         program = traced.lower(lowering_platforms=("tpu",)).compile().as_text()
     assert program is not None and "is_scheduled=true" in program
-    loops = [
-        events
-        for computation in re.split(r"\n\n", program)
-        if (events := _events(computation)) and "start" in events and "while" not in events
-    ]
-    assert [[event for event in loop if event.startswith("attention")] for loop in loops] == [
-        ["attention_forward"],
-        ["attention_backward_q", "attention_backward_kv"],
-    ]
-    for loop in loops:
-        kernel = next(n for n, event in enumerate(loop) if event.startswith("attention"))
-        assert "start" in loop[:kernel]
-        assert "done" not in loop[:kernel]
+    # All that a hop sends is on its way while its kernels compute: keys and their order, then gradients too.
+    forward, backward = _hops(program)
+    assert forward == ["start"] * 2 + ["attention_forward"] + ["done"] * 2
+    assert backward == ["start"] * 3 + ["attention_backward_kv", "attention_backward_q"] + ["done"] * 3
 
 
-def _events(computation: str) -> list[str]:
-    """Return the kernels, the starts and ends of permutes and the loops of a computation, as scheduled."""
-    found = re.findall(
-        r"%(attention_\w+?)\.?\d* = .*custom-call|collective-permute-(start|done)\(| (while)\(", computation
-    )
-    return [next(filter(None, names)) for names in found]
+def _hops(program: str) -> list[list[str]]:
+    """Return the starts and ends of permutes and the kernels of each loop over hops, as scheduled.
+
+    The kernels lie in a branch, which a member takes where it sees something.
+    """
+    computations = dict(re.findall(r"^%([\w.-]+) \(.*?\{\n(.*?)^\}", program, re.MULTILINE | re.DOTALL))
+
+    def kernels(*names: str) -> list[str]:
+        found = (re.findall(r"%(attention_\w+?)\.?\d* = .*custom-call", computations[name]) for name in names)
+        return sorted(kernel for each in found for kernel in each)
+
+    branches = r"branch_computations=\{%([\w.-]+), %([\w.-]+)\}"
+    event = re.compile(rf" collective-permute-(start|done)\(| conditional\(.*{branches}")
+    hops = []
+    for computation in computations.values():
+        events = []
+        for permute, *branches in event.findall(computation):
+            events += [permute] if permute else kernels(*branches)
+        if "start" in events:
+            hops.append(events)
+    return hops

@@ -18,7 +18,7 @@ from ringworld.attention.backends import on_each_device
 from ringworld.attention.blocks import row_major
 from ringworld.attention.config import AttentionConfig, SequenceAxes, sequence_axes
 from ringworld.attention.exchange import all_tokens, heads_for_tokens, tokens_for_heads
-from ringworld.attention.inputs import axis_size, check_inputs, check_tokens
+from ringworld.attention.inputs import axis_size, check_inputs, check_self_attention, check_tokens
 from ringworld.attention.layouts import check_divides
 from ringworld.core.sharding import BATCH_AXES, RING_AXIS, SEQ_AXES, TENSOR_AXIS, ULYSSES_AXIS, spec
 
@@ -51,7 +51,8 @@ def attention(
         the layout does not divide the sequence, or the kernel does not serve these heads or devices.
     """
     check_inputs(q, k, v, head_axes=(TENSOR_AXIS, *_axes(config).heads))
-    check_tokens(order, first, q=q, k=k)
+    check_self_attention(q, k)
+    check_tokens({"order": order, "first": first}, like=q)
     check_divides(config.layout, seq=q.shape[1], members=axis_size(*SEQ_AXES))
     return _attention(q, k, v, order, first, config)
 

@@ -16,6 +16,8 @@ from ringworld.core.errors import InputError
 
 _HOPPER_LARGEST_HEAD = 128
 _HOPPER_FEWEST_QUERIES = 64  # of the 128 rows that its products have
+# Its assembler makes mistakes in masks, for which jax refuses its own kernel too.
+_HOPPER_WRONG_CUDA = range(12080, 12091)
 
 
 def kernel_for(config: AttentionConfig, *, queries: Float[Array, "batch heads q_seq head"]) -> Kernel:
@@ -28,14 +30,15 @@ def kernel_for(config: AttentionConfig, *, queries: Float[Array, "batch heads q_
         InputError: these devices cannot run the kernel that is named, or it does not serve these queries.
     """
     device = jax.sharding.get_abstract_mesh().abstract_device or jax.devices()[0]
-    serving = _serving(platform=device.platform, kind=device.device_kind)
+    cuda = _local_cuda_version()
+    serving = _serving(platform=device.platform, kind=device.device_kind, cuda=cuda)
     name: KernelName = config.kernel
     if name == "auto":
         name = next(each for each in serving if _suits(each, queries))
     if name not in serving and config.pallas_mode == "compiled":
         raise InputError(
             what="attention kernel",
-            got=f"{name} on {device.device_kind}",
+            got=f"{name} on {device.device_kind}" + (f" with CUDA {cuda}" if cuda else ""),
             expected=" or ".join(serving),
             remedy="Name none, so that the best is chosen, or interpret it, slowly, with pallas_mode.",
         )
@@ -77,7 +80,18 @@ def on_each_device(
     )
 
 
-def _serving(*, platform: str, kind: str) -> tuple[KernelName, ...]:
+def platform_version() -> str:
+    """Return what the backend of this machine says of itself, such as "cuda 12090"."""
+    return jax.devices()[0].client.platform_version
+
+
+def _local_cuda_version() -> int | None:
+    """Return 12090 for CUDA 12.9, or None where this machine has none: ahead of time it is not known."""
+    found = re.search(r"\bcuda (\d+)", platform_version())
+    return int(found[1]) if found else None
+
+
+def _serving(*, platform: str, kind: str, cuda: int | None) -> tuple[KernelName, ...]:
     """Return the kernels that such devices run, the best first.
 
     | platform | kind | kernels |
@@ -86,12 +100,14 @@ def _serving(*, platform: str, kind: str) -> tuple[KernelName, ...]:
     | gpu | `NVIDIA ...` with a word such as H100, H200, H20, GH200 | pallas_hopper, pallas_triton, xla |
     | gpu | any other `NVIDIA ...` | pallas_triton, xla |
     | any other | any | xla |
+
+    From CUDA 12.8 to 12.9.0 pallas_hopper is left out.
     """
     if platform == "tpu":
         return "pallas_tpu", "xla"
     if platform == "gpu" and kind.startswith("NVIDIA"):
         # An abstract device has a name, but no compute capability.
-        hopper = re.search(r"\bG?H\d{2,3}\b", kind)
+        hopper = re.search(r"\bG?H\d{2,3}\b", kind) and cuda not in _HOPPER_WRONG_CUDA
         return ("pallas_hopper", "pallas_triton", "xla") if hopper else ("pallas_triton", "xla")
     return ("xla",)
 

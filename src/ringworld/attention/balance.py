@@ -14,8 +14,9 @@ equal, while all members hold as many tokens.
    is much, they may be better left side by side, in R runs, with work in the first step alone. Members whose
    runs have more exchange stretches of chunks with those whose runs have less, where few pairs are cut.
 
-A chunk is a block of the kernel, so the blocks in which something is visible are as many as in the sequence
-itself. Sums are exact in whatever order a host adds them, so that all hosts find the same layout.
+A chunk is the largest side of a block of the kernel (`config.kept_together_tokens`), so the blocks in which
+something is visible are as many as in the sequence itself, as far as the shares of members allow. Sums are
+exact in whatever order a host adds them, so that all hosts find the same layout.
 """
 
 from collections.abc import Sequence

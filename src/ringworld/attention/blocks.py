@@ -1,9 +1,10 @@
-"""What kernels share: lists of the blocks to visit, and arrays that fill whole blocks.
+"""What kernels share: lists of the blocks to visit, arrays that fill whole blocks, and types of results.
 
 Each block gets a list of its own and walks it alone, so that blocks may be computed in any order.
 """
 
-from typing import NamedTuple
+import math
+from typing import Final, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +20,9 @@ from ringworld.attention.visibility import (
     MaskSpec,
     block_visibility,
 )
+
+# Below every score, yet finite: the difference of two is a number, and exp2 of one to any score is 0.
+FLOOR: Final = -0.5 * float(jnp.finfo(jnp.float32).max)
 
 
 class LiveBlocks(NamedTuple):
@@ -56,6 +60,11 @@ def live_for_keys(mask: MaskSpec, *, q_block: int, kv_block: int) -> LiveBlocks:
     return _listed(_sees(mask, q_block=q_block, kv_block=kv_block, rows=1).swapaxes(1, 2))
 
 
+def even_block(seq: int, limit: int) -> int:
+    """Return the tokens of a block, up to a limit, so that all are of one size: 50 of 100 for 64."""
+    return math.ceil(seq / math.ceil(seq / limit))
+
+
 def pad_mask(mask: MaskSpec, *, q_block: int, kv_block: int) -> MaskSpec:
     """Fill up the last blocks with padding."""
     return MaskSpec(
@@ -83,9 +92,17 @@ def row_major(x: Shaped[Array, "*dims"]) -> Shaped[Array, "*dims"]:
     return with_layout_constraint(x, Layout(tuple(range(x.ndim))))
 
 
-def float32_like(x: Shaped[Array, "..."], shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
-    """Return the type of a result that varies over the mesh as `x` does."""
-    return jax.ShapeDtypeStruct(shape, jnp.float32, manual_axis_type=jax.typeof(x).manual_axis_type)
+def result_type(shape: tuple[int, ...], *operands: Shaped[Array, "..."]) -> jax.ShapeDtypeStruct:
+    """Return the type of a float32 result that varies over a mesh wherever one of its operands does."""
+    varying = frozenset().union(*(jax.typeof(x).manual_axis_type.varying for x in operands))
+    kind = jax.sharding.ManualAxisType(varying=varying)
+    return jax.ShapeDtypeStruct(shape, jnp.float32, manual_axis_type=kind)
+
+
+def varying_as(x: Shaped[Array, "*dims"], declared: jax.ShapeDtypeStruct) -> Shaped[Array, "*dims"]:
+    """Let a result vary over a mesh as was declared, where what made it did not keep account of that."""
+    missing = declared.manual_axis_type.varying - jax.typeof(x).manual_axis_type.varying
+    return lax.pcast(x, tuple(sorted(missing)), to="varying") if missing else x
 
 
 def _sees(

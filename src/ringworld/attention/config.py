@@ -1,7 +1,7 @@
 """How attention is computed, without importing jax."""
 
 from dataclasses import dataclass
-from typing import Generic, Literal, TypeVar
+from typing import Final, Generic, Literal, TypeVar
 
 from ringworld.core.errors import InputError
 
@@ -27,6 +27,11 @@ Strategy = Literal["ring", "head_parallel", "hybrid", "all_gather"]
 | `hybrid` | the same over the `ulysses` axis, a ring over `ring` | kv_heads a multiple of `ulysses` |
 | `all_gather` | all keys and values to every member at once | room for the keys of the whole sequence |
 """
+
+# A step costs a few hundred cycles besides its products, which take 2,000 on a v5e with a head of 128. Larger
+# blocks would hide that better, but more of what they compute would be masked.
+TPU_Q_BLOCK_TOKENS: Final = 512
+TPU_KV_BLOCK_TOKENS: Final = 1024
 
 Axis = TypeVar("Axis")
 
@@ -87,9 +92,20 @@ class AttentionConfig:
     layout: Layout = "zigzag"
     """Which tokens of a sequence lie on which ring member; it changes speed, never the result."""
     block_q_tokens: int = 256
-    """Queries of one block; memory grows with block_q_tokens x block_kv_tokens."""
+    """Queries of one block, at most, for a kernel that obeys.
+
+    | kernel | `block_q_tokens` | `block_kv_tokens` |
+    |---|---|---|
+    | `xla` | a limit | a limit, but where queries are few a block takes more keys |
+    | `pallas_triton` | the power of two below it, from 16 to the kernel's own tile | likewise |
+    | `pallas_tpu`, interpreted | a limit, up to whole 128 tokens | likewise |
+    | `pallas_tpu`, compiled | ignored: 512 | ignored: 1024 |
+    | `pallas_hopper` | ignored: 64 or 128 | ignored: 64 or 128 |
+
+    They also set how many tokens the `balanced` layout keeps together: `kept_together_tokens`.
+    """
     block_kv_tokens: int = 256
-    """Keys of one block; a block with nothing visible is skipped."""
+    """Keys of one block, at most, for a kernel that obeys, as above."""
 
     def __post_init__(self) -> None:
         """Refuse empty blocks."""
@@ -101,3 +117,20 @@ class AttentionConfig:
                     expected="at least 1 token",
                     remedy="Use 256, or less where memory is short.",
                 )
+
+
+def kept_together_tokens(config: AttentionConfig, *, platform: str) -> int:
+    """Return the chunk of the `balanced` layout: the largest side of a block of the kernel.
+
+    | platform | kernel | kept together |
+    |---|---|---|
+    | tpu | compiled `pallas_tpu`, chosen or named | 1024, a side of its block |
+    | any | any other | the larger of `block_q_tokens` and `block_kv_tokens` |
+
+    Args:
+        config: which kernel, and the blocks that it may have.
+        platform: of the devices of the mesh, such as "tpu".
+    """
+    if platform == "tpu" and config.kernel in ("auto", "pallas_tpu") and config.pallas_mode == "compiled":
+        return max(TPU_Q_BLOCK_TOKENS, TPU_KV_BLOCK_TOKENS)
+    return max(config.block_q_tokens, config.block_kv_tokens)

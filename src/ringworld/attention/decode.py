@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int32
 
 from ringworld.attention.backends import kernel_for, on_each_device
 from ringworld.attention.config import AttentionConfig
-from ringworld.attention.inputs import axis_size, check_inputs
+from ringworld.attention.inputs import axis_size, check_inputs, check_tokens
 from ringworld.attention.layouts import check_divides
 from ringworld.attention.merge import merge_over
 from ringworld.attention.visibility import MaskSpec
@@ -38,9 +38,12 @@ def decode_attention(
     Several queries a row are a chunk of a prompt, whose own keys are in the cache already.
 
     Raises:
-        InputError: types differ, or heads, batch or the slots of the cache do not divide over the mesh.
+        InputError: types or shapes do not go together, or heads, batch or the slots of the cache do not
+        divide over the mesh.
     """
     check_inputs(q, k, v)
+    check_tokens({"q_order": q_order, "q_first": q_first}, like=q)
+    check_tokens({"k_order": k_order}, like=k)
     check_divides("contiguous", seq=k.shape[1], members=axis_size(*SEQ_AXES))
     attend = on_each_device(
         _attend, in_specs=(_Q, _KV, _KV, _Q_TOKENS, _Q_TOKENS, _TOKENS), out_specs=_Q, config=config

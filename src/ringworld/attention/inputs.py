@@ -1,6 +1,7 @@
 """What is checked of a call to attention while it is traced, before anything runs."""
 
 import math
+from collections.abc import Mapping
 
 import jax
 from jaxtyping import Array
@@ -72,8 +73,8 @@ def check_inputs(q: Array, k: Array, v: Array, *, head_axes: tuple[str, ...] = (
         )
 
 
-def check_tokens(order: Array, first: Array, *, q: Array, k: Array) -> None:
-    """Refuse keys, or integers `order` and `first`, that are not one for each query of [batch, seq, ...].
+def check_self_attention(q: Array, k: Array) -> None:
+    """Refuse keys [batch, seq, ...] that are not one for each query.
 
     Raises:
         InputError: they are not.
@@ -85,10 +86,23 @@ def check_tokens(order: Array, first: Array, *, q: Array, k: Array) -> None:
             expected="as many keys as queries",
             remedy="Use decode_attention for a few queries to the keys of a cache.",
         )
-    if (order.shape, first.shape) != (q.shape[:2],) * 2 or not order.dtype == first.dtype == "int32":
-        raise InputError(
-            what="order and first of the tokens",
-            got=f"{order.dtype}{list(order.shape)} and {first.dtype}{list(first.shape)}",
-            expected=f"int32{list(q.shape[:2])} for both",
-            remedy="Give each token of each sequence its order and that of its example's first token.",
-        )
+
+
+def check_tokens(integers: Mapping[str, Array], *, like: Array) -> None:
+    """Refuse what is not one int32 for each token of queries or keys [batch, seq, ...].
+
+    Args:
+        integers: such as the order of each token, by name.
+        like: the queries or keys.
+
+    Raises:
+        InputError: a type or a shape differs.
+    """
+    for name, x in integers.items():
+        if x.shape != like.shape[:2] or x.dtype != "int32":
+            raise InputError(
+                what=f"{name} of the tokens",
+                got=f"{x.dtype}{list(x.shape)}",
+                expected=f"int32{list(like.shape[:2])}",
+                remedy="Give each token of each sequence its order, and that of its example's first token.",
+            )

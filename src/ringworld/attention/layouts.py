@@ -64,7 +64,7 @@ def place(
         members: size of the ring.
         lengths: tokens of each example, in order; what they leave is padding. By default one example fills
             the sequence. Only `balanced` asks.
-        chunk_tokens: tokens that `balanced` keeps together, best a block of the kernel.
+        chunk_tokens: tokens that `balanced` keeps together, best those of `config.kept_together_tokens`.
 
     Raises:
         InputError: the sequence does not divide into equal shares, or the examples do not fit into it.

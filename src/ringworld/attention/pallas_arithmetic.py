@@ -7,8 +7,6 @@ from jax import lax
 from jaxtyping import Array, Float32
 
 LOG2_E = math.log2(math.e)
-# Below every score, yet finite: the difference of two is a number, and exp2 of one to any score is 0.
-FLOOR = -0.5 * float(jnp.finfo(jnp.float32).max)
 
 # Which dimensions of two matrices a product sums over.
 ROWS_WITH_ROWS = (((1,), (1,)), ((), ()))

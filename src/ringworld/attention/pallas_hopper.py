@@ -6,7 +6,8 @@ values, which sums over the heads of a group. Each uses what Hopper has and its 
 a unit of its own makes, products that go on by themselves, and registers that move between warps
 (FlashAttention-3, arXiv 2407.08608). The result is the same, bit for bit, in every run.
 
-CUDA must not be 12.8 or 12.9.0, whose assembler makes mistakes in masks (jax's own kernel refuses them).
+It serves bfloat16 and heads of up to 128 alone: float32 and heads of 256 go to `pallas_triton`. CUDA 12.8 to
+12.9.0 make mistakes in masks, so that `backends` does not choose it there.
 """
 
 import functools
@@ -22,10 +23,11 @@ from jaxtyping import Array, BFloat16, Float32
 
 from ringworld.attention.blocks import (
     fill_blocks,
-    float32_like,
     live_for_keys,
     live_for_queries,
     pad_mask,
+    result_type,
+    varying_as,
 )
 from ringworld.attention.config import AttentionConfig
 from ringworld.attention.kernel import Gradients
@@ -215,7 +217,7 @@ def _launch(
     kernel: Callable[..., None],
     operands: tuple[Array, ...],
     *,
-    results: tuple[jax.ShapeDtypeStruct, ...],
+    results: tuple[tuple[int, ...], ...],
     scratch: tuple[Any, ...],
     streamed: tuple[Array, Array],
     scale: float,
@@ -229,13 +231,14 @@ def _launch(
     Args:
         kernel: Takes references to all of the operands and results, and to scratch.
         operands: `LiveBlocks`, and what else the kernel works on.
-        results: [batch, heads, ...].
+        results: Shapes [batch, heads, ...].
         scratch: What each program has of shared memory.
         streamed: Operands [batch, heads, ...] whose blocks are visited.
         scale: By which scores are multiplied.
         config: Whether to compile it.
     """
-    batch, heads = results[0].shape[:2]
+    batch, heads = results[0][:2]
+    types = [result_type(shape, *operands) for shape in results]
     kv_heads = min(heads, streamed[0].shape[1])
     bytes_of_head = sum(x.size * x.dtype.itemsize for x in streamed) // (batch * kv_heads)
     kv_heads_together = _largest_divisor(kv_heads, limit=_CACHE_BYTES // bytes_of_head)
@@ -248,7 +251,7 @@ def _launch(
     )
     call = plgpu.kernel(
         functools.partial(kernel, plan=plan),
-        out_type=results,
+        out_type=types,
         scratch_types=scratch,
         grid=(batch, heads // heads_together, operands[0].shape[1] * heads_together),
         grid_names=GRID,
@@ -260,7 +263,8 @@ def _launch(
         ),
         interpret=_interpreter() if config.pallas_mode == "interpreted" else None,
     )
-    return call(*operands)
+    # The call forgets what its results vary over.
+    return tuple(varying_as(x, declared) for x, declared in zip(call(*operands), types))
 
 
 def _interpreter() -> Any:
@@ -331,7 +335,7 @@ def _cut(x: Array, dimension: int, block: int) -> Array:
     return x.reshape(*x.shape[:dimension], -1, block, *x.shape[dimension + 1 :])
 
 
-def _cut_result(x: Array) -> jax.ShapeDtypeStruct:
-    """Return the type of a result like [batch, heads, seq, ...], cut into what a consumer keeps."""
+def _cut_result(x: Array) -> tuple[int, ...]:
+    """Return the shape of a result like [batch, heads, seq, ...], cut into what a consumer keeps."""
     batch, heads, seq, *rest = x.shape
-    return float32_like(x, (batch, heads, seq // ROWS, ROWS, *rest))
+    return batch, heads, seq // ROWS, ROWS, *rest

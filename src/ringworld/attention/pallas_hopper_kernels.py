@@ -18,7 +18,8 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxtyping import Array
 
-from ringworld.attention.pallas_arithmetic import FLOOR, LOG2_E, ROWS_WITH_COLUMNS, ROWS_WITH_ROWS
+from ringworld.attention.blocks import FLOOR
+from ringworld.attention.pallas_arithmetic import LOG2_E, ROWS_WITH_COLUMNS, ROWS_WITH_ROWS
 from ringworld.attention.pallas_hopper_products import (
     ROWS,
     Mode,

@@ -11,7 +11,6 @@ import math
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
@@ -19,17 +18,15 @@ from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float, Float32
 
 from ringworld.attention import pallas_tpu_kernels as kernels
-from ringworld.attention.config import AttentionConfig
+from ringworld.attention.blocks import even_block, fill_blocks, pad_mask, result_type
+from ringworld.attention.config import TPU_KV_BLOCK_TOKENS, TPU_Q_BLOCK_TOKENS, AttentionConfig
 from ringworld.attention.kernel import Gradients
 from ringworld.attention.merge import Partial
 from ringworld.attention.pallas_arithmetic import base_two
 from ringworld.attention.pallas_tpu_kernels import LANES
 from ringworld.attention.pallas_tpu_walk import Places, places_by_keys, places_by_queries, walk_over
-from ringworld.attention.visibility import PADDING_ORDER, MaskSpec, block_visibility
+from ringworld.attention.visibility import MaskSpec, block_visibility
 
-# A step costs a few hundred cycles besides its products, which take 2,000 on a v5e with a head of 128. Larger
-# blocks would hide that better, but more of what they compute would be masked.
-_Q_BLOCK_TOKENS, _KV_BLOCK_TOKENS = 512, 1024
 # A walk takes two integers a pair of blocks, of the 1 MiB of scalar memory that a core has.
 _MOST_PAIRS = 64 * 1024
 # The default of 16 MiB is too little for products of float32; the smallest core has 64 MiB.
@@ -56,8 +53,9 @@ class _Cut(NamedTuple):
     strips: int
 
     @property
-    def padded(self) -> int:
-        return _up(self.seq, self.block * self.strips)
+    def unit(self) -> int:
+        """What the sequence is filled up to a multiple of, so that all strips are whole."""
+        return self.block * self.strips
 
 
 _FORWARD = _Pass(kernel=kernels.forward, rows="queries", makes=("q", "lse"), columns=2)
@@ -75,7 +73,8 @@ def forward(
 ) -> Partial:
     """Return attention of these queries to these keys alone, as `kernel.Kernel.forward` says."""
     cuts = q_cut, kv_cut = _cuts(q, k, config)
-    q, k, v, mask = _pad(q, q_cut), _pad(k, kv_cut), _pad(v, kv_cut), _pad_mask(mask, cuts)
+    mask = pad_mask(mask, q_block=q_cut.unit, kv_block=kv_cut.unit)
+    q, k, v = _fill(q, q_cut), _fill(k, kv_cut), _fill(v, kv_cut)
 
     def strip(q: Array, q_order: Array, q_first: Array) -> tuple[Array, ...]:
         part = mask._replace(q_order=q_order, q_first=q_first)
@@ -98,8 +97,9 @@ def backward(
 ) -> Gradients:
     """Return what these keys contribute to the gradients, as `kernel.Kernel.backward` says."""
     cuts = q_cut, kv_cut = _cuts(q, k, config)
-    q, dout, lse, delta = (_pad(x, q_cut) for x in (q, dout, base_two(lse), delta))
-    k, v, mask = _pad(k, kv_cut), _pad(v, kv_cut), _pad_mask(mask, cuts)
+    mask = pad_mask(mask, q_block=q_cut.unit, kv_block=kv_cut.unit)
+    q, dout, lse, delta = (_fill(x, q_cut) for x in (q, dout, base_two(lse), delta))
+    k, v = _fill(k, kv_cut), _fill(v, kv_cut)
     run = functools.partial(_run, cuts=cuts, config=config)
 
     def strip_of_queries(q, dout, lse, delta, q_order, q_first) -> tuple[Array, ...]:
@@ -148,15 +148,9 @@ def _run(
     operands = ("q", "kv", "kv", "q_tokens", "q_tokens", "k_tokens", *(("q", "lse", "lse") if rest else ()))
     # A row of tokens needs a dimension before it to be a row of lanes.
     arrays = (q, k, v, *(x[:, None] for x in mask), *(x if x.ndim == 4 else x[:, :, None] for x in rest))
-    varying = frozenset().union(*(jax.typeof(x).manual_axis_type.varying for x in arrays))
-    kind = functools.partial(
-        jax.ShapeDtypeStruct,
-        dtype=jnp.float32,
-        manual_axis_type=jax.sharding.ManualAxisType(varying=varying),
-    )
     results = pl.pallas_call(
         functools.partial(which.kernel, scale=head**-0.5),
-        [kind(shapes[name]) for name in which.makes],
+        [result_type(shapes[name], *arrays) for name in which.makes],
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=2,
             grid=grid,
@@ -198,7 +192,7 @@ def _cuts(q: Array, k: Array, config: AttentionConfig) -> tuple[_Cut, _Cut]:
     if config.pallas_mode == "interpreted":
         limits = config.block_q_tokens, config.block_kv_tokens
     else:
-        limits = _Q_BLOCK_TOKENS, _KV_BLOCK_TOKENS
+        limits = TPU_Q_BLOCK_TOKENS, TPU_KV_BLOCK_TOKENS
     (batch, _, q_seq, _), kv_seq = q.shape, k.shape[2]
     q_block, kv_block = _block(q_seq, limits[0]), _block(kv_seq, limits[1])
     q_blocks, kv_blocks = math.ceil(q_seq / q_block), math.ceil(kv_seq / kv_block)
@@ -211,11 +205,7 @@ def _cuts(q: Array, k: Array, config: AttentionConfig) -> tuple[_Cut, _Cut]:
 
 def _block(seq: int, limit: int) -> int:
     """Return the tokens of a block: equal ones, as far as whole lanes allow."""
-    return _up(math.ceil(seq / math.ceil(seq / limit)), LANES)
-
-
-def _up(n: int, multiple: int) -> int:
-    return math.ceil(n / multiple) * multiple
+    return math.ceil(even_block(seq, limit) / LANES) * LANES
 
 
 def _in_strips(
@@ -239,20 +229,9 @@ def _in_strips(
     return tuple(x[:, :, : cut.seq] for x in results)
 
 
-def _pad_mask(mask: MaskSpec, cuts: tuple[_Cut, _Cut]) -> MaskSpec:
-    q_cut, kv_cut = cuts
-    return MaskSpec(
-        q_order=_pad(mask.q_order, q_cut, fill=PADDING_ORDER),
-        q_first=_pad(mask.q_first, q_cut),
-        k_order=_pad(mask.k_order, kv_cut, fill=PADDING_ORDER),
-    )
-
-
-def _pad(x: Array, cut: _Cut, *, fill: int = 0) -> Array:
-    """Fill up whole strips at the end of [batch, seq] or [batch, heads, seq, ...]."""
-    padding = [(0, 0)] * x.ndim
-    padding[_token_dimension(x)] = (0, cut.padded - cut.seq)
-    return jnp.pad(x, padding, constant_values=fill)
+def _fill(x: Array, cut: _Cut) -> Array:
+    """Fill up the last strip of [batch, heads, seq, ...]."""
+    return fill_blocks(x, 2, cut.unit)
 
 
 def _token_dimension(x: Array) -> int:

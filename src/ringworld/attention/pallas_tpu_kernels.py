@@ -12,7 +12,8 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jaxtyping import Array
 
-from ringworld.attention.pallas_arithmetic import FLOOR, LOG2_E, ROWS_WITH_COLUMNS, ROWS_WITH_ROWS, dot
+from ringworld.attention.blocks import FLOOR
+from ringworld.attention.pallas_arithmetic import LOG2_E, ROWS_WITH_COLUMNS, ROWS_WITH_ROWS, dot
 from ringworld.attention.pallas_tpu_walk import visit_at
 from ringworld.attention.visibility import ALL, PART, in_sight
 

@@ -21,17 +21,17 @@ from jax.experimental.pallas import triton as plgpu
 from jaxtyping import Array, Float, Float32
 
 from ringworld.attention.blocks import (
+    FLOOR,
     fill_blocks,
-    float32_like,
     live_for_keys,
     live_for_queries,
     pad_mask,
+    result_type,
 )
 from ringworld.attention.config import AttentionConfig
 from ringworld.attention.kernel import Gradients
 from ringworld.attention.merge import Partial
 from ringworld.attention.pallas_arithmetic import (
-    FLOOR,
     LOG2_E,
     ROWS_WITH_COLUMNS,
     ROWS_WITH_ROWS,
@@ -121,7 +121,7 @@ def forward(
         functools.partial(_forward_kernel, tile=tile, scale=q.shape[3] ** -0.5),
         of_sequence=(*live_for_queries(mask, q_block=tile.q, kv_block=tile.kv), *mask),
         of_head=(filled, _fill(k, tile.kv), _fill(v, tile.kv)),
-        results=(float32_like(q, filled.shape), float32_like(q, filled.shape[:3])),
+        results=(filled.shape, filled.shape[:3]),
         tile=tile,
         config=config,
     )
@@ -171,7 +171,7 @@ def _backward_q(
         functools.partial(_backward_q_kernel, tile=tile, scale=head**-0.5),
         of_sequence=(*live_for_queries(mask, q_block=tile.q, kv_block=tile.kv), *mask),
         of_head=(*filled, _fill(k, tile.kv), _fill(v, tile.kv)),
-        results=(float32_like(k, filled[0].shape),),
+        results=(filled[0].shape,),
         tile=tile,
         config=config,
     )
@@ -187,12 +187,11 @@ def _backward_kv(
     filled = (_fill(x, tile.q) for x in of_queries)
     grouped = (x.reshape(batch, kv_heads, -1, *x.shape[2:]) for x in filled)
     k = _fill(k, tile.kv)
-    result = float32_like(of_queries[0], k.shape)
     dk, dv = _launch(
         functools.partial(_backward_kv_kernel, tile=tile, scale=head**-0.5),
         of_sequence=(*live_for_keys(mask, q_block=tile.q, kv_block=tile.kv), *mask),
         of_head=(*grouped, k, _fill(v, tile.kv)),
-        results=(result, result),
+        results=(k.shape, k.shape),
         tile=tile,
         config=config,
     )
@@ -204,7 +203,7 @@ def _launch(
     *,
     of_sequence: tuple[Array, ...],
     of_head: tuple[Array, ...],
-    results: tuple[jax.ShapeDtypeStruct, ...],
+    results: tuple[tuple[int, ...], ...],
     tile: Tile,
     config: AttentionConfig,
 ) -> tuple[Array, ...]:
@@ -214,11 +213,12 @@ def _launch(
         kernel: Takes references to the part of each array that belongs to its sequence, or sequence and head.
         of_sequence: `LiveBlocks` and mask: [batch, ...].
         of_head: [batch, heads, ...], perhaps with fewer heads than the results have.
-        results: [batch, heads, ...].
+        results: Shapes [batch, heads, ...].
         tile: How to compile it.
         config: Whether to compile it.
     """
-    batch, heads = results[0].shape[:2]
+    batch, heads = results[0][:2]
+    types = [result_type(shape, *of_sequence, *of_head) for shape in results]
 
     def of(x: Array | jax.ShapeDtypeStruct, *, share: int) -> pl.BlockSpec:
         rest = x.shape[2:]
@@ -235,8 +235,8 @@ def _launch(
         kernel,
         grid=(of_sequence[0].shape[1], heads, batch),
         in_specs=in_specs,
-        out_specs=[of(x, share=1) for x in results],
-        out_shape=results,
+        out_specs=[of(x, share=1) for x in types],
+        out_shape=types,
         compiler_params=plgpu.CompilerParams(num_warps=tile.warps, num_stages=tile.stages),
         interpret=config.pallas_mode == "interpreted",
     )

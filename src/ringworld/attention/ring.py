@@ -84,24 +84,26 @@ def backward(
         part = kernel.backward(q, k, v, dout, lse=lse, delta=delta, mask=mask, config=config)
         return part.dq, jnp.stack([part.dk, part.dv])
 
-    def summed(dq: Array, dkv: Array, held: _Held) -> tuple[Array, Array]:
-        def with_part() -> tuple[Array, Array]:
-            dq_part, dkv_part = attend(held)
-            return dq + dq_part, dkv + dkv_part
-
-        return lax.cond(sees_any(mask_of(held[1])), with_part, lambda: (dq, dkv))
+    def add(dq: Array, dkv: Array, held: _Held) -> tuple[Array, Array]:
+        # Outside of the branch, which else would wait for the gradients that are on their way.
+        dq_part, dkv_part = lax.cond(
+            sees_any(mask_of(held[1])),
+            lambda: attend(held),
+            lambda: (jnp.zeros_like(dq), jnp.zeros_like(dkv)),
+        )
+        return dq + dq_part, dkv + dkv_part
 
     def step(_: Array, carry: tuple[Array, Array, _Held]) -> tuple[Array, Array, _Held]:
         dq, dkv, held = carry
         arriving, dkv = _pass_on((held, dkv), axes)
-        return *summed(dq, dkv, held), arriving
+        return *add(dq, dkv, held), arriving
 
     held = (jnp.stack([k, v]), order)
     arriving = _pass_on(held, axes) if hops else held
     dq, dkv = attend(held)
     if hops:
         dq, dkv, held = lax.fori_loop(1, hops, step, (dq, dkv, arriving))
-        dq, dkv = summed(dq, _pass_on(dkv, axes), held)
+        dq, dkv = add(dq, _pass_on(dkv, axes), held)
         dkv = _pass_on(dkv, axes)
     return Gradients(dq=dq, dk=dkv[0], dv=dkv[1])
 

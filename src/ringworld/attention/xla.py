@@ -1,11 +1,11 @@
 """Blockwise attention in plain XLA: every backend, and the default on a CPU. The contract is in `kernel.py`.
 
 A block of queries walks over the blocks of keys that it sees whole, and then over those that need a mask
-(FlashAttention-2, arXiv 2307.08691), so that time is proportional to what is visible, in each row of a batch
-apart, and memory to one pair of blocks.
+(FlashAttention-2, arXiv 2307.08691), so that time is proportional to what is visible, and memory to one pair
+of blocks. Where queries are few, as in decoding, a block holds several rows of the batch, and is skipped if
+none of them sees it.
 """
 
-import math
 from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
@@ -13,16 +13,24 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Float32, Shaped
 
-from ringworld.attention.blocks import LiveBlocks, fill_blocks, live_for_queries, pad_mask, row_major
+from ringworld.attention.blocks import (
+    FLOOR,
+    LiveBlocks,
+    even_block,
+    fill_blocks,
+    live_for_queries,
+    pad_mask,
+    row_major,
+)
 from ringworld.attention.config import AttentionConfig
 from ringworld.attention.kernel import Gradients
 from ringworld.attention.merge import Partial
-from ringworld.attention.pallas_arithmetic import FLOOR
 from ringworld.attention.visibility import MaskSpec, visible
 
 Carry = TypeVar("Carry")
 
 _SEQ = 2  # of queries, keys and values [batch, heads, seq, head]
+_WIDEST_TOKENS = 2048  # of a block of keys that few queries see
 
 
 class _Side(NamedTuple):
@@ -97,21 +105,25 @@ def forward(
     """Return attention of these queries to these keys alone, as `kernel.Kernel.forward` says."""
     walk, scale = _plan(q, k, mask, config), q.shape[-1] ** -0.5
     queries, keys = walk.queries, walk.keys
-    qs, values = fill_blocks(q, _SEQ, queries.tokens), fill_blocks(v, _SEQ, keys.tokens)
-    # A product would transpose each block of keys anew.
-    columns = row_major(fill_blocks(k, _SEQ, keys.tokens).swapaxes(2, 3))
+    qs = fill_blocks(q, _SEQ, queries.tokens)
+    ks, vs = (fill_blocks(x, _SEQ, keys.tokens) for x in (k, v))
+    # Products would transpose each block of keys; but one block of queries is not worth a copy of all keys.
+    columns = row_major(ks.swapaxes(2, 3)) if qs.shape[_SEQ] > queries.tokens else None
 
     def attend(row: Array, i: Array, total: Partial) -> Partial:
         q_block = _by_key_head(queries.block(qs, row, i), k.shape[1])
 
         def step(carry: tuple[Array, ...], j: Array, seen: Array | None) -> tuple[Array, ...]:
             out, weight, highest = carry
-            scores = _dot("rhqd,rhdk->rhqk", q_block, keys.block(columns, row, j, dimension=3))
+            if columns is None:
+                scores = _dot("rhqd,rhkd->rhqk", q_block, keys.block(ks, row, j))
+            else:
+                scores = _dot("rhqd,rhdk->rhqk", q_block, keys.block(columns, row, j, dimension=3))
             if seen is not None:
                 scores = jnp.where(_for_group(seen, scores.shape[2]), scores, -jnp.inf)
             now = jnp.maximum(highest, scores.max(axis=-1))
             kept, weights = jnp.exp((highest - now) * scale), jnp.exp((scores - now[..., None]) * scale)
-            part = _dot("rhqk,rhkd->rhqd", weights.astype(v.dtype), keys.block(values, row, j))
+            part = _dot("rhqk,rhkd->rhqd", weights.astype(v.dtype), keys.block(vs, row, j))
             return kept[..., None] * out + part, kept * weight + weights.sum(axis=-1), now
 
         nothing = jnp.zeros_like(q_block, dtype=jnp.float32)
@@ -181,10 +193,11 @@ def backward(
 def _plan(q: Array, k: Array, mask: MaskSpec, config: AttentionConfig) -> _Walk:
     """Choose blocks of equal sizes; where queries are few, a block takes more rows and more keys."""
     batch, q_seq, kv_seq = q.shape[0], q.shape[_SEQ], k.shape[_SEQ]
-    q_block = _even(q_seq, config.block_q_tokens)
+    q_block = even_block(q_seq, config.block_q_tokens)
     room = max(1, config.block_q_tokens // q_block)
     rows = max(divisor for divisor in range(1, min(batch, room) + 1) if batch % divisor == 0)
-    kv_block = _even(kv_seq, config.block_kv_tokens * (room // rows))
+    widened = min(config.block_kv_tokens * (room // rows), _WIDEST_TOKENS)
+    kv_block = even_block(kv_seq, max(config.block_kv_tokens, widened))
     mask = pad_mask(mask, q_block=q_block, kv_block=kv_block)
     return _Walk(
         queries=_Side(rows, q_block),
@@ -192,10 +205,6 @@ def _plan(q: Array, k: Array, mask: MaskSpec, config: AttentionConfig) -> _Walk:
         mask=mask,
         live=live_for_queries(mask, q_block=q_block, kv_block=kv_block, rows=rows),
     )
-
-
-def _even(seq: int, limit: int) -> int:
-    return math.ceil(seq / math.ceil(seq / limit))
 
 
 def _by_key_head(x: Shaped[Array, "rows heads q *rest"], kv_heads: int) -> Shaped[Array, "rows _ _ *rest"]:

@@ -11,7 +11,7 @@ from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Int, Int64
 
 from ringworld.attention import work
-from ringworld.attention.config import AttentionConfig, sequence_axes
+from ringworld.attention.config import AttentionConfig, kept_together_tokens, sequence_axes
 from ringworld.attention.efficiency import ring_work
 from ringworld.attention.layouts import Placement, example_lengths, inverse, place
 from ringworld.core.sharding import RING_AXIS, ULYSSES_AXIS, spec
@@ -68,20 +68,21 @@ def place_rows(
     Args:
         lengths: of each row, the tokens of its examples in order; the rest is padding.
         seq: tokens of a row.
-        attention: which layout, and the blocks that it keeps together.
-        mesh: what a row is cut over.
+        attention: which layout, and for which blocks.
+        mesh: what a row is cut over; the kernel of its devices tells what to keep together.
 
     Raises:
         InputError: the layout cannot cut a row into equal shares, or examples do not fit into one.
     """
     ring, ulysses = mesh.shape[RING_AXIS], mesh.shape[ULYSSES_AXIS]
+    chunk_tokens = kept_together_tokens(attention, platform=mesh.devices.flat[0].platform)
     return [
         place(
             attention.layout,
             seq=seq,
             members=math.prod(sequence_axes(attention.strategy, ring=ring, ulysses=ulysses).tokens),
             lengths=row,
-            chunk_tokens=max(attention.block_q_tokens, attention.block_kv_tokens),
+            chunk_tokens=chunk_tokens,
         )
         for row in lengths
     ]

@@ -32,6 +32,7 @@ from ringworld.core.sharding import spec
 from ringworld.evaluation.plots import ACCENT, GROUND, INK, LINES, MUTED, short
 from ringworld.model.arrange import arrange, place_rows
 
+COMPILED = "what the compiler says that the program needs"
 _Q, _KV = ("batch", "seq", "heads", "head"), ("batch", "seq", "kv_heads", "head")
 
 
@@ -78,12 +79,22 @@ class Measured:
     seconds: float
     """Median of a run."""
     peak_bytes: int
-    """Most memory of one device: what a compiler says that its program needs, arguments and results
-    included, or what the process grew by, as `memory` tells."""
+    """Most memory of one device, arguments and results included."""
     memory: str
-    """How the memory was found."""
+    """How that was found; only what was found alike can be compared."""
     versions: dict[str, str]
     """Of what took part."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be measured.
+
+        Raises:
+            ValueError: the time or the memory is no number, or not positive.
+        """
+        for name, kinds in (("seconds", (int, float)), ("peak_bytes", (int,))):
+            value = getattr(self, name)
+            if type(value) not in kinds or value <= 0:
+                raise ValueError(f"{name} {value!r}")
 
 
 class _Tokens(NamedTuple):
@@ -225,7 +236,7 @@ def _ours(asked: BenchAttention, problem: Problem) -> Callable[[], Measured]:
             name=f"ringworld, {problem.strategy}" if problem.devices > 1 else "ringworld",
             seconds=statistics.median(taken),
             peak_bytes=_peak_bytes(program),
-            memory="of the compiled program",
+            memory=COMPILED,
             versions=versions_of("jax", "jaxlib", "numpy"),
         )
 
@@ -313,7 +324,8 @@ def _as_json(asked: BenchAttention, problem: Problem, measured: Sequence[Measure
     )
     for peer in peers:
         peer["times_the_seconds"] = peer["seconds"] / ours["seconds"]
-        peer["times_the_bytes"] = peer["peak_bytes"] / ours["peak_bytes"]
+        if peer["memory"] == ours["memory"]:
+            peer["times_the_bytes"] = peer["peak_bytes"] / ours["peak_bytes"]
     return json.dumps(
         {
             "command": command_of("ringworld bench attention", asked),
