@@ -44,7 +44,8 @@ def main() -> None:
     """Measure every row, and write the results."""
     measured = []
     for title, options, peer in ROWS:
-        words = ["bench", "attention", *shlex.split(options), "--rounds", "3", "--peers", peer, "--json"]
+        words = ["bench", "attention", *shlex.split(options), "--repeats", "3", "--rounds", "2"]
+        words += ["--peers", peer, "--json"]
         command = [sys.executable, "-m", "ringworld.cli.main", *words]
         ended = subprocess.run(command, cwd=BENCHMARKS.parent, capture_output=True, text=True, check=True)
         row = {"title": title} | json.loads(ended.stdout)

@@ -26,6 +26,16 @@ def test_a_video_that_browsers_show(tmp_path, scale):
     assert np.abs(read.mean((1, 2, 3)) - FRAMES.mean((1, 2, 3))).max() < 3
 
 
+def test_the_same_frames_are_the_same_bytes(tmp_path):
+    written = []
+    for name in ("a.mp4", "b.mp4"):
+        write_video(tmp_path / name, FRAMES, frames_per_second=8)
+        written.append((tmp_path / name).read_bytes())
+    assert written[0] == written[1]
+    # x264 notes its settings in the file; with more threads its bytes depend on which of them is first.
+    assert b" threads=1 " in written[0]
+
+
 def test_a_failed_video_leaves_nothing_and_keeps_the_old_one(tmp_path):
     path = tmp_path / "movie.mp4"
     write_video(path, FRAMES, frames_per_second=8)

@@ -67,6 +67,8 @@ def _encode(path: Path, frames: np.ndarray, rate: Fraction, scale: int) -> None:
         height, width = (side * scale + side * scale % 2 for side in frames.shape[1:3])
         stream = container.add_stream("libx264", rate=rate, width=width, height=height, pix_fmt="yuv420p")
         stream.options = {"crf": "16"}
+        # On several threads x264 gives now and then other bytes for the same frames.
+        stream.codec_context.thread_count = 1
         for frame in frames:
             picture = _enlarged(frame, scale)
             odd = ((0, height - picture.shape[0]), (0, width - picture.shape[1]), (0, 0))
