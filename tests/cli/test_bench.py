@@ -85,7 +85,10 @@ def test_a_picture_has_a_panel_for_each_layout(tmp_path, capsys):
         (("--seq", "8196"), "got 8196 tokens over 4 ring members, expected a multiple of 8. Use 8200"),
         (("--members", "0"), "--members: got 0, expected at least 1"),
         (("--block-tokens", "0"), "--block-tokens: got 0"),
-        (("--sigma", "nan"), "--sigma: got nan"),
+        (("--sigma", "nan"), "--sigma: got nan, expected a finite number"),
+        (("--sigma", "-1"), "--sigma: got -1.0, expected at least 0"),
+        (("--sigma", "1000"), "--sigma: got 1000.0, expected a spread with which no length is infinite"),
+        (("--layouts",), "--layouts: got none, expected at least one"),
         (("--lengths", "equal", "--documents", "0"), "--documents: got 0, expected 1 to 8192"),
         (("--layouts", "zigzig"), "'zigzag'"),
         (("--member", "4"), "--members"),
@@ -94,6 +97,21 @@ def test_a_picture_has_a_panel_for_each_layout(tmp_path, capsys):
 def test_what_cannot_be_measured_is_named(arguments, said, capsys):
     # The last of an option that is given twice counts.
     assert said in refused(capsys, *SMALL, *arguments)
+
+
+@pytest.mark.parametrize("part", ["layouts", "attention"])
+def test_a_picture_that_cannot_be_written_is_refused_before_anything_is_measured(part, tmp_path, capsys):
+    expected = "expected a name of a file that ends in .png"
+    folder = tmp_path / "folder.png"
+    folder.mkdir()
+    for out, got in (
+        (".", "a folder"),
+        (folder, "a folder"),
+        ("a.jpg", "the ending '.jpg'"),
+        ("a", "no ending"),
+    ):
+        said = refused(capsys, "bench", part, "--seq", "8", "--out", str(out))
+        assert f"--out {out}: got {got}, {expected}" in said
 
 
 def test_attention_is_measured_by_what_is_visible(capsys):
@@ -161,6 +179,7 @@ def test_attention_and_its_peers_are_shown_in_a_table_and_a_picture(peer, tmp_pa
         '{"seconds": 1.0}',
         json.dumps(OF_PEER | {"seconds": "1"}),
         json.dumps(OF_PEER | {"seconds": 0}),
+        json.dumps(OF_PEER | {"name": 3}),
         json.dumps(OF_PEER | {"peak_bytes": -1}),
     ],
 )
@@ -169,9 +188,33 @@ def test_a_peer_that_does_not_answer_is_named(last_line, peer, capsys):
     assert "peer0.py" in said and "Try the command by itself" in said
 
 
+def test_a_peer_that_fails_leaves_the_others(peer, tmp_path, capsys):
+    path = tmp_path / "times.png"
+    peers = "no-such-program", peer(json.dumps(OF_PEER)), peer("no JSON")
+    options = (*TINY, "--repeats", "1", "--rounds", "2", "--peers", *peers)
+    missing, answered, silent = json.loads(run(capsys, *options, "--json"))["peers"]
+    assert missing.keys() == silent.keys() == {"name", "failed"}
+    assert (missing["name"], silent["name"]) == (peers[0], peers[2])
+    assert "No such file" in missing["failed"]
+    assert answered["seconds"] == 60
+    _, _, ours, *theirs = run(capsys, *options, "--out", str(path)).splitlines()
+    assert ours.endswith("1.00 x")
+    assert re.fullmatch(r"no-such-program +failed: .*No such file.*", theirs[0])
+    assert theirs[1].split()[:3] == ["a", "peer", "60.0000"]
+    assert "failed: " in theirs[2]
+    assert path.stat().st_size
+
+
+def test_where_all_peers_fail_each_is_named(peer, capsys):
+    said = refused(capsys, *TINY, "--repeats", "1", "--peers", "no-such-program", peer("no JSON"))
+    assert "'no-such-program' '" in said and "peer0.py" in said
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
+        (("--peers", ""), "--peers '': got no word"),
+        (("--peers", "a 'b"), "No closing quotation"),
         (("--kv-heads", "3"), "4 for queries, 3 for keys"),
         (("--seq", "500"), "500 tokens over 8 ring members"),
         (("--documents", "513"), "--documents: got 513, expected 1 to 512"),

@@ -8,8 +8,12 @@ import sys
 import pytest
 
 from ringworld.cli import main as command_line
+from ringworld.cli.jobs.quickstart import PHASES_FOLDER, claim
 from ringworld.cli.quickstart import Quickstart
+from ringworld.core.config import read_run, write_run
 from ringworld.core.errors import Stopped
+from ringworld.core.files import only_one
+from ringworld.presets import RunConfig, quickstart, smoke
 
 COMMANDS = ("quickstart", "train-tokenizer", "prepare", "train", "generate", "evaluate")
 
@@ -106,10 +110,43 @@ def test_what_the_user_can_mend_is_named_and_exits_with_2(arguments, named, tmp_
 
 def test_a_folder_that_holds_another_run_is_refused(tmp_path, capsys):
     out = tmp_path / "out"
-    run(capsys, "quickstart", "--out", str(out), "--preset", "smoke", "--devices", "3")
+    claim(out, smoke(), videos=(), texts=())
+    (out / PHASES_FOLDER).mkdir()
     code, text = run(capsys, "quickstart", "--out", str(out), "--preset", "quickstart")
     assert code == 2
     assert "another configuration" in text
+
+
+def test_a_call_that_was_refused_does_not_bind_the_next(tmp_path, capsys):
+    out, texts = tmp_path / "out", tmp_path / "texts"
+    texts.mkdir()
+    refused = (("--preset", "smoke", "--devices", "3"), ("--preset", "smoke", "--texts", str(texts)))
+    for arguments in refused:
+        code, text = run(capsys, "quickstart", "--out", str(out), *arguments)
+        assert code == 2
+        assert "another configuration" not in text
+        assert not (out / PHASES_FOLDER).exists()
+    claim(out, quickstart(), videos=(), texts=())
+    assert read_run(out, RunConfig) == quickstart()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("quickstart",),
+        ("train-tokenizer", "--videos", "x"),
+        ("prepare", "--tokenizer", "x", "--texts", "x"),
+        ("train", "--tokenizer", "x", "--data", "x"),
+        ("evaluate", "--tokenizer", "x", "--data", "x", "--model"),
+    ],
+)
+def test_a_folder_has_one_process_at_a_time(command, tmp_path, capsys):
+    write_run(tmp_path, smoke())
+    with only_one(tmp_path):
+        model = (str(tmp_path),) if command[-1] == "--model" else ()
+        code, text = run(capsys, *command, *model, "--out", str(tmp_path))
+    assert code == 2
+    assert "another ringworld at work in it" in text
 
 
 @pytest.mark.parametrize(

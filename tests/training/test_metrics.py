@@ -1,3 +1,4 @@
+from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
@@ -7,9 +8,9 @@ from ringworld.attention.layouts import place
 from ringworld.core.errors import InputError
 from ringworld.model.arrange import PlacedRow
 from ringworld.training.loss import LossOutput
-from ringworld.training.metrics import BatchCounts, Interval, count, metrics_row
+from ringworld.training.metrics import BatchCounts, Interval, check_rows, count, metrics_row
 from ringworld.training.step import StepOutput
-from tests.training.tiny_run import MODEL
+from tests.training.tiny_run import MODEL, stage, training
 
 
 def row_of(*, loss: float, vision_targets: int) -> dict[str, Any]:
@@ -61,6 +62,50 @@ def test_an_interval_sums_its_updates_and_averages_their_efficiency():
 def test_a_loss_that_is_not_a_number_stops_the_run():
     with pytest.raises(InputError, match="loss at step 7 of stage 4k: got nan.*learning rate"):
         row_of(loss=float("nan"), vision_targets=0)
+
+
+def rows_of(*steps: tuple[int, int], names: str = "aaaabb") -> list[dict[str, Any]]:
+    """Return rows that end with a step and hold so many."""
+    return [
+        row_of(loss=1.0, vision_targets=0) | {"step": step, "steps": held, "stage": names[step - 1]}
+        for step, held in steps
+    ]
+
+
+STAGES = training(stages=(stage("a", steps=4, warmup_steps=0), stage("b", steps=2, warmup_steps=0)))
+WHOLE = ((3, 3), (4, 1), (6, 2))
+
+
+def check(rows: list[dict[str, Any]], *, logged_steps: int = 6) -> None:
+    check_rows(rows, STAGES, logged_steps=logged_steps, where=Path("metrics.jsonl"))
+
+
+def test_rows_that_cover_each_step_once_are_taken():
+    check(rows_of(*WHOLE))
+    check(rows_of(*((step, 1) for step in range(1, 7))))
+    check(rows_of(*WHOLE[:1]), logged_steps=3)
+    check([], logged_steps=0)
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ([], "got no row of steps 1 to 6, expected each step from 1 to 6.*Put the file back"),
+        (rows_of(*WHOLE[:2]), "no row of steps 5 to 6"),
+        (rows_of(*WHOLE[:2], *WHOLE[1:]), "a row of steps 4 to 4 after step 4"),
+        (rows_of(WHOLE[0], WHOLE[2]), "a row of steps 5 to 6 after step 3"),
+        (rows_of(*WHOLE, (7, 1), names="aaaabbb"), "a row of steps 7 to 7 after step 6"),
+        (rows_of((0, 0), *WHOLE), "a row of steps 1 to 0 after step 0"),
+        (rows_of((3, 3), (6, 3)), "a row of steps 4 to 6 that names the stage 'b'"),
+        (rows_of(*WHOLE, names="aaaaac"), "a row of steps 5 to 6 that names the stage 'c'"),
+        ([{"step": 6, "steps": 6, "stage": "a"}], "damaged file .*tokens.*Put the file back"),
+        ([rows_of((3, 3))[0] | {"tokens": "many"}], "damaged file"),
+        ([rows_of((3, 3))[0] | {"seconds": 0.0}], "no time in the row of step 3"),
+    ],
+)
+def test_rows_that_are_not_as_they_were_written_are_refused(rows, said):
+    with pytest.raises(InputError, match=rf"metrics\.jsonl: .*{said}"):
+        check(rows)
 
 
 def test_a_batch_is_counted_by_its_own_examples():

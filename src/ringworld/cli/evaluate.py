@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ringworld.cli.options import ConfigOptions, Devices
 from ringworld.core.config import write_run
+from ringworld.core.files import only_one
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,13 +28,17 @@ class Evaluate:
         from ringworld.cli.jobs.measure import build_engine, evaluate_engine, restore_model
         from ringworld.cli.jobs.setup import check_data, load_tokenizers, open_mesh
 
-        run, mesh = open_mesh(ConfigOptions(config=self.model).load(), devices=self.devices)
-        model, stage, step = restore_model(run, folder=self.model, mesh=mesh)
-        text, frames = load_tokenizers(run, self.tokenizer)
-        check_data(run, self.data, text=text, tokenizer=self.tokenizer)
-        engine = build_engine(run, model, stage, text=text, frames=frames, mesh=mesh)
-        measured = evaluate_engine(engine, run, stage, step=step, when="after", data=self.data, out=self.out)
-        write_run(self.out, run)
+        run = ConfigOptions(config=self.model).load()
+        with only_one(self.out):
+            run, mesh = open_mesh(run, devices=self.devices)
+            model, stage, step = restore_model(run, folder=self.model, mesh=mesh)
+            text, frames = load_tokenizers(run, self.tokenizer)
+            check_data(run, self.data, text=text, tokenizer=self.tokenizer)
+            engine = build_engine(run, model, stage, text=text, frames=frames, mesh=mesh)
+            measured = evaluate_engine(
+                engine, run, stage, step=step, when="after", data=self.data, out=self.out
+            )
+            write_run(self.out, run)
         for grid in measured.needles:
             for cell in grid.cells:
                 print(

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import tyro
 
 from ringworld.core.config import read_run
+from ringworld.core.errors import InputError
 from ringworld.presets import RunConfig, named
 
 
@@ -20,6 +21,22 @@ Devices = Annotated[
     otherwise("as the configuration says; where there are accelerators, all of them", metavar="INT"),
 ]
 Folders = Annotated[tuple[Path, ...], otherwise("none", metavar="[PATH [PATH ...]]")]
+
+
+def check_picture(out: Path | None) -> None:
+    """Refuse an `--out` to which no picture can be written, before what it shows is measured.
+
+    Raises:
+        InputError: it is a folder, or does not end in .png.
+    """
+    if out is None or (out.suffix.lower() == ".png" and not out.is_dir()):
+        return
+    raise InputError(
+        what=f"--out {out}",
+        got="a folder" if out.is_dir() else f"the ending {out.suffix!r}" if out.suffix else "no ending",
+        expected="a name of a file that ends in .png",
+        remedy="Give another name.",
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ringworld.cli.options import ConfigOptions, Folders
+from ringworld.core.files import only_one
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,13 +25,11 @@ class Prepare:
         """Prepare what is not prepared yet, and print counts and what was set aside."""
         from ringworld.cli.jobs.preparation import prepare_examples
 
-        report = prepare_examples(
-            self.configuration.load(),
-            videos=self.videos,
-            texts=self.texts,
-            tokenizer=self.tokenizer,
-            out=self.out,
-        )
+        run = self.configuration.load()
+        with only_one(self.out):
+            report = prepare_examples(
+                run, videos=self.videos, texts=self.texts, tokenizer=self.tokenizer, out=self.out
+            )
         for count in report.counts:
             print(f"{count.split} {count.kind}: {count.examples} examples, {count.tokens} tokens")
         if report.questions_left_out:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ringworld.cli.options import ConfigOptions, Devices, Folders
+from ringworld.core.files import only_one
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,4 +26,6 @@ class Quickstart:
         run = self.configuration.load()
         from ringworld.cli.jobs.quickstart import quickstart
 
-        print(quickstart(run, out=self.out, videos=self.videos, texts=self.texts, devices=self.devices))
+        with only_one(self.out):
+            report = quickstart(run, out=self.out, videos=self.videos, texts=self.texts, devices=self.devices)
+        print(report)

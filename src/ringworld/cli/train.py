@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from ringworld.cli.options import ConfigOptions, Devices
+from ringworld.core.files import only_one
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,8 +29,10 @@ class Train:
         from ringworld.cli.jobs.setup import open_mesh
         from ringworld.cli.jobs.training import train_stages
 
-        run, mesh = open_mesh(self.configuration.load(), devices=self.devices)
-        train_stages(
-            run, data=self.data, tokenizer=self.tokenizer, out=self.out, mesh=mesh, evaluate=self.evaluate
-        )
+        run = self.configuration.load()
+        with only_one(self.out):
+            run, mesh = open_mesh(run, devices=self.devices)
+            train_stages(
+                run, data=self.data, tokenizer=self.tokenizer, out=self.out, mesh=mesh, evaluate=self.evaluate
+            )
         print(self.out / "metrics.jsonl")

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ringworld.cli.options import ConfigOptions, Folders
+from ringworld.core.files import only_one
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,9 +23,9 @@ class TrainTokenizer:
         """Train both, and print what they reach on frames and texts not trained on."""
         from ringworld.cli.jobs.tokenizers import train_tokenizers
 
-        report = train_tokenizers(
-            self.configuration.load(), videos=self.videos, texts=self.texts, out=self.out
-        )
+        run = self.configuration.load()
+        with only_one(self.out):
+            report = train_tokenizers(run, videos=self.videos, texts=self.texts, out=self.out)
         print(
             f"text: {report.text_vocabulary} ids, {report.text_bytes_per_token:.2f} bytes a token of "
             f"{report.text_judged_on}"

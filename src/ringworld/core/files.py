@@ -1,6 +1,7 @@
-"""Files that are whole or absent, what is said of damaged ones and of full disks, JSON and JSON lines."""
+"""Files whole or absent, folders of one process and run, damaged files, full disks, JSON and JSON lines."""
 
 import errno
+import fcntl
 import hashlib
 import json
 import math
@@ -14,6 +15,9 @@ from ringworld.core.errors import InputError
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 """What the system says where there is no room left, or none left to this user."""
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+"""What it says where the file system has no locks; a run there goes without."""
+LOCK_FILE = ".lock"
 
 
 @contextmanager
@@ -35,6 +39,36 @@ def writing(path: Path) -> Iterator[Path]:
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def only_one(folder: Path) -> Iterator[None]:
+    """Keep other processes of ringworld out of a folder, which is made where it is missing.
+
+    The lock is on `folder/.lock`, and ends with the process, however that ends; the file stays.
+
+    Raises:
+        InputError: another process is at work in the folder, or it is a file.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise InputError(
+            what=str(folder), got="a file", expected="a folder to write into", remedy="Give another name."
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK_FILE).open("ab") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                what=str(folder),
+                got="another ringworld at work in it",
+                expected="a folder of its own",
+                remedy="Wait for it, or choose another folder.",
+            ) from None
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+        yield
 
 
 @contextmanager
@@ -148,18 +182,20 @@ def parse_json(text: str, *, numbers: Literal["finite", "any"] = "finite") -> An
         raise ValueError("nested too deeply") from None
 
 
-def claim_folder(path: Path, identity: Mapping[str, Any], *, holds: str) -> None:
+def claim_folder(path: Path, identity: Mapping[str, Any], *, holds: str, results: Path | None = None) -> None:
     """Write into the file `path` what its folder is made of, or compare with what stands there.
 
     Args:
         path: a JSON file of the folder to be claimed.
         identity: JSON that is equal for calls that may go on with each other's work, and only for those.
         holds: what the folder holds where the identities differ, such as "the evaluation of another model".
+        results: what appears with the first result; a folder without it can be claimed anew. None: with the
+            claim itself.
 
     Raises:
         InputError: the folder is of another identity; the message names what differs, as in `model.layers`.
     """
-    if not path.exists():
+    if not path.exists() or (results is not None and not results.exists()):
         write_json_atomic(path, identity)
         return
     theirs = read_json(path)
@@ -198,6 +234,13 @@ def append_jsonl(path: Path, row: dict[str, Any]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a", encoding="utf-8", errors="backslashreplace") as stream:
             stream.write(_line(row))
+
+
+def sync(path: Path) -> None:
+    """Wait until what was appended to a file is on the disk; a missing file is let be."""
+    if path.exists():
+        with room_for(path), path.open("rb") as stream:
+            os.fsync(stream.fileno())
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +98,8 @@ def prepare(
         InputError: a folder is missing, no file can be used, or `out` holds the examples of other inputs.
     """
     started = time.monotonic()
-    sources = find_sources(videos=videos, texts=texts, config=config)
+    aside: list[Quarantined] = []
+    sources = find_sources(videos=videos, texts=texts, config=config, set_aside=aside)
     tools = Tools(
         maker=ExampleMaker(tokenizer=tokenizer, vocabulary=vocabulary, config=config),
         frame_tokenizer=frame_tokenizer,
@@ -120,6 +121,7 @@ def prepare(
         shards.append(shard)
         on_progress(min((index + 1) * size, len(sources)), len(sources))
     report = _report(shards, files=len(sources), made=made, seconds=time.monotonic() - started)
+    report = replace(report, quarantined=(*aside, *report.quarantined))
     if not report.counts:
         raise nothing_usable(", ".join(map(str, (*videos, *texts))) or "input", report.quarantined)
     _publish(out, shards, report, tools)
@@ -164,6 +166,7 @@ def _claim(out: Path, made_by: dict[str, Any], *, videos: Sequence[Path], texts:
             "made_by": made_by,
         },
         holds="examples of other files, of other tokenizers or of another configuration",
+        results=out / store.DATASET_FILE,  # shards before it are told apart by their names
     )
 
 

@@ -52,12 +52,17 @@ class Sidecar:
 
 
 def find_sources(
-    *, videos: Sequence[Path], texts: Sequence[Path], config: PrepareConfig
+    *,
+    videos: Sequence[Path],
+    texts: Sequence[Path],
+    config: PrepareConfig,
+    set_aside: list[Quarantined] | None = None,
 ) -> tuple[Source, ...]:
     """List the usable files of folders (with all below them) or single files, sorted, each with its split.
 
     Hidden files are left out, and so is a `.txt` beside a video or image of the same name: it is its caption.
-    A file that is found twice counts once.
+    A file that is found twice counts once. What is named like a usable file and is none (a link to nothing, a
+    pipe) is left out too; where there is a list `set_aside`, it is appended there with the reason.
 
     Raises:
         InputError: no path is given, one does not exist, or there is no usable file under one.
@@ -70,12 +75,15 @@ def find_sources(
             remedy="Name at least one of either.",
         )
     media = VIDEO_SUFFIXES | IMAGE_SUFFIXES
-    found = [source for root in videos for source in _split(_find(root, "--videos", media), config)]
+    aside: list[Quarantined] = []
+    found = [source for root in videos for source in _split(_find(root, "--videos", media, aside), config)]
     media_stems = {source.path.with_suffix("") for source in found}
     for root in texts:
-        files = _find(root, "--texts", TEXT_SUFFIXES | LINES_SUFFIXES)
+        files = _find(root, "--texts", TEXT_SUFFIXES | LINES_SUFFIXES, aside)
         words = [s for s in files if s.path.suffix != ".txt" or s.path.with_suffix("") not in media_stems]
         found += _split(words, config)
+    if set_aside is not None:
+        set_aside += dict.fromkeys(aside)
     once = {source.path.resolve(): source for source in reversed(found)}
     return tuple(source for source in found if once[source.path.resolve()] is source)
 
@@ -116,21 +124,25 @@ def read_utf8(path: Path) -> str:
         ) from None
 
 
-def _find(root: Path, option: str, suffixes: frozenset[str]) -> list[Source]:
-    if not root.exists():
+def _find(root: Path, option: str, suffixes: frozenset[str], aside: list[Quarantined]) -> list[Source]:
+    if problem := why_no_file(root) or ("" if root.exists() else "no such folder"):
         raise InputError(
             what=f"{option} {root}",
-            got="no such folder",
+            got=problem,
             expected="a folder of files, or one file",
             remedy="Check its name.",
         )
     files = sorted(root.rglob("*")) if root.is_dir() else [root]
     base = root if root.is_dir() else root.parent
-    usable = [path for path in files if path.suffix.lower() in suffixes and _is_plain(path, base)]
+    named = [path for path in files if path.suffix.lower() in suffixes and not _is_hidden(path, base)]
+    usable = [path for path in named if path.is_file()]
+    unusable = [(_shown(path.relative_to(base)), problem) for path in named if (problem := why_no_file(path))]
+    aside += [Quarantined(path=path, reason=f"{path}: {problem}") for path, problem in unusable]
     if not usable:
+        reasons = "; ".join(f"{path}: {problem}" for path, problem in unusable[:3])
         raise InputError(
             what=f"{option} {root}",
-            got="no usable file",
+            got=f"no usable file ({reasons})" if reasons else "no usable file",
             expected=f"files that end in {', '.join(sorted(suffixes))}",
             remedy="Name another folder.",
         )
@@ -144,8 +156,15 @@ def _shown(path: Path) -> str:
     return os.fsencode(path.as_posix()).decode("utf-8", "backslashreplace")
 
 
-def _is_plain(path: Path, base: Path) -> bool:
-    return path.is_file() and not any(part.startswith(".") for part in path.relative_to(base).parts)
+def _is_hidden(path: Path, base: Path) -> bool:
+    return any(part.startswith(".") for part in path.relative_to(base).parts)
+
+
+def why_no_file(path: Path) -> str:
+    """Say why what has the name of a file is none that can be read; empty for files, folders and nothing."""
+    if not path.exists():
+        return "a link to nothing" if path.is_symlink() else ""
+    return "" if path.is_file() or path.is_dir() else "not a regular file"
 
 
 def _format(path: Path) -> Format:

@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 
 from ringworld.core.checkpoint import Checkpoints
 from ringworld.core.errors import Stopped
-from ringworld.core.files import append_jsonl, keep_jsonl
+from ringworld.core.files import append_jsonl, keep_jsonl, read_jsonl, sync
 from ringworld.core.mesh_config import MeshConfig
 from ringworld.core.progress import Progress
 from ringworld.data.batch import PackedBatch
@@ -29,7 +29,14 @@ from ringworld.model.config import ModelConfig
 from ringworld.model.world_model import WorldModel
 from ringworld.training.config import StageConfig, TrainingConfig, validate
 from ringworld.training.identity import claim_run
-from ringworld.training.metrics import METRICS_FILE, BatchCounts, Interval, count, metrics_row
+from ringworld.training.metrics import (
+    METRICS_FILE,
+    BatchCounts,
+    Interval,
+    check_rows,
+    count,
+    metrics_row,
+)
 from ringworld.training.state import TrainState, abstract_state, init_state
 from ringworld.training.step import Pieces, make_step
 from ringworld.training.stop import StopRequest
@@ -116,10 +123,16 @@ class _Run:
         """Restore the newest checkpoint with what was saved beside it, or draw the first weights.
 
         What was logged beyond that is cut.
+
+        Raises:
+            InputError: the rows of `metrics.jsonl` up to it are not those that were written.
         """
         restored = self.checkpoints.restore(abstract_state(self.config, self.model_config, mesh=self.mesh))
         step = 0 if restored is None else restored.step
-        keep_jsonl(self.out / METRICS_FILE, lambda row: row["step"] <= step)
+        path = self.out / METRICS_FILE
+        keep_jsonl(path, lambda row: row["step"] <= step)
+        unlogged = 0 if restored is None else Interval(**restored.meta["interval"]).steps
+        check_rows(read_jsonl(path), self.config, logged_steps=step - unlogged, where=path)
         if restored is None:
             return init_state(self.config, self.model_config, mesh=self.mesh), None
         return restored.tree, restored.meta
@@ -153,6 +166,7 @@ class _Run:
                 asked = stop.signal
                 if asked or step % self.config.checkpoint_every_steps == 0 or step == last:
                     beside = {"loader": batch.loader_state, "interval": interval._asdict()}
+                    sync(self.out / METRICS_FILE)  # a checkpoint never outlives the rows before it
                     self.checkpoints.save(step, state, beside)
                 if asked:
                     raise Stopped(

@@ -1,19 +1,25 @@
 """One row of `metrics.jsonl`: what the updates since the last row did, and how fast."""
 
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from ringworld.core.errors import InputError
+from ringworld.core.files import reading
 from ringworld.core.ranges import check_finite
 from ringworld.model.arrange import PlacedRow
 from ringworld.model.config import ModelConfig
 from ringworld.model.flops import training_flops
+from ringworld.training.config import TrainingConfig
 from ringworld.training.step import StepOutput
 
 METRICS_FILE = "metrics.jsonl"
 TIMED = ("seconds", "tokens_per_second", "model_flops_per_second")
 """The only values that two runs of one configuration do not share."""
+_SUMMED = ("tokens", "examples", "seconds", "model_flops_per_second", "ring_efficiency")
 
 
 class BatchCounts(NamedTuple):
@@ -87,6 +93,46 @@ def metrics_row(
     finite = {name: row[name] for name in ("loss", "gradient_norm")}
     check_finite(finite, where=f"step {step} of stage {stage}")
     return row
+
+
+def check_rows(
+    rows: Sequence[Mapping[str, Any]], config: TrainingConfig, *, logged_steps: int, where: Path
+) -> None:
+    """Check that the rows of a run cover its steps up to `logged_steps` once each, in order.
+
+    Example:
+        Of stages of 4 and 2 steps, logged every 3 steps, the rows end with steps 3, 4 and 6. They cover
+        1 to 3, 4, and 5 to 6.
+
+    Raises:
+        InputError: rows are missing, doubled, of another stage, or lack what `metrics_row` writes.
+    """
+    remedy = "Put the file back as it was written, or delete its folder and train again."
+
+    def refuse(got: str) -> InputError:
+        return InputError(
+            what=str(where),
+            got=got,
+            expected=f"each step from 1 to {logged_steps} in one row, in order",
+            remedy=remedy,
+        )
+
+    done = 0
+    for row in rows:
+        with reading(where, expected="rows of a training", damage=(KeyError, TypeError), remedy=remedy):
+            first, step, stage = row["step"] - row["steps"] + 1, row["step"], row["stage"]
+            sum(row[name] for name in _SUMMED)
+            no_time = row["seconds"] <= 0
+        if first != done + 1 or not first <= step <= logged_steps:
+            raise refuse(f"a row of steps {first} to {step} after step {done}")
+        of_steps = [config.stages[bisect_left(config.boundaries, at) - 1].name for at in (first, step)]
+        if of_steps != [stage, stage]:
+            raise refuse(f"a row of steps {first} to {step} that names the stage {stage!r}")
+        if no_time:
+            raise refuse(f"no time in the row of step {step}")
+        done = step
+    if done != logged_steps:
+        raise refuse(f"no row of steps {done + 1} to {logged_steps}")
 
 
 def count(rows: Sequence[PlacedRow]) -> BatchCounts:

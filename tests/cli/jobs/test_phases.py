@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from ringworld.cli.jobs.phases import Phases
+from ringworld.core.errors import InputError
 
 PROGRAM = """
 import sys, time
@@ -67,6 +68,15 @@ def test_a_call_that_is_killed_counts(tmp_path, leaves):
     worked = work.stat().st_mtime - began
     assert worked > 0
     assert spend(tmp_path / "phases", leaves, 0.1) >= worked + 0.1
+
+
+@pytest.mark.parametrize("damage", ["[]", "{", '{"seconds": 1}'])
+def test_a_damaged_time_is_named_with_its_remedy(damage, tmp_path, leaves):
+    (tmp_path / "phases").mkdir()
+    (tmp_path / "phases" / "training.json").write_text(damage)
+    with pytest.raises(InputError, match=r"training\.json: .*Delete it; the same command") as refused:
+        spend(tmp_path / "phases", leaves, 0)
+    assert "_Spent" not in str(refused.value)
 
 
 @pytest.mark.parametrize(("last_file", "counted"), [(60, 40), (1000, 0)])

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,7 @@ from ringworld.attention.work import attention_flops, visible_pairs
 from ringworld.cli.bench_attention import BenchAttention, ComputeType
 from ringworld.cli.jobs import lengths
 from ringworld.cli.jobs.provenance import command_of, machine, versions_of
+from ringworld.cli.options import check_picture
 from ringworld.core.errors import InputError
 from ringworld.core.files import parse_json, write_bytes_atomic
 from ringworld.core.mesh import make_mesh, simulate_devices
@@ -33,6 +34,7 @@ from ringworld.evaluation.plots import ACCENT, GROUND, INK, LINES, MUTED, short
 from ringworld.model.arrange import arrange, place_rows
 
 COMPILED = "what the compiler says that the program needs"
+_PEER = "a program that ends with a line of JSON such as those of benchmarks/peers"
 _Q, _KV = ("batch", "seq", "heads", "head"), ("batch", "seq", "kv_heads", "head")
 
 
@@ -89,12 +91,24 @@ class Measured:
         """Refuse what cannot be measured.
 
         Raises:
-            ValueError: the time or the memory is no number, or not positive.
+            ValueError: the name is no text, or the time or the memory is no number, or not positive.
         """
+        if not isinstance(self.name, str):
+            raise ValueError(f"name {self.name!r}")
         for name, kinds in (("seconds", (int, float)), ("peak_bytes", (int,))):
             value = getattr(self, name)
             if type(value) not in kinds or value <= 0:
                 raise ValueError(f"{name} {value!r}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Failed:
+    """A peer that could not be measured."""
+
+    name: str
+    """Its command."""
+    failed: str
+    """Why."""
 
 
 class _Tokens(NamedTuple):
@@ -106,17 +120,21 @@ def bench_attention(asked: BenchAttention) -> str:
     """Measure, draw what is asked for, and return the table or the JSON.
 
     Raises:
-        InputError: the sequence, the heads or the devices do not divide, a number makes no sense, or a peer
-            does not answer.
+        InputError: the sequence, the heads or the devices do not divide, a number makes no sense, `--out` is
+            no name of a picture, a peer is no command, or none of the peers answers.
     """
+    check_picture(asked.out)
     problem = _problem(asked)
-    ours = _ours(asked, problem)
-    measures = [ours, *(partial(_peer, command, problem) for command in asked.peers)]
-    rounds = [[measure() for measure in measures] for _ in range(asked.rounds)]
-    measured = [_median(of_one) for of_one in zip(*rounds)]
+    peers = [partial(_peer, command, _words(command), problem) for command in asked.peers]
+    measure = _ours(asked, problem)
+    rounds = [(measure(), [peer() for peer in peers]) for _ in range(asked.rounds)]
+    ours = _median([of_us for of_us, _ in rounds])
+    theirs = [_outcome(of_one) for of_one in zip(*(of_peers for _, of_peers in rounds))]
+    _check_one_answered(theirs)
     if asked.out is not None:
-        write_bytes_atomic(asked.out, picture(measured, problem))
-    return _as_json(asked, problem, measured) if asked.json else _as_table(problem, measured)
+        answered = [one for one in theirs if isinstance(one, Measured)]
+        write_bytes_atomic(asked.out, picture([ours, *answered], problem))
+    return _as_json(asked, problem, ours, theirs) if asked.json else _as_table(problem, ours, theirs)
 
 
 def picture(measured: Sequence[Measured], problem: Problem) -> bytes:
@@ -254,28 +272,57 @@ def _peak_bytes(program: jax.stages.Compiled) -> int:
     return memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
 
 
-def _peer(command: str, problem: Problem) -> Measured:
-    """Run a peer's command.
+def _words(command: str) -> list[str]:
+    """Cut a peer's command into words.
 
     Raises:
-        InputError: it fails, or prints something else than `Measured`.
+        InputError: it has none, or a quotation mark stands alone.
     """
-    expected = "a program that ends with a line of JSON such as those of benchmarks/peers"
     try:
-        words = [*shlex.split(command), json.dumps(asdict(problem))]
-        ended = subprocess.run(words, capture_output=True, text=True, check=False)
+        words, problem = shlex.split(command), "no word"
+    except ValueError as error:
+        words, problem = [], str(error)
+    if not words:
+        raise InputError(
+            what=f"--peers {command!r}",
+            got=problem,
+            expected=_PEER,
+            remedy="Name a program, or leave it out.",
+        )
+    return words
+
+
+def _peer(command: str, words: Sequence[str], problem: Problem) -> Measured | Failed:
+    """Run a peer's command; it may fail, or print something else than `Measured`."""
+    try:
+        ended = subprocess.run(
+            [*words, json.dumps(asdict(problem))], capture_output=True, text=True, check=False
+        )
         said = ended.stderr if ended.returncode else ended.stdout
         last = said.strip().splitlines()[-1:] or ["nothing"]
         if ended.returncode:
             raise ValueError(f"exit status {ended.returncode}: {last[0]}")
         return Measured(**parse_json(last[0]))
     except (OSError, ValueError, TypeError) as error:
+        return Failed(name=command, failed=" ".join(str(error).split()))
+
+
+def _check_one_answered(peers: Sequence[Measured | Failed]) -> None:
+    """Refuse a comparison of which nothing is left."""
+    failed = [one for one in peers if isinstance(one, Failed)]
+    if failed and len(failed) == len(peers):
         raise InputError(
-            what=f"--peers {command!r}",
-            got=str(error),
-            expected=expected,
+            what=f"--peers {' '.join(repr(one.name) for one in failed)}",
+            got="; ".join(one.failed for one in failed),
+            expected=_PEER,
             remedy="Try the command by itself.",
-        ) from None
+        )
+
+
+def _outcome(rounds: Sequence[Measured | Failed]) -> Measured | Failed:
+    measured = [one for one in rounds if isinstance(one, Measured)]
+    failed = [one for one in rounds if isinstance(one, Failed)]
+    return failed[0] if failed else _median(measured)
 
 
 def _median(rounds: Sequence[Measured]) -> Measured:
@@ -304,33 +351,42 @@ def _told(one: Measured, problem: Problem, *, first: Measured) -> str:
     return rate if one is first else f"{rate}: {one.seconds / first.seconds:.2f} x the time"
 
 
-def _as_table(problem: Problem, measured: Sequence[Measured]) -> str:
-    width = max(len(one.name) for one in measured) + 2
+def _as_table(problem: Problem, ours: Measured, peers: Sequence[Measured | Failed]) -> str:
+    shown = [ours, *peers]
+    width = max(len(one.name) for one in shown) + 2
     lines = [
         _title(problem),
         f"{'':{width}}{'seconds':>10}{'visible GFLOP/s':>18}{'peak MiB':>11}{'time':>9}",
     ]
     lines += [
-        f"{one.name:{width}}{one.seconds:10.4f}{problem.flops / one.seconds / 1e9:18,.1f}"
-        f"{one.peak_bytes / 2**20:11,.1f}{one.seconds / measured[0].seconds:7.2f} x"
-        for one in measured
+        f"{one.name:{width}}failed: {one.failed}"
+        if isinstance(one, Failed)
+        else f"{one.name:{width}}{one.seconds:10.4f}{problem.flops / one.seconds / 1e9:18,.1f}"
+        f"{one.peak_bytes / 2**20:11,.1f}{one.seconds / ours.seconds:7.2f} x"
+        for one in shown
     ]
     return "\n".join(lines)
 
 
-def _as_json(asked: BenchAttention, problem: Problem, measured: Sequence[Measured]) -> str:
-    ours, *peers = (
-        asdict(one) | {"visible_flops_per_second": problem.flops / one.seconds} for one in measured
-    )
-    for peer in peers:
-        peer["times_the_seconds"] = peer["seconds"] / ours["seconds"]
-        if peer["memory"] == ours["memory"]:
-            peer["times_the_bytes"] = peer["peak_bytes"] / ours["peak_bytes"]
+def _as_json(
+    asked: BenchAttention, problem: Problem, ours: Measured, peers: Sequence[Measured | Failed]
+) -> str:
+    def told(one: Measured) -> dict[str, Any]:
+        return asdict(one) | {"visible_flops_per_second": problem.flops / one.seconds}
+
+    def compared(peer: Measured | Failed) -> dict[str, Any]:
+        if isinstance(peer, Failed):
+            return asdict(peer)
+        row = told(peer) | {"times_the_seconds": peer.seconds / ours.seconds}
+        if peer.memory == ours.memory:
+            row["times_the_bytes"] = peer.peak_bytes / ours.peak_bytes
+        return row
+
     return json.dumps(
         {
             "command": command_of("ringworld bench attention", asked),
-            **ours,
-            "peers": peers,
+            **told(ours),
+            "peers": [compared(peer) for peer in peers],
             "problem": asdict(problem),
             "device": jax.devices()[0].device_kind,
             "machine": machine(),

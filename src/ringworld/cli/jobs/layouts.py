@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import statistics
 import time
 from collections.abc import Sequence
@@ -21,8 +22,9 @@ from ringworld.attention.work import by_step, efficiency_of
 from ringworld.cli.bench_layouts import BenchLayouts
 from ringworld.cli.jobs import lengths
 from ringworld.cli.jobs.provenance import command_of, machine, versions_of
+from ringworld.cli.options import check_picture
 from ringworld.core.files import write_bytes_atomic
-from ringworld.core.ranges import check_range
+from ringworld.core.ranges import check_range, require
 from ringworld.evaluation.plots import ACCENT, GROUND, INK, LINES, MUTED, short
 
 _REPEATS = 5
@@ -58,11 +60,27 @@ def bench_layouts(asked: BenchLayouts) -> str:
     """Measure, draw what is asked for, and return the table or the JSON.
 
     Raises:
-        InputError: a layout does not divide the sequence, or a number makes no sense.
+        InputError: there is no layout or one does not divide the sequence, a number makes no sense, or
+            `--out` is no name of a picture.
     """
     check = partial(check_range, asked, what=lambda field: f"--{field.replace('_', '-')}")
     check("seq", "members", "median_tokens", "block_tokens", least=1)
+    require(
+        math.isfinite(asked.sigma),
+        "--sigma",
+        got=asked.sigma,
+        expected="a finite number, at least 0",
+        remedy="Choose another spread.",
+    )
     check("sigma", "seed", least=0)
+    require(
+        bool(asked.layouts),
+        "--layouts",
+        got="none",
+        expected="at least one",
+        remedy="Name one or leave it out.",
+    )
+    check_picture(asked.out)
     documents = _lengths(asked)
     panels = [_measure(asked, layout, documents) for layout in asked.layouts]
     if asked.out is not None:

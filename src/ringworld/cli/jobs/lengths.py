@@ -21,10 +21,21 @@ def random_cuts(documents: int, *, seq: int, seed: int) -> list[int]:
 def lognormal(
     *, seq: int, seed: int, book: float = 0.0, median_tokens: int = 2000, sigma: float = 1.5
 ) -> list[int]:
-    """Draw log-normal lengths until they fill a sequence, after one document of the share `book` of it."""
+    """Draw log-normal lengths until they fill a sequence, after one document of the share `book` of it.
+
+    Raises:
+        InputError: a length is beyond all numbers.
+    """
     first = [int(book * seq)] if book else []
     # A draw is a token at least, so these are enough.
     draws = np.random.default_rng(seed).lognormal(np.log(median_tokens), sigma, size=seq)
+    if not np.isfinite(draws).all():
+        raise InputError(
+            what="--sigma",
+            got=str(sigma),
+            expected="a spread with which no length is infinite",
+            remedy="Choose a smaller one.",
+        )
     return first + until_full(draws, seq=seq - sum(first))
 
 
@@ -34,7 +45,7 @@ def until_full(draws: np.ndarray, *, seq: int) -> list[int]:
     Example:
         Draws of 3.7, 0.2, 9 and 5 fill 10 tokens as 3, 1 and 6.
     """
-    ends = np.minimum(np.cumsum(np.maximum(draws, 1).astype(np.int64)), seq)
+    ends = np.minimum(np.cumsum(np.clip(draws, 1, seq).astype(np.int64)), seq)
     return np.diff(ends[: np.searchsorted(ends, seq) + 1], prepend=0).tolist()
 
 

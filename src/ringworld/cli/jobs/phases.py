@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ringworld.core.config import read_as, to_json
+from ringworld.core.errors import InputError
 from ringworld.core.files import write_json_atomic
 from ringworld.evaluation.metrics import Phase
 
@@ -68,7 +69,15 @@ class Phases:
 
     def _read(self, name: str) -> _Spent:
         file = self._file(name)
-        return read_as(_Spent, file) if file.exists() else _Spent()
+        try:
+            return read_as(_Spent, file) if file.exists() else _Spent()
+        except InputError as error:
+            raise InputError(
+                what=str(file),
+                got=error.got,
+                expected="how long a part took, as it was written",
+                remedy="Delete it; the same command writes it again.",
+            ) from None
 
     def _write(self, name: str, spent: _Spent) -> None:
         write_json_atomic(self._file(name), to_json(spent))

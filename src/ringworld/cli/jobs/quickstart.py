@@ -19,8 +19,10 @@ from ringworld.data.sources import find_sources
 from ringworld.data.toy_world import ToyWorld, render_toy_world
 from ringworld.evaluation.report import write_report
 from ringworld.presets import RunConfig
+from ringworld.training.config import validate
 
 INPUTS_FILE = "inputs.json"
+PHASES_FOLDER = "phases"
 Paths = tuple[Path, ...]
 
 
@@ -39,10 +41,13 @@ def quickstart(run: RunConfig, *, out: Path, videos: Paths, texts: Paths, device
     """
     claim(out, run, videos=videos, texts=texts)
     run, mesh = open_mesh(run, devices=devices)
+    validate(run.training, run.model, run.mesh)
+    if videos or texts:
+        find_sources(videos=videos, texts=texts, config=run.prepare)
     toy, tokenizer, examples, train, samples = (
         out / name for name in ("toy", "tokenizer", "examples", "train", "samples")
     )
-    phases = Phases(out / "phases")
+    phases = Phases(out / PHASES_FOLDER)
     with phases("toy world", leaves=toy):
         world = _render(toy, run)
     videos, texts = (world.videos, *videos), (world.texts, *texts)
@@ -76,9 +81,10 @@ def quickstart(run: RunConfig, *, out: Path, videos: Paths, texts: Paths, device
 def claim(out: Path, run: RunConfig, *, videos: Paths, texts: Paths) -> None:
     """Write `run.json`, and which inputs join in, or check that both are those of an earlier call.
 
+    A call that was refused before its first part leaves nothing that binds the next.
+
     Raises:
-        InputError: an input is missing; or `out` is no folder, or holds the run of another configuration
-            or of other inputs.
+        InputError: an input is missing, or `out` holds the run of another configuration or of other inputs.
     """
     for path, option in [*((path, "--videos") for path in videos), *((path, "--texts") for path in texts)]:
         if not path.exists():
@@ -88,17 +94,19 @@ def claim(out: Path, run: RunConfig, *, videos: Paths, texts: Paths) -> None:
                 expected="a file or folder",
                 remedy="Check its name.",
             )
-    if out.exists() and not out.is_dir():
-        raise InputError(what=f"--out {out}", got="a file", expected="a folder", remedy="Give another name.")
     inputs = {
         "videos": [str(path.resolve()) for path in videos],
         "texts": [str(path.resolve()) for path in texts],
         "config": to_json(run),
     }
+    begun = out / PHASES_FOLDER
     claim_folder(
-        out / INPUTS_FILE, inputs, holds="the run of another configuration, or of other videos or texts"
+        out / INPUTS_FILE,
+        inputs,
+        holds="the run of another configuration, or of other videos or texts",
+        results=begun,
     )
-    if not (out / RUN_FILE).exists():
+    if not ((out / RUN_FILE).exists() and begun.exists()):
         write_run(out, run)
 
 

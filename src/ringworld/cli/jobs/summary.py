@@ -32,7 +32,7 @@ from ringworld.evaluation.metrics import (
 from ringworld.model.flops import parameters
 from ringworld.presets import RunConfig
 from ringworld.training.config import StageConfig
-from ringworld.training.metrics import METRICS_FILE
+from ringworld.training.metrics import METRICS_FILE, check_rows
 
 _LIBRARIES = ("jax", "jaxlib", "equinox", "optax", "orbax-checkpoint", "grain", "av", "tokenizers", "numpy")
 
@@ -63,8 +63,12 @@ def summarize(
         shown: what the model made.
         phases: time and space of the parts.
         peak_bytes: most memory of this process, which may have found much done.
+
+    Raises:
+        InputError: what a part left is missing or damaged; rows of the training are, say, doubled.
     """
     rows = read_jsonl(train / METRICS_FILE)
+    check_rows(rows, run.training, logged_steps=run.training.boundaries[-1], where=train / METRICS_FILE)
     evaluations = _evaluations(run, train)
     tokenizers = read_tokenizer_report(tokenizer)
     mesh, attention = run.mesh, run.model.attention

@@ -130,7 +130,10 @@ def _claim(out: Path, run: RunConfig, sources: Sequence[Source]) -> None:
         "files": [[source.relative, source.split, source.path.stat().st_size] for source in sources],
     }
     claim_folder(
-        out / "trained_on.json", trained_on, holds="tokenizers of other files or of another configuration"
+        out / "trained_on.json",
+        trained_on,
+        holds="tokenizers of other files or of another configuration",
+        results=out / FRAMES_FOLDER,
     )
 
 
