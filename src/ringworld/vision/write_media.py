@@ -66,8 +66,7 @@ def _encode(path: Path, frames: np.ndarray, rate: Fraction, scale: int) -> None:
     with av.open(str(path), "w", format="mp4", options={"movflags": "faststart"}) as container:
         height, width = (side * scale + side * scale % 2 for side in frames.shape[1:3])
         stream = container.add_stream("libx264", rate=rate, width=width, height=height, pix_fmt="yuv420p")
-        # The same frames are to be the same bytes. x264's look-ahead (mbtree) and its assembler, and more than one
-        # thread, gave other bytes now and then: 2% of small clips, more on a busy machine.
+        # The same frames are to be the same bytes; without these, up to 6% of small clips were not.
         stream.options = {"crf": "16", "x264-params": "mbtree=0:asm=0"}
         stream.codec_context.thread_count = 1
         for frame in frames:
