@@ -72,7 +72,7 @@ def _picture(measured: list[dict]) -> bytes:
         axes.text(peer["seconds"], n + 0.2, told, va="center", fontsize=8)
     axes.set_yticks(range(len(measured)), [row["title"] for row in measured], fontsize=9)
     axes.invert_yaxis()
-    axes.set_xlim(0, 1.6 * max(peer["seconds"] for row in measured for peer in row["peers"]))
+    axes.set_xlim(0, 2 * max(peer["seconds"] for row in measured for peer in row["peers"]))
     axes.set_xlabel("seconds for 8,192 tokens, 8 heads of 64, float32; blue: ringworld", fontsize=9)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(length=0)
