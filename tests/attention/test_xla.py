@@ -59,6 +59,36 @@ def test_blocks_that_are_seen_whole_are_computed_without_a_mask():
     assert ["bool[1,16,32]" in loop for loop in loops] == [False, True, False, True]
 
 
+def test_devices_that_share_a_cpu_compute_few_heads_at_a_time(tolerance):
+    # The scores of 256 queries of two heads and 256 keys fill the cache: one head of keys, and its group.
+    config, rng = AttentionConfig(), np.random.default_rng(0)
+    q, dout = rng.normal(size=(2, 1, 600, 4, 8))
+    k, v = rng.normal(size=(2, 1, 600, 2, 8))
+    order, first = (
+        np.arange(600, dtype=np.int32)[None],
+        np.repeat([0, 250], [250, 350])[None].astype(np.int32),
+    )
+    tokens = {"q_order": order, "q_first": first, "k_order": order}
+
+    def results(q, k, v, dout):
+        q, k, v, dout = (x.swapaxes(1, 2) for x in (q, k, v, dout))
+        mask = MaskSpec(*(jnp.asarray(x) for x in tokens.values()))
+        part = xla.forward(q, k, v, mask=mask, config=config)
+        delta = jnp.sum(part.out * dout, axis=-1)
+        parts = xla.backward(q, k, v, dout, lse=part.lse, delta=delta, mask=mask, config=config)
+        return [x.swapaxes(1, 2) for x in (part.out, *parts)]
+
+    arrays = [jnp.asarray(x, jnp.float32) for x in (q, k, v, dout)]
+    mesh = jax.make_mesh((2,), ("ring",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:2])
+    assert "f32[1,2,400,200]" in str(jax.make_jaxpr(results)(*arrays))
+    with jax.set_mesh(mesh):
+        assert "f32[1,1,400,200]" in str(jax.make_jaxpr(results)(*arrays))
+        found = jax.jit(results)(*arrays)
+    expected = reference.forward(q, k, v, **tokens)[0], *reference.backward(q, k, v, dout, **tokens)
+    for ours, exact in zip(found, expected):
+        np.testing.assert_allclose(ours, exact, rtol=0, atol=tolerance(exact))
+
+
 def test_a_few_queries_make_no_copy_of_all_keys():
     def temporaries(q_seq: int, kv_seq: int) -> int:
         q, k = jnp.zeros((1, 2, q_seq, 16)), jnp.zeros((1, 2, kv_seq, 16))

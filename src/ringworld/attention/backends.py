@@ -13,6 +13,7 @@ from ringworld.attention import xla
 from ringworld.attention.config import AttentionConfig, KernelName
 from ringworld.attention.kernel import Kernel
 from ringworld.core.errors import InputError
+from ringworld.core.mesh import mesh_device
 
 _HOPPER_LARGEST_HEAD = 128
 _HOPPER_FEWEST_QUERIES = 64  # of the 128 rows that its products have
@@ -23,13 +24,10 @@ _HOPPER_WRONG_CUDA = range(12080, 12091)
 def kernel_for(config: AttentionConfig, *, queries: Float[Array, "batch heads q_seq head"]) -> Kernel:
     """Return the module that computes attention between shards on the devices of the mesh that is set.
 
-    The mesh may be of another machine's devices, for which a program is compiled ahead of time. A mesh of no
-    devices, or none, stands for those that jax would use.
-
     Raises:
         InputError: these devices cannot run the kernel that is named, or it does not serve these queries.
     """
-    device = jax.sharding.get_abstract_mesh().abstract_device or jax.devices()[0]
+    device = mesh_device()
     cuda = _local_cuda_version()
     serving = _serving(platform=device.platform, kind=device.device_kind, cuda=cuda)
     name: KernelName = config.kernel

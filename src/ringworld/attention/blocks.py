@@ -3,8 +3,10 @@
 Each block gets a list of its own and walks it alone, so that blocks may be computed in any order.
 """
 
+import functools
 import math
-from typing import Final, NamedTuple
+from collections.abc import Callable
+from typing import Final, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +22,8 @@ from ringworld.attention.visibility import (
     MaskSpec,
     block_visibility,
 )
+
+Carry = TypeVar("Carry")
 
 # Below every score, yet finite: the difference of two is a number, and exp2 of one to any score is 0.
 FLOOR: Final = -0.5 * float(jnp.finfo(jnp.float32).max)
@@ -58,6 +62,13 @@ def live_for_queries(mask: MaskSpec, *, q_block: int, kv_block: int, rows: int =
 def live_for_keys(mask: MaskSpec, *, q_block: int, kv_block: int) -> LiveBlocks:
     """Return for each block of keys the blocks of queries that see it; lengths are multiples of blocks."""
     return _listed(_sees(mask, q_block=q_block, kv_block=kv_block, rows=1).swapaxes(1, 2))
+
+
+def visit_live(step: Callable[..., Carry], carry: Carry, *, whole: Array, some: Array) -> Carry:
+    """Call `step(n, carry, masked=...)` for the n-th block of a list, and mask only those that need it."""
+    carry = lax.fori_loop(0, whole, functools.partial(step, masked=False), carry)
+    # From 0, not from `whole`, which varies over a mesh, and would give the loop a counter of another type.
+    return lax.fori_loop(0, some - whole, lambda n, carry: step(whole + n, carry, masked=True), carry)
 
 
 def even_block(seq: int, limit: int) -> int:

@@ -6,10 +6,9 @@ both have freed a stage, and they wait until it is full. Registers move from the
 No thread writes to memory that it reads, so that nothing else need be synchronised.
 """
 
-import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +17,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxtyping import Array
 
-from ringworld.attention.blocks import FLOOR
+from ringworld.attention.blocks import FLOOR, visit_live
 from ringworld.attention.pallas_arithmetic import LOG2_E, ROWS_WITH_COLUMNS, ROWS_WITH_ROWS
 from ringworld.attention.pallas_hopper_products import (
     ROWS,
@@ -36,8 +35,6 @@ from ringworld.attention.pallas_hopper_products import (
     zeros,
 )
 from ringworld.attention.visibility import in_sight
-
-Carry = TypeVar("Carry")
 
 CONSUMERS = 2
 THREADS = "warpgroup"
@@ -207,7 +204,7 @@ def forward_kernel(
             full_row_values(0.0, mode=mode),
             full_row_values(FLOOR, mode=mode),
         )
-        total, weight, highest = _visit(step, start, whole=here.whole, some=here.some)
+        total, weight, highest = visit_live(step, start, whole=here.whole, some=here.some)
         pl.when(consumer == 0)(pass_turn)
         share = 1.0 / jnp.where(weight == 0, 1.0, weight)
         out[here.batch, here.head, part] = total * over_columns(share, total.shape[1])
@@ -285,7 +282,7 @@ def backward_q_kernel(
             k_ring.release(n)
             return total
 
-        total = _visit(step, zeros(k.shape[-1], mode=mode), whole=here.whole, some=here.some)
+        total = visit_live(step, zeros(k.shape[-1], mode=mode), whole=here.whole, some=here.some)
         dq[here.batch, here.head, part] = total * plan.scale
 
     def fetch(n: Array) -> None:
@@ -371,7 +368,9 @@ def backward_kv_kernel(
             return totals
 
         start = (zeros(v.shape[-1], mode=mode), zeros(k.shape[-1], mode=mode))
-        dv_total, dk_total = _visit(step, start, whole=here.whole * plan.group, some=here.some * plan.group)
+        dv_total, dk_total = visit_live(
+            step, start, whole=here.whole * plan.group, some=here.some * plan.group
+        )
         dk[here.batch, here.head, part] = dk_total * plan.scale
         dv[here.batch, here.head, part] = dv_total
 
@@ -391,13 +390,6 @@ def _seen(keys: Any, *, order: Any, first: Any, mode: Mode) -> Array:
     # Loaded for each block that needs them: they would take registers in all others too.
     order, first = (over_columns(load_row_values(x, mode=mode), keys.shape[0]) for x in (order, first))
     return in_sight(over_rows(load_column_values(keys, mode=mode)), order=order, first=first)
-
-
-def _visit(step: Callable[..., Carry], carry: Carry, *, whole: Array, some: Array) -> Carry:
-    """Go through the blocks to visit, and mask only those that need it."""
-    carry = lax.fori_loop(0, whole, functools.partial(step, masked=False), carry)
-    # From 0, not from `whole`, which varies over a mesh, and would give the loop a counter of another type.
-    return lax.fori_loop(0, some - whole, lambda n, carry: step(whole + n, carry, masked=True), carry)
 
 
 def _specialise(

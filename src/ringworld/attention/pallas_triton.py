@@ -10,7 +10,6 @@ import dataclasses
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +26,7 @@ from ringworld.attention.blocks import (
     live_for_queries,
     pad_mask,
     result_type,
+    visit_live,
 )
 from ringworld.attention.config import AttentionConfig
 from ringworld.attention.kernel import Gradients
@@ -39,8 +39,6 @@ from ringworld.attention.pallas_arithmetic import (
     dot,
 )
 from ringworld.attention.visibility import MaskSpec, in_sight
-
-Carry = TypeVar("Carry")
 
 _SMALLEST = 16  # of any side of a product
 
@@ -286,7 +284,7 @@ def _forward_kernel(
         jnp.zeros((tile.q,), jnp.float32),
         jnp.full((tile.q,), FLOOR, jnp.float32),
     )
-    total, weight, highest = _visit(step, start, whole=whole[i], some=some[i])
+    total, weight, highest = visit_live(step, start, whole=whole[i], some=some[i])
     _store(out, rows, [x / jnp.where(weight == 0, 1.0, weight)[:, None] for x in total])
     lse[rows] = jnp.where(weight == 0, -jnp.inf, (highest + jnp.log2(weight)) / LOG2_E)
 
@@ -329,7 +327,7 @@ def _backward_q_kernel(
         return [x + dot(dscores, part, ROWS_WITH_COLUMNS) for x, part in zip(total, k_parts)]
 
     start = [jnp.zeros(x.shape, jnp.float32) for x in q_parts]
-    total = _visit(step, start, whole=whole[i], some=some[i])
+    total = visit_live(step, start, whole=whole[i], some=some[i])
     _store(dq, rows, [x * scale for x in total])
 
 
@@ -380,18 +378,12 @@ def _backward_kv_kernel(
         )
 
     def over_head(head: Array, total: tuple[list[Array], list[Array]]):
-        return _visit(functools.partial(step, head=head), total, whole=whole[j], some=some[j])
+        return visit_live(functools.partial(step, head=head), total, whole=whole[j], some=some[j])
 
     zeros = [jnp.zeros(x.shape, jnp.float32) for x in k_parts]
     dk_total, dv_total = lax.fori_loop(0, q.shape[0], over_head, (zeros, zeros))
     _store(dk, keys, [x * scale for x in dk_total])
     _store(dv, keys, dv_total)
-
-
-def _visit(step: Callable[..., Carry], carry: Carry, *, whole: Array, some: Array) -> Carry:
-    """Go through the blocks to visit, and mask only those that need it."""
-    carry = lax.fori_loop(0, whole, functools.partial(step, masked=False), carry)
-    return lax.fori_loop(whole, some, functools.partial(step, masked=True), carry)
 
 
 def _parts(x: jax.Ref, *tokens) -> list[Array]:

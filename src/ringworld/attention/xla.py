@@ -3,12 +3,13 @@
 A block of queries walks over the blocks of keys that it sees whole, and then over those that need a mask
 (FlashAttention-2, arXiv 2307.08691), so that time is proportional to what is visible, and memory to one pair
 of blocks. Where queries are few, as in decoding, a block holds several rows of the batch, and is skipped if
-none of them sees it.
+none of them sees it. Where simulated devices share the cores of a CPU, it holds few heads.
 """
 
 from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Float32, Shaped
@@ -21,39 +22,58 @@ from ringworld.attention.blocks import (
     live_for_queries,
     pad_mask,
     row_major,
+    visit_live,
 )
 from ringworld.attention.config import AttentionConfig
 from ringworld.attention.kernel import Gradients
 from ringworld.attention.merge import Partial
 from ringworld.attention.visibility import MaskSpec, visible
+from ringworld.core.mesh import mesh_device
 
 Carry = TypeVar("Carry")
 
 _SEQ = 2  # of queries, keys and values [batch, heads, seq, head]
 _WIDEST_TOKENS = 2048  # of a block of keys that few queries see
+_CACHED_BYTES = 2**18  # of the scores of a block, so that what is made of them stays in a core's own cache
+
+
+class _Place(NamedTuple):
+    """Which group of rows, and which of heads."""
+
+    row: Array
+    head: Array
 
 
 class _Side(NamedTuple):
     """How the queries, or the keys, of an array [batch, heads, seq, ...] are cut into blocks."""
 
     rows: int
+    """Of a block."""
+    head_groups: int
+    """Blocks that together have all heads."""
     tokens: int
+    """Of a block."""
 
-    def block(self, x: Array, row: Array, n: Array, *, dimension: int = _SEQ) -> Array:
-        """Return block n of a group of rows."""
-        return lax.dynamic_slice(x, self._start(x, row, n, dimension), self._sizes(x, dimension))
+    def block(self, x: Array, at: _Place, n: Array, *, dimension: int = _SEQ) -> Array:
+        """Return block n of a group of rows and heads."""
+        return lax.dynamic_slice(x, self._start(x, at, n, dimension), self._sizes(x, dimension))
 
-    def put(self, x: Array, block: Array, row: Array, n: Array) -> Array:
-        """Replace block n of a group of rows."""
-        return lax.dynamic_update_slice(x, block.reshape(self._sizes(x, _SEQ)), self._start(x, row, n, _SEQ))
+    def put(self, x: Array, block: Array, at: _Place, n: Array) -> Array:
+        """Replace block n of a group of rows and heads."""
+        return lax.dynamic_update_slice(x, block.reshape(self._sizes(x, _SEQ)), self._start(x, at, n, _SEQ))
 
-    def _start(self, x: Array, row: Array, n: Array, dimension: int) -> list[Array]:
-        starts = [jnp.zeros_like(row)] * x.ndim
-        starts[0], starts[dimension] = row * self.rows, n * self.tokens
+    def of_all_heads(self, x: Array, at: _Place, n: Array) -> Array:
+        """Return block n of an array [batch, seq]."""
+        return lax.dynamic_slice(x, (at.row * self.rows, n * self.tokens), (self.rows, self.tokens))
+
+    def _start(self, x: Array, at: _Place, n: Array, dimension: int) -> list[Array]:
+        starts = [jnp.zeros_like(n)] * x.ndim
+        starts[0], starts[1] = at.row * self.rows, at.head * (x.shape[1] // self.head_groups)
+        starts[dimension] = n * self.tokens
         return starts
 
     def _sizes(self, x: Array, dimension: int) -> list[int]:
-        sizes = [self.rows, *x.shape[1:]]
+        sizes = [self.rows, x.shape[1] // self.head_groups, *x.shape[2:]]
         sizes[dimension] = self.tokens
         return sizes
 
@@ -66,32 +86,34 @@ class _Walk(NamedTuple):
     mask: MaskSpec
     live: LiveBlocks
 
-    def over_queries(self, visit: Callable[[Array, Array, Carry], Carry], carry: Carry) -> Carry:
-        """Call `visit(row, i, carry)` for each block i of queries of each group of rows."""
+    def over_queries(self, visit: Callable[[_Place, Array, Carry], Carry], carry: Carry) -> Carry:
+        """Call `visit(at, i, carry)` for each block i of queries of each group of rows and heads."""
         groups, blocks = self.live.some.shape
-        return lax.fori_loop(0, groups * blocks, lambda n, x: visit(n // blocks, n % blocks, x), carry)
+        heads = self.queries.head_groups
+
+        def visit_nth(n: Array, carry: Carry) -> Carry:
+            at = _Place(row=n // (heads * blocks), head=n // blocks % heads)
+            return visit(at, n % blocks, carry)
+
+        return lax.fori_loop(0, groups * heads * blocks, visit_nth, carry)
 
     def over_keys(
-        self, row: Array, i: Array, step: Callable[[Carry, Array, Array | None], Carry], carry: Carry
+        self, at: _Place, i: Array, step: Callable[[Carry, Array, Array | None], Carry], carry: Carry
     ) -> Carry:
         """Call `step(carry, j, seen)` for each block j of keys that block i of queries sees.
 
         `seen` is their mask [rows, queries, keys], or None where all is visible.
         """
-        order, first = (
-            self.queries.block(x, row, i, dimension=1) for x in (self.mask.q_order, self.mask.q_first)
-        )
+        order, first = (self.queries.of_all_heads(x, at, i) for x in (self.mask.q_order, self.mask.q_first))
 
-        def unmasked(n: Array, carry: Carry) -> Carry:
-            return step(carry, self.live.others[row, i, n], None)
-
-        def masked(n: Array, carry: Carry) -> Carry:
-            j = self.live.others[row, i, n]
-            keys = self.keys.block(self.mask.k_order, row, j, dimension=1)
+        def visit(n: Array, carry: Carry, *, masked: bool) -> Carry:
+            j = self.live.others[at.row, i, n]
+            if not masked:
+                return step(carry, j, None)
+            keys = self.keys.of_all_heads(self.mask.k_order, at, j)
             return step(carry, j, visible(MaskSpec(q_order=order, q_first=first, k_order=keys)))
 
-        whole, some = self.live.whole[row, i], self.live.some[row, i]
-        return lax.fori_loop(whole, some, masked, lax.fori_loop(0, whole, unmasked, carry))
+        return visit_live(visit, carry, whole=self.live.whole[at.row, i], some=self.live.some[at.row, i])
 
 
 def forward(
@@ -105,33 +127,34 @@ def forward(
     """Return attention of these queries to these keys alone, as `kernel.Kernel.forward` says."""
     walk, scale = _plan(q, k, mask, config), q.shape[-1] ** -0.5
     queries, keys = walk.queries, walk.keys
+    kv_heads = k.shape[1] // keys.head_groups
     qs = fill_blocks(q, _SEQ, queries.tokens)
     ks, vs = (fill_blocks(x, _SEQ, keys.tokens) for x in (k, v))
     # Products would transpose each block of keys; but one block of queries is not worth a copy of all keys.
     columns = row_major(ks.swapaxes(2, 3)) if qs.shape[_SEQ] > queries.tokens else None
 
-    def attend(row: Array, i: Array, total: Partial) -> Partial:
-        q_block = _by_key_head(queries.block(qs, row, i), k.shape[1])
+    def attend(at: _Place, i: Array, total: Partial) -> Partial:
+        q_block = _by_key_head(queries.block(qs, at, i), kv_heads)
 
         def step(carry: tuple[Array, ...], j: Array, seen: Array | None) -> tuple[Array, ...]:
             out, weight, highest = carry
             if columns is None:
-                scores = _dot("rhqd,rhkd->rhqk", q_block, keys.block(ks, row, j))
+                scores = _dot("rhqd,rhkd->rhqk", q_block, keys.block(ks, at, j))
             else:
-                scores = _dot("rhqd,rhdk->rhqk", q_block, keys.block(columns, row, j, dimension=3))
+                scores = _dot("rhqd,rhdk->rhqk", q_block, keys.block(columns, at, j, dimension=3))
             if seen is not None:
                 scores = jnp.where(_for_group(seen, scores.shape[2]), scores, -jnp.inf)
             now = jnp.maximum(highest, scores.max(axis=-1))
             kept, weights = jnp.exp((highest - now) * scale), jnp.exp((scores - now[..., None]) * scale)
-            part = _dot("rhqk,rhkd->rhqd", weights.astype(v.dtype), keys.block(vs, row, j))
+            part = _dot("rhqk,rhkd->rhqd", weights.astype(v.dtype), keys.block(vs, at, j))
             return kept[..., None] * out + part, kept * weight + weights.sum(axis=-1), now
 
         nothing = jnp.zeros_like(q_block, dtype=jnp.float32)
         start = nothing, nothing[..., 0], nothing[..., 0] + FLOOR
-        out, weight, highest = walk.over_keys(row, i, step, start)
+        out, weight, highest = walk.over_keys(at, i, step, start)
         lse = jnp.where(weight == 0, -jnp.inf, highest * scale + jnp.log(weight))
         out = out / jnp.where(weight == 0, 1, weight)[..., None]
-        return Partial(out=queries.put(total.out, out, row, i), lse=queries.put(total.lse, lse, row, i))
+        return Partial(out=queries.put(total.out, out, at, i), lse=queries.put(total.lse, lse, at, i))
 
     zeros = jnp.zeros_like(qs, dtype=jnp.float32)
     total = walk.over_queries(attend, Partial(out=zeros, lse=zeros[..., 0]))
@@ -152,21 +175,22 @@ def backward(
     """Return what these keys contribute to the gradients, as `kernel.Kernel.backward` says."""
     walk, scale = _plan(q, k, mask, config), q.shape[-1] ** -0.5
     queries, keys = walk.queries, walk.keys
+    kv_heads = k.shape[1] // keys.head_groups
     # +inf for a query that sees nothing: exp(-inf - inf) is 0 where exp(-inf - -inf) is not a number.
     lse = jnp.where(lse == -jnp.inf, jnp.inf, lse)
     qs, douts, lses, deltas = (fill_blocks(x, _SEQ, queries.tokens) for x in (q, dout, lse, delta))
     ks, vs = (fill_blocks(x, _SEQ, keys.tokens) for x in (k, v))
 
     # Keys before queries, and dq as its transpose: then no product has to transpose a block of scores.
-    def attend(row: Array, i: Array, total: Gradients) -> Gradients:
+    def attend(at: _Place, i: Array, total: Gradients) -> Gradients:
         q_block, dout_block, lse_block, delta_block = (
-            _by_key_head(queries.block(x, row, i), k.shape[1]) for x in (qs, douts, lses, deltas)
+            _by_key_head(queries.block(x, at, i), kv_heads) for x in (qs, douts, lses, deltas)
         )
         q_columns, dout_columns = q_block.swapaxes(2, 3), dout_block.swapaxes(2, 3)
 
         def step(carry: tuple[Array, ...], j: Array, seen: Array | None) -> tuple[Array, ...]:
             dq, dk, dv = carry
-            k_block, v_block = keys.block(ks, row, j), keys.block(vs, row, j)
+            k_block, v_block = keys.block(ks, at, j), keys.block(vs, at, j)
             scores = _dot("rhkd,rhdq->rhkq", k_block, q_columns) * scale
             if seen is not None:
                 scores = jnp.where(_for_group(seen, scores.shape[3]).swapaxes(2, 3), scores, -jnp.inf)
@@ -177,13 +201,13 @@ def backward(
             dv_part = _dot("rhkq,rhqd->rhkd", weights.astype(q.dtype), dout_block)
             return (
                 dq + _dot("rhkd,rhkq->rhdq", k_block, dscores),
-                keys.put(dk, keys.block(dk, row, j) + dk_part, row, j),
-                keys.put(dv, keys.block(dv, row, j) + dv_part, row, j),
+                keys.put(dk, keys.block(dk, at, j) + dk_part, at, j),
+                keys.put(dv, keys.block(dv, at, j) + dv_part, at, j),
             )
 
         nothing = jnp.zeros_like(q_columns, dtype=jnp.float32)
-        dq, dk, dv = walk.over_keys(row, i, step, (nothing, total.dk, total.dv))
-        return Gradients(dq=queries.put(total.dq, dq.swapaxes(2, 3), row, i), dk=dk, dv=dv)
+        dq, dk, dv = walk.over_keys(at, i, step, (nothing, total.dk, total.dv))
+        return Gradients(dq=queries.put(total.dq, dq.swapaxes(2, 3), at, i), dk=dk, dv=dv)
 
     zeros = Gradients(*(jnp.zeros_like(x, dtype=jnp.float32) for x in (qs, ks, vs)))
     total = walk.over_queries(attend, zeros)
@@ -195,16 +219,34 @@ def _plan(q: Array, k: Array, mask: MaskSpec, config: AttentionConfig) -> _Walk:
     batch, q_seq, kv_seq = q.shape[0], q.shape[_SEQ], k.shape[_SEQ]
     q_block = even_block(q_seq, config.block_q_tokens)
     room = max(1, config.block_q_tokens // q_block)
-    rows = max(divisor for divisor in range(1, min(batch, room) + 1) if batch % divisor == 0)
+    rows = _divisor(batch, room)
     widened = min(config.block_kv_tokens * (room // rows), _WIDEST_TOKENS)
     kv_block = even_block(kv_seq, max(config.block_kv_tokens, widened))
     mask = pad_mask(mask, q_block=q_block, kv_block=kv_block)
+    heads, kv_heads = q.shape[1], k.shape[1]
+    together = _heads_together(kv_heads, head_bytes=4 * rows * (heads // kv_heads) * q_block * kv_block)
     return _Walk(
-        queries=_Side(rows, q_block),
-        keys=_Side(rows, kv_block),
+        queries=_Side(rows=rows, head_groups=kv_heads // together, tokens=q_block),
+        keys=_Side(rows=rows, head_groups=kv_heads // together, tokens=kv_block),
         mask=mask,
         live=live_for_queries(mask, q_block=q_block, kv_block=kv_block, rows=rows),
     )
+
+
+def _heads_together(kv_heads: int, *, head_bytes: int) -> int:
+    """Return how many heads of keys a block holds, given the bytes of the scores of one.
+
+    Devices that share the cores of a CPU have about one each, whose cache should hold what is made of the
+    scores. A device with all cores, or an accelerator, is only busy in large products.
+    """
+    if mesh_device().platform != "cpu" or jax.sharding.get_abstract_mesh().size <= 1:
+        return kv_heads
+    return _divisor(kv_heads, max(1, _CACHED_BYTES // head_bytes))
+
+
+def _divisor(n: int, limit: int) -> int:
+    """Return the largest divisor up to a limit."""
+    return max(divisor for divisor in range(1, min(n, limit) + 1) if n % divisor == 0)
 
 
 def _by_key_head(x: Shaped[Array, "rows heads q *rest"], kv_heads: int) -> Shaped[Array, "rows _ _ *rest"]:

@@ -62,3 +62,12 @@ def make_mesh(
 def abstract_mesh(config: MeshConfig) -> AbstractMesh:
     """Return a mesh with no devices, for type-checking a program of any size."""
     return AbstractMesh(config.shape, MESH_AXES, axis_types=(AxisType.Explicit,) * len(MESH_AXES))
+
+
+def mesh_device() -> Any:
+    """Return one device that stands for all of the mesh that is set, with a `platform` and a `device_kind`.
+
+    The mesh may be of another machine's devices, for which a program is compiled ahead of time. A mesh of no
+    devices, or none, stands for those that jax would use.
+    """
+    return jax.sharding.get_abstract_mesh().abstract_device or jax.devices()[0]
