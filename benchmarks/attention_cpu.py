@@ -44,7 +44,7 @@ def main() -> None:
     """Measure every row, and write the results."""
     measured = []
     for title, options, peer in ROWS:
-        words = ["bench", "attention", *shlex.split(options), "--repeats", "3", "--rounds", "2"]
+        words = ["bench", "attention", *shlex.split(options), "--repeats", "3", "--rounds", "3"]
         words += ["--peers", peer, "--json"]
         command = [sys.executable, "-m", "ringworld.cli.main", *words]
         ended = subprocess.run(command, cwd=BENCHMARKS.parent, stdout=subprocess.PIPE, text=True, check=True)

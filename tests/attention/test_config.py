@@ -1,11 +1,13 @@
 import dataclasses
+from functools import partial
 
 import pytest
 
 from ringworld.attention.config import (
     AttentionConfig,
     SequenceAxes,
-    advised_strategy,
+    Sharing,
+    advised_sharing,
     kept_together_tokens,
     sequence_axes,
 )
@@ -18,10 +20,34 @@ def test_empty_blocks_are_refused(name):
         dataclasses.replace(AttentionConfig(), **{name: 0})
 
 
-def test_heads_are_exchanged_where_there_are_enough():
-    assert advised_strategy(kv_heads=8, members=8) == "head_parallel"
-    assert advised_strategy(kv_heads=8, members=16) == "ring"
-    assert advised_strategy(kv_heads=8, members=3) == "ring"
+@pytest.mark.parametrize(
+    ("kv_heads", "members", "strategy", "ring", "ulysses"),
+    [
+        (8, 1, "head_parallel", 1, 1),
+        (8, 8, "head_parallel", 1, 8),
+        (32, 8, "head_parallel", 1, 8),
+        (8, 64, "hybrid", 8, 8),
+        (6, 4, "hybrid", 2, 2),
+        (8, 3, "ring", 3, 1),
+        (1, 8, "ring", 8, 1),
+    ],
+)
+def test_heads_are_exchanged_as_far_as_they_go(kv_heads, members, strategy, ring, ulysses):
+    advised = advised_sharing(kv_heads=kv_heads, members=members)
+    assert advised == Sharing(strategy=strategy, ring=ring, ulysses=ulysses)
+
+
+def test_a_settled_strategy_gets_the_mesh_that_suits_it():
+    of = partial(advised_sharing, kv_heads=8, members=8)
+    assert of(strategy="ring") == Sharing(strategy="ring", ring=8, ulysses=1)
+    assert of(strategy="all_gather") == Sharing(strategy="all_gather", ring=8, ulysses=1)
+    assert of(strategy="hybrid") == Sharing(strategy="hybrid", ring=2, ulysses=4)
+
+
+@pytest.mark.parametrize(("kv_heads", "members"), [(8, 3), (8, 2), (1, 8), (8, 1)])
+def test_a_hybrid_needs_a_divisor_in_common_and_a_ring(kv_heads, members):
+    with pytest.raises(InputError, match=f"hybrid: got {kv_heads} heads of keys over {members} devices"):
+        advised_sharing(kv_heads=kv_heads, members=members, strategy="hybrid")
 
 
 def test_sequence_axes_cut_heads_or_tokens():

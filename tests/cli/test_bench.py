@@ -166,7 +166,7 @@ def test_attention_and_its_peers_are_shown_in_a_table_and_a_picture(peer, tmp_pa
     options = ("--peers", peer(json.dumps(OF_PEER)), "--repeats", "1", "--out", str(path))
     title, _, ours, theirs = run(capsys, *TINY, *options).splitlines()
     assert title == "512 tokens over 8 devices, 4 heads of 2 keys of 16, float32, forward and backward"
-    assert ours.startswith("ringworld, ring ") and ours.endswith("1.00 x")
+    assert ours.startswith("ringworld, hybrid ") and ours.endswith("1.00 x")
     assert theirs.split()[:3] == ["a", "peer", "60.0000"]
     with Image.open(path) as image:
         assert np.unique(np.asarray(image.convert("L"))).size > 16

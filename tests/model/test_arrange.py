@@ -60,6 +60,13 @@ def test_a_layout_is_for_the_members_that_hold_parts_of_the_tokens(strategy, exp
     assert placement.permutation().tolist() == expected
 
 
+@pytest.mark.parametrize("strategy", ["ring", "hybrid", "head_parallel"])
+def test_a_row_is_cut_over_those_that_exchange_heads_too(strategy):
+    mesh = make_mesh(MeshConfig(ring=2, ulysses=2), devices=jax.devices()[:4])
+    with pytest.raises(InputError, match="got 6 tokens over 4 ring members"):
+        place_rows([[6]], seq=6, attention=AttentionConfig(layout="striped", strategy=strategy), mesh=mesh)
+
+
 class _Tpu:
     """A device of a TPU that is not there."""
 

@@ -76,6 +76,11 @@ def even_block(seq: int, limit: int) -> int:
     return math.ceil(seq / math.ceil(seq / limit))
 
 
+def largest_divisor(number: int, *, limit: int) -> int:
+    """Return the largest divisor up to a limit, or 1: 6 of 12 for 7."""
+    return max(n for n in range(1, number + 1) if number % n == 0 and n <= max(limit, 1))
+
+
 def pad_mask(mask: MaskSpec, *, q_block: int, kv_block: int) -> MaskSpec:
     """Fill up the last blocks with padding."""
     return MaskSpec(

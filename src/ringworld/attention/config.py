@@ -1,5 +1,6 @@
 """How attention is computed, without importing jax."""
 
+import math
 from dataclasses import dataclass
 from typing import Final, Generic, Literal, TypeVar
 
@@ -64,19 +65,51 @@ def sequence_axes(strategy: Strategy, *, ring: Axis, ulysses: Axis) -> SequenceA
             return SequenceAxes(heads=(ulysses,), tokens=(ring,))
 
 
-def advised_strategy(*, kv_heads: int, members: int) -> Strategy:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sharing:
+    """How devices share a sequence, and the sizes of the axes of their mesh that cut it."""
+
+    strategy: Strategy
+    ring: int
+    ulysses: int
+
+
+def advised_sharing(*, kv_heads: int, members: int, strategy: Strategy | None = None) -> Sharing:
     """Return how so many devices best share a sequence.
 
     | kv_heads | advised | why |
     |---|---|---|
     | a multiple of the members | `head_parallel` | all work is even, in any layout, and keys travel once |
-    | otherwise | `ring` | |
+    | has a divisor in common with the members | `hybrid` | the largest one: the ring is short |
+    | otherwise | `ring` | nothing else is left but to gather all keys |
 
     Args:
         kv_heads: heads of keys and values that the devices hold among them.
         members: devices that share a sequence.
+        strategy: one to advise on, where it is settled.
+
+    Raises:
+        InputError: `hybrid` is settled, and there is no divisor in common that leaves a ring.
     """
-    return "ring" if kv_heads % members else "head_parallel"
+    common = math.gcd(kv_heads, members)
+    if strategy is None:
+        strategy = "head_parallel" if common == members else "hybrid" if common > 1 else "ring"
+    match strategy:
+        case "head_parallel":
+            return Sharing(strategy=strategy, ring=1, ulysses=members)
+        case "ring" | "all_gather":
+            return Sharing(strategy=strategy, ring=members, ulysses=1)
+        case "hybrid":
+            pass
+    fitting = [n for n in range(2, min(common + 1, members)) if common % n == 0]
+    if not fitting:
+        raise InputError(
+            what="strategy hybrid",
+            got=f"{kv_heads} heads of keys over {members} devices",
+            expected="a divisor in common, more than 1 and less than the devices",
+            remedy="Change one of them, or the strategy.",
+        )
+    return Sharing(strategy=strategy, ring=members // fitting[-1], ulysses=fitting[-1])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -23,6 +23,7 @@ from jaxtyping import Array, BFloat16, Float32
 
 from ringworld.attention.blocks import (
     fill_blocks,
+    largest_divisor,
     live_for_keys,
     live_for_queries,
     pad_mask,
@@ -241,7 +242,7 @@ def _launch(
     types = [result_type(shape, *operands) for shape in results]
     kv_heads = min(heads, streamed[0].shape[1])
     bytes_of_head = sum(x.size * x.dtype.itemsize for x in streamed) // (batch * kv_heads)
-    kv_heads_together = _largest_divisor(kv_heads, limit=_CACHE_BYTES // bytes_of_head)
+    kv_heads_together = largest_divisor(kv_heads, limit=_CACHE_BYTES // bytes_of_head)
     heads_together = kv_heads_together * (heads // kv_heads)
     plan = Plan(
         heads_together=heads_together,
@@ -284,11 +285,6 @@ def _interpreter() -> Any:
     from jax._src.pallas.mosaic_gpu.interpret.params import InterpretGPUParams
 
     return InterpretGPUParams()
-
-
-def _largest_divisor(number: int, *, limit: int) -> int:
-    """Return the largest divisor up to a limit, or 1: 6 of 12 for 7."""
-    return max(n for n in range(1, number + 1) if number % n == 0 and n <= max(limit, 1))
 
 
 def _kept(*arrays: Array, of_rows: tuple[Any, ...]) -> Kept:

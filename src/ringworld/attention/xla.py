@@ -19,6 +19,7 @@ from ringworld.attention.blocks import (
     LiveBlocks,
     even_block,
     fill_blocks,
+    largest_divisor,
     live_for_queries,
     pad_mask,
     row_major,
@@ -219,7 +220,7 @@ def _plan(q: Array, k: Array, mask: MaskSpec, config: AttentionConfig) -> _Walk:
     batch, q_seq, kv_seq = q.shape[0], q.shape[_SEQ], k.shape[_SEQ]
     q_block = even_block(q_seq, config.block_q_tokens)
     room = max(1, config.block_q_tokens // q_block)
-    rows = _divisor(batch, room)
+    rows = largest_divisor(batch, limit=room)
     widened = min(config.block_kv_tokens * (room // rows), _WIDEST_TOKENS)
     kv_block = even_block(kv_seq, max(config.block_kv_tokens, widened))
     mask = pad_mask(mask, q_block=q_block, kv_block=kv_block)
@@ -241,12 +242,7 @@ def _heads_together(kv_heads: int, *, head_bytes: int) -> int:
     """
     if mesh_device().platform != "cpu" or jax.sharding.get_abstract_mesh().size <= 1:
         return kv_heads
-    return _divisor(kv_heads, max(1, _CACHED_BYTES // head_bytes))
-
-
-def _divisor(n: int, limit: int) -> int:
-    """Return the largest divisor up to a limit."""
-    return max(divisor for divisor in range(1, min(n, limit) + 1) if n % divisor == 0)
+    return largest_divisor(kv_heads, limit=_CACHED_BYTES // head_bytes)
 
 
 def _by_key_head(x: Shaped[Array, "rows heads q *rest"], kv_heads: int) -> Shaped[Array, "rows _ _ *rest"]:

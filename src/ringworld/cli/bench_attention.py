@@ -44,7 +44,8 @@ class BenchAttention:
     devices: int = 1
     """Members that share a sequence."""
     strategy: Annotated[Strategy | None, otherwise("as heads and devices advise", metavar="STRATEGY")] = None
-    """How they share the work: ring, head_parallel, hybrid (pairs exchange heads) or all_gather."""
+    """How they share the work: ring, head_parallel, hybrid (heads are exchanged within groups) or
+    all_gather."""
     layout: Layout = "balanced"
     """Which of them holds which tokens."""
     kernel: KernelName = "auto"

@@ -13,7 +13,7 @@ from jaxtyping import Int, Int64
 from ringworld.attention import work
 from ringworld.attention.config import AttentionConfig, kept_together_tokens, sequence_axes
 from ringworld.attention.efficiency import ring_work
-from ringworld.attention.layouts import Placement, example_lengths, inverse, place
+from ringworld.attention.layouts import Placement, check_divides, example_lengths, inverse, place
 from ringworld.core.sharding import RING_AXIS, ULYSSES_AXIS, spec
 
 BatchT = TypeVar("BatchT", bound=tuple[Any, ...])
@@ -75,6 +75,7 @@ def place_rows(
         InputError: the layout cannot cut a row into equal shares, or examples do not fit into one.
     """
     ring, ulysses = mesh.shape[RING_AXIS], mesh.shape[ULYSSES_AXIS]
+    check_divides(attention.layout, seq=seq, members=ring * ulysses)
     chunk_tokens = kept_together_tokens(attention, platform=mesh.devices.flat[0].platform)
     return [
         place(

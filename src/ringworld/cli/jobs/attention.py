@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding
+from jax.sharding import Mesh, NamedSharding
 from matplotlib.figure import Figure
 
 from ringworld.attention.attend import attention
-from ringworld.attention.config import AttentionConfig, Strategy, advised_strategy
+from ringworld.attention.config import AttentionConfig, Sharing, advised_sharing
 from ringworld.attention.work import attention_flops, visible_pairs
 from ringworld.cli.bench_attention import BenchAttention, ComputeType
 from ringworld.cli.jobs import lengths
@@ -60,7 +60,7 @@ class Problem:
     """Tokens of each document of a sequence."""
     devices: int
     """How many share a sequence."""
-    strategy: Strategy
+    sharing: Sharing
     """How ringworld's devices share it."""
     repeats: int
     """Timed runs, of which the median counts."""
@@ -178,70 +178,29 @@ def _problem(asked: BenchAttention) -> Problem:
         backward=asked.backward,
         lengths=documents,
         devices=asked.devices,
-        strategy=asked.strategy or advised_strategy(kv_heads=kv_heads, members=asked.devices),
+        sharing=advised_sharing(kv_heads=kv_heads, members=asked.devices, strategy=asked.strategy),
         repeats=asked.repeats,
     )
 
 
-def _mesh_config(strategy: Strategy, *, devices: int) -> MeshConfig:
-    match strategy:
-        case "head_parallel":
-            return MeshConfig(ulysses=devices)
-        case "hybrid":
-            if devices % 2:
-                raise InputError(
-                    what="--devices",
-                    got=str(devices),
-                    expected="an even number for the strategy hybrid",
-                    remedy="Change the number of devices, or the strategy.",
-                )
-            return MeshConfig(ring=devices // 2, ulysses=2)
-        case _:
-            return MeshConfig(ring=devices)
-
-
 def _ours(asked: BenchAttention, problem: Problem) -> Callable[[], Measured]:
     """Compile our own program, and return what measures it."""
+    sharing = problem.sharing
     config = AttentionConfig(
         kernel=asked.kernel,
-        strategy=problem.strategy,
+        strategy=sharing.strategy,
         layout=asked.layout,
         block_q_tokens=asked.block_q_tokens,
         block_kv_tokens=asked.block_kv_tokens,
     )
     simulate_devices(asked.devices)
     mesh = make_mesh(
-        _mesh_config(problem.strategy, devices=asked.devices), devices=jax.devices()[: asked.devices]
+        MeshConfig(ring=sharing.ring, ulysses=sharing.ulysses), devices=jax.devices()[: asked.devices]
     )
-    rows = [problem.lengths] * problem.batch
-    sizes = np.array(problem.lengths)
-    first = np.repeat(np.cumsum(sizes) - sizes, sizes).astype(np.int32)
-    tokens = _Tokens(
-        order=np.tile(np.arange(problem.seq, dtype=np.int32), (problem.batch, 1)),
-        first=np.tile(first, (problem.batch, 1)),
-    )
-    tokens = arrange(
-        tokens, mesh=mesh, placements=place_rows(rows, seq=problem.seq, attention=config, mesh=mesh)
-    )
-
-    def values(q: jax.Array, k: jax.Array, v: jax.Array, dout: jax.Array, tokens: _Tokens):
-        attend = partial(attention, **tokens._asdict(), config=config)
-        if not problem.backward:
-            return attend(q, k, v)
-        out, pullback = jax.vjp(attend, q, k, v)
-        return out, *pullback(dout)
-
-    shape = (problem.batch, problem.seq, problem.heads, problem.head)
-    kv_shape = (*shape[:2], problem.kv_heads, problem.head)
+    tokens = _tokens(problem, config, mesh)
     with jax.set_mesh(mesh):
-        arrays = [
-            _normal(key, shape, dtype=problem.dtype, sharding=NamedSharding(mesh, spec(*names)))
-            for key, (shape, names) in zip(
-                jax.random.split(jax.random.key(0), 4),
-                [(shape, _Q), (kv_shape, _KV), (kv_shape, _KV), (shape, _Q)],
-            )
-        ]
-        program = jax.jit(values).lower(*arrays, tokens).compile()
+        arrays = _arrays(problem, mesh)
+        program = jax.jit(_passes(problem, config)).lower(*arrays, tokens).compile()
         jax.block_until_ready(program(*arrays, tokens))
 
     def measure() -> Measured:
@@ -251,7 +210,7 @@ def _ours(asked: BenchAttention, problem: Problem) -> Callable[[], Measured]:
             jax.block_until_ready(program(*arrays, tokens))
             taken.append(time.perf_counter() - begun)
         return Measured(
-            name=f"ringworld, {problem.strategy}" if problem.devices > 1 else "ringworld",
+            name=f"ringworld, {sharing.strategy}" if problem.devices > 1 else "ringworld",
             seconds=statistics.median(taken),
             peak_bytes=_peak_bytes(program),
             memory=COMPILED,
@@ -261,9 +220,45 @@ def _ours(asked: BenchAttention, problem: Problem) -> Callable[[], Measured]:
     return measure
 
 
-def _normal(key: jax.Array, shape: tuple[int, ...], *, dtype: str, sharding: NamedSharding) -> jax.Array:
-    # Drawn alike on every mesh; a device keeps its own part.
-    return jax.device_put(jax.random.normal(key, shape, jnp.float32).astype(dtype), sharding)
+def _passes(problem: Problem, config: AttentionConfig) -> Callable[..., Any]:
+    """Return what is measured: attention, and its gradients if they are asked for."""
+
+    def passes(q: jax.Array, k: jax.Array, v: jax.Array, dout: jax.Array, tokens: _Tokens) -> Any:
+        attend = partial(attention, **tokens._asdict(), config=config)
+        if not problem.backward:
+            return attend(q, k, v)
+        out, pullback = jax.vjp(attend, q, k, v)
+        return out, *pullback(dout)
+
+    return passes
+
+
+def _tokens(problem: Problem, config: AttentionConfig, mesh: Mesh) -> _Tokens:
+    """Return the packed sequences, each token on the device that the layout names."""
+    sizes = np.array(problem.lengths)
+    first = np.repeat(np.cumsum(sizes) - sizes, sizes).astype(np.int32)
+    tokens = _Tokens(
+        order=np.tile(np.arange(problem.seq, dtype=np.int32), (problem.batch, 1)),
+        first=np.tile(first, (problem.batch, 1)),
+    )
+    rows = [problem.lengths] * problem.batch
+    return arrange(
+        tokens, mesh=mesh, placements=place_rows(rows, seq=problem.seq, attention=config, mesh=mesh)
+    )
+
+
+def _arrays(problem: Problem, mesh: Mesh) -> list[jax.Array]:
+    """Return random queries, keys, values and cotangents, alike on every mesh."""
+    shape = (problem.batch, problem.seq, problem.heads, problem.head)
+    kv_shape = (*shape[:2], problem.kv_heads, problem.head)
+    kinds = [(shape, _Q), (kv_shape, _KV), (kv_shape, _KV), (shape, _Q)]
+    return [
+        jax.device_put(
+            jax.random.normal(key, shape, jnp.float32).astype(problem.dtype),
+            NamedSharding(mesh, spec(*names)),
+        )
+        for key, (shape, names) in zip(jax.random.split(jax.random.key(0), 4), kinds)
+    ]
 
 
 def _peak_bytes(program: jax.stages.Compiled) -> int:
