@@ -108,6 +108,16 @@ def test_what_the_user_can_mend_is_named_and_exits_with_2(arguments, named, tmp_
     assert "Traceback" not in text
 
 
+def test_a_link_to_nothing_is_called_that(tmp_path, capsys):
+    link = tmp_path / "clip.mp4"
+    link.symlink_to(tmp_path / "gone.mp4")
+    code, text = run(
+        capsys, "quickstart", "--out", str(tmp_path / "out"), "--preset", "smoke", "--videos", str(link)
+    )
+    assert code == 2
+    assert "clip.mp4: got a link to nothing" in text
+
+
 def test_a_folder_that_holds_another_run_is_refused(tmp_path, capsys):
     out = tmp_path / "out"
     claim(out, smoke(), videos=(), texts=())

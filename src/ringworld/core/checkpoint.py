@@ -1,5 +1,6 @@
 """Checkpoints: a tree of arrays and a JSON object at a step, whole or absent, through Orbax."""
 
+import textwrap
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -77,7 +78,7 @@ class Checkpoints:
         try:
             restored = self._manager.restore(step, args=items)
         except Exception as error:  # Orbax and TensorStore raise many kinds
-            reason, *_ = str(error).split("\n")
+            reason = textwrap.shorten(str(error), 200, placeholder=" ...")
             raise InputError(
                 what=str(self._directory / str(step)),
                 got=f"a checkpoint that cannot be read ({reason})",

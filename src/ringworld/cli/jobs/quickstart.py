@@ -15,7 +15,7 @@ from ringworld.core.errors import InputError
 from ringworld.core.files import claim_folder
 from ringworld.core.memory import peak_memory_bytes
 from ringworld.core.progress import Progress
-from ringworld.data.sources import find_sources
+from ringworld.data.sources import find_sources, why_no_file
 from ringworld.data.toy_world import ToyWorld, render_toy_world
 from ringworld.evaluation.report import write_report
 from ringworld.presets import RunConfig
@@ -87,10 +87,10 @@ def claim(out: Path, run: RunConfig, *, videos: Paths, texts: Paths) -> None:
         InputError: an input is missing, or `out` holds the run of another configuration or of other inputs.
     """
     for path, option in [*((path, "--videos") for path in videos), *((path, "--texts") for path in texts)]:
-        if not path.exists():
+        if problem := why_no_file(path) or ("" if path.exists() else "no such file"):
             raise InputError(
                 what=f"{option} {path}",
-                got="no such file",
+                got=problem,
                 expected="a file or folder",
                 remedy="Check its name.",
             )
