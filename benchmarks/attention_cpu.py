@@ -49,15 +49,20 @@ def main() -> None:
         command = [sys.executable, "-m", "ringworld.cli.main", *words]
         ended = subprocess.run(command, cwd=BENCHMARKS.parent, stdout=subprocess.PIPE, text=True, check=True)
         row = {"title": title} | json.loads(ended.stdout)
-        (theirs,) = row["peers"]
-        memory = f", {1 / theirs['times_the_bytes']:.2f} x its memory" if "times_the_bytes" in theirs else ""
-        print(
-            f"{title}: {theirs['times_the_seconds']:.2f} x the speed of {theirs['name']}{memory}", flush=True
-        )
+        print(_table_row(row), flush=True)
         measured.append(row)
         # A later row may fail; what was measured stays.
         (RESULTS / "attention_cpu.json").write_text(json.dumps(measured, indent=2) + "\n")
     (RESULTS / "attention_cpu.png").write_bytes(_picture(measured))
+
+
+def _table_row(row: dict) -> str:
+    """Return a line of the table of docs/attention.md."""
+    (peer,) = row["peers"]
+    memory = f"{1 / peer['times_the_bytes']:.2f}" if "times_the_bytes" in peer else ""
+    ours, theirs = (f"{seconds:.3g} s" for seconds in (row["seconds"], peer["seconds"]))
+    cells = row["title"], ours, f"{theirs}, {peer['name']}", f"{peer['times_the_seconds']:.2f}", memory
+    return f"| {' | '.join(cells)} |"
 
 
 def _picture(measured: list[dict]) -> bytes:

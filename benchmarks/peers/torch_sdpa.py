@@ -1,6 +1,7 @@
 """PyTorch's `scaled_dot_product_attention` as a peer of `ringworld bench attention`, on one CPU or GPU.
 
-Packed documents are attended to one by one, which is the least work that PyTorch can do for them.
+Packed documents of one length are attended to as rows of a batch, and others one by one: the least work that
+PyTorch can do for them.
 
     ringworld bench attention --peers "python benchmarks/peers/torch_sdpa.py"
 
@@ -36,14 +37,22 @@ def main() -> None:
     empty = _memory_bytes(device)
     q, k, v, dout = normal(heads), normal(kv_heads), normal(kv_heads), normal(heads).detach()
 
+    lengths = problem["lengths"]
+
+    def attend(*of_documents: torch.Tensor) -> torch.Tensor:
+        return scaled_dot_product_attention(*of_documents, is_causal=True, enable_gqa=heads != kv_heads)
+
+    def attend_packed() -> torch.Tensor:
+        if len(set(lengths)) == 1:
+            rows = (x.unflatten(2, (len(lengths), -1)).transpose(1, 2).flatten(0, 1) for x in (q, k, v))
+            return attend(*rows).unflatten(0, (problem["batch"], -1)).transpose(1, 2).flatten(2, 3)
+        documents = zip(*(x.split(lengths, dim=2) for x in (q, k, v)))
+        return torch.cat([attend(*document) for document in documents], dim=2)
+
     def run() -> None:
-        parts = [x.split(problem["lengths"], dim=2) for x in (q, k, v)]
-        out = [
-            scaled_dot_product_attention(*document, is_causal=True, enable_gqa=heads != kv_heads)
-            for document in zip(*parts)
-        ]
+        out = attend_packed()
         if problem["backward"]:
-            torch.autograd.grad(torch.cat(out, dim=2), (q, k, v), dout)
+            torch.autograd.grad(out, (q, k, v), dout)
         if device == "cuda":
             torch.cuda.synchronize()
 

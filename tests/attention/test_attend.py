@@ -180,7 +180,7 @@ def test_rematerialising_a_layer_does_not_attend_again(
 @pytest.mark.parametrize(
     ("strategy", "axes", "shapes", "message"),
     [
-        ("ring", {"ring": 4}, {"seq": 68}, "68 tokens over 4 ring members, expected a multiple of 8"),
+        ("ring", {"ring": 4}, {"seq": 68}, "68 tokens over 4 members, expected a multiple of 8"),
         ("ring", {"ring": 4}, {"heads": 4, "kv_heads": 3}, "4 for queries, 3 for keys"),
         ("ring", {"tensor": 4}, {"heads": 4, "kv_heads": 2}, r"over 4 devices \(tensor\)"),
         ("hybrid", {"ulysses": 4}, {"heads": 4, "kv_heads": 2}, r"over 4 devices \(tensor, ulysses\)"),

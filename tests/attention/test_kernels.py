@@ -18,6 +18,8 @@ from ringworld.attention.config import AttentionConfig
 from ringworld.attention.merge import merge
 from ringworld.attention.visibility import MaskSpec
 from ringworld.core.errors import InputError
+from ringworld.core.mesh import make_mesh
+from ringworld.core.mesh_config import MeshConfig
 
 KERNELS = [
     pytest.param(AttentionConfig(kernel="xla", block_q_tokens=16, block_kv_tokens=32), id="xla"),
@@ -290,6 +292,15 @@ def test_shards_of_the_keys_add_up_to_the_whole(pattern, config):
 @pytest.mark.parametrize(("heads", "kv_heads"), [(2, 2), (4, 1), (4, 2)])
 def test_keys_are_shared_by_a_group_of_heads(heads, kv_heads, config):
     _check(_case(config, _packed(_length(config)), heads=heads, kv_heads=kv_heads), config)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("pattern", ["packed", "shuffled"])
+def test_heads_that_xla_computes_one_by_one_are_those_of_the_oracle(pattern, dtype):
+    # Where devices share a CPU: the scores of one head fill what is allowed.
+    config = AttentionConfig(kernel="xla")
+    with jax.set_mesh(make_mesh(MeshConfig(ring=2), devices=jax.devices()[:2], shardings="inferred")):
+        _check(_case(config, PATTERNS[pattern](600), heads=4, kv_heads=2, dtype=dtype), config)
 
 
 @every_kernel

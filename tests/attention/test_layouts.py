@@ -60,7 +60,7 @@ def test_the_inverse_brings_tokens_back():
 
 
 def test_a_sequence_that_does_not_divide_is_refused_with_one_that_does():
-    with pytest.raises(InputError, match="12 tokens over 4 ring members, expected a multiple of 8. Use 16"):
+    with pytest.raises(InputError, match="12 tokens over 4 members, expected a multiple of 8. Use 16"):
         permutation("zigzag", seq=12, members=4)
     with pytest.raises(InputError, match="expected a multiple of 4. Use 16"):
         permutation("striped", seq=13, members=4)

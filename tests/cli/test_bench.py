@@ -82,7 +82,7 @@ def test_a_picture_has_a_panel_for_each_layout(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("--seq", "8196"), "got 8196 tokens over 4 ring members, expected a multiple of 8. Use 8200"),
+        (("--seq", "8196"), "got 8196 tokens over 4 members, expected a multiple of 8. Use 8200"),
         (("--members", "0"), "--members: got 0, expected at least 1"),
         (("--block-tokens", "0"), "--block-tokens: got 0"),
         (("--sigma", "nan"), "--sigma: got nan, expected a finite number"),
@@ -216,7 +216,7 @@ def test_where_all_peers_fail_each_is_named(peer, capsys):
         (("--peers", ""), "--peers '': got no word"),
         (("--peers", "a 'b"), "No closing quotation"),
         (("--kv-heads", "3"), "4 for queries, 3 for keys"),
-        (("--seq", "500"), "500 tokens over 8 ring members"),
+        (("--seq", "500"), "500 tokens over 8 members"),
         (("--documents", "513"), "--documents: got 513, expected 1 to 512"),
         (("--strategy", "head_parallel", "--kv-heads", "4"), "over 8 devices"),
         (("--repeats", "0"), "--repeats: got 0"),

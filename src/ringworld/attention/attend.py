@@ -19,8 +19,8 @@ from ringworld.attention.blocks import row_major
 from ringworld.attention.config import AttentionConfig, SequenceAxes, sequence_axes
 from ringworld.attention.exchange import all_tokens, heads_for_tokens, tokens_for_heads
 from ringworld.attention.inputs import axis_size, check_inputs, check_self_attention, check_tokens
-from ringworld.attention.layouts import check_divides
-from ringworld.core.sharding import BATCH_AXES, RING_AXIS, SEQ_AXES, TENSOR_AXIS, ULYSSES_AXIS, spec
+from ringworld.attention.layouts import check_shares
+from ringworld.core.sharding import BATCH_AXES, RING_AXIS, TENSOR_AXIS, ULYSSES_AXIS, spec
 
 # A remat policy that saves these names keeps the backward pass from running the forward exchange again.
 OUT_NAME = "attention_out"
@@ -53,7 +53,7 @@ def attention(
     check_inputs(q, k, v, head_axes=(TENSOR_AXIS, *_axes(config).heads))
     check_self_attention(q, k)
     check_tokens({"order": order, "first": first}, like=q)
-    check_divides(config.layout, seq=q.shape[1], members=axis_size(*SEQ_AXES))
+    check_shares(config, seq=q.shape[1], ring=axis_size(RING_AXIS), ulysses=axis_size(ULYSSES_AXIS))
     return _attention(q, k, v, order, first, config)
 
 

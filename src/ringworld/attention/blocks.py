@@ -1,4 +1,4 @@
-"""What kernels share: lists of the blocks to visit, arrays that fill whole blocks, and types of results.
+"""What kernels share: lists of the blocks to visit, and the walk over one; whole blocks; types of results.
 
 Each block gets a list of its own and walks it alone, so that blocks may be computed in any order.
 """
@@ -74,11 +74,6 @@ def visit_live(step: Callable[..., Carry], carry: Carry, *, whole: Array, some: 
 def even_block(seq: int, limit: int) -> int:
     """Return the tokens of a block, up to a limit, so that all are of one size: 50 of 100 for 64."""
     return math.ceil(seq / math.ceil(seq / limit))
-
-
-def largest_divisor(number: int, *, limit: int) -> int:
-    """Return the largest divisor up to a limit, or 1: 6 of 12 for 7."""
-    return max(n for n in range(1, number + 1) if number % n == 0 and n <= max(limit, 1))
 
 
 def pad_mask(mask: MaskSpec, *, q_block: int, kv_block: int) -> MaskSpec:

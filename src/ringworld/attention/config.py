@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Final, Generic, Literal, TypeVar
 
+from ringworld.core.divisors import largest_divisor
 from ringworld.core.errors import InputError
 
 Layout = Literal["contiguous", "zigzag", "striped", "balanced"]
@@ -75,41 +76,42 @@ class Sharing:
 
 
 def advised_sharing(*, kv_heads: int, members: int, strategy: Strategy | None = None) -> Sharing:
-    """Return how so many devices best share a sequence.
+    """Return how so many devices best share a sequence; where the strategy is settled, on what mesh.
 
     | kv_heads | advised | why |
     |---|---|---|
     | a multiple of the members | `head_parallel` | all work is even, in any layout, and keys travel once |
-    | has a divisor in common with the members | `hybrid` | the largest one: the ring is short |
-    | otherwise | `ring` | nothing else is left but to gather all keys |
+    | has a divisor above 1 in common with them | `hybrid`, by the largest | the ring is short |
+    | otherwise | `ring` | it needs nothing |
+
+    `all_gather` is never advised: whether the keys of the whole sequence fit depends on more.
 
     Args:
         kv_heads: heads of keys and values that the devices hold among them.
         members: devices that share a sequence.
-        strategy: one to advise on, where it is settled.
+        strategy: the one that is settled.
 
     Raises:
-        InputError: `hybrid` is settled, and there is no divisor in common that leaves a ring.
+        InputError: `hybrid` is settled, and no divisor in common leaves a ring.
     """
     common = math.gcd(kv_heads, members)
     if strategy is None:
         strategy = "head_parallel" if common == members else "hybrid" if common > 1 else "ring"
     match strategy:
         case "head_parallel":
-            return Sharing(strategy=strategy, ring=1, ulysses=members)
+            ulysses = members
         case "ring" | "all_gather":
-            return Sharing(strategy=strategy, ring=members, ulysses=1)
+            ulysses = 1
         case "hybrid":
-            pass
-    fitting = [n for n in range(2, min(common + 1, members)) if common % n == 0]
-    if not fitting:
-        raise InputError(
-            what="strategy hybrid",
-            got=f"{kv_heads} heads of keys over {members} devices",
-            expected="a divisor in common, more than 1 and less than the devices",
-            remedy="Change one of them, or the strategy.",
-        )
-    return Sharing(strategy=strategy, ring=members // fitting[-1], ulysses=fitting[-1])
+            ulysses = largest_divisor(common, limit=members - 1)
+            if ulysses == 1:
+                raise InputError(
+                    what="strategy hybrid",
+                    got=f"{kv_heads} heads of keys over {members} devices",
+                    expected="a divisor in common, more than 1 and less than the devices",
+                    remedy="Change one of them, or the strategy.",
+                )
+    return Sharing(strategy=strategy, ring=members // ulysses, ulysses=ulysses)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

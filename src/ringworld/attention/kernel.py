@@ -25,7 +25,8 @@ class Kernel(Protocol):
     multiple of `kv_heads`; query head i uses key head i // (heads // kv_heads), and keys are never repeated.
     Inputs are in the compute type (bfloat16 or float32); products accumulate in float32, and every output is
     float32. Scores are scaled by head ** -0.5. A query that sees nothing has out 0, lse -inf and gradient 0.
-    Nothing of size q_seq x kv_seq is made, and a block in which nothing is visible costs nothing.
+    Nothing of size q_seq x kv_seq is made but lists of blocks, and a block in which nothing is visible costs
+    nothing.
     """
 
     def forward(

@@ -10,6 +10,7 @@ Correctness never depends on the layout: `order` and `first` travel with the tok
 | `balanced` | chunks that `balance.deal` dealt | work counted in blocks, any lengths | |
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,7 +18,7 @@ import numpy as np
 from jaxtyping import Int, Int64
 
 from ringworld.attention.balance import CHUNK_TOKENS, deal, needed_divisor
-from ringworld.attention.config import Layout
+from ringworld.attention.config import AttentionConfig, Layout, sequence_axes
 from ringworld.attention.work import check_lengths
 from ringworld.core.errors import InputError
 
@@ -109,6 +110,17 @@ def example_lengths(order: Int[np.ndarray, " seq"], first: Int[np.ndarray, " seq
     return np.diff(begins, append=np.count_nonzero(order >= 0)).tolist()
 
 
+def check_shares(config: AttentionConfig, *, seq: int, ring: int, ulysses: int) -> None:
+    """Refuse a sequence that cannot be cut over these axes, or dealt to members whose tokens stay apart.
+
+    Raises:
+        InputError: `seq` is not a multiple of all members, or does not suit the layout.
+    """
+    check_divides("contiguous", seq=seq, members=ring * ulysses)
+    apart = sequence_axes(config.strategy, ring=ring, ulysses=ulysses).tokens
+    check_divides(config.layout, seq=seq, members=math.prod(apart))
+
+
 def check_divides(layout: Layout, *, seq: int, members: int) -> None:
     """Refuse a sequence that the layout cannot cut into equal shares.
 
@@ -122,7 +134,7 @@ def check_divides(layout: Layout, *, seq: int, members: int) -> None:
     if seq % parts:
         raise InputError(
             what=f"sequence length for the {layout} layout",
-            got=f"{seq} tokens over {members} ring members",
+            got=f"{seq} tokens over {members} members",
             expected=f"a multiple of {parts}",
-            remedy=f"Use {-(-seq // parts) * parts} tokens, or another ring size or layout.",
+            remedy=f"Use {-(-seq // parts) * parts} tokens, or another number of members or layout.",
         )

@@ -1,4 +1,6 @@
-"""The one rule that joins attention over two sets of keys, for blocks, ring steps and decoding alike.
+"""The one rule that joins attention over two sets of keys, for ring steps and decoding alike.
+
+Within a shard a kernel needs none: it keeps a running maximum, and normalises once.
 
 With `out` normalised over its own keys and `lse` the log of the sum of their exponentials,
 

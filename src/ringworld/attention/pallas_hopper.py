@@ -23,7 +23,6 @@ from jaxtyping import Array, BFloat16, Float32
 
 from ringworld.attention.blocks import (
     fill_blocks,
-    largest_divisor,
     live_for_keys,
     live_for_queries,
     pad_mask,
@@ -47,6 +46,7 @@ from ringworld.attention.pallas_hopper_kernels import (
 )
 from ringworld.attention.pallas_hopper_products import ROWS
 from ringworld.attention.visibility import MaskSpec
+from ringworld.core.divisors import largest_divisor
 from ringworld.core.errors import InputError
 
 _KEPT_ROWS = CONSUMERS * ROWS

@@ -2,8 +2,9 @@
 
 A block of queries walks over the blocks of keys that it sees whole, and then over those that need a mask
 (FlashAttention-2, arXiv 2307.08691), so that time is proportional to what is visible, and memory to one pair
-of blocks. Where queries are few, as in decoding, a block holds several rows of the batch, and is skipped if
-none of them sees it. Where simulated devices share the cores of a CPU, it holds few heads.
+of blocks, and to an integer for each pair. Where queries are few, as in decoding, a block holds several rows
+of the batch, and is skipped if none of them sees it. Where simulated devices share the cores of a CPU, it
+holds few heads.
 """
 
 from collections.abc import Callable
@@ -19,7 +20,6 @@ from ringworld.attention.blocks import (
     LiveBlocks,
     even_block,
     fill_blocks,
-    largest_divisor,
     live_for_queries,
     pad_mask,
     row_major,
@@ -29,6 +29,7 @@ from ringworld.attention.config import AttentionConfig
 from ringworld.attention.kernel import Gradients
 from ringworld.attention.merge import Partial
 from ringworld.attention.visibility import MaskSpec, visible
+from ringworld.core.divisors import largest_divisor
 from ringworld.core.mesh import mesh_device
 
 Carry = TypeVar("Carry")
@@ -39,42 +40,46 @@ _CACHED_BYTES = 2**18  # of the scores of a block, so that what is made of them 
 
 
 class _Place(NamedTuple):
-    """Which group of rows, and which of heads."""
+    """Which rows and heads a block has, counted in groups of them."""
 
-    row: Array
-    head: Array
+    rows: Array
+    heads: Array
 
 
 class _Side(NamedTuple):
     """How the queries, or the keys, of an array [batch, heads, seq, ...] are cut into blocks."""
 
     rows: int
-    """Of a block."""
+    """Rows of the batch that a block has."""
     head_groups: int
     """Blocks that together have all heads."""
     tokens: int
-    """Of a block."""
+    """Tokens of each row that a block has."""
+
+    def heads(self, x: Array) -> int:
+        """Return how many heads of an array a block has."""
+        return x.shape[1] // self.head_groups
 
     def block(self, x: Array, at: _Place, n: Array, *, dimension: int = _SEQ) -> Array:
-        """Return block n of a group of rows and heads."""
+        """Return block n of these rows and heads."""
         return lax.dynamic_slice(x, self._start(x, at, n, dimension), self._sizes(x, dimension))
 
     def put(self, x: Array, block: Array, at: _Place, n: Array) -> Array:
-        """Replace block n of a group of rows and heads."""
+        """Replace block n of these rows and heads."""
         return lax.dynamic_update_slice(x, block.reshape(self._sizes(x, _SEQ)), self._start(x, at, n, _SEQ))
 
-    def of_all_heads(self, x: Array, at: _Place, n: Array) -> Array:
-        """Return block n of an array [batch, seq]."""
-        return lax.dynamic_slice(x, (at.row * self.rows, n * self.tokens), (self.rows, self.tokens))
+    def of_tokens(self, x: Array, at: _Place, n: Array) -> Array:
+        """Return block n of an array [batch, seq], which all heads share."""
+        return lax.dynamic_slice(x, (at.rows * self.rows, n * self.tokens), (self.rows, self.tokens))
 
     def _start(self, x: Array, at: _Place, n: Array, dimension: int) -> list[Array]:
         starts = [jnp.zeros_like(n)] * x.ndim
-        starts[0], starts[1] = at.row * self.rows, at.head * (x.shape[1] // self.head_groups)
+        starts[0], starts[1] = at.rows * self.rows, at.heads * self.heads(x)
         starts[dimension] = n * self.tokens
         return starts
 
     def _sizes(self, x: Array, dimension: int) -> list[int]:
-        sizes = [self.rows, x.shape[1] // self.head_groups, *x.shape[2:]]
+        sizes = [self.rows, self.heads(x), *x.shape[2:]]
         sizes[dimension] = self.tokens
         return sizes
 
@@ -88,15 +93,15 @@ class _Walk(NamedTuple):
     live: LiveBlocks
 
     def over_queries(self, visit: Callable[[_Place, Array, Carry], Carry], carry: Carry) -> Carry:
-        """Call `visit(at, i, carry)` for each block i of queries of each group of rows and heads."""
-        groups, blocks = self.live.some.shape
-        heads = self.queries.head_groups
+        """Call `visit(at, i, carry)` for each block i of queries of all rows and heads."""
+        row_groups, blocks = self.live.some.shape
+        head_groups = self.queries.head_groups
 
         def visit_nth(n: Array, carry: Carry) -> Carry:
-            at = _Place(row=n // (heads * blocks), head=n // blocks % heads)
+            at = _Place(rows=n // (head_groups * blocks), heads=n // blocks % head_groups)
             return visit(at, n % blocks, carry)
 
-        return lax.fori_loop(0, groups * heads * blocks, visit_nth, carry)
+        return lax.fori_loop(0, row_groups * head_groups * blocks, visit_nth, carry)
 
     def over_keys(
         self, at: _Place, i: Array, step: Callable[[Carry, Array, Array | None], Carry], carry: Carry
@@ -105,16 +110,16 @@ class _Walk(NamedTuple):
 
         `seen` is their mask [rows, queries, keys], or None where all is visible.
         """
-        order, first = (self.queries.of_all_heads(x, at, i) for x in (self.mask.q_order, self.mask.q_first))
+        order, first = (self.queries.of_tokens(x, at, i) for x in (self.mask.q_order, self.mask.q_first))
 
         def visit(n: Array, carry: Carry, *, masked: bool) -> Carry:
-            j = self.live.others[at.row, i, n]
+            j = self.live.others[at.rows, i, n]
             if not masked:
                 return step(carry, j, None)
-            keys = self.keys.of_all_heads(self.mask.k_order, at, j)
+            keys = self.keys.of_tokens(self.mask.k_order, at, j)
             return step(carry, j, visible(MaskSpec(q_order=order, q_first=first, k_order=keys)))
 
-        return visit_live(visit, carry, whole=self.live.whole[at.row, i], some=self.live.some[at.row, i])
+        return visit_live(visit, carry, whole=self.live.whole[at.rows, i], some=self.live.some[at.rows, i])
 
 
 def forward(
@@ -128,14 +133,13 @@ def forward(
     """Return attention of these queries to these keys alone, as `kernel.Kernel.forward` says."""
     walk, scale = _plan(q, k, mask, config), q.shape[-1] ** -0.5
     queries, keys = walk.queries, walk.keys
-    kv_heads = k.shape[1] // keys.head_groups
     qs = fill_blocks(q, _SEQ, queries.tokens)
     ks, vs = (fill_blocks(x, _SEQ, keys.tokens) for x in (k, v))
     # Products would transpose each block of keys; but one block of queries is not worth a copy of all keys.
     columns = row_major(ks.swapaxes(2, 3)) if qs.shape[_SEQ] > queries.tokens else None
 
     def attend(at: _Place, i: Array, total: Partial) -> Partial:
-        q_block = _by_key_head(queries.block(qs, at, i), kv_heads)
+        q_block = _by_key_head(queries.block(qs, at, i), keys.heads(k))
 
         def step(carry: tuple[Array, ...], j: Array, seen: Array | None) -> tuple[Array, ...]:
             out, weight, highest = carry
@@ -176,7 +180,6 @@ def backward(
     """Return what these keys contribute to the gradients, as `kernel.Kernel.backward` says."""
     walk, scale = _plan(q, k, mask, config), q.shape[-1] ** -0.5
     queries, keys = walk.queries, walk.keys
-    kv_heads = k.shape[1] // keys.head_groups
     # +inf for a query that sees nothing: exp(-inf - inf) is 0 where exp(-inf - -inf) is not a number.
     lse = jnp.where(lse == -jnp.inf, jnp.inf, lse)
     qs, douts, lses, deltas = (fill_blocks(x, _SEQ, queries.tokens) for x in (q, dout, lse, delta))
@@ -185,7 +188,7 @@ def backward(
     # Keys before queries, and dq as its transpose: then no product has to transpose a block of scores.
     def attend(at: _Place, i: Array, total: Gradients) -> Gradients:
         q_block, dout_block, lse_block, delta_block = (
-            _by_key_head(queries.block(x, at, i), kv_heads) for x in (qs, douts, lses, deltas)
+            _by_key_head(queries.block(x, at, i), keys.heads(k)) for x in (qs, douts, lses, deltas)
         )
         q_columns, dout_columns = q_block.swapaxes(2, 3), dout_block.swapaxes(2, 3)
 
@@ -226,9 +229,10 @@ def _plan(q: Array, k: Array, mask: MaskSpec, config: AttentionConfig) -> _Walk:
     mask = pad_mask(mask, q_block=q_block, kv_block=kv_block)
     heads, kv_heads = q.shape[1], k.shape[1]
     together = _heads_together(kv_heads, head_bytes=4 * rows * (heads // kv_heads) * q_block * kv_block)
+    head_groups = kv_heads // together
     return _Walk(
-        queries=_Side(rows=rows, head_groups=kv_heads // together, tokens=q_block),
-        keys=_Side(rows=rows, head_groups=kv_heads // together, tokens=kv_block),
+        queries=_Side(rows=rows, head_groups=head_groups, tokens=q_block),
+        keys=_Side(rows=rows, head_groups=head_groups, tokens=kv_block),
         mask=mask,
         live=live_for_queries(mask, q_block=q_block, kv_block=kv_block, rows=rows),
     )
@@ -238,9 +242,11 @@ def _heads_together(kv_heads: int, *, head_bytes: int) -> int:
     """Return how many heads of keys a block holds, given the bytes of the scores of one.
 
     Devices that share the cores of a CPU have about one each, whose cache should hold what is made of the
-    scores. A device with all cores, or an accelerator, is only busy in large products.
+    scores, though at least one head with all queries that share it. A device with all cores, or an
+    accelerator, is only busy in large products.
     """
-    if mesh_device().platform != "cpu" or jax.sharding.get_abstract_mesh().size <= 1:
+    sharing = min(jax.sharding.get_abstract_mesh().size, jax.local_device_count())
+    if mesh_device().platform != "cpu" or sharing <= 1:
         return kv_heads
     return largest_divisor(kv_heads, limit=_CACHED_BYTES // head_bytes)
 

@@ -13,7 +13,7 @@ from jaxtyping import Int, Int64
 from ringworld.attention import work
 from ringworld.attention.config import AttentionConfig, kept_together_tokens, sequence_axes
 from ringworld.attention.efficiency import ring_work
-from ringworld.attention.layouts import Placement, check_divides, example_lengths, inverse, place
+from ringworld.attention.layouts import Placement, check_shares, example_lengths, inverse, place
 from ringworld.core.sharding import RING_AXIS, ULYSSES_AXIS, spec
 
 BatchT = TypeVar("BatchT", bound=tuple[Any, ...])
@@ -72,10 +72,10 @@ def place_rows(
         mesh: what a row is cut over; the kernel of its devices tells what to keep together.
 
     Raises:
-        InputError: the layout cannot cut a row into equal shares, or examples do not fit into one.
+        InputError: a row cannot be cut over the mesh, or as the layout wants, or examples do not fit in it.
     """
     ring, ulysses = mesh.shape[RING_AXIS], mesh.shape[ULYSSES_AXIS]
-    check_divides(attention.layout, seq=seq, members=ring * ulysses)
+    check_shares(attention, seq=seq, ring=ring, ulysses=ulysses)
     chunk_tokens = kept_together_tokens(attention, platform=mesh.devices.flat[0].platform)
     return [
         place(

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Literal
 
 from ringworld.attention.config import AttentionConfig, sequence_axes
-from ringworld.attention.layouts import check_divides
+from ringworld.attention.layouts import check_shares
 from ringworld.core.mesh_config import MeshConfig
 from ringworld.core.ranges import check_range, require
 
@@ -78,7 +78,7 @@ def check_mesh(config: ModelConfig, mesh: MeshConfig, *, contexts_tokens: Iterab
         InputError: a dimension of the model, or a context, is not a multiple of the number of its pieces.
     """
     for seq in contexts_tokens:
-        check_divides(config.attention.layout, seq=seq, members=mesh.sequence_members)
+        check_shares(config.attention, seq=seq, ring=mesh.ring, ulysses=mesh.ulysses)
     axes = sequence_axes(config.attention.strategy, ring=mesh.ring, ulysses=mesh.ulysses)
     cut_heads = math.prod(axes.heads)
     cuts = (
