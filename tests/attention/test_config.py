@@ -1,4 +1,6 @@
 import dataclasses
+import subprocess
+import sys
 from functools import partial
 
 import pytest
@@ -16,7 +18,7 @@ from ringworld.core.errors import InputError
 
 @pytest.mark.parametrize("name", ["block_q_tokens", "block_kv_tokens"])
 def test_empty_blocks_are_refused(name):
-    with pytest.raises(InputError, match=f"{name}: got 0, expected at least 1 token"):
+    with pytest.raises(InputError, match=f"{name}: got 0, expected at least 1"):
         dataclasses.replace(AttentionConfig(), **{name: 0})
 
 
@@ -48,6 +50,44 @@ def test_a_settled_strategy_gets_the_mesh_that_suits_it():
 def test_a_hybrid_needs_a_divisor_in_common_and_a_ring(kv_heads, members):
     with pytest.raises(InputError, match=f"hybrid: got {kv_heads} heads of keys over {members} devices"):
         advised_sharing(kv_heads=kv_heads, members=members, strategy="hybrid")
+
+
+_WITH_WRONG_NAMES = """
+from functools import partial
+from ringworld.attention.config import AttentionConfig, advised_sharing
+from ringworld.attention.efficiency import ring_efficiency
+
+names = "kernel", "pallas_mode", "strategy", "layout"
+calls = [partial(AttentionConfig, **{name: "rin"}) for name in names]
+calls.append(partial(advised_sharing, kv_heads=8, members=8, strategy="rin"))
+calls.append(partial(ring_efficiency, [8], "rin", members=2))
+for call in calls:
+    try:
+        call()
+    except ValueError as error:
+        print(str(error).split(",")[0])
+"""
+
+
+def test_names_that_are_no_choice_are_refused_where_nothing_checks_types():
+    ran = subprocess.run(
+        [sys.executable, "-c", _WITH_WRONG_NAMES], capture_output=True, text=True, check=True
+    )
+    names = ["kernel", "pallas_mode", "strategy", "layout", "strategy", "layout"]
+    assert ran.stdout.splitlines() == [f"{name}: got 'rin'" for name in names]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"kv_heads": 0, "members": 4}, "kv_heads: got 0, expected at least 1"),
+        ({"kv_heads": 4, "members": -1}, "members: got -1, expected at least 1"),
+        ({"kv_heads": 3, "members": 2, "strategy": "head_parallel"}, "3 heads of keys over 2 devices"),
+    ],
+)
+def test_advice_that_cannot_be_given_is_refused(arguments, said):
+    with pytest.raises(InputError, match=said):
+        advised_sharing(**arguments)
 
 
 def test_sequence_axes_cut_heads_or_tokens():

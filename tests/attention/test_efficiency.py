@@ -89,6 +89,27 @@ def test_the_balance_of_all_gather_is_the_mean_over_the_largest_total():
     assert total_balance(np.zeros((2, 2), np.int64)) == 0
 
 
+def test_lengths_of_few_bits_count_as_exactly():
+    lengths = [2**19, 2**19]
+    expected = ring_efficiency(lengths, "zigzag", members=8)
+    assert ring_efficiency(np.array(lengths, np.int32), "zigzag", members=8) == expected
+
+
+@pytest.mark.parametrize(
+    ("lengths", "options", "said"),
+    [
+        ([16], {"members": 0}, "members: got 0, expected at least 1"),
+        ([16], {"block_tokens": 0}, "block_tokens: got 0"),
+        ([16], {"chunk_tokens": 0}, "chunk_tokens: got 0"),
+        ([], {}, "seq: got 0"),
+        ([2**31], {}, "expected at most 2147483647 tokens"),
+    ],
+)
+def test_numbers_that_make_no_sense_are_refused(lengths, options, said):
+    with pytest.raises(InputError, match=said):
+        ring_efficiency(lengths, **{"layout": "balanced", "members": 2} | options)
+
+
 def test_lengths_that_do_not_fit_are_refused():
     with pytest.raises(InputError, match="9 tokens in all"):
         ring_efficiency([4, 5], "contiguous", members=2, seq=8)

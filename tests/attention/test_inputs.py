@@ -1,11 +1,14 @@
 import jax
 import jax.numpy as jnp
 import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
-from ringworld.attention.inputs import check_inputs, check_self_attention, check_tokens
+from ringworld.attention.inputs import check_inputs, check_self_attention, check_shardings, check_tokens
 from ringworld.core.errors import InputError
-from ringworld.core.mesh import abstract_mesh
+from ringworld.core.mesh import abstract_mesh, make_mesh
 from ringworld.core.mesh_config import MeshConfig
+from ringworld.core.sharding import spec
 
 
 @pytest.mark.parametrize(
@@ -43,6 +46,25 @@ def test_every_token_needs_its_integers(order, got):
     check_tokens({"order": right}, like=q)
     with pytest.raises(InputError, match=rf"k_order of the tokens: got {got}, expected int32\[2, 8\]"):
         check_tokens({"order": right, "k_order": order}, like=q)
+
+
+def test_arrays_that_are_cut_otherwise_are_refused():
+    mesh, wanted = make_mesh(MeshConfig(ring=2), devices=jax.devices()[:2]), spec("batch", "seq")
+    with jax.set_mesh(mesh):
+        whole = jnp.zeros((4, 8))
+        check_shardings(
+            order=(jax.device_put(whole, NamedSharding(mesh, wanted)), wanted), first=(whole, P())
+        )
+        with pytest.raises(
+            InputError, match=r"sharding of first: got P\(None, None\), expected .*device_put"
+        ):
+            check_shardings(first=(whole, wanted))
+
+
+def test_where_the_compiler_chooses_shardings_all_are_right():
+    mesh = make_mesh(MeshConfig(ring=2), devices=jax.devices()[:2], shardings="inferred")
+    with jax.set_mesh(mesh):
+        check_shardings(order=(jnp.zeros((4, 8)), spec("batch", "seq")))
 
 
 def test_only_decoding_has_more_keys_than_queries():

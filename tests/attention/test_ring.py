@@ -37,13 +37,16 @@ def test_bfloat16_stays_within_its_own_rounding_on_a_ring(unpacked, attend, tole
 
 
 def _errors(members: int) -> dict[str, np.ndarray]:
-    """Return all errors of a ring whose members are simulated on one device, of four sequences."""
+    """Return all errors of a ring whose members are simulated on one device, of two sequences.
+
+    A member holds 64 tokens: XLA computes products of far fewer in another way, with an error of its own.
+    """
     rng = np.random.default_rng(0)
-    seq, shape, config = 512, (4, 512, 2, 32), AttentionConfig(kernel="xla")
+    seq, shape, config = 2048, (2, 2048, 2, 32), AttentionConfig(kernel="xla")
     q, k, v, dout = rng.normal(size=(4, *shape)).astype(np.float32)
-    order = np.tile(np.arange(seq, dtype=np.int32), (4, 1))
+    order = np.tile(np.arange(seq, dtype=np.int32), (2, 1))
     first = np.zeros_like(order)
-    first[2:, 100:], first[3:, 300:] = 100, 300
+    first[1, 400:], first[1, 1200:] = 400, 1200
     spec = {"q_order": order, "q_first": first, "k_order": order}
     exact = [x.astype(np.float64) for x in (q, k, v, dout)]
     expected = (reference.forward(*exact[:3], **spec)[0], *reference.backward(*exact, **spec))
@@ -58,7 +61,7 @@ def _errors(members: int) -> dict[str, np.ndarray]:
         return out, *ring.backward(q, k, v, dout, lse=lse, delta=jnp.sum(out * dout, axis=-1), **options)
 
     def shards(x: np.ndarray) -> np.ndarray:
-        return x[:, perm].reshape(4, members, -1, *x.shape[2:]).swapaxes(0, 1)
+        return x[:, perm].reshape(len(x), members, -1, *x.shape[2:]).swapaxes(0, 1)
 
     heads_first = (shards(x).swapaxes(2, 3) for x in (q, k, v, dout))
     results = (np.asarray(x).swapaxes(2, 3) for x in run(*heads_first, shards(order), shards(first)))

@@ -52,6 +52,13 @@ def test_layouts_are_compared_in_a_table(capsys):
     assert found["zigzag"][0] < 0.7
 
 
+def test_a_sequence_of_few_tokens_has_documents_too(capsys):
+    title, *_ = run(
+        capsys, "bench", "layouts", "--seq", "2", "--members", "2", "--layouts", "striped"
+    ).splitlines()
+    assert title == "2 tokens over 2 members: 2 documents, the longest 1"
+
+
 def test_json_says_what_was_measured_and_with_what(capsys):
     options = ("--lengths", "book", "--seed", "5", "--layouts", "zigzag", "balanced", "--block-tokens", "64")
     made = json.loads(run(capsys, *SMALL, *options, "--json"))
@@ -85,6 +92,8 @@ def test_a_picture_has_a_panel_for_each_layout(tmp_path, capsys):
         (("--seq", "8196"), "got 8196 tokens over 4 members, expected a multiple of 8. Use 8200"),
         (("--members", "0"), "--members: got 0, expected at least 1"),
         (("--block-tokens", "0"), "--block-tokens: got 0"),
+        (("--members", "1048576"), "--members: got 1048576, expected at least 1 and at most 4096"),
+        (("--seq", str(10**12)), "--seq: got 1000000000000, expected at least 1 and at most 2147483647"),
         (("--sigma", "nan"), "--sigma: got nan, expected a finite number"),
         (("--sigma", "-1"), "--sigma: got -1.0, expected at least 0"),
         (("--sigma", "1000"), "--sigma: got 1000.0, expected a spread with which no length is infinite"),
@@ -104,11 +113,14 @@ def test_a_picture_that_cannot_be_written_is_refused_before_anything_is_measured
     expected = "expected a name of a file that ends in .png"
     folder = tmp_path / "folder.png"
     folder.mkdir()
+    no_folder = tmp_path / "no folder"
+    no_folder.touch()
     for out, got in (
         (".", "a folder"),
         (folder, "a folder"),
         ("a.jpg", "the ending '.jpg'"),
         ("a", "no ending"),
+        (no_folder / "a.png", "a folder that cannot be written to (File exists)"),
     ):
         said = refused(capsys, "bench", part, "--seq", "8", "--out", str(out))
         assert f"--out {out}: got {got}, {expected}" in said
@@ -181,11 +193,23 @@ def test_attention_and_its_peers_are_shown_in_a_table_and_a_picture(peer, tmp_pa
         json.dumps(OF_PEER | {"seconds": 0}),
         json.dumps(OF_PEER | {"name": 3}),
         json.dumps(OF_PEER | {"peak_bytes": -1}),
+        json.dumps(OF_PEER | {"seconds": 5e-324}),
+        json.dumps(OF_PEER | {"seconds": 10**400}),
+        json.dumps(OF_PEER | {"name": "two\nlines"}),
+        json.dumps(OF_PEER | {"versions": 7}),
+        "[1, 2]",
     ],
 )
 def test_a_peer_that_does_not_answer_is_named(last_line, peer, capsys):
     said = refused(capsys, *TINY, "--repeats", "1", "--peers", peer(last_line))
     assert "peer0.py" in said and "Try the command by itself" in said
+
+
+def test_a_name_with_signs_of_formulas_is_drawn_as_it_is(peer, tmp_path, capsys):
+    path = tmp_path / "times.png"
+    priced = peer(json.dumps(OF_PEER | {"name": r"a $\frac$ b"}))
+    run(capsys, *TINY, "--repeats", "1", "--peers", priced, priced, "--out", str(path))
+    assert path.stat().st_size
 
 
 def test_a_peer_that_fails_leaves_the_others(peer, tmp_path, capsys):
@@ -221,6 +245,10 @@ def test_where_all_peers_fail_each_is_named(peer, capsys):
         (("--strategy", "head_parallel", "--kv-heads", "4"), "over 8 devices"),
         (("--repeats", "0"), "--repeats: got 0"),
         (("--head", "0"), "--head: got 0"),
+        (("--block-q-tokens", "0"), "--block-q-tokens: got 0"),
+        (("--head", str(10**22)), "memory for the sequence: got queries or keys of"),
+        (("--devices", str(10**8)), "--devices: got 100000000, expected at least 1 and at most 512"),
+        (("--strategy", "hybrid", "--kv-heads", "1"), "1 heads of keys over 8 devices"),
         (("--peers", "no-such-program"), "no-such-program"),
     ],
 )

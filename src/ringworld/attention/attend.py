@@ -18,7 +18,13 @@ from ringworld.attention.backends import on_each_device
 from ringworld.attention.blocks import row_major
 from ringworld.attention.config import AttentionConfig, SequenceAxes, sequence_axes
 from ringworld.attention.exchange import all_tokens, heads_for_tokens, tokens_for_heads
-from ringworld.attention.inputs import axis_size, check_inputs, check_self_attention, check_tokens
+from ringworld.attention.inputs import (
+    axis_size,
+    check_inputs,
+    check_self_attention,
+    check_shardings,
+    check_tokens,
+)
 from ringworld.attention.layouts import check_shares
 from ringworld.core.sharding import BATCH_AXES, RING_AXIS, TENSOR_AXIS, ULYSSES_AXIS, spec
 
@@ -44,16 +50,17 @@ def attention(
 
     Call it under a mesh of `core.mesh` (`jax.set_mesh`), with arrays sharded as `core.sharding.spec` says:
     batch, seq and heads. The tokens may be in any layout; the result is in the same one, in the type and
-    sharding of `q`. Tokens with order -1 are padding: zeros, and zero gradients.
+    sharding of `q`. Tokens with order -1 are padding: zeros, and zero gradients, if their numbers are finite.
 
     Raises:
-        InputError: shapes or types do not go together, heads or batch do not fit the mesh or the strategy,
-        the layout does not divide the sequence, or the kernel does not serve these heads or devices.
+        InputError: shapes, types or shardings do not go together, heads or batch do not fit the mesh or the
+        strategy, the layout does not divide the sequence, or the kernel serves no such heads or devices.
     """
     check_inputs(q, k, v, head_axes=(TENSOR_AXIS, *_axes(config).heads))
     check_self_attention(q, k)
     check_tokens({"order": order, "first": first}, like=q)
     check_shares(config, seq=q.shape[1], ring=axis_size(RING_AXIS), ulysses=axis_size(ULYSSES_AXIS))
+    check_shardings(q=(q, _Q), k=(k, _KV), v=(v, _KV), order=(order, _TOKENS), first=(first, _TOKENS))
     return _attention(q, k, v, order, first, config)
 
 

@@ -2,10 +2,11 @@
 
 import math
 from dataclasses import dataclass
-from typing import Final, Generic, Literal, TypeVar
+from typing import Final, Generic, Literal, TypeVar, get_args
 
 from ringworld.core.divisors import largest_divisor
-from ringworld.core.errors import InputError
+from ringworld.core.errors import InputError, not_a_choice
+from ringworld.core.ranges import check_counts, check_range
 
 Layout = Literal["contiguous", "zigzag", "striped", "balanced"]
 KernelName = Literal["auto", "xla", "pallas_tpu", "pallas_triton", "pallas_hopper"]
@@ -19,6 +20,7 @@ KernelName = Literal["auto", "xla", "pallas_tpu", "pallas_triton", "pallas_hoppe
 | `pallas_triton` | NVIDIA GPU from Ampere on |
 | `pallas_hopper` | NVIDIA GPU of the Hopper family (H100, H200, GH200, ...): bfloat16, heads of up to 128 |
 """
+PallasMode = Literal["compiled", "interpreted"]
 Strategy = Literal["ring", "head_parallel", "hybrid", "all_gather"]
 """How a sequence that is cut over devices is attended to.
 
@@ -92,25 +94,32 @@ def advised_sharing(*, kv_heads: int, members: int, strategy: Strategy | None = 
         strategy: the one that is settled.
 
     Raises:
-        InputError: `hybrid` is settled, and no divisor in common leaves a ring.
+        InputError: the strategy that is settled does not suit these numbers.
     """
+    check_counts(kv_heads=kv_heads, members=members)
     common = math.gcd(kv_heads, members)
     if strategy is None:
         strategy = "head_parallel" if common == members else "hybrid" if common > 1 else "ring"
     match strategy:
-        case "head_parallel":
-            ulysses = members
         case "ring" | "all_gather":
-            ulysses = 1
+            return Sharing(strategy=strategy, ring=members, ulysses=1)
+        case "head_parallel":
+            ulysses, fits, expected = common, common == members, "a multiple of the devices"
         case "hybrid":
             ulysses = largest_divisor(common, limit=members - 1)
-            if ulysses == 1:
-                raise InputError(
-                    what="strategy hybrid",
-                    got=f"{kv_heads} heads of keys over {members} devices",
-                    expected="a divisor in common, more than 1 and less than the devices",
-                    remedy="Change one of them, or the strategy.",
-                )
+            fits, expected = (
+                ulysses > 1,
+                "a divisor in common with the devices, above 1 and below their number",
+            )
+        case _:
+            raise not_a_choice("strategy", strategy, choices=get_args(Strategy))
+    if not fits:
+        raise InputError(
+            what=f"strategy {strategy}",
+            got=f"{kv_heads} heads of keys over {members} devices",
+            expected=expected,
+            remedy="Change the heads, the devices or the strategy.",
+        )
     return Sharing(strategy=strategy, ring=members // ulysses, ulysses=ulysses)
 
 
@@ -120,7 +129,7 @@ class AttentionConfig:
 
     kernel: KernelName = "auto"
     """What computes one shard of queries against one of keys."""
-    pallas_mode: Literal["compiled", "interpreted"] = "compiled"
+    pallas_mode: PallasMode = "compiled"
     """Whether a Pallas kernel is compiled for its device, or interpreted on any: slow, for tests."""
     strategy: Strategy = "ring"
     """How the members of a sequence share the work; it changes speed and memory, never the result."""
@@ -143,15 +152,13 @@ class AttentionConfig:
     """Keys of one block, at most, for a kernel that obeys, as above."""
 
     def __post_init__(self) -> None:
-        """Refuse empty blocks."""
-        for name in ("block_q_tokens", "block_kv_tokens"):
-            if getattr(self, name) < 1:
-                raise InputError(
-                    what=name,
-                    got=str(getattr(self, name)),
-                    expected="at least 1 token",
-                    remedy="Use 256, or less where memory is short.",
-                )
+        """Refuse unknown names and empty blocks."""
+        choices = {"kernel": KernelName, "pallas_mode": PallasMode, "strategy": Strategy, "layout": Layout}
+        for name, kind in choices.items():
+            if getattr(self, name) not in get_args(kind):
+                raise not_a_choice(name, str(getattr(self, name)), choices=get_args(kind))
+        remedy = "Use 256, or less where memory is short."
+        check_range(self, "block_q_tokens", "block_kv_tokens", least=1, remedy=remedy)
 
 
 def kept_together_tokens(config: AttentionConfig, *, platform: str) -> int:

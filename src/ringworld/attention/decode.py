@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int32
 
 from ringworld.attention.backends import kernel_for, on_each_device
 from ringworld.attention.config import AttentionConfig
-from ringworld.attention.inputs import axis_size, check_inputs, check_tokens
+from ringworld.attention.inputs import axis_size, check_inputs, check_shardings, check_tokens
 from ringworld.attention.layouts import check_divides
 from ringworld.attention.merge import merge_over
 from ringworld.attention.visibility import MaskSpec
@@ -38,13 +38,15 @@ def decode_attention(
     Several queries a row are a chunk of a prompt, whose own keys are in the cache already.
 
     Raises:
-        InputError: types or shapes do not go together, or heads, batch or the slots of the cache do not
-        divide over the mesh.
+        InputError: types, shapes or shardings do not go together, or heads, batch or the slots of the cache
+        do not divide over the mesh.
     """
     check_inputs(q, k, v)
     check_tokens({"q_order": q_order, "q_first": q_first}, like=q)
     check_tokens({"k_order": k_order}, like=k)
     check_divides("contiguous", seq=k.shape[1], members=axis_size(*SEQ_AXES))
+    check_shardings(q=(q, _Q), k=(k, _KV), v=(v, _KV))
+    check_shardings(q_order=(q_order, _Q_TOKENS), q_first=(q_first, _Q_TOKENS), k_order=(k_order, _TOKENS))
     attend = on_each_device(
         _attend, in_specs=(_Q, _KV, _KV, _Q_TOKENS, _Q_TOKENS, _TOKENS), out_specs=_Q, config=config
     )

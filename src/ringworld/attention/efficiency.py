@@ -1,20 +1,22 @@
 """How evenly a layout spreads the work of ring attention."""
 
 from collections.abc import Sequence
+from operator import index
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Int64, Integer
 
 from ringworld.attention.balance import CHUNK_TOKENS
 from ringworld.attention.config import Layout
 from ringworld.attention.layouts import Placement, place
 from ringworld.attention.work import check_lengths, efficiency_of, work_of_chunks, work_striped
+from ringworld.core.ranges import check_counts
 
 _NEVER = np.iinfo(np.int64).max
 
 
 def ring_efficiency(
-    lengths: Sequence[int],
+    lengths: Sequence[int] | Integer[np.ndarray, " examples"],
     layout: Layout,
     *,
     members: int,
@@ -40,8 +42,9 @@ def ring_efficiency(
         chunk_tokens: as for `layouts.place`.
 
     Raises:
-        InputError: the layout does not divide `seq`, or the examples do not fit into it.
+        InputError: the layout does not divide `seq`, the examples do not fit into it, or a number is below 1.
     """
+    lengths = list(map(index, lengths))
     seq = sum(lengths) if seq is None else seq
     placement = place(layout, seq=seq, members=members, lengths=lengths, chunk_tokens=chunk_tokens)
     return efficiency_of(ring_work(lengths, placement, block_tokens=block_tokens), lengths)
@@ -69,9 +72,10 @@ def ring_work(
             largest order and first of its tokens tell, which is how kernels skip blocks.
 
     Raises:
-        InputError: the examples do not fit into the sequence.
+        InputError: the examples do not fit into the sequence, or a block has no token.
     """
     seq, members = placement.seq, placement.members
+    check_counts(block_tokens=block_tokens)
     check_lengths(lengths, seq=seq)
     if block_tokens > 1:
         return _work_in_blocks(lengths, placement, block_tokens=block_tokens)

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 
 import jax
+from jax.sharding import PartitionSpec
 from jaxtyping import Array
 
 from ringworld.core.errors import InputError
@@ -86,6 +87,37 @@ def check_self_attention(q: Array, k: Array) -> None:
             expected="as many keys as queries",
             remedy="Use decode_attention for a few queries to the keys of a cache.",
         )
+
+
+def check_shardings(**arrays: tuple[Array, PartitionSpec]) -> None:
+    """Refuse arrays that are not cut as they should be over the mesh that is set.
+
+    Where shardings are the compiler's choice, so is this.
+
+    Args:
+        arrays: each with its sharding, by name.
+
+    Raises:
+        InputError: the first that is cut otherwise.
+    """
+    if not jax.sharding.get_abstract_mesh().are_all_axes_explicit:
+        return
+    for name, (x, wanted) in arrays.items():
+        found = jax.typeof(x).sharding.spec
+        if _mesh_axes(found, x.ndim) != _mesh_axes(wanted, x.ndim):
+            raise InputError(
+                what=f"sharding of {name}",
+                got=str(found),
+                expected=str(wanted),
+                remedy="Put it there with jax.device_put, or in a program with jax.sharding.reshard; "
+                "core.sharding.spec gives the sharding from the names of the dimensions.",
+            )
+
+
+def _mesh_axes(spec: PartitionSpec, dimensions: int) -> list[tuple[str, ...]]:
+    """Return the mesh axes that cut each dimension: those of P("a") and P(("a",), None) are the same."""
+    cuts = [() if cut is None else (cut,) if isinstance(cut, str) else tuple(cut) for cut in spec]
+    return cuts + [()] * (dimensions - len(cuts))
 
 
 def check_tokens(integers: Mapping[str, Array], *, like: Array) -> None:

@@ -13,6 +13,7 @@ Correctness never depends on the layout: `order` and `first` travel with the tok
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final, get_args
 
 import numpy as np
 from jaxtyping import Int, Int64
@@ -20,7 +21,10 @@ from jaxtyping import Int, Int64
 from ringworld.attention.balance import CHUNK_TOKENS, deal, needed_divisor
 from ringworld.attention.config import AttentionConfig, Layout, sequence_axes
 from ringworld.attention.work import check_lengths
-from ringworld.core.errors import InputError
+from ringworld.core.errors import InputError, not_a_choice
+from ringworld.core.ranges import check_counts
+
+MOST_TOKENS: Final = 2**31 - 1  # of a sequence: `order` and `first` have 32 bits
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -68,10 +72,12 @@ def place(
         chunk_tokens: tokens that `balanced` keeps together, best those of `config.kept_together_tokens`.
 
     Raises:
-        InputError: the sequence does not divide into equal shares, or the examples do not fit into it.
+        InputError: the sequence does not divide into equal shares, the examples do not fit into it, or a
+            number is below 1.
     """
     lengths = [seq] if lengths is None else lengths
     check_divides(layout, seq=seq, members=members)
+    check_counts(chunk_tokens=chunk_tokens)
     check_lengths(lengths, seq=seq)
     ring = np.arange(members)
     match layout:
@@ -116,18 +122,28 @@ def check_shares(config: AttentionConfig, *, seq: int, ring: int, ulysses: int) 
     Raises:
         InputError: `seq` is not a multiple of all members, or does not suit the layout.
     """
-    check_divides("contiguous", seq=seq, members=ring * ulysses)
     apart = sequence_axes(config.strategy, ring=ring, ulysses=ulysses).tokens
     check_divides(config.layout, seq=seq, members=math.prod(apart))
+    check_divides("contiguous", seq=seq, members=ring * ulysses)
 
 
 def check_divides(layout: Layout, *, seq: int, members: int) -> None:
     """Refuse a sequence that the layout cannot cut into equal shares.
 
     Raises:
-        InputError: `seq` is not a multiple of `members`, or of twice that for zigzag; or for balanced, of
-            `members` times a chunk.
+        InputError: there is no such layout, a number is below 1, or the sequence too long; or `seq` is not a
+            multiple of `members`, or of twice that for zigzag; or for balanced, of `members` times a chunk.
     """
+    if layout not in get_args(Layout):
+        raise not_a_choice("layout", layout, choices=get_args(Layout))
+    check_counts(seq=seq, members=members)
+    if seq > MOST_TOKENS:
+        raise InputError(
+            what="sequence length",
+            got=str(seq),
+            expected=f"at most {MOST_TOKENS} tokens",
+            remedy="Cut it into sequences of their own.",
+        )
     parts = 2 * members if layout == "zigzag" else members
     if layout == "balanced":
         parts = needed_divisor(seq=seq, members=members)

@@ -4,7 +4,7 @@ Within a shard a kernel needs none: it keeps a running maximum, and normalises o
 
 With `out` normalised over its own keys and `lse` the log of the sum of their exponentials,
 
-    lse = log(exp(lse_a) + exp(lse_b)),    out = exp(lse_a - lse) out_a + exp(lse_b - lse) out_b,
+    lse = log(exp(lse_a) + exp(lse_b)),    out = out_a + exp(lse_b - lse) (out_b - out_a),
 
 (Blockwise Parallel Transformer, arXiv 2305.19370; FlashAttention-2, arXiv 2307.08691). All of it is in
 float32 whatever the compute type, so that the error does not grow with the number of parts.
@@ -32,28 +32,25 @@ def nothing_seen(q: Float[Array, "*dims head"]) -> Partial:
 
 def merge(a: Partial, b: Partial) -> Partial:
     """Return attention over the keys of both parts."""
-    highest = jnp.maximum(a.lse, b.lse)
-    (weight_a, out_a), (weight_b, out_b) = _weighted(a, highest), _weighted(b, highest)
-    return _normalised(out_a + out_b, weight_a + weight_b, highest)
+    highest = _finite(jnp.maximum(a.lse, b.lse))
+    weight_a, weight_b = jnp.exp(a.lse - highest), jnp.exp(b.lse - highest)
+    weight = weight_a + weight_b
+    # A small part is added as a small difference: an output that is merged often is rounded once each time.
+    share = weight_b / _or_one(weight)
+    return Partial(out=a.out + share[..., None] * (b.out - a.out), lse=highest + jnp.log(weight))
 
 
 def merge_over(part: Partial, axes: tuple[str, ...]) -> Partial:
     """Return attention over the keys of all members of `axes`, equal on each; only `out` and `lse` travel."""
-    highest = jax.lax.pmax(part.lse, axes)
-    weight, out = _weighted(part, highest)
-    return _normalised(jax.lax.psum(out, axes), jax.lax.psum(weight, axes), highest)
+    highest = _finite(jax.lax.pmax(part.lse, axes))
+    weight = jnp.exp(part.lse - highest)
+    out, weight = jax.lax.psum((weight[..., None] * part.out, weight), axes)
+    return Partial(out=out / _or_one(weight)[..., None], lse=highest + jnp.log(weight))
 
 
-def _weighted(part: Partial, highest: Array) -> tuple[Array, Array]:
-    weight = jnp.exp(part.lse - _finite(highest))
-    return weight, weight[..., None] * part.out
-
-
-def _normalised(out: Array, weight: Array, highest: Array) -> Partial:
-    # Where nothing is visible weight is 0 and out is 0: 0 / 1, and log(0) = -inf.
-    return Partial(
-        out=out / jnp.where(weight == 0, 1, weight)[..., None], lse=_finite(highest) + jnp.log(weight)
-    )
+def _or_one(weight: Array) -> Array:
+    # Where nothing is visible weight and out are 0: 0 / 1, and log(0) = -inf.
+    return jnp.where(weight == 0, 1, weight)
 
 
 def _finite(highest: Array) -> Array:

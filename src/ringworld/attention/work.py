@@ -1,6 +1,7 @@
 """How much of the attention of a packed sequence lies between any two members of a ring."""
 
 from collections.abc import Iterable, Sequence
+from operator import index
 from typing import Literal
 
 import numpy as np
@@ -15,7 +16,8 @@ def visible_pairs(lengths: Iterable[int]) -> int:
     Example:
         `visible_pairs([2, 3])` is 3 + 6 = 9.
     """
-    return sum(length * (length + 1) // 2 for length in lengths)
+    exact = map(index, lengths)  # of any size, where numbers of NumPy wrap
+    return sum(length * (length + 1) // 2 for length in exact)
 
 
 def attention_flops(pairs: int, *, heads: int, head: int, backward: bool) -> int:

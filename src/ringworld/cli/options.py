@@ -1,5 +1,6 @@
 """What several commands ask for, and what `--help` says of options that something else decides."""
 
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,6 +9,7 @@ import tyro
 
 from ringworld.core.config import read_run
 from ringworld.core.errors import InputError
+from ringworld.core.ranges import check_range
 from ringworld.presets import RunConfig, named
 
 
@@ -23,17 +25,38 @@ Devices = Annotated[
 Folders = Annotated[tuple[Path, ...], otherwise("none", metavar="[PATH [PATH ...]]")]
 
 
+def check_option(asked: object, *fields: str, least: int, most: int | None = None) -> None:
+    """Refuse options of a command whose numbers lie outside a range.
+
+    Raises:
+        InputError: the first that does.
+    """
+    check_range(asked, *fields, least=least, most=most, what=_as_typed, remedy="Give another number.")
+
+
+def _as_typed(field: str) -> str:
+    return f"--{field.replace('_', '-')}"
+
+
 def check_picture(out: Path | None) -> None:
     """Refuse an `--out` to which no picture can be written, before what it shows is measured.
 
     Raises:
-        InputError: it is a folder, or does not end in .png.
+        InputError: it is a folder, or does not end in .png, or its folder cannot be made or written to.
     """
-    if out is None or (out.suffix.lower() == ".png" and not out.is_dir()):
+    if out is None:
         return
+    problem = "a folder" if out.is_dir() else f"the ending {out.suffix!r}" if out.suffix else "no ending"
+    if out.suffix.lower() == ".png" and not out.is_dir():
+        try:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=out.parent):
+                return
+        except OSError as error:
+            problem = f"a folder that cannot be written to ({error.strerror})"
     raise InputError(
         what=f"--out {out}",
-        got="a folder" if out.is_dir() else f"the ending {out.suffix!r}" if out.suffix else "no ending",
+        got=problem,
         expected="a name of a file that ends in .png",
         remedy="Give another name.",
     )

@@ -47,6 +47,19 @@ def check_range(
         )
 
 
+def check_counts(**numbers: int) -> None:
+    """Refuse numbers of what there must be one of at least, such as tokens or members.
+
+    Args:
+        numbers: by name.
+
+    Raises:
+        InputError: the first that is below 1.
+    """
+    for name, number in numbers.items():
+        require(number >= 1, name, got=number, expected="at least 1", remedy="Give another number.")
+
+
 def require(holds: bool, what: str, *, got: object, expected: str, remedy: str = _REMEDY) -> None:
     """Refuse a configuration in which a rule that is no range does not hold.
 

@@ -2,11 +2,13 @@
 
 import io
 import json
+import re
 import shlex
 import statistics
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -19,22 +21,26 @@ from matplotlib.figure import Figure
 
 from ringworld.attention.attend import attention
 from ringworld.attention.config import AttentionConfig, Sharing, advised_sharing
+from ringworld.attention.layouts import MOST_TOKENS
 from ringworld.attention.work import attention_flops, visible_pairs
 from ringworld.cli.bench_attention import BenchAttention, ComputeType
 from ringworld.cli.jobs import lengths
 from ringworld.cli.jobs.provenance import command_of, machine, versions_of
-from ringworld.cli.options import check_picture
+from ringworld.cli.options import check_option, check_picture
 from ringworld.core.errors import InputError
 from ringworld.core.files import parse_json, write_bytes_atomic
 from ringworld.core.mesh import make_mesh, simulate_devices
 from ringworld.core.mesh_config import MeshConfig
-from ringworld.core.ranges import check_range
 from ringworld.core.sharding import spec
 from ringworld.evaluation.plots import ACCENT, GROUND, INK, LINES, MUTED, short
 from ringworld.model.arrange import arrange, place_rows
 
 COMPILED = "what the compiler says that the program needs"
+_MOST_DEVICES = 512  # to simulate
+_OUT_OF_MEMORY = "RESOURCE_EXHAUSTED|[Oo]ut of memory"  # as backends of jax say it
+_MOST_BYTES = 2**42  # of the queries, more than any one machine holds; what is less may fail yet
 _PEER = "a program that ends with a line of JSON such as those of benchmarks/peers"
+_WIDEST = 100  # characters of a name
 _Q, _KV = ("batch", "seq", "heads", "head"), ("batch", "seq", "kv_heads", "head")
 
 
@@ -88,17 +94,25 @@ class Measured:
     """Of what took part."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be measured.
+        """Refuse what cannot be measured or shown.
 
         Raises:
-            ValueError: the name is no text, or the time or the memory is no number, or not positive.
+            ValueError: the name is no line of text, or the time or the memory is no number, or none that a
+                program could take.
         """
-        if not isinstance(self.name, str):
-            raise ValueError(f"name {self.name!r}")
-        for name, kinds in (("seconds", (int, float)), ("peak_bytes", (int,))):
+        for name in ("name", "memory"):
             value = getattr(self, name)
-            if type(value) not in kinds or value <= 0:
-                raise ValueError(f"{name} {value!r}")
+            if not isinstance(value, str) or not value.isprintable() or not 0 < len(value) <= _WIDEST:
+                raise ValueError(f"{name} {value!r:.{_WIDEST}}")
+        for name, kinds, least, most in (
+            ("seconds", (int, float), 1e-9, 1e9),
+            ("peak_bytes", (int,), 1, 2**60),
+        ):
+            value = getattr(self, name)
+            if type(value) not in kinds or not least <= value <= most:
+                raise ValueError(f"{name} {value!r:.{_WIDEST}}")
+        if not isinstance(self.versions, dict):
+            raise ValueError(f"versions {self.versions!r:.{_WIDEST}}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -126,7 +140,8 @@ def bench_attention(asked: BenchAttention) -> str:
     check_picture(asked.out)
     problem = _problem(asked)
     peers = [partial(_peer, command, _words(command), problem) for command in asked.peers]
-    measure = _ours(asked, problem)
+    with _memory_told():
+        measure = _ours(asked, problem)
     rounds = [(measure(), [peer() for peer in peers]) for _ in range(asked.rounds)]
     ours = _median([of_us for of_us, _ in rounds])
     theirs = [_outcome(of_one) for of_one in zip(*(of_peers for _, of_peers in rounds))]
@@ -143,7 +158,10 @@ def picture(measured: Sequence[Measured], problem: Problem) -> bytes:
     axes = figure.subplots()
     axes.set_title(_title(problem), fontsize=11, color=INK, loc="left")
     seconds = [one.seconds for one in measured]
-    bars = axes.barh([one.name for one in measured], seconds, color=[ACCENT] + [LINES[0]] * len(seconds))
+    places = range(len(measured))
+    bars = axes.barh(places, seconds, color=[ACCENT] + [LINES[0]] * (len(seconds) - 1))
+    # A name may hold a $, which is no formula.
+    axes.set_yticks(places, [one.name for one in measured], parse_math=False)
     labels = [_told(one, problem, first=measured[0]) for one in measured]
     axes.bar_label(bars, labels, padding=4, fontsize=9, color=INK)
     axes.invert_yaxis()
@@ -157,11 +175,15 @@ def picture(measured: Sequence[Measured], problem: Problem) -> bytes:
 
 
 def _problem(asked: BenchAttention) -> Problem:
-    check = partial(check_range, asked, what=lambda field: f"--{field.replace('_', '-')}")
-    check("seq", "batch", "heads", "head", "devices", "repeats", "rounds", least=1)
+    check = partial(check_option, asked)
+    check("batch", "heads", "head", "repeats", "rounds", "block_q_tokens", "block_kv_tokens", least=1)
+    check("seq", least=1, most=MOST_TOKENS)
+    check("devices", least=1, most=_MOST_DEVICES)
     check("seed", least=0)
     if asked.kv_heads is not None:
         check("kv_heads", least=1)
+    largest = max(asked.heads, asked.kv_heads or 1)
+    _check_memory(4 * asked.batch * asked.seq * largest * asked.head)
     match asked.lengths:
         case "equal":
             documents = lengths.equal(asked.documents, seq=asked.seq)
@@ -180,6 +202,33 @@ def _problem(asked: BenchAttention) -> Problem:
         devices=asked.devices,
         sharing=advised_sharing(kv_heads=kv_heads, members=asked.devices, strategy=asked.strategy),
         repeats=asked.repeats,
+    )
+
+
+def _check_memory(query_bytes: int) -> None:
+    """Refuse a problem that no machine holds, and whose sizes overflow in places that could not say so."""
+    if query_bytes > _MOST_BYTES:
+        raise _too_large(f"queries or keys of {query_bytes:,} bytes")
+
+
+@contextmanager
+def _memory_told() -> Iterator[None]:
+    """Say what to do where memory does not suffice."""
+    try:
+        yield
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        said = " ".join(str(error).split())
+        if isinstance(error, jax.errors.JaxRuntimeError) and not re.search(_OUT_OF_MEMORY, said):
+            raise
+        raise _too_large(said) from error
+
+
+def _too_large(got: str) -> InputError:
+    return InputError(
+        what="memory for the sequence",
+        got=got,
+        expected="queries, keys, values and gradients that fit",
+        remedy="Use a shorter --seq, fewer --heads, or more --devices where each has memory of its own.",
     )
 
 
@@ -291,13 +340,20 @@ def _peer(command: str, words: Sequence[str], problem: Problem) -> Measured | Fa
     """Run a peer's command; it may fail, or print something else than `Measured`."""
     try:
         ended = subprocess.run(
-            [*words, json.dumps(asdict(problem))], capture_output=True, text=True, check=False
+            [*words, json.dumps(asdict(problem))],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         said = ended.stderr if ended.returncode else ended.stdout
         last = said.strip().splitlines()[-1:] or ["nothing"]
         if ended.returncode:
             raise ValueError(f"exit status {ended.returncode}: {last[0]}")
-        return Measured(**parse_json(last[0]))
+        answer = parse_json(last[0])
+        if not isinstance(answer, dict):
+            raise ValueError(f"{last[0]:.{_WIDEST}}")
+        return Measured(**answer)
     except (OSError, ValueError, TypeError) as error:
         return Failed(name=command, failed=" ".join(str(error).split()))
 
@@ -351,13 +407,13 @@ def _as_table(problem: Problem, ours: Measured, peers: Sequence[Measured | Faile
     width = max(len(one.name) for one in shown) + 2
     lines = [
         _title(problem),
-        f"{'':{width}}{'seconds':>10}{'visible GFLOP/s':>18}{'peak MiB':>11}{'time':>9}",
+        f"{'':{width}}{'seconds':>10}{'visible GFLOP/s':>18}{'peak MiB':>11}{'time':>11}",
     ]
     lines += [
         f"{one.name:{width}}failed: {one.failed}"
         if isinstance(one, Failed)
         else f"{one.name:{width}}{one.seconds:10.4f}{problem.flops / one.seconds / 1e9:18,.1f}"
-        f"{one.peak_bytes / 2**20:11,.1f}{one.seconds / ours.seconds:7.2f} x"
+        f"{one.peak_bytes / 2**20:11,.1f}{one.seconds / ours.seconds:9.2f} x"
         for one in shown
     ]
     return "\n".join(lines)
@@ -387,4 +443,5 @@ def _as_json(
             "machine": machine(),
         },
         indent=2,
+        allow_nan=False,
     )

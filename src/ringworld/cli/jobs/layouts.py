@@ -17,17 +17,18 @@ from matplotlib.figure import Figure
 
 from ringworld.attention.config import Layout
 from ringworld.attention.efficiency import ring_work, total_balance
-from ringworld.attention.layouts import place
+from ringworld.attention.layouts import MOST_TOKENS, place
 from ringworld.attention.work import by_step, efficiency_of
 from ringworld.cli.bench_layouts import BenchLayouts
 from ringworld.cli.jobs import lengths
 from ringworld.cli.jobs.provenance import command_of, machine, versions_of
-from ringworld.cli.options import check_picture
+from ringworld.cli.options import check_option, check_picture
 from ringworld.core.files import write_bytes_atomic
-from ringworld.core.ranges import check_range, require
+from ringworld.core.ranges import require
 from ringworld.evaluation.plots import ACCENT, GROUND, INK, LINES, MUTED, short
 
 _REPEATS = 5
+_MOST_MEMBERS = 4096  # the work between any two is a number
 _COLOURS = LinearSegmentedColormap.from_list("work", [GROUND, ACCENT, INK])
 
 
@@ -63,8 +64,9 @@ def bench_layouts(asked: BenchLayouts) -> str:
         InputError: there is no layout or one does not divide the sequence, a number makes no sense, or
             `--out` is no name of a picture.
     """
-    check = partial(check_range, asked, what=lambda field: f"--{field.replace('_', '-')}")
-    check("seq", "members", "median_tokens", "block_tokens", least=1)
+    check = partial(check_option, asked)
+    check("seq", "median_tokens", "block_tokens", least=1, most=MOST_TOKENS)
+    check("members", least=1, most=_MOST_MEMBERS)
     require(
         math.isfinite(asked.sigma),
         "--sigma",
@@ -167,11 +169,11 @@ def _title(asked: BenchLayouts, documents: Sequence[int]) -> str:
 def _as_table(asked: BenchLayouts, documents: Sequence[int], measured: Sequence[Measured]) -> str:
     lines = [
         _title(asked, documents),
-        f"{'layout':12}{'efficiency':>12}{f'in blocks of {asked.block_tokens}':>20}{'of all-gather':>16}"
+        f"{'layout':12}{'efficiency':>12}{f'in blocks of {asked.block_tokens}':>25}{'of all-gather':>16}"
         f"{'found in':>12}",
     ]
     lines += [
-        f"{one.layout:12}{one.efficiency:12.4f}{one.efficiency_in_blocks:20.4f}{one.total_balance:16.4f}"
+        f"{one.layout:12}{one.efficiency:12.4f}{one.efficiency_in_blocks:25.4f}{one.total_balance:16.4f}"
         f"{one.place_seconds * 1e3:9.1f} ms"
         for one in measured
     ]

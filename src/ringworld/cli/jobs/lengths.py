@@ -26,7 +26,7 @@ def lognormal(
     Raises:
         InputError: a length is beyond all numbers.
     """
-    first = [int(book * seq)] if book else []
+    first = [max(int(book * seq), 1)] if book else []
     # A draw is a token at least, so these are enough.
     draws = np.random.default_rng(seed).lognormal(np.log(median_tokens), sigma, size=seq)
     if not np.isfinite(draws).all():
@@ -45,6 +45,8 @@ def until_full(draws: np.ndarray, *, seq: int) -> list[int]:
     Example:
         Draws of 3.7, 0.2, 9 and 5 fill 10 tokens as 3, 1 and 6.
     """
+    if not seq:
+        return []
     ends = np.minimum(np.cumsum(np.clip(draws, 1, seq).astype(np.int64)), seq)
     return np.diff(ends[: np.searchsorted(ends, seq) + 1], prepend=0).tolist()
 
