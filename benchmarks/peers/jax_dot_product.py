@@ -20,7 +20,7 @@ import numpy as np
 
 
 def main() -> None:
-    """Print what `ringworld.cli.jobs.attention.Measured` holds."""
+    """Print what `ringworld.cli.jobs.peers.Measured` holds."""
     problem = json.loads(sys.argv[-1])
     if problem["devices"] != 1:
         raise SystemExit("jax.nn.dot_product_attention is compared on one device")

@@ -35,7 +35,7 @@ SPEC = PartitionSpec(None, "sp", None, None)
 
 
 def main() -> None:
-    """Print what `ringworld.cli.jobs.attention.Measured` holds, for the fastest chunk."""
+    """Print what `ringworld.cli.jobs.peers.Measured` holds, for the fastest chunk."""
     if problem["heads"] != problem["kv_heads"]:
         raise SystemExit("ringattention has no grouped queries")
     share = problem["seq"] // problem["devices"]
