@@ -39,7 +39,7 @@ def test_bfloat16_stays_within_its_own_rounding_on_a_ring(unpacked, attend, tole
 def _errors(members: int) -> dict[str, np.ndarray]:
     """Return all errors of a ring whose members are simulated on one device, of two sequences.
 
-    A member holds 64 tokens: XLA computes products of far fewer in another way, with an error of its own.
+    A member holds 64 tokens; with far fewer the errors depend on the version of XLA (docs/log.md).
     """
     rng = np.random.default_rng(0)
     seq, shape, config = 2048, (2, 2048, 2, 32), AttentionConfig(kernel="xla")
