@@ -20,6 +20,8 @@ KernelName = Literal["auto", "xla", "pallas_tpu", "pallas_triton", "pallas_hoppe
 | `pallas_triton` | NVIDIA GPU from Ampere on |
 | `pallas_hopper` | NVIDIA GPU of the Hopper family (H100, H200, GH200, ...): bfloat16, heads of up to 128 |
 """
+ComputeType = Literal["float32", "bfloat16"]
+"""Of queries, keys and values."""
 PallasMode = Literal["compiled", "interpreted"]
 Strategy = Literal["ring", "head_parallel", "hybrid", "all_gather"]
 """How a sequence that is cut over devices is attended to.

@@ -2,11 +2,13 @@
 
 import math
 from collections.abc import Mapping
+from typing import get_args
 
 import jax
 from jax.sharding import PartitionSpec
 from jaxtyping import Array
 
+from ringworld.attention.config import ComputeType
 from ringworld.core.errors import InputError
 from ringworld.core.sharding import BATCH_AXES, TENSOR_AXIS
 
@@ -41,11 +43,11 @@ def check_inputs(q: Array, k: Array, v: Array, *, head_axes: tuple[str, ...] = (
         InputError: their types differ or are no compute type, their shapes do not go together, or heads or
         batch do not divide.
     """
-    if not q.dtype == k.dtype == v.dtype or q.dtype.name not in ("float32", "bfloat16"):
+    if not q.dtype == k.dtype == v.dtype or q.dtype.name not in get_args(ComputeType):
         raise InputError(
             what="types of queries, keys and values",
             got=f"{q.dtype}, {k.dtype}, {v.dtype}",
-            expected="float32 or bfloat16, the same for all",
+            expected=f"{' or '.join(get_args(ComputeType))}, the same for all",
             remedy="Cast them to the compute type.",
         )
     fit = q.ndim == k.ndim == 4 and k.shape == v.shape and q.shape[::3] == k.shape[::3]

@@ -6,10 +6,8 @@ from typing import Annotated, Literal
 
 import tyro
 
-from ringworld.attention.config import KernelName, Layout, Strategy
+from ringworld.attention.config import ComputeType, KernelName, Layout, Strategy
 from ringworld.cli.options import otherwise
-
-ComputeType = Literal["float32", "bfloat16"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

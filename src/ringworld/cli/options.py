@@ -31,11 +31,34 @@ def check_option(asked: object, *fields: str, least: int, most: int | None = Non
     Raises:
         InputError: the first that does.
     """
-    check_range(asked, *fields, least=least, most=most, what=_as_typed, remedy="Give another number.")
+    check_range(asked, *fields, least=least, most=most, what=option_name, remedy="Give another number.")
 
 
-def _as_typed(field: str) -> str:
+def option_name(field: str) -> str:
+    """Return the name of an option as it is typed: `--top-k` for `top_k`."""
     return f"--{field.replace('_', '-')}"
+
+
+def open_folder(out: Path) -> None:
+    """Make the folder of a result, before anything slow is done.
+
+    Raises:
+        InputError: that is not possible, or nothing can be written to it.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            return
+    except (FileExistsError, NotADirectoryError):
+        problem = "a file where a folder should be"
+    except OSError as error:
+        problem = error.strerror or str(error)
+    raise InputError(
+        what=f"--out {out}",
+        got=problem,
+        expected="a folder that can be made and written to",
+        remedy="Give another name.",
+    )
 
 
 def check_picture(out: Path | None) -> None:
@@ -46,20 +69,14 @@ def check_picture(out: Path | None) -> None:
     """
     if out is None:
         return
-    problem = "a folder" if out.is_dir() else f"the ending {out.suffix!r}" if out.suffix else "no ending"
-    if out.suffix.lower() == ".png" and not out.is_dir():
-        try:
-            out.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=out.parent):
-                return
-        except OSError as error:
-            problem = f"a folder that cannot be written to ({error.strerror})"
-    raise InputError(
-        what=f"--out {out}",
-        got=problem,
-        expected="a name of a file that ends in .png",
-        remedy="Give another name.",
-    )
+    if out.suffix.lower() != ".png" or out.is_dir():
+        raise InputError(
+            what=f"--out {out}",
+            got="a folder" if out.is_dir() else f"the ending {out.suffix!r}" if out.suffix else "no ending",
+            expected="a name of a file that ends in .png",
+            remedy="Give another name.",
+        )
+    open_folder(out.parent)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
 
-from ringworld.attention.config import AttentionConfig, sequence_axes
+from ringworld.attention.config import AttentionConfig, ComputeType, sequence_axes
 from ringworld.attention.layouts import check_shares
 from ringworld.core.mesh_config import MeshConfig
 from ringworld.core.ranges import check_range, require
@@ -46,7 +46,7 @@ class ModelConfig:
     """What backward computes again: nothing, or each layer except its attention."""
     mlp_block_tokens: int = 0
     """Tokens of a device for which the feed-forward activations exist at one time; 0 means all."""
-    compute: Literal["float32", "bfloat16"] = "float32"
+    compute: ComputeType = "float32"
     """Type of activations and of weights in use; master weights are always float32."""
 
     def __post_init__(self) -> None:

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from ringworld.cli.generate import Generate
-from ringworld.cli.jobs.generation import as_typed, check_kind, generate, open_folder, read_question
+from ringworld.cli.jobs.generation import as_typed, check_kind, generate, read_question
+from ringworld.cli.options import open_folder
 from ringworld.core.errors import InputError
 from ringworld.inference.config import SamplingConfig
 from ringworld.presets import named

@@ -61,8 +61,8 @@ def bench_attention(asked: BenchAttention) -> str:
         InputError: the sequence, the heads or the devices do not divide, a number makes no sense, `--out` is
             no name of a picture, a peer is no command, or none of the peers answers.
     """
-    check_picture(asked.out)
     problem = _problem(asked)
+    check_picture(asked.out)
     peers = [partial(ask, command, cut_command(command), problem) for command in asked.peers]
     with _memory_told():
         measure = _ours(asked, problem)

@@ -1,6 +1,5 @@
 """Text, answers, images and videos from a trained model."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields, replace
@@ -13,6 +12,7 @@ from jaxtyping import UInt8
 from ringworld.cli.generate import Generate
 from ringworld.cli.jobs.measure import build_engine, restore_model
 from ringworld.cli.jobs.setup import load_tokenizers, open_mesh
+from ringworld.cli.options import open_folder, option_name
 from ringworld.core.config import to_json, write_run
 from ringworld.core.errors import InputError
 from ringworld.core.files import write_json_atomic
@@ -70,35 +70,11 @@ def check_kind(asked: Generate) -> None:
     for name, kinds in _ONLY_FOR.items():
         if asked.kind not in kinds and getattr(asked, name) != default[name]:
             raise InputError(
-                what=_option(name),
+                what=option_name(name),
                 got=f"it with --kind {asked.kind}",
                 expected=f"it only for --kind {' or '.join(kinds)}",
                 remedy="Leave it out, or ask for another kind.",
             )
-
-
-def open_folder(out: Path) -> None:
-    """Make the folder of the result, before anything slow is done.
-
-    Raises:
-        InputError: that is not possible, or nothing can be written to it.
-    """
-    problem = None
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        problem = "a file where a folder should be"
-    except OSError as error:
-        problem = error.strerror or str(error)
-    if problem is None and not os.access(out, os.W_OK | os.X_OK):
-        problem = "a folder that may not be written to"
-    if problem is not None:
-        raise InputError(
-            what=f"--out {out}",
-            got=problem,
-            expected="a folder that can be made and written to",
-            remedy="Give another name.",
-        )
 
 
 @contextmanager
@@ -106,8 +82,8 @@ def as_typed(asked: Generate) -> Iterator[None]:
     """Let errors name options as they are typed: `--top-k` for `top_k`, and all that a prompt is made of."""
     about = () if asked.about is None else (f"--about {asked.about}",)
     length = {"image": (), "video": ("--frames",)}.get(asked.kind, ("--max-new-tokens",))
-    typed = {name: _option(name) for name in ("temperature", "top_k", "guidance_scale", "seed", "frames")}
-    typed["new tokens"] = _option("max_new_tokens")
+    typed = {name: option_name(name) for name in ("temperature", "top_k", "guidance_scale", "seed", "frames")}
+    typed["new tokens"] = option_name("max_new_tokens")
     typed["prompt"] = " and ".join(("--prompt", *about, *length))
     try:
         yield
@@ -118,10 +94,6 @@ def as_typed(asked: Generate) -> Iterator[None]:
             expected=error.expected,
             remedy=error.remedy,
         ) from error
-
-
-def _option(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
 
 
 def _account(asked: Generate, sampling: SamplingConfig, *, step: int) -> dict[str, Any]:

@@ -7,9 +7,8 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
-from ringworld.attention.config import Sharing
+from ringworld.attention.config import ComputeType, Sharing
 from ringworld.attention.work import attention_flops, visible_pairs
-from ringworld.cli.bench_attention import ComputeType
 from ringworld.core.errors import InputError
 from ringworld.core.files import parse_json
 

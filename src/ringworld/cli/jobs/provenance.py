@@ -8,6 +8,7 @@ from importlib.metadata import version
 from typing import Any
 
 from ringworld import __version__
+from ringworld.cli.options import option_name
 
 
 def command_of(name: str, options: Any) -> str:
@@ -19,14 +20,14 @@ def command_of(name: str, options: Any) -> str:
     """
     words = [name]
     for option in fields(options):
-        value, flag = getattr(options, option.name), option.name.replace("_", "-")
+        value, flag = getattr(options, option.name), option_name(option.name)
         if option.name in ("out", "json") or value == option.default:
             continue
         if isinstance(value, bool):
-            words.append(f"--{flag}" if value else f"--no-{flag}")
+            words.append(flag if value else flag.replace("--", "--no-", 1))
         else:
             values = value if isinstance(value, tuple) else (value,)
-            words += [f"--{flag}", *(shlex.quote(str(x)) for x in values)]
+            words += [flag, *(shlex.quote(str(x)) for x in values)]
     return " ".join(words)
 
 
