@@ -4,6 +4,7 @@ import io
 import json
 import re
 import statistics
+import textwrap
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -78,9 +79,10 @@ def bench_attention(asked: BenchAttention) -> str:
 
 def picture(measured: Sequence[Measured], problem: Problem) -> bytes:
     """Draw the time that each program took, as a PNG."""
-    figure = Figure(figsize=(7, 0.5 * len(measured) + 1.1), layout="constrained", facecolor=GROUND)
+    figure = Figure(figsize=(7, 0.5 * len(measured) + 1.3), layout="constrained", facecolor=GROUND)
     axes = figure.subplots()
-    axes.set_title(_title(problem), fontsize=11, color=INK, loc="left")
+    title = textwrap.fill(_title(problem), 80)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11, color=INK)
     seconds = [one.seconds for one in measured]
     places = range(len(measured))
     bars = axes.barh(places, seconds, color=[ACCENT] + [LINES[0]] * (len(seconds) - 1))
@@ -94,7 +96,7 @@ def picture(measured: Sequence[Measured], problem: Problem) -> bytes:
     axes.tick_params(length=0, labelsize=9, labelcolor=INK)
     axes.spines[:].set_visible(False)
     stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=150)
+    figure.savefig(stream, format="png", dpi=150, bbox_inches="tight")
     return stream.getvalue()
 
 
