@@ -1,11 +1,18 @@
-# Everything a newcomer needs. PYTHON chooses the interpreter (3.11 to 3.13): make test PYTHON=python3.12
-PYTHON ?= python3.11
+# What a newcomer needs: make quickstart, make test. Any Python of 3.11 to 3.13 serves: the first one found here, or PYTHON=...
+FITS := import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+ifeq ($(origin PYTHON),undefined)
+PYTHON := $(shell for each in python3.11 python3.12 python3.13 python3 python; do \
+	if "$$each" -c '$(FITS)' >/dev/null 2>&1; then echo "$$each"; break; fi; done)
+endif
 VENV ?= .venv
 OUT ?= runs/quickstart
+SAMPLE ?= 100
+ONLY ?=
+TESTS ?=
 INSTALLED := $(VENV)/installed-with-$(notdir $(PYTHON))
 PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: quickstart test venv lint types parity tpu constraints clean
+.PHONY: quickstart test venv lint types docs parity tpu mutants constraints clean
 
 quickstart: $(INSTALLED)
 	@$(VENV)/bin/ringworld quickstart --out $(OUT)
@@ -15,9 +22,12 @@ test: $(INSTALLED)
 
 venv: $(INSTALLED)
 
-$(INSTALLED): pyproject.toml constraints.txt
-	$(PYTHON) -m venv --clear $(VENV)
-	$(PIP) --require-hashes -r constraints.txt
+$(INSTALLED): pyproject.toml requirements/default.txt
+	@"$(PYTHON)" -c '$(FITS)' 2>/dev/null || { echo "No Python 3.11 to 3.13 with its venv module$(PYTHON:%= is called %):" \
+		"install one (Debian and Ubuntu: apt install python3-venv, macOS: brew install python@3.13," \
+		"anywhere: uv python install 3.13), or name one: make PYTHON=/path/to/python." >&2; exit 1; }
+	"$(PYTHON)" -m venv --clear $(VENV)
+	$(PIP) --require-hashes -r requirements/default.txt
 	$(PIP) --no-deps --no-build-isolation --editable .
 	touch $@
 
@@ -28,23 +38,39 @@ lint: $(INSTALLED)
 types: $(INSTALLED)
 	$(VENV)/bin/pyright
 
+# Pages and the reference of the public names, from their docstrings. A warning is an error; nothing is fetched.
+docs: $(INSTALLED)
+	$(VENV)/bin/python -m sphinx --quiet --fresh-env --fail-on-warning --nitpicky docs build/docs
+	@echo "build/docs/index.html"
+
 parity: $(INSTALLED)
 	$(PIP) --no-deps torch==2.13.0
-	$(PIP) --require-hashes -r constraints-parity.txt
+	$(PIP) --require-hashes -r requirements/default.txt -r requirements/parity.txt
 	$(VENV)/bin/python -m pytest tests/parity
 
 # Compiles for TPU chips that need not be there, in some minutes.
 tpu: $(INSTALLED)
-	$(PIP) --require-hashes -r constraints-tpu.txt
+	$(PIP) --require-hashes -r requirements/default.txt -r requirements/tpu.txt
 	$(VENV)/bin/python -m pytest tests/tpu
 
-# Needs uv. Writes every pinned version with the hashes of its files, for Python 3.11 to 3.13, and no address.
+# Changes that the tests of the core should notice, and which they do not; some minutes for 100. See .ci/mutants.py.
+mutants: $(INSTALLED)
+	$(PIP) --require-hashes -r requirements/default.txt -r requirements/mutants.txt
+	$(VENV)/bin/python .ci/mutants.py --only $(ONLY) --tests $(TESTS) --sample $(SAMPLE)
+
+# Needs uv. Writes every pinned version with the hashes of its files, for Python 3.11 to 3.13, and no address. What is
+# pinned stays pinned: to raise a version, delete its lines first. Files beside default.txt hold what it has not.
 COMPILE := uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-header \
-	--no-annotate --no-emit-index-url --no-emit-find-links --quiet --extra build --extra test --extra lint
+	--no-annotate --no-emit-index-url --no-emit-find-links --quiet --extra build --extra test --extra lint --extra docs
 constraints:
-	$(COMPILE) --output-file constraints.txt
-	$(COMPILE) --extra parity --constraints constraints.txt --output-file constraints-parity.txt
-	$(COMPILE) --extra tpu --constraints constraints.txt --output-file constraints-tpu.txt
+	$(COMPILE) --output-file requirements/default.txt >/dev/null
+	mkdir -p build
+	for extra in parity tpu mutants; do \
+		touch requirements/$$extra.txt && $(COMPILE) --extra $$extra --output-file build/$$extra.txt \
+			--constraints requirements/default.txt --constraints requirements/$$extra.txt >/dev/null && \
+		awk 'NR == FNR { pinned[$$0]; next } /==/ { new = !($$0 in pinned) } new' \
+			requirements/default.txt build/$$extra.txt >requirements/$$extra.txt || exit 1; \
+	done
 
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) build runs

@@ -5,7 +5,7 @@
 
     .venv/bin/python benchmarks/attention_cpu.py
 
-It takes some minutes on two cores, which nothing else should use, and writes
+It takes some minutes on two otherwise idle cores, and writes
 `benchmarks/results/attention_cpu.json` and `attention_cpu.png`.
 """
 
@@ -46,7 +46,7 @@ def main() -> None:
     for title, options, peer in ROWS:
         words = ["bench", "attention", *shlex.split(options), "--repeats", "3", "--rounds", "3"]
         words += ["--peers", peer, "--json"]
-        command = [sys.executable, "-m", "ringworld.cli.main", *words]
+        command = [sys.executable, "-m", "ringworld", *words]
         ended = subprocess.run(command, cwd=BENCHMARKS.parent, stdout=subprocess.PIPE, text=True, check=True)
         row = {"title": title} | json.loads(ended.stdout)
         print(_table_row(row), flush=True)
@@ -73,8 +73,8 @@ def _picture(measured: list[dict]) -> bytes:
         axes.barh(n - 0.2, row["seconds"], height=0.38, color="#0072b2")
         axes.barh(n + 0.2, peer["seconds"], height=0.38, color="#b8bcc4")
         axes.text(row["seconds"], n - 0.2, f"  {row['seconds']:.3g} s", va="center", fontsize=8)
-        told = f"  {peer['seconds']:.3g} s, {peer['name']}: {peer['times_the_seconds']:.1f} x"
-        axes.text(peer["seconds"], n + 0.2, told, va="center", fontsize=8)
+        label = f"  {peer['seconds']:.3g} s, {peer['name']}: {peer['times_the_seconds']:.1f} x"
+        axes.text(peer["seconds"], n + 0.2, label, va="center", fontsize=8)
     axes.set_yticks(range(len(measured)), [row["title"] for row in measured], fontsize=9)
     axes.invert_yaxis()
     axes.set_xlim(0, 2 * max(peer["seconds"] for row in measured for peer in row["peers"]))

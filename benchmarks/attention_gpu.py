@@ -4,9 +4,9 @@ Hardware: one H100 or H200. Needs jax with CUDA, jaxtyping, and torch for its ro
 
     PYTHONPATH=src python benchmarks/attention_gpu.py --out benchmarks/results
 
-First every kernel is compared with attention in float32; then each is timed alone, forward and backward. What
-fails is recorded with its error, its traceback goes to attention_gpu.log, and the rest goes on. The result,
-attention_gpu.json, is written anew after each row, so that a run that is cut off has given what it had.
+First every kernel is compared with attention in float32; then each is timed alone, forward and backward. A
+failure is recorded with its error and its traceback in attention_gpu.log, and the other rows still run. The
+result, attention_gpu.json, is rewritten after each row, so that an interrupted run leaves what it measured.
 
 TFLOP/s are those of the visible pairs: 4 x head x heads x pairs forward, 2.5 times that backward. Packed
 documents are a batch of as many rows to the peers, which know no packing in one row: the same visible work.
@@ -38,7 +38,7 @@ import numpy as np
 
 from ringworld.attention import pallas_hopper, pallas_triton, xla
 from ringworld.attention.config import AttentionConfig
-from ringworld.attention.pallas_hopper import Tile, choose_tiles
+from ringworld.attention.pallas_hopper import HopperTile, choose_tiles
 from ringworld.attention.visibility import MaskSpec, visible
 from ringworld.attention.work import attention_flops, visible_pairs
 
@@ -164,14 +164,14 @@ def time_hopper(report: Report, case: Case) -> None:
     mask = case.mask()
     lse, delta = _final(q, k, v, dout, mask)
     chosen = choose_tiles(head=case.head)
-    for tile in (chosen.forward, Tile(other=64, stages=4), Tile(other=64, stages=2)):
+    for tile in (chosen.forward, HopperTile(other=64, stages=4), HopperTile(other=64, stages=2)):
         with _timed(report, case, "pallas_hopper", "forward", tile=dataclasses.asdict(tile)) as measure:
             tiles = dataclasses.replace(chosen, forward=tile)
             measure(_forward(pallas_hopper, tiles=tiles), q, k, v, mask)
     for q_tile, kv_tile in (
         (chosen.backward_q, chosen.backward_kv),
-        (Tile(other=64, stages=4), Tile(other=64, stages=2)),
-        (Tile(other=64, stages=2), Tile(other=64, stages=3)),
+        (HopperTile(other=64, stages=4), HopperTile(other=64, stages=2)),
+        (HopperTile(other=64, stages=2), HopperTile(other=64, stages=3)),
     ):
         tile = {"q": dataclasses.asdict(q_tile), "kv": dataclasses.asdict(kv_tile)}
         with _timed(report, case, "pallas_hopper", "backward", tile=tile) as measure:

@@ -5,6 +5,9 @@ import os
 # Tests compile much and compute little: this compiles the same programs several times faster.
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0".strip()
 
+# Programs of an earlier run would make tests depend on it.
+os.environ["RINGWORLD_COMPILATION_CACHE"] = "off"
+
 import hypothesis  # noqa: E402
 import jax  # noqa: E402 (reads XLA_FLAGS)
 

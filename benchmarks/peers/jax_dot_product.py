@@ -1,7 +1,7 @@
 """JAX's `jax.nn.dot_product_attention` as a peer of `ringworld bench attention`: cuDNN on a GPU, else XLA.
 
-Packed documents are attended to one by one, which is the least work that it can do for them. XLA makes all
-scores of a document at once.
+Packed documents are computed one by one, which is the least work that it can do for them. XLA materializes
+all scores of a document.
 
     ringworld bench attention --dtype bfloat16 --head 128 --peers "python benchmarks/peers/jax_dot_product.py"
 
@@ -20,7 +20,7 @@ import numpy as np
 
 
 def main() -> None:
-    """Print what `ringworld.cli.jobs.peers.Measured` holds."""
+    """Print what `ringworld.bench.peers.Timing` holds."""
     problem = json.loads(sys.argv[-1])
     if problem["devices"] != 1:
         raise SystemExit("jax.nn.dot_product_attention is compared on one device")

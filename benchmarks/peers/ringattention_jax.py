@@ -1,13 +1,13 @@
 """LWM's `ringattention` 0.1.2 as a peer of `ringworld bench attention`, over simulated CPU devices.
 
-It needs an environment of its own, since it does not run on a JAX of today:
+It needs a separate environment, since it does not run on a current JAX:
 
     python3.11 -m venv runs/peers/ringattention
     runs/peers/ringattention/bin/pip install -r benchmarks/peers/ringattention_jax.txt
     ringworld bench attention --devices 8 \
         --peers "runs/peers/ringattention/bin/python benchmarks/peers/ringattention_jax.py"
 
-"Choose as large as you can", it says of its chunks; the best of several sizes counts. The last argument,
+Its documentation recommends chunks as large as possible; the best of several sizes counts. The last argument,
 which the command adds, is the problem as JSON.
 """
 
@@ -35,7 +35,7 @@ SPEC = PartitionSpec(None, "sp", None, None)
 
 
 def main() -> None:
-    """Print what `ringworld.cli.jobs.peers.Measured` holds, for the fastest chunk."""
+    """Print what `ringworld.bench.peers.Timing` holds, for the fastest chunk."""
     if problem["heads"] != problem["kv_heads"]:
         raise SystemExit("ringattention has no grouped queries")
     share = problem["seq"] // problem["devices"]

@@ -21,7 +21,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 
 def main() -> None:
-    """Print what `ringworld.cli.jobs.peers.Measured` holds."""
+    """Print what `ringworld.bench.peers.Timing` holds."""
     problem = json.loads(sys.argv[-1])
     if problem["devices"] != 1:
         raise SystemExit("PyTorch is compared on one device")

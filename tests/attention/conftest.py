@@ -13,13 +13,13 @@ import pytest
 from jax.sharding import AbstractMesh, Mesh, NamedSharding
 from jaxtyping import Float64
 
-from ringworld.attention import reference
 from ringworld.attention.attend import attention
 from ringworld.attention.config import AttentionConfig
-from ringworld.attention.layouts import example_lengths, place
+from ringworld.attention.layouts import place
 from ringworld.core.mesh import make_mesh
 from ringworld.core.mesh_config import MeshConfig
 from ringworld.core.sharding import spec
+from tests.attention import reference
 
 SEQ, HEADS, KV_HEADS, HEAD = 128, 4, 2, 16
 BLOCKS_OF_16 = AttentionConfig(block_q_tokens=16, block_kv_tokens=16)
@@ -43,6 +43,8 @@ class Example:
     dout: np.ndarray
     order: np.ndarray
     first: np.ndarray
+    lengths: list[list[int]]
+    """Of each row, the tokens of its documents."""
 
     @cached_property
     def out(self) -> np.ndarray:
@@ -85,7 +87,7 @@ def make_example(rows: list[list[int]], *, seed: int = 0, kv_heads: int = KV_HEA
         used = sum(lengths)
         order[row, :used] = np.arange(used)
         first[row, :used] = np.repeat(np.cumsum(lengths) - lengths, lengths)
-    return Example(q=q, k=k, v=v, dout=dout, order=order, first=first)
+    return Example(q=q, k=k, v=v, dout=dout, order=order, first=first, lengths=rows)
 
 
 @pytest.fixture(scope="session")
@@ -150,9 +152,9 @@ def attend():
         config, mesh = replace(BLOCKS_OF_16, **options), _mesh(axes)
         members = mesh.shape["ring"] * mesh.shape["ulysses"]
         rows, seq = example.order.shape
-        lengths = [example_lengths(*row) for row in zip(example.order, example.first)]
         options = {"seq": seq, "members": members, "chunk_tokens": config.block_q_tokens}
-        perm = np.stack([place(config.layout, lengths=row, **options).permutation() for row in lengths])
+        placed = [place(config.layout, lengths=lengths, **options) for lengths in example.lengths]
+        perm = np.stack([one.token_of_slot() for one in placed])
         row = np.arange(rows)[:, None]
         with jax.set_mesh(mesh):
             arrays = {}

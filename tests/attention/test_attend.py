@@ -129,7 +129,7 @@ def test_the_ring_of_a_hybrid_leaves_the_ulysses_axis_alone(program):
 
 
 def _gradient_of_two_layers(strategy, policy, *, abstract, compiled) -> str:
-    """Compile the gradient of two rematerialised layers that are scanned."""
+    """Compile the gradient of two rematerialized layers that are scanned."""
     mesh = make_mesh(MeshConfig(ring=2, ulysses=2), devices=jax.devices()[:4])
     attend = functools.partial(attention, config=AttentionConfig(strategy=strategy))
 
@@ -164,7 +164,7 @@ def _gradient_of_two_layers(strategy, policy, *, abstract, compiled) -> str:
     ],
     ids=STRATEGIES,
 )
-def test_rematerialising_a_layer_does_not_attend_again(
+def test_rematerializing_a_layer_does_not_attend_again(
     strategy, forward, backward, abstract, compiled, exchanges
 ):
     gradient = functools.partial(_gradient_of_two_layers, strategy, abstract=abstract, compiled=compiled)
@@ -178,31 +178,33 @@ def test_rematerialising_a_layer_does_not_attend_again(
 
 
 @pytest.mark.parametrize(
-    ("strategy", "axes", "shapes", "message"),
+    ("strategy", "axes", "shapes", "field"),
     [
-        ("ring", {"ring": 4}, {"seq": 68}, "68 tokens over 4 members, expected a multiple of 8"),
-        ("ring", {"ring": 4}, {"heads": 4, "kv_heads": 3}, "4 for queries, 3 for keys"),
-        ("ring", {"tensor": 4}, {"heads": 4, "kv_heads": 2}, r"over 4 devices \(tensor\)"),
-        ("hybrid", {"ulysses": 4}, {"heads": 4, "kv_heads": 2}, r"over 4 devices \(tensor, ulysses\)"),
-        ("head_parallel", {"ring": 2, "tensor": 2}, {}, r"over 4 devices \(tensor, ring, ulysses\)"),
-        ("all_gather", {"data": 4}, {"batch": 2}, "2 sequences over 4 devices"),
-        ("ring", {}, {"kv_dtype": jnp.bfloat16}, "float32, bfloat16, bfloat16"),
-        ("ring", {}, {"dtype": jnp.float16}, "expected float32 or bfloat16"),
+        ("ring", {"ring": 4}, {"seq": 68}, "seq"),
+        ("ring", {"ring": 4}, {"heads": 4, "kv_heads": 3}, "kv_heads"),
+        ("ring", {"tensor": 4}, {"heads": 4, "kv_heads": 2}, "kv_heads"),
+        ("hybrid", {"ulysses": 4}, {"heads": 4, "kv_heads": 2}, "kv_heads"),
+        ("head_parallel", {"ring": 2, "tensor": 2}, {}, "kv_heads"),
+        ("all_gather", {"data": 4}, {"batch": 2}, "batch"),
+        ("ring", {}, {"kv_dtype": jnp.bfloat16}, "dtype"),
+        ("ring", {}, {"dtype": jnp.float16}, "dtype"),
     ],
     ids=str,
 )
-def test_what_cannot_be_computed_is_refused_while_tracing(strategy, axes, shapes, message, abstract):
+def test_what_cannot_be_computed_is_refused_while_tracing(strategy, axes, shapes, field, abstract):
     # Arguments that are not cut: the check must come before JAX refuses to cut them.
     attend = functools.partial(attention, config=AttentionConfig(strategy=strategy))
     with jax.sharding.use_abstract_mesh(abstract_mesh(MeshConfig(**axes))):
-        with pytest.raises(InputError, match=message):
+        with pytest.raises(InputError) as refused:
             jax.eval_shape(attend, **abstract(None, **shapes))
+    assert refused.value.field == field
 
 
-def test_a_call_without_a_mesh_is_told_how_to_set_one():
+def test_a_call_without_a_mesh_is_refused():
     x, tokens = jnp.zeros((1, 8, 2, 8)), jnp.zeros((1, 8), jnp.int32)
-    with pytest.raises(InputError, match="jax.set_mesh"):
+    with pytest.raises(InputError) as refused:
         attention(x, x, x, order=tokens, first=tokens, config=AttentionConfig())
+    assert (refused.value.field, refused.value.value) == ("mesh", None)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)

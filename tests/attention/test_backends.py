@@ -82,17 +82,18 @@ def test_what_attends_chooses_the_kernel_too(queries, kernel):
         ("cpu", "pallas_hopper"),
     ],
 )
-def test_a_cuda_that_makes_wrong_masks_is_given_another_kernel(version, kernel, monkeypatch):
+def test_under_a_cuda_that_miscompiles_masks_another_kernel_is_chosen(version, kernel, monkeypatch):
     monkeypatch.setattr(backends, "platform_version", lambda: version)
     with _on("gpu", "NVIDIA H100 80GB HBM3"):
         assert kernel_for(AttentionConfig(), queries=_queries()) is _module(kernel)
 
 
-def test_a_cuda_that_makes_wrong_masks_refuses_the_kernel_by_name_too(monkeypatch):
+def test_under_a_cuda_that_miscompiles_masks_the_kernel_is_refused_by_name_too(monkeypatch):
     monkeypatch.setattr(backends, "platform_version", lambda: "cuda 12080")
     with _on("gpu", "NVIDIA H100 80GB HBM3"):
-        with pytest.raises(InputError, match="HBM3 with CUDA 12080, expected pallas_triton or xla"):
+        with pytest.raises(InputError) as refused:
             kernel_for(AttentionConfig(kernel="pallas_hopper"), queries=_queries())
+    assert (refused.value.field, refused.value.value) == ("kernel", "pallas_hopper")
 
 
 @pytest.mark.parametrize("mode", ["compiled", "interpreted"])
@@ -100,8 +101,9 @@ def test_a_cuda_that_makes_wrong_masks_refuses_the_kernel_by_name_too(monkeypatc
 def test_a_kernel_that_does_not_serve_what_attends_is_refused(queries, mode):
     config = AttentionConfig(kernel="pallas_hopper", pallas_mode=mode)
     with _on("gpu", "NVIDIA H100 80GB HBM3"):
-        with pytest.raises(InputError, match="expected bfloat16 and heads of up to 128"):
+        with pytest.raises(InputError) as refused:
             kernel_for(config, queries=_queries(**queries))
+    assert refused.value.field == "kernel"
 
 
 def test_a_kernel_that_is_named_serves_a_single_query_too():
@@ -122,18 +124,19 @@ def test_xla_may_be_chosen_anywhere():
 
 
 @pytest.mark.parametrize(
-    ("platform", "kind", "name", "serving"),
+    ("platform", "kind", "name"),
     [
-        ("cpu", "cpu", "pallas_tpu", "xla"),
-        ("gpu", "NVIDIA A100-SXM4-80GB", "pallas_tpu", "pallas_triton or xla"),
-        ("gpu", "NVIDIA B200", "pallas_hopper", "pallas_triton or xla"),
-        ("tpu", "TPU v5 lite", "pallas_triton", "pallas_tpu or xla"),
+        ("cpu", "cpu", "pallas_tpu"),
+        ("gpu", "NVIDIA A100-SXM4-80GB", "pallas_tpu"),
+        ("gpu", "NVIDIA B200", "pallas_hopper"),
+        ("tpu", "TPU v5 lite", "pallas_triton"),
     ],
 )
-def test_a_kernel_that_the_devices_cannot_run_is_refused_unless_interpreted(platform, kind, name, serving):
+def test_a_kernel_that_the_devices_cannot_run_is_refused_unless_interpreted(platform, kind, name):
     with _on(platform, kind):
-        with pytest.raises(InputError, match=f"got {name} on {kind}, expected {serving}"):
+        with pytest.raises(InputError) as refused:
             kernel_for(AttentionConfig(kernel=name), queries=_queries())
+        assert (refused.value.field, refused.value.value) == ("kernel", name)
         interpreted = AttentionConfig(kernel=name, pallas_mode="interpreted")
         assert kernel_for(interpreted, queries=_queries()) is _module(name)
 

@@ -4,41 +4,51 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ringworld.attention.balance import chunk_size, deal, needed_divisor
-from ringworld.attention.efficiency import ring_efficiency, ring_work, total_balance
+from ringworld.attention.efficiency import ring_work, total_balance
 from ringworld.attention.layouts import place
-from ringworld.attention.work import efficiency_of
-from ringworld.cli.jobs.lengths import lognormal, until_full
+from ringworld.attention.work import by_step, efficiency_of
+from ringworld.bench.lengths import lognormal, until_full
+from tests.attention.efficiencies import ring_efficiency
 
 K = 1024
 
 
-def dealt(lengths: list[int], *, seq: int, members: int) -> list[int]:
-    return deal(lengths, seq=seq, members=members, chunk_tokens=1).tolist()
+def work_of(lengths: list[int], *, seq: int, members: int) -> np.ndarray:
+    """Return the work between members where a chunk is a token."""
+    return ring_work(lengths, place("balanced", seq=seq, members=members, lengths=lengths, chunk_tokens=1))
 
 
-def test_one_document_is_dealt_in_zigzag():
-    assert dealt([8], seq=8, members=2) == [0, 0, 1, 1, 1, 1, 0, 0]
-    assert dealt([12], seq=12, members=3) == [0, 0, 1, 1, 2, 2, 2, 2, 1, 1, 0, 0]
+@pytest.mark.parametrize(
+    ("lengths", "seq", "members"),
+    [([8], 8, 2), ([12], 12, 3), ([6, 6], 12, 3), ([4, 2, 2], 8, 2), ([5], 8, 1)],
+    ids=str,
+)
+def test_documents_longer_than_a_share_are_dealt_evenly(lengths, seq, members):
+    work = work_of(lengths, seq=seq, members=members)
+    # At each step, at most a token's own pair more than the mean.
+    steps = by_step(work)
+    assert (steps.max(axis=0) <= steps.mean(axis=0) + 1).all()
 
 
-def test_each_document_is_dealt_by_itself():
-    assert dealt([6, 6], seq=12, members=3) == [0, 1, 2, 2, 1, 0, 0, 1, 2, 2, 1, 0]
-    # Member 1 asks member 0 in the second document, so member 0 asks member 1 in the third.
-    assert dealt([4, 2, 2], seq=8, members=2) == [0, 1, 1, 0, 0, 1, 1, 0]
+@pytest.mark.parametrize(
+    ("lengths", "seq", "members"),
+    [
+        ([4, 4], 8, 2),
+        ([1] * 6, 6, 3),
+        # In their order, members would have 4 and 6 pairs, and 15 and 3.
+        ([1, 1, 1, 1, 2, 2], 8, 2),
+        ([3, 3, 1, 1, 1, 1, 1, 1], 12, 2),
+    ],
+    ids=str,
+)
+def test_short_documents_stay_whole_and_give_every_member_as_much(lengths, seq, members):
+    work = work_of(lengths, seq=seq, members=members)
+    assert (work == np.diag(np.diag(work))).all()
+    assert len(set(np.diag(work).tolist())) == 1
 
 
-def test_short_documents_are_exchanged_whole_between_runs():
-    # As they are, members would have 4 and 6 pairs; a document of two goes for two of one.
-    assert dealt([1, 1, 1, 1, 2, 2], seq=8, members=2) == [1, 1, 0, 0, 0, 0, 1, 1]
-    # 15 and 3 to 9 and 9.
-    assert dealt([3, 3, 1, 1, 1, 1, 1, 1], seq=12, members=2) == [1, 1, 1, 0, 0, 0, 0, 0, 0, 1, 1, 1]
-
-
-def test_what_waits_for_nobody_stays_as_it_is():
-    assert dealt([4, 4], seq=8, members=2) == [0, 0, 0, 0, 1, 1, 1, 1]
-    assert dealt([1] * 6, seq=6, members=3) == [0, 0, 1, 1, 2, 2]
-    assert dealt([], seq=4, members=2) == [0, 0, 1, 1]
-    assert dealt([5], seq=8, members=1) == [0] * 8
+def test_no_documents_at_all_are_dealt():
+    assert not work_of([], seq=4, members=2).any()
 
 
 @settings(max_examples=50)

@@ -6,11 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from ringworld.attention import reference
 from ringworld.attention.blocks import LiveBlocks, even_block, live_for_keys, live_for_queries, pad_mask
 from ringworld.attention.visibility import MaskSpec
+from tests.attention import reference
 
-#          examples: 0 0 0 | 3 3 3 3 3 3 | padding
+#         documents: 0 0 0 | 3 3 3 3 3 3 | padding
 ORDER = np.array([[0, 1, 2, 3, 4, 5, 6, 7, 8, -1, -1, -1]], np.int32)
 FIRST = np.array([[0, 0, 0, 3, 3, 3, 3, 3, 3, 0, 0, 0]], np.int32)
 MASK = MaskSpec(*(jnp.asarray(x) for x in (ORDER, FIRST, ORDER)))
@@ -37,7 +37,6 @@ def test_each_block_lists_what_it_sees_whole_and_then_what_it_sees_in_part():
         ([], [3, 4, 5, 6, 7, 8]),
         ([], []),
     ]
-    assert live.turns.tolist() == [[4, 3, 1, 2, 0, 5]]
 
 
 def test_each_block_of_keys_lists_what_sees_it():
@@ -50,7 +49,6 @@ def test_each_block_of_keys_lists_what_sees_it():
         ([], [4]),
         ([], []),
     ]
-    assert live.turns.tolist() == [[1, 2, 0, 3, 4, 5]]
 
 
 _TOKENS = hnp.arrays(np.int32, (2, 12), elements=st.integers(-1, 12))
@@ -71,6 +69,7 @@ def test_every_key_that_a_query_sees_is_visited_once_and_no_mask_is_missing(orde
                 _lists(jax.tree.map(lambda x, row=row: x[row : row + 1], live))
             ):
                 visited = whole + part
+                assert block in live.longest_first[row].tolist()
                 assert len(set(visited)) == len(visited)
                 assert set(np.flatnonzero(pairs[row, block].any(axis=(1, 2)))) <= set(visited)
                 assert pairs[row, block, whole].all()

@@ -3,11 +3,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ringworld.attention import reference
-from ringworld.attention.efficiency import ring_efficiency, ring_work, total_balance
+from ringworld.attention.efficiency import ring_work, total_balance
 from ringworld.attention.layouts import place
-from ringworld.cli.jobs.lengths import lognormal
+from ringworld.bench.lengths import lognormal
 from ringworld.core.errors import InputError
+from tests.attention import reference
+from tests.attention.efficiencies import ring_efficiency
 
 LAYOUTS = ("contiguous", "zigzag", "striped", "balanced")
 
@@ -21,7 +22,7 @@ def test_the_work_between_two_members_counted_by_hand():
     # Member 0 holds 0 and 3, member 1 holds 1 and 2.
     assert work([4], "zigzag") == [[3, 2], [2, 3]]
     assert work([4], "striped") == [[3, 1], [3, 3]]
-    # Two examples that do not see each other, and two tokens of padding.
+    # Two documents that do not see each other, and two tokens of padding.
     assert work([1, 1], "contiguous") == [[2, 0], [0, 0]]
 
 
@@ -47,7 +48,7 @@ def test_work_is_that_of_the_mask(lengths, members, layout, block):
     first = np.zeros(seq, np.int64)
     first[:used] = np.repeat(np.cumsum(lengths) - lengths, lengths)
     placement = place(layout, seq=seq, members=members, lengths=lengths, chunk_tokens=3)
-    perm = placement.permutation()
+    perm = placement.token_of_slot()
     seen = reference.mask(order[None, perm], first[None, perm], order[None, perm])[0, 0]
     blocks = seen.reshape(members, seq // members // block, block, members, seq // members // block, block)
     of_blocks = blocks.sum(axis=(2, 5))
@@ -66,7 +67,7 @@ def test_blocks_count_whole_when_anything_is_visible():
     # Blocks of 2 x 2: three of four on the diagonal and below it.
     placement = place("contiguous", seq=4, members=2)
     assert ring_work([4], placement, block_tokens=2).tolist() == [[4, 0], [4, 4]]
-    # Every block of two striped members holds tokens of both examples.
+    # Every block of two striped members holds tokens of both documents.
     placement = place("striped", seq=4, members=2)
     assert ring_work([2, 2], placement, block_tokens=2).tolist() == [[4, 4], [4, 4]]
     assert ring_efficiency([2, 2], "striped", members=2, block_tokens=2) == 6 / (2 * (4 + 4))
@@ -89,29 +90,13 @@ def test_the_balance_of_all_gather_is_the_mean_over_the_largest_total():
     assert total_balance(np.zeros((2, 2), np.int64)) == 0
 
 
-def test_lengths_of_few_bits_count_as_exactly():
-    lengths = [2**19, 2**19]
-    expected = ring_efficiency(lengths, "zigzag", members=8)
-    assert ring_efficiency(np.array(lengths, np.int32), "zigzag", members=8) == expected
-
-
-@pytest.mark.parametrize(
-    ("lengths", "options", "said"),
-    [
-        ([16], {"members": 0}, "members: got 0, expected at least 1"),
-        ([16], {"block_tokens": 0}, "block_tokens: got 0"),
-        ([16], {"chunk_tokens": 0}, "chunk_tokens: got 0"),
-        ([], {}, "seq: got 0"),
-        ([2**31], {}, "expected at most 2147483647 tokens"),
-    ],
-)
-def test_numbers_that_make_no_sense_are_refused(lengths, options, said):
-    with pytest.raises(InputError, match=said):
-        ring_efficiency(lengths, **{"layout": "balanced", "members": 2} | options)
-
-
-def test_lengths_that_do_not_fit_are_refused():
-    with pytest.raises(InputError, match="9 tokens in all"):
-        ring_efficiency([4, 5], "contiguous", members=2, seq=8)
-    with pytest.raises(InputError, match="shortest 0"):
-        ring_efficiency([4, 0], "contiguous", members=2, seq=8)
+def test_what_cannot_be_counted_is_refused():
+    placement = place("contiguous", seq=8, members=2)
+    for lengths, options, field in (
+        ([4, 5], {}, "lengths"),
+        ([4, 0], {}, "lengths"),
+        ([8], {"block_tokens": 0}, "block_tokens"),
+    ):
+        with pytest.raises(InputError) as refused:
+            ring_work(lengths, placement, **options)
+        assert refused.value.field == field

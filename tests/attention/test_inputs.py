@@ -25,27 +25,22 @@ from ringworld.core.sharding import spec
 def test_shapes_that_do_not_go_together_are_refused(q, k, v):
     arrays = [jnp.zeros(shape) for shape in (q, k, v)]
     with jax.sharding.use_abstract_mesh(abstract_mesh(MeshConfig())):
-        with pytest.raises(
-            InputError, match=r"shapes of queries, keys and values: got \(2, 8,.*batch, seq, he"
-        ):
+        with pytest.raises(InputError) as refused:
             check_inputs(*arrays)
+    assert (refused.value.field, refused.value.value) == ("shape", (q, k, v))
 
 
 @pytest.mark.parametrize(
-    ("order", "got"),
-    [
-        (jnp.zeros((2, 1), jnp.int32), r"int32\[2, 1\]"),
-        (jnp.zeros(8, jnp.int32), r"int32\[8\]"),
-        (jnp.zeros((1, 8), jnp.int32), r"int32\[1, 8\]"),
-        (jnp.zeros((2, 8)), r"float32\[2, 8\]"),
-    ],
+    "order",
+    [jnp.zeros((2, 1), jnp.int32), jnp.zeros(8, jnp.int32), jnp.zeros((1, 8), jnp.int32), jnp.zeros((2, 8))],
     ids=["one for a row", "no batch", "another batch", "floats"],
 )
-def test_every_token_needs_its_integers(order, got):
+def test_every_token_needs_its_integers(order):
     right, q = jnp.zeros((2, 8), jnp.int32), jnp.zeros((2, 8, 4, 16))
     check_tokens({"order": right}, like=q)
-    with pytest.raises(InputError, match=rf"k_order of the tokens: got {got}, expected int32\[2, 8\]"):
+    with pytest.raises(InputError) as refused:
         check_tokens({"order": right, "k_order": order}, like=q)
+    assert (refused.value.field, refused.value.value) == ("k_order", (order.dtype, order.shape))
 
 
 def test_arrays_that_are_cut_otherwise_are_refused():
@@ -55,10 +50,9 @@ def test_arrays_that_are_cut_otherwise_are_refused():
         check_shardings(
             order=(jax.device_put(whole, NamedSharding(mesh, wanted)), wanted), first=(whole, P())
         )
-        with pytest.raises(
-            InputError, match=r"sharding of first: got P\(None, None\), expected .*device_put"
-        ):
+        with pytest.raises(InputError) as refused:
             check_shardings(first=(whole, wanted))
+        assert (refused.value.field, refused.value.value) == ("first", P(None, None))
 
 
 def test_where_the_compiler_chooses_shardings_all_are_right():
@@ -71,5 +65,6 @@ def test_only_decoding_has_more_keys_than_queries():
     q, k = jnp.zeros((2, 1, 4, 16)), jnp.zeros((2, 64, 2, 16))
     with jax.sharding.use_abstract_mesh(abstract_mesh(MeshConfig())):
         check_inputs(q, k, k)
-        with pytest.raises(InputError, match="1 queries and 64 keys, expected as many.*decode_attention"):
+        with pytest.raises(InputError) as refused:
             check_self_attention(q, k)
+    assert (refused.value.field, refused.value.value) == ("seq", (1, 64))

@@ -3,8 +3,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ringworld.attention.layouts import example_lengths, inverse, permutation, place
-from ringworld.cli.jobs.lengths import until_full
+from ringworld.attention.config import AttentionConfig
+from ringworld.attention.layouts import check_shares, filled_length, place, place_rows
+from ringworld.bench.lengths import until_full
 from ringworld.core.errors import InputError
 
 LAYOUTS = ("contiguous", "zigzag", "striped", "balanced")
@@ -16,12 +17,12 @@ LAYOUTS = ("contiguous", "zigzag", "striped", "balanced")
         ("contiguous", [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11], [12, 13, 14, 15]]),
         ("zigzag", [[0, 1, 14, 15], [2, 3, 12, 13], [4, 5, 10, 11], [6, 7, 8, 9]]),
         ("striped", [[0, 4, 8, 12], [1, 5, 9, 13], [2, 6, 10, 14], [3, 7, 11, 15]]),
-        # One example fills the sequence, so that this is zigzag.
+        # One document fills the sequence, so that this is zigzag.
         ("balanced", [[0, 1, 14, 15], [2, 3, 12, 13], [4, 5, 10, 11], [6, 7, 8, 9]]),
     ],
 )
 def test_the_tokens_of_each_of_four_members(layout, expected):
-    assert permutation(layout, seq=16, members=4).reshape(4, 4).tolist() == expected
+    assert place(layout, seq=16, members=4).token_of_slot().reshape(4, 4).tolist() == expected
 
 
 @pytest.mark.parametrize(
@@ -33,14 +34,14 @@ def test_the_tokens_of_each_of_four_members(layout, expected):
         ("balanced", [[0, 3, 4, 7], [1, 2, 5, 6]]),
     ],
 )
-def test_the_tokens_of_three_packed_examples(layout, expected):
+def test_the_tokens_of_three_packed_documents(layout, expected):
     placement = place(layout, seq=8, members=2, lengths=[4, 2, 2], chunk_tokens=1)
-    assert placement.permutation().reshape(2, 4).tolist() == expected
+    assert placement.token_of_slot().reshape(2, 4).tolist() == expected
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_one_member_holds_the_sequence_as_it_is(layout):
-    assert permutation(layout, seq=6, members=1).tolist() == [0, 1, 2, 3, 4, 5]
+    assert place(layout, seq=6, members=1).token_of_slot().tolist() == [0, 1, 2, 3, 4, 5]
 
 
 @given(data=st.data(), layout=st.sampled_from(LAYOUTS), members=st.integers(1, 8), share=st.integers(1, 20))
@@ -48,42 +49,93 @@ def test_every_token_has_one_slot_and_a_member_keeps_the_order(data, layout, mem
     seq = 2 * members * share
     draws = data.draw(st.lists(st.integers(1, seq), min_size=1, max_size=20))
     lengths = until_full(np.array(draws), seq=data.draw(st.integers(1, seq)))
-    perm = place(layout, seq=seq, members=members, lengths=lengths, chunk_tokens=4).permutation()
-    assert sorted(perm.tolist()) == list(range(seq))
-    assert (np.diff(perm.reshape(members, -1), axis=1) > 0).all()
+    placement = place(layout, seq=seq, members=members, lengths=lengths, chunk_tokens=4)
+    tokens = placement.token_of_slot()
+    assert sorted(tokens.tolist()) == list(range(seq))
+    assert tokens[placement.slot_of_token()].tolist() == list(range(seq))
+    assert (np.diff(tokens.reshape(members, -1), axis=1) > 0).all()
 
 
-def test_the_inverse_brings_tokens_back():
-    perm = permutation("zigzag", seq=12, members=2)
-    assert perm.tolist() == [0, 1, 2, 9, 10, 11, 3, 4, 5, 6, 7, 8]
-    assert inverse(perm).tolist() == [0, 1, 2, 6, 7, 8, 9, 10, 11, 3, 4, 5]
+def test_slots_bring_tokens_back():
+    placement = place("zigzag", seq=12, members=2)
+    assert placement.token_of_slot().tolist() == [0, 1, 2, 9, 10, 11, 3, 4, 5, 6, 7, 8]
+    assert placement.slot_of_token().tolist() == [0, 1, 2, 6, 7, 8, 9, 10, 11, 3, 4, 5]
 
 
-def test_a_sequence_that_does_not_divide_is_refused_with_one_that_does():
-    with pytest.raises(InputError, match="12 tokens over 4 members, expected a multiple of 8. Use 16"):
-        permutation("zigzag", seq=12, members=4)
-    with pytest.raises(InputError, match="expected a multiple of 4. Use 16"):
-        permutation("striped", seq=13, members=4)
-    with pytest.raises(InputError, match="balanced layout: got 13 tokens.*multiple of 4. Use 16"):
-        permutation("balanced", seq=13, members=4)
-    # Shares of 16,411 tokens, a prime: chunks would be single tokens.
-    with pytest.raises(
-        InputError, match="balanced layout: got 1050304 tokens.*a multiple of 32768. Use 1081344"
-    ):
-        permutation("balanced", seq=64 * 16411, members=64)
-    assert permutation("contiguous", seq=12, members=4).size == 12
+# Shares of 16,411 tokens, a prime, would make chunks of single tokens.
+LONG_PRIME = 64 * 16411
 
 
-def test_examples_that_do_not_fill_a_sequence_are_refused_in_any_layout():
+@pytest.mark.parametrize(
+    ("layout", "seq", "members", "next_length"),
+    [
+        ("zigzag", 12, 4, 16),
+        ("striped", 13, 4, 16),
+        ("balanced", 13, 4, 16),
+        ("balanced", LONG_PRIME, 64, 1081344),
+        ("contiguous", 13, 4, 16),
+    ],
+)
+def test_a_sequence_that_does_not_divide_is_refused_and_the_next_that_does_is_known(
+    layout, seq, members, next_length
+):
+    with pytest.raises(InputError) as refused:
+        place(layout, seq=seq, members=members)
+    assert (refused.value.field, refused.value.value) == ("seq", seq)
+    assert str(next_length) in refused.value.remedy
+    assert filled_length(AttentionConfig(layout=layout), seq=seq, ring=members, ulysses=1) == next_length
+
+
+@given(
+    layout=st.sampled_from(LAYOUTS),
+    strategy=st.sampled_from(["ring", "hybrid", "head_parallel", "all_gather"]),
+    seq=st.integers(1, 5000),
+    ring=st.integers(1, 6),
+    ulysses=st.integers(1, 6),
+)
+def test_a_filled_sequence_can_be_cut_and_is_no_longer_than_it_must_be(layout, strategy, seq, ring, ulysses):
+    config = AttentionConfig(layout=layout, strategy=strategy)
+    filled = filled_length(config, seq=seq, ring=ring, ulysses=ulysses)
+    assert seq <= filled < seq + 2 * ring * ulysses
+    check_shares(config, seq=filled, ring=ring, ulysses=ulysses)
+
+
+@pytest.mark.parametrize(
+    ("platform", "seq", "chunk"),
+    [
+        ("cpu", 32 * 1024, 256),
+        ("tpu", 32 * 1024, 1024),
+        # Shares of less than two blocks are dealt in halves.
+        ("tpu", 4 * 1024, 512),
+        ("tpu", 1536, 192),
+        ("tpu", 8, 1),
+    ],
+)
+def test_a_chunk_is_a_side_of_a_block_of_the_kernel_on_the_platform(platform, seq, chunk):
+    config = AttentionConfig(layout="balanced")
+    (placement,) = place_rows([[seq]], config, seq=seq, ring=4, ulysses=1, platform=platform)
+    assert seq // placement.holders.size == chunk
+
+
+def test_documents_that_do_not_fit_are_refused_in_any_layout():
     for layout in LAYOUTS:
-        with pytest.raises(
-            InputError, match="got 9 tokens in all, the shortest 4, expected lengths.*Pack fewer"
-        ):
+        with pytest.raises(InputError) as refused:
             place(layout, seq=8, members=2, lengths=[4, 5])
+        assert refused.value.field == "lengths"
 
 
-def test_lengths_are_read_off_a_packed_row():
-    order, first = np.array([0, 1, 2, 3, 4, -1]), np.array([0, 0, 0, 3, 3, 0])
-    assert example_lengths(order, first) == [3, 2]
-    assert example_lengths(np.full(4, -1), np.zeros(4, np.int64)) == []
-    assert example_lengths(np.arange(3), np.arange(3)) == [1, 1, 1]
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [
+        ({"members": 0}, "members"),
+        ({"chunk_tokens": 0}, "chunk_tokens"),
+        ({"seq": 0}, "seq"),
+        ({"seq": 2**31}, "seq"),
+        ({"lengths": [4, 0]}, "lengths"),
+    ],
+    ids=str,
+)
+def test_numbers_that_make_no_sense_are_refused(options, field):
+    with pytest.raises(InputError) as refused:
+        place("balanced", **{"seq": 16, "members": 2} | options)
+    assert refused.value.field == field

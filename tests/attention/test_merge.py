@@ -1,15 +1,20 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
-from ringworld.attention.merge import Partial, merge, nothing_seen
+from ringworld.attention.merge import Partial, merge, merge_over, nothing_seen
 
 
 def _attend(scores: np.ndarray, values: np.ndarray) -> Partial:
-    weights = np.exp(scores)
+    highest = np.where(np.isfinite(scores.max(axis=-1)), scores.max(axis=-1), 0)
+    weights = np.exp(scores - highest[:, None])
     total = weights.sum(axis=-1)
     out = weights @ values / np.where(total == 0, 1, total)[:, None]
     with np.errstate(divide="ignore"):
-        return Partial(out=jnp.asarray(out), lse=jnp.asarray(np.log(total)))
+        return Partial(
+            out=jnp.asarray(out, jnp.float32), lse=jnp.asarray(highest + np.log(total), jnp.float32)
+        )
 
 
 def test_two_parts_merge_to_the_whole():
@@ -36,7 +41,30 @@ def test_a_part_that_sees_nothing_changes_nothing():
     assert (float(none.out[0, 0]), float(none.lse[0])) == (0, -np.inf)
 
 
-def test_scores_that_would_overflow_alone_do_not():
-    huge, tiny = jnp.float32([300.0]), jnp.float32([-300.0])
-    merged = merge(Partial(out=jnp.ones((1, 1)), lse=huge), Partial(out=jnp.zeros((1, 1)), lse=tiny))
-    assert (float(merged.out[0, 0]), float(merged.lse[0])) == (1, 300)
+@pytest.mark.parametrize("high", [100.0, 300.0])
+def test_parts_far_apart_merge_to_the_larger_in_either_order(high):
+    # exp(high) overflows, and so does exp(2 x high): only the maximum of both keeps the weights finite.
+    large = Partial(out=jnp.full((1, 1), 2.0), lse=jnp.float32([high]))
+    small = Partial(out=jnp.full((1, 1), 5.0), lse=jnp.float32([-high]))
+    for merged in (merge(large, small), merge(small, large)):
+        assert (float(merged.out[0, 0]), float(merged.lse[0])) == (2, high)
+
+
+def test_members_merge_as_parts_do():
+    # Scores of 8 keys, of which members hold 1, 3 and 4; the third sees none of its own.
+    log = np.array([[100.0, -100.0, 99.0, 98.0, -np.inf, -np.inf, -np.inf, -np.inf]])
+    values = np.arange(8.0)[:, None]
+    weights = np.exp(log - log.max())
+    parts = [_attend(log[:, part], values[part]) for part in (slice(0, 1), slice(1, 4), slice(4, 8))]
+    stacked = jax.tree.map(lambda *x: jnp.stack(x), *parts)
+    merged = jax.vmap(lambda part: merge_over(part, ("members",)), axis_name="members")(stacked)
+    for member in range(3):
+        np.testing.assert_allclose(merged.out[member], weights @ values / weights.sum(), rtol=1e-6)
+        np.testing.assert_allclose(merged.lse[member], log.max() + np.log(weights.sum(axis=1)), rtol=1e-6)
+
+
+def test_members_that_see_nothing_merge_to_nothing():
+    nothing = jax.tree.map(lambda x: jnp.stack([x, x]), nothing_seen(jnp.zeros((1, 2))))
+    merged = jax.vmap(lambda part: merge_over(part, ("members",)), axis_name="members")(nothing)
+    assert not merged.out.any()
+    assert (merged.lse == -jnp.inf).all()

@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 from jax.sharding import AbstractDevice, AbstractMesh, NamedSharding, PartitionSpec
 
-from ringworld.attention import pallas_hopper, reference
+from ringworld.attention import pallas_hopper
 from ringworld.attention.config import AttentionConfig
-from ringworld.attention.pallas_hopper import Tile, Tiles
+from ringworld.attention.pallas_hopper import HopperTile, HopperTiles
 from ringworld.attention.visibility import MaskSpec
+from ringworld.core.errors import InputError
+from tests.attention import reference
+from tests.attention.mosaic_gpu import INTERPRETER
 
 CONFIG = AttentionConfig(kernel="pallas_hopper")
 BATCH, HEADS, KV_HEADS, SEQ = 2, 4, 2, 400
@@ -66,11 +69,12 @@ def test_more_blocks_than_stages_take_turns_in_them():
     out, lse = reference.forward(*exact[:3], **tokens)
     expected = [out, *reference.backward(*exact, **tokens)]
 
-    two = Tile(other=64, stages=2)
+    two = HopperTile(other=64, stages=2)
     options = {
         "mask": MaskSpec(**{name: jnp.asarray(x) for name, x in tokens.items()}),
         "config": AttentionConfig(kernel="pallas_hopper", pallas_mode="interpreted"),
-        "tiles": Tiles(forward=two, backward_q=two, backward_kv=two),
+        "interpreter": INTERPRETER,
+        "tiles": HopperTiles(forward=two, backward_q=two, backward_kv=two),
     }
     arrays = [jnp.asarray(x.swapaxes(1, 2)) for x in (q, k, v, dout)]
     final = {
@@ -83,3 +87,12 @@ def test_more_blocks_than_stages_take_turns_in_them():
     eps = float(jnp.finfo(jnp.bfloat16).eps)
     for ours, exactly in zip((part.out, *gradients), expected):
         np.testing.assert_allclose(ours.swapaxes(1, 2), exactly, rtol=0, atol=eps * np.abs(exactly).max())
+
+
+def test_it_is_not_interpreted_without_an_interpreter():
+    q = jnp.zeros((1, 1, 64, 64), jnp.bfloat16)
+    tokens = jnp.zeros((1, 64), jnp.int32)
+    config = AttentionConfig(kernel="pallas_hopper", pallas_mode="interpreted")
+    with pytest.raises(InputError) as refused:
+        pallas_hopper.forward(q, q, q, mask=MaskSpec(tokens, tokens, tokens), config=config)
+    assert refused.value.field == "pallas_mode"

@@ -12,13 +12,14 @@ from hypothesis.extra import numpy as hnp
 from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import NamedSharding, PartitionSpec
 
-from ringworld.attention import pallas_tpu, reference, ring
+from ringworld.attention import pallas_tpu, ring
 from ringworld.attention.config import AttentionConfig
-from ringworld.attention.layouts import permutation
+from ringworld.attention.layouts import place
 from ringworld.attention.pallas_tpu_walk import places_by_keys, places_by_queries, visit_at, walk_over
 from ringworld.attention.visibility import ALL, NOTHING, PART, MaskSpec
 from ringworld.core.mesh import make_mesh
 from ringworld.core.mesh_config import MeshConfig
+from tests.attention import reference
 
 BLOCK = 128
 CONFIG = AttentionConfig(
@@ -115,15 +116,17 @@ def _check(results, expected, tolerance):
         np.testing.assert_allclose(ours.swapaxes(1, 2), theirs, rtol=0, atol=tolerance(theirs))
 
 
-def _run(arrays, order, first):
+def _run(arrays, order, first, **options):
     """Return out, dq, dk, dv, heads before tokens."""
 
     @jax.jit
     def run(q, k, v, dout, order, first):
         mask = MaskSpec(q_order=order, q_first=first, k_order=order)
-        out, lse = pallas_tpu.forward(q, k, v, mask=mask, config=CONFIG)
+        out, lse = pallas_tpu.forward(q, k, v, mask=mask, config=CONFIG, **options)
         delta = jnp.sum(out * dout, axis=-1)
-        gradients = pallas_tpu.backward(q, k, v, dout, lse=lse, delta=delta, mask=mask, config=CONFIG)
+        gradients = pallas_tpu.backward(
+            q, k, v, dout, lse=lse, delta=delta, mask=mask, config=CONFIG, **options
+        )
         return out, *gradients
 
     heads_first = (jnp.asarray(x.swapaxes(1, 2), jnp.float32) for x in arrays)
@@ -139,16 +142,15 @@ def test_it_keeps_to_the_memories_of_a_simulated_chip_of_two_cores(tolerance):
     _check(results, _expected(arrays, order, first), tolerance)
 
 
-def test_a_walk_that_scalar_memory_cannot_hold_is_made_in_strips(tolerance, monkeypatch):
-    monkeypatch.setattr(pallas_tpu, "_MOST_PAIRS", 8)
+def test_a_walk_that_scalar_memory_cannot_hold_is_made_in_strips(tolerance):
     arrays, order, first = _packed(3 * BLOCK + 50)
-    _check(_run(arrays, order, first), _expected(arrays, order, first), tolerance)
+    _check(_run(arrays, order, first, most_pairs=8), _expected(arrays, order, first), tolerance)
 
 
 def test_a_ring_over_it_gives_what_the_oracle_gives(tolerance):
     members = 2
     arrays, order, first = _packed(members * 2 * BLOCK)
-    perm = permutation("zigzag", seq=order.shape[1], members=members)
+    perm = place("zigzag", seq=order.shape[1], members=members).token_of_slot()
     mesh = make_mesh(MeshConfig(ring=members), devices=jax.devices()[:members])
     heads, tokens = PartitionSpec(None, None, "ring"), PartitionSpec(None, "ring")
 

@@ -6,12 +6,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ringworld.attention import reference, ring
+from ringworld.attention import ring
 from ringworld.attention.attend import attention
 from ringworld.attention.config import AttentionConfig
-from ringworld.attention.layouts import permutation
+from ringworld.attention.layouts import place
 from ringworld.core.mesh import make_mesh
 from ringworld.core.mesh_config import MeshConfig
+from tests.attention import reference
 
 RINGS = [1, 2, 4, 8]
 
@@ -51,7 +52,7 @@ def _errors(members: int) -> dict[str, np.ndarray]:
     exact = [x.astype(np.float64) for x in (q, k, v, dout)]
     expected = (reference.forward(*exact[:3], **spec)[0], *reference.backward(*exact, **spec))
 
-    perm = permutation("zigzag", seq=seq, members=members)
+    perm = place("zigzag", seq=seq, members=members).token_of_slot()
 
     @jax.jit
     @functools.partial(jax.vmap, axis_name="ring")

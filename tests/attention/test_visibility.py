@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from ringworld.attention import reference
 from ringworld.attention.visibility import ALL, NOTHING, PART, MaskSpec, block_visibility, sees_any, visible
+from tests.attention import reference
 
 _block_visibility = jax.jit(block_visibility)
 

@@ -5,11 +5,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AbstractDevice, AbstractMesh
 
-from ringworld.attention import reference, xla
+from ringworld.attention import xla
 from ringworld.attention.config import AttentionConfig
 from ringworld.attention.visibility import MaskSpec
+from tests.attention import reference
 
 CONFIG = AttentionConfig(block_q_tokens=16, block_kv_tokens=32)
 
@@ -50,33 +50,6 @@ def test_no_array_of_sequence_by_sequence_is_made(compiled):
     program = compiled(jax.jit(_run).lower(*_zeros(seq)))
     sizes = [np.prod([int(n) for n in dims.split(",")]) for dims in re.findall(r"\w+\[([\d,]+)\]", program)]
     assert max(sizes) <= seq * 8 * 2  # blocks of 16 x 32, the inputs, and the list of pairs of blocks
-
-
-def test_blocks_that_are_seen_whole_are_computed_without_a_mask():
-    # For each block of queries, forward and backward loop over the blocks seen whole, and then over others.
-    passes = [x.params["jaxpr"] for x in jax.make_jaxpr(_run)(*_zeros(64)).eqns if x.primitive.name == "scan"]
-    equations = [x for of_queries in passes for x in of_queries.eqns]
-    loops = [str(x.params["body_jaxpr"]) for x in equations if x.primitive.name == "while"]
-    assert ["bool[1,16,32]" in loop for loop in loops] == [False, True, False, True]
-
-
-def test_devices_that_share_a_cpu_compute_one_head_at_a_time():
-    # The scores of 256 x 256 pairs for the two queries of a head of keys are twice the cache.
-    q, k = jnp.zeros((1, 4, 512, 8)), jnp.zeros((1, 2, 512, 8))
-    tokens = jnp.zeros((1, 512), jnp.int32)
-    mask = MaskSpec(tokens, tokens, tokens)
-
-    def heads_of_keys() -> set[str]:
-        forward = jax.make_jaxpr(partial(xla.forward, config=AttentionConfig()))(q, k, k, mask=mask)
-        return set(re.findall(r"f32\[1,(\d),512,256\]", str(forward)))
-
-    def mesh(members: int, platform: str) -> AbstractMesh:
-        device = AbstractDevice(device_kind=platform, num_cores=None, platform=platform)
-        return AbstractMesh((members,), ("ring",), abstract_device=device)
-
-    for members, platform, heads in ((1, "cpu", "2"), (2, "cpu", "1"), (2, "gpu", "2")):
-        with jax.sharding.use_abstract_mesh(mesh(members, platform)):
-            assert heads_of_keys() == {heads}
 
 
 def test_a_few_queries_make_no_copy_of_all_keys():

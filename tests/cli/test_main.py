@@ -8,12 +8,14 @@ import sys
 import pytest
 
 from ringworld.cli import main as command_line
-from ringworld.cli.jobs.quickstart import PHASES_FOLDER, claim
 from ringworld.cli.quickstart import Quickstart
-from ringworld.core.config import read_run, write_run
-from ringworld.core.errors import Stopped
+from ringworld.core.config import to_json
+from ringworld.core.errors import Diverged, Stopped
 from ringworld.core.files import only_one
-from ringworld.presets import RunConfig, quickstart, smoke
+from ringworld.core.origin import Origin, read_origin, write_origin
+from ringworld.presets import smoke
+from ringworld.quickstart.config import full, tiny
+from ringworld.quickstart.job import PHASES_FOLDER
 
 COMMANDS = ("quickstart", "train-tokenizer", "prepare", "train", "generate", "evaluate")
 
@@ -38,7 +40,8 @@ def test_help_explains_every_option_and_what_happens_without_it(command, capsys)
     assert "None" not in words
 
 
-FOLDERS = ("--out", "x", "--model", "x", "--tokenizer", "x")
+FOLDERS = ("--out", "x", "--model", "x")
+SMOKE = ("--preset", "smoke")
 
 
 @pytest.mark.parametrize(
@@ -46,9 +49,10 @@ FOLDERS = ("--out", "x", "--model", "x", "--tokenizer", "x")
     [
         (("quickstart", "--out", "x", "--device", "2"), "--devices"),
         (("quickstart", "--out", "x", "--preste", "smoke"), "--preset"),
-        (("train-tokenizer", "--out", "x", "--video", "y"), "--videos"),
-        (("prepare", "--out", "x", "--tokeniser", "y"), "--tokenizer"),
-        (("train", *FOLDERS[:2], *FOLDERS[4:], "--data", "x", "--evaluat", "never"), "--evaluate"),
+        (("train-tokenizer", *SMOKE, "--out", "x", "--vidoes", "y"), "--videos"),
+        (("prepare", *SMOKE, "--out", "x", "--tokeniser", "y"), "--tokenizer"),
+        (("train", *SMOKE, "--out", "x", "--data", "x", "--evaluat", "never"), "--evaluate"),
+        (("train", *SMOKE, "--out", "x", "--data", "x", "--model.layer", "3"), "--model.layers"),
         (("generate", "--kind", "text", "--prompt", "a", *FOLDERS, "--temprature", "1"), "--temperature"),
         (("evaluate", "--data", "x", *FOLDERS, "--devcies", "2"), "--devices"),
         (("generate", "--kind", "vidoe", "--prompt", "a", *FOLDERS), "'video'"),
@@ -64,9 +68,9 @@ def test_a_mistyped_option_or_choice_gets_a_suggestion(arguments, suggested, cap
     ("arguments", "said"),
     [
         (("trian",), "'trian'"),
-        (("trian", "--data", "x"), "Did you mean train?"),
-        (("train_tokenizer",), "Did you mean train-tokenizer?"),
-        (("xyzzy",), "Choose one of these."),
+        (("trian", "--data", "x"), "did you mean train?"),
+        (("train_tokenizer",), "did you mean train-tokenizer?"),
+        (("xyzzy",), "'xyzzy'"),
         ((), "quickstart"),
     ],
 )
@@ -89,19 +93,35 @@ def test_help_and_import_load_no_jax():
     assert ran.returncode == 0, ran.stderr
 
 
+@pytest.mark.parametrize("command", ["train-tokenizer", "prepare", "train"])
+def test_a_command_without_a_preset_lists_what_there_is(command, capsys):
+    code, text = run(capsys, command, "--out", "x", "--data", "x", "--tokenizer", "x")
+    assert code == 2
+    assert all(name in text for name in ("laptop", "one_gpu", "lwm_text_7b", "lwm_7b", "lwm_chat_7b"))
+    assert text.count("Hardware: ") >= 5
+
+
+def test_help_with_a_preset_lists_every_field_of_its_run(capsys):
+    code, text = run(capsys, "train", *SMOKE, "--help")
+    assert code == 0
+    for option in ("--data", "--training.stages.2.learning-rate", "--execution.attention.layout"):
+        assert option in text
+
+
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (("--preset", "quikstart"), "Did you mean quickstart"),
-        (("--videos", "no/such/folder"), "--videos no/such/folder"),
-        (("--texts", "no/such/folder"), "--texts no/such/folder"),
-        (("--config", "no/such/run.json"), "no/such/run.json: got no such file"),
-        (("--devices", "3"), "expected a multiple of 6"),
-        (("--devices", "0"), "--devices: got 0"),
+        (("--preset", "quikstart"), "quickstart"),
+        (("--videos", "no/such/folder"), "no/such/folder"),
+        (("--texts", "no/such/folder"), "no/such/folder"),
+        (("--devices", "3"), "multiple of 6"),
+        (("--devices", "0"), "--devices is 0"),
+        (("--run.model.layers", "0"), "layers"),
+        (("--run.model.mlp", "1" + 400 * "0"), "mlp"),
     ],
 )
-def test_what_the_user_can_mend_is_named_and_exits_with_2(arguments, named, tmp_path, capsys):
-    smoke = () if "--preset" in arguments else ("--preset", "smoke")
+def test_what_the_user_can_fix_is_named_and_exits_with_2(arguments, named, tmp_path, capsys):
+    smoke = () if "--preset" in arguments else SMOKE
     code, text = run(capsys, "quickstart", "--out", str(tmp_path / "out"), *smoke, *arguments)
     assert code == 2
     assert named in text
@@ -111,52 +131,58 @@ def test_what_the_user_can_mend_is_named_and_exits_with_2(arguments, named, tmp_
 def test_a_link_to_nothing_is_called_that(tmp_path, capsys):
     link = tmp_path / "clip.mp4"
     link.symlink_to(tmp_path / "gone.mp4")
-    code, text = run(
-        capsys, "quickstart", "--out", str(tmp_path / "out"), "--preset", "smoke", "--videos", str(link)
-    )
+    code, text = run(capsys, "quickstart", "--out", str(tmp_path / "out"), *SMOKE, "--videos", str(link))
     assert code == 2
-    assert "clip.mp4: got a link to nothing" in text
+    assert str(link) in text and "link" in text
+
+
+def begin(out, config) -> None:
+    """Write what a quickstart that was begun leaves."""
+    identity = {"videos": [], "texts": [], "config": to_json(config)}
+    write_origin(out, Origin(kind="quickstart", identity=identity, configuration=to_json(config.run)))
+    (out / PHASES_FOLDER).mkdir()
 
 
 def test_a_folder_that_holds_another_run_is_refused(tmp_path, capsys):
-    out = tmp_path / "out"
-    claim(out, smoke(), videos=(), texts=())
-    (out / PHASES_FOLDER).mkdir()
-    code, text = run(capsys, "quickstart", "--out", str(out), "--preset", "quickstart")
+    begin(tmp_path, tiny())
+    code, text = run(capsys, "quickstart", "--out", str(tmp_path), "--preset", "quickstart")
     assert code == 2
-    assert "another configuration" in text
+    assert str(tmp_path) in text and "config.toy_world.clips" in text
+    assert read_origin(tmp_path).identity["config"] == to_json(tiny())
 
 
 def test_a_call_that_was_refused_does_not_bind_the_next(tmp_path, capsys):
     out, texts = tmp_path / "out", tmp_path / "texts"
     texts.mkdir()
-    refused = (("--preset", "smoke", "--devices", "3"), ("--preset", "smoke", "--texts", str(texts)))
-    for arguments in refused:
-        code, text = run(capsys, "quickstart", "--out", str(out), *arguments)
+    for arguments in (("--devices", "3"), ("--texts", str(texts))):
+        code, text = run(capsys, "quickstart", "--out", str(out), *SMOKE, *arguments)
         assert code == 2
-        assert "another configuration" not in text
+        assert "config." not in text
         assert not (out / PHASES_FOLDER).exists()
-    claim(out, quickstart(), videos=(), texts=())
-    assert read_run(out, RunConfig) == quickstart()
+    assert to_json(full()) != to_json(tiny())
 
 
 @pytest.mark.parametrize(
     "command",
     [
-        ("quickstart",),
-        ("train-tokenizer", "--videos", "x"),
-        ("prepare", "--tokenizer", "x", "--texts", "x"),
-        ("train", "--tokenizer", "x", "--data", "x"),
-        ("evaluate", "--tokenizer", "x", "--data", "x", "--model"),
+        ("quickstart", *SMOKE),
+        ("train-tokenizer", *SMOKE, "--videos", "x"),
+        ("train", *SMOKE, "--data", "x"),
     ],
 )
 def test_a_folder_has_one_process_at_a_time(command, tmp_path, capsys):
-    write_run(tmp_path, smoke())
     with only_one(tmp_path):
-        model = (str(tmp_path),) if command[-1] == "--model" else ()
-        code, text = run(capsys, *command, *model, "--out", str(tmp_path))
+        code, text = run(capsys, *command, "--out", str(tmp_path))
     assert code == 2
-    assert "another ringworld at work in it" in text
+    assert str(tmp_path) in text and "another" in text
+
+
+def test_a_configuration_is_read_back_from_what_a_command_wrote(tmp_path, capsys):
+    write_origin(tmp_path, Origin(kind="tokenizer", configuration=to_json(smoke())))
+    options = ("--config", str(tmp_path), "--data", "no/such/data", "--out", str(tmp_path / "out"))
+    code, text = run(capsys, "train", *options, "--devices", "2")
+    assert code == 2
+    assert "no/such/data" in text
 
 
 @pytest.mark.parametrize(
@@ -164,13 +190,14 @@ def test_a_folder_has_one_process_at_a_time(command, tmp_path, capsys):
     [
         (OSError(errno.ENOSPC, "No space left on device"), 2, "no space left"),
         (RuntimeError("tensorstore: ... No space left on device"), 2, "no space left"),
-        (KeyboardInterrupt(), 130, "interrupted: the same command goes on"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (Diverged("loss", value=float("nan"), step=7, of="stage 4K"), 1, "step 7"),
         (Stopped("SIGINT after step 3, saved", number=signal.SIGINT), 130, "SIGINT after step 3, saved"),
         (Stopped("SIGTERM after step 3, saved", number=signal.SIGTERM), 143, "SIGTERM after step 3, saved"),
     ],
 )
-def test_a_full_disk_and_signals_say_how_to_go_on(error, code, said, monkeypatch, capsys):
-    def fail(self):
+def test_a_full_disk_a_divergence_and_signals_end_with_a_sentence(error, code, said, monkeypatch, capsys):
+    def fail(self, config):
         raise error
 
     monkeypatch.setattr(Quickstart, "run", fail)
@@ -182,7 +209,9 @@ def test_a_full_disk_and_signals_say_how_to_go_on(error, code, said, monkeypatch
 @pytest.mark.parametrize("encoding", ["utf-8:strict", "ascii:strict"])
 def test_a_name_that_is_no_text_is_shown_where_output_is_strict(encoding):
     program = (
-        "from ringworld.cli import main\nmain.Quickstart.run = lambda self: print(self.out)\nmain.main()\n"
+        "from ringworld.cli import main\n"
+        "main.Quickstart.run = lambda self, config: print(self.out)\n"
+        "main.main()\n"
     )
     ran = subprocess.run(
         [sys.executable, "-c", program, "quickstart", "--out", b"caf\xe9"],
@@ -194,7 +223,7 @@ def test_a_name_that_is_no_text_is_shown_where_output_is_strict(encoding):
 
 
 def test_an_error_of_ours_keeps_its_traceback(monkeypatch):
-    def fail(self):
+    def fail(self, config):
         raise RuntimeError("a defect")
 
     monkeypatch.setattr(Quickstart, "run", fail)

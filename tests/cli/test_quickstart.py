@@ -14,10 +14,10 @@ import pytest
 
 from ringworld.core.files import LOCK_FILE, read_jsonl
 from ringworld.data.store import ExampleStore
-from ringworld.evaluation import markup
+from ringworld.report import markup
 from ringworld.training.metrics import TIMED
 from ringworld.vision.write_media import write_video
-from tests.evaluation.sample_run import moving_square
+from tests.report.sample_run import moving_square
 
 
 def start(command: str, *options: str, cache: Path) -> subprocess.Popen[str]:
@@ -28,7 +28,7 @@ def start(command: str, *options: str, cache: Path) -> subprocess.Popen[str]:
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
     }
     return subprocess.Popen(
-        (sys.executable, "-m", "ringworld.cli.main", command, *options),
+        (sys.executable, "-m", "ringworld", command, *options),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -53,7 +53,7 @@ def losses(out: Path) -> list[dict]:
 
 def measured(out: Path) -> dict:
     metrics = json.loads((out / "metrics.json").read_text())
-    return {name: metrics[name] for name in ("losses", "held_out", "needles", "frame_tokenizer")}
+    return {name: metrics[name] for name in ("losses", "evaluations", "frame_tokenizer")}
 
 
 @pytest.fixture(scope="module")
@@ -122,12 +122,13 @@ def test_nothing_is_left_out_in_silence(whole):
     """Three frames of 17 codes and a caption exceed 64 tokens, and a caption of 300 sentences exceeds all."""
     metrics, report = json.loads((whole / "metrics.json").read_text()), (whole / "report.html").read_text()
     prepared = json.loads((whole / "examples" / "report.json").read_text())
-    assert metrics["questions_left_out"] == prepared["questions_left_out"] > 1
+    assert metrics["questions_left_out"] == prepared["questions_too_long"] > 1
     assert f"{metrics['questions_left_out']} questions are left out" in report
     first, last = metrics["stages"][0], metrics["stages"][-1]
-    assert {one["kind"]: one["examples"] for one in first["left_out"]}["caption_video"] > 0
-    assert "caption_video" not in {one["kind"] for one in last["left_out"]}
-    held_out = {one["kind"]: one["examples"] for one in metrics["held_out"][-1]["left_out"]}
+    assert first["left_out"]["caption_video"] > 0
+    assert "caption_video" not in last["left_out"]
+    results = metrics["evaluations"][-1]["results"]
+    held_out = {one["cell"]["kind"]: one["count"] for one in results if one["metric"] == "too_long"}
     assert held_out["caption_video"] == 1
     assert "Examples longer than a context" in report
 
@@ -147,13 +148,14 @@ def test_the_report_says_how_fast_each_stage_was(whole):
 def test_every_part_left_its_output(whole):
     metrics = json.loads((whole / "metrics.json").read_text())
     assert len(metrics["stages"]) == 3
-    assert len(metrics["held_out"]) == 4
-    assert {(one["stage"], one["when"]) for one in metrics["needles"]} == {
-        ("64", "before"),
-        ("64", "after"),
-        ("128", "after"),
-        ("256", "after"),
-    }
+    assert [" ".join(one["label"].values()) for one in metrics["evaluations"]] == [
+        "before 64",
+        "after 64",
+        "after 128",
+        "after 256",
+    ]
+    for one in metrics["evaluations"]:
+        assert {result["task"] for result in one["results"]} == {"needles", "held_out"}
     assert metrics["videos"]
     assert metrics["images"]
     assert metrics["questions"]
@@ -185,6 +187,33 @@ def test_a_finished_run_only_writes_its_report_again(whole, inputs):
     assert stamps == {path: path.stat().st_mtime_ns for path in (whole / "samples").iterdir()}
 
 
+def test_a_model_is_one_folder_that_is_the_last_stages(whole):
+    last = whole / "train" / "models" / "256"
+    for path in last.rglob("*"):
+        if path.is_file():
+            assert (whole / "model" / path.relative_to(last)).read_bytes() == path.read_bytes()
+    origin = json.loads((whole / "model" / "origin.json").read_text())
+    assert (origin["kind"], origin["identity"]["stage"], origin["identity"]["step"]) == ("model", "256", 18)
+    assert origin["parents"]["data"]["path"] == str(whole / "examples")
+    assert [path.name for path in (whole / "train" / "models").iterdir() if path.name.isdigit()]
+
+
+def test_every_folder_has_one_origin_and_no_other_identity(whole):
+    kinds = {
+        ".": "quickstart",
+        "toy": "toy world",
+        "tokenizer": "tokenizer",
+        "examples": "examples",
+        "train": "run",
+        "model": "model",
+        "train/evaluation/after-256": "evaluation",
+    }
+    for folder, kind in kinds.items():
+        assert json.loads((whole / folder / "origin.json").read_text())["kind"] == kind
+    names = {path.name for path in whole.rglob("*.json")}
+    assert not names & {"run.json", "inputs.json", "training.json", "prepared_from.json", "dataset.json"}
+
+
 @pytest.mark.parametrize(
     ("kind", "options", "made"),
     [
@@ -192,67 +221,63 @@ def test_a_finished_run_only_writes_its_report_again(whole, inputs):
         ("answer", ("--max-new-tokens", "4"), "output.json"),
     ],
 )
-def test_a_trained_model_generates_by_itself(kind, options, made, whole, inputs, tmp_path):
+def test_a_trained_model_generates(kind, options, made, whole, inputs, tmp_path):
     about = ("--about", str(Path(inputs[1]) / "square0.mp4")) if kind == "answer" else ()
-    folders = (
-        "--model",
-        str(whole / "train"),
-        "--tokenizer",
-        str(whole / "tokenizer"),
-        "--out",
-        str(tmp_path),
-    )
     prompt = ("--kind", kind, "--prompt", "A red circle moves right.")
-    typed = (*prompt, *folders, *options, *about)
+    typed = (*prompt, "--model", str(whole / "model"), "--out", str(tmp_path), *options, *about)
     finish(start("generate", *typed, cache=whole.parent / "cache"))
     assert (tmp_path / made).stat().st_size
-    run = json.loads((tmp_path / "run.json").read_text())
-    assert shlex.split(run["command"]) == ["ringworld", "generate", *typed]
-    configured = run["config"]["video_sampling" if kind == "video" else "text_sampling"]
+    origin = json.loads((tmp_path / "origin.json").read_text())
+    assert shlex.split(origin["command"]) == ["ringworld", "generate", *typed]
+    assert origin["parents"]["model"]["path"] == str(whole / "model")
+    defaults = json.loads((whole / "model" / "generation_config.json").read_text())["ringworld"]["sampling"]
     used = json.loads((tmp_path / "output.json").read_text())
-    expected = configured | ({"guidance_scale": 2.0} if kind == "video" else {})
+    expected = defaults[kind] | ({"guidance_scale": 2.0} if kind == "video" else {})
     assert {name: used[name] for name in expected} == expected
-    assert (used["model"], used["tokenizer"]) == (str(whole / "train"), str(whole / "tokenizer"))
     assert used["about"] == (about[1] if about else None)
-    assert (used["prompt"], used["model_step"]) == ("A red circle moves right.", 18)
-    assert used["frames" if kind == "video" else "max_new_tokens"] == int(options[1])
+    assert used["prompt"] == "A red circle moves right."
 
 
-def test_data_of_other_tokenizers_are_refused_and_nothing_is_touched(whole, folder):
-    other = folder / "other"
-    shutil.copytree(whole / "tokenizer", other)
-    weights = other / "frames" / "model.safetensors"
-    content = bytearray(weights.read_bytes())
-    content[-1] ^= 1
-    weights.write_bytes(content)
-    before = (whole / "train" / "run.json").read_bytes()
-    folders = ("--data", str(whole / "examples"), "--tokenizer", str(other), "--out", str(whole / "train"))
-    process = start("train", "--preset", "smoke", *folders, cache=whole.parent / "cache")
-    assert "examples of other tokenizers" in process.communicate()[1]
-    assert process.returncode == 2
-    assert (whole / "train" / "run.json").read_bytes() == before
+def test_a_run_begins_from_the_model_of_another(whole, tmp_path):
+    out = tmp_path / "begun"
+    changes = (
+        "--training.stages.0.steps",
+        "2",
+        "--training.stages.1.steps",
+        "2",
+        "--training.stages.2.steps",
+        "2",
+    )
+    folders = ("--data", str(whole / "examples"), "--out", str(out), "--init", str(whole / "model"))
+    typed = ("--preset", "smoke", *folders, "--evaluate", "never", *changes)
+    printed = finish(start("train", *typed, cache=whole.parent / "cache"))
+    assert printed.splitlines()[-1] == str(out / "models" / "256")
+    # Trained weights know more than those that are drawn, which begin near the logarithm of 418 ids.
+    begun, drawn = (read_jsonl(path / "metrics.jsonl")[0]["loss"] for path in (out, whole / "train"))
+    assert begun < drawn - 0.2
+    origin = json.loads((out / "origin.json").read_text())
+    assert origin["configuration"]["training"]["stages"][0]["steps"] == 2
+    weights = json.loads((whole / "model" / "origin.json").read_text())["identity"]["weights"]
+    assert origin["parents"]["init"]["fingerprint"] == origin["identity"]["init"] == weights
 
 
 def test_other_files_are_not_prepared_into_a_folder_and_nothing_is_touched(whole, inputs):
     examples = whole / "examples"
-    before = {path: path.read_bytes() for path in examples.rglob("*") if path.is_file()}
+    files = (path for path in examples.rglob("*") if path.is_file() and path.name != LOCK_FILE)
+    before = {path: path.read_bytes() for path in files}
     folders = ("--videos", inputs[1], "--tokenizer", str(whole / "tokenizer"), "--out", str(examples))
     process = start("prepare", "--preset", "smoke", *folders, cache=whole.parent / "cache")
-    assert "examples of other files" in process.communicate()[1]
+    message = process.communicate()[1]
     assert process.returncode == 2
-    (examples / LOCK_FILE).unlink()
-    assert {path: path.read_bytes() for path in examples.rglob("*") if path.is_file()} == before
+    assert str(examples) in message and "videos" in message
+    assert {path: path.read_bytes() for path in before} == before
 
 
-def test_a_model_folder_without_a_model_is_named(whole, tmp_path):
-    folders = (
-        "--model",
-        str(whole / "examples"),
-        "--tokenizer",
-        str(whole / "tokenizer"),
-        "--out",
-        str(tmp_path),
-    )
-    process = start("generate", "--kind", "text", "--prompt", "a", *folders, cache=whole.parent / "cache")
-    assert "no checkpoint" in process.communicate()[1]
+@pytest.mark.parametrize("name", ["train", "examples"])
+def test_a_folder_that_is_no_model_is_named_with_the_models_that_it_holds(name, whole, tmp_path):
+    typed = ("--kind", "text", "--prompt", "a", "--model", str(whole / name), "--out", str(tmp_path))
+    process = start("generate", *typed, cache=whole.parent / "cache")
+    message = process.communicate()[1]
     assert process.returncode == 2
+    assert str(whole / name) in message
+    assert ("models/256" in message) == (name == "train")

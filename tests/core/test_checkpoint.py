@@ -1,5 +1,6 @@
 """A checkpoint comes back whole, in part, or not at all."""
 
+import shutil
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -8,9 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding
 
 from ringworld.core.checkpoint import UNREAD, Checkpoints
 from ringworld.core.errors import InputError
+from ringworld.core.mesh import make_mesh
+from ringworld.core.mesh_config import MeshConfig
+from ringworld.core.sharding import spec
 from tests.core.reads import bytes_read
 
 WEIGHTS = 2**18
@@ -70,8 +75,37 @@ def test_a_reader_leaves_alone_what_a_run_is_about_to_finish(folder):
     ],
 )
 def test_another_tree_is_refused(folder, leaves):
-    with pytest.raises(InputError, match="expected a whole checkpoint of the same model"):
+    with pytest.raises(InputError) as refusal:
         restore(folder, **leaves)
+    assert refusal.value.path == folder / "3"
+
+
+def test_a_checkpoint_comes_back_on_a_mesh_of_another_shape(tmp_path):
+    values = jnp.arange(32.0).reshape(8, 4)
+    ring8 = NamedSharding(make_mesh(MeshConfig(ring=8)), spec("weight", "embed"))
+    data8 = NamedSharding(make_mesh(MeshConfig(tensor=2, fsdp=4)), spec("weight", "mlp"))
+    saved = Checkpoints(tmp_path / "c", keep=2)
+    for step in (1, 2, 3):
+        saved.save(step, {"w": jax.device_put(values + step, ring8)}, {"loader": {"next": step}})
+    saved.close()
+    again = Checkpoints(tmp_path / "c")
+    restored = again.restore({"w": jax.ShapeDtypeStruct((8, 4), jnp.float32, sharding=data8)})
+    assert restored is not None
+    assert (restored.step, restored.meta) == (3, {"loader": {"next": 3}})
+    assert restored.tree["w"].sharding == data8
+    assert (restored.tree["w"] == values + 3).all()
+    assert sorted(path.name for path in (tmp_path / "c").iterdir()) == ["2", "3"]
+    again.close()
+
+
+@pytest.mark.parametrize("part", ["tree", "meta", "tree/_METADATA", "tree/manifest.ocdbt"])
+def test_a_damaged_checkpoint_is_named_in_one_sentence(folder, part):
+    gone = folder / "3" / part
+    shutil.rmtree(gone) if gone.is_dir() else gone.write_bytes(b"\0")
+    with pytest.raises(InputError) as refusal:
+        restore(folder, weights=abstract(WEIGHTS), moments=abstract(WEIGHTS))
+    assert refusal.value.path == folder / "3"
+    assert len(str(refusal.value)) < 400 + len(str(folder))
 
 
 def test_an_empty_folder_holds_nothing(tmp_path):

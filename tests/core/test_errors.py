@@ -1,7 +1,17 @@
-from ringworld.core.errors import not_a_choice
+from pathlib import Path
+
+from ringworld.core.errors import InputError, not_a_choice
+
+
+def test_the_parts_of_an_error_are_kept_and_its_message_ends_with_the_remedy():
+    error = InputError("it is wrong", remedy="change it", field="model.heads", value=3, path=Path("run.json"))
+    assert (error.field, error.value, error.path) == ("model.heads", 3, Path("run.json"))
+    assert str(error) == f"{error.problem}; {error.remedy}"
+    assert str(InputError("it is wrong")) == "it is wrong"
 
 
 def test_the_nearest_choice_is_suggested_where_one_is_near():
     near = not_a_choice("command", "trian", choices=("prepare", "train"))
-    assert str(near) == "command: got 'trian', expected one of prepare, train. Did you mean train?"
-    assert not_a_choice("command", "xyzzy", choices=("prepare", "train")).remedy == "Choose one of these."
+    assert (near.field, near.value) == ("command", "trian")
+    assert "did you mean train?" in near.remedy
+    assert "did you mean" not in not_a_choice("command", "xyzzy", choices=("prepare", "train")).remedy

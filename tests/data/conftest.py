@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from jaxtyping import Int32, UInt8
 
-from ringworld.data.config import PrepareConfig, ToyWorldConfig
+from ringworld.data.config import PrepareConfig
 from ringworld.data.prepare import PrepareReport, prepare
-from ringworld.data.toy_world import ToyWorld, render_toy_world
+from ringworld.quickstart.config import ToyWorldConfig
+from ringworld.quickstart.toy_world import ToyWorld, render_toy_world
 from ringworld.text.tokenizer import TextTokenizer
 from ringworld.text.vocabulary import Vocabulary
 from ringworld.vision.write_media import write_image, write_video
@@ -21,6 +22,9 @@ PREPARE = PrepareConfig(frames_per_second=4.0, max_frames=4, document_tokens=600
 
 class Quarters:
     """A frame tokenizer without weights: each quarter of a frame has a code, its brightness from 0 to 7."""
+
+    resolution = 32
+    fingerprint = "quarters"
 
     def encode(self, frames: UInt8[np.ndarray, "frames side side 3"]) -> Int32[np.ndarray, "frames codes"]:
         count, side = frames.shape[:2]
@@ -53,8 +57,6 @@ def run_prepare(tokenizer: TextTokenizer, vocabulary: Vocabulary):
         options = {
             "tokenizer": tokenizer,
             "frame_tokenizer": QUARTERS,
-            "frame_tokenizer_fingerprint": "quarters",
-            "resolution": 32,
             "vocabulary": vocabulary,
             "config": PREPARE,
         }

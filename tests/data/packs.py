@@ -4,20 +4,28 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from ringworld.data.batch import PackedBatch
+from ringworld.data.batch import PackedRows
 from ringworld.data.examples import Example
-from ringworld.data.packing import pack_rows, to_batch
+from ringworld.data.packing import pack_rows, piece_bounds, to_batch
+
+
+def pieces(example: Example, *, context_tokens: int) -> list[Example]:
+    """Cut an example as the loader does."""
+    length = np.array([len(example)])
+    bounds = piece_bounds(length, kind=example.kind, context_tokens=context_tokens)
+    return [example.cut(start=start, stop=stop) for _, start, stop in bounds.tolist()]
 
 
 def pack(
     examples: Iterable[Example], *, context_tokens: int, text_size: int, open_rows: int = 16
-) -> PackedBatch[np.ndarray]:
+) -> PackedRows:
     """Pack into as many rows as are needed."""
-    rows = list(pack_rows(examples, context_tokens=context_tokens, open_rows=open_rows))
+    cut = (piece for example in examples for piece in pieces(example, context_tokens=context_tokens))
+    rows = list(pack_rows(cut, context_tokens=context_tokens, open_rows=open_rows))
     return to_batch(rows, context_tokens=context_tokens, text_size=text_size)
 
 
-def padded(examples: Iterable[Example], *, context_tokens: int, text_size: int) -> PackedBatch[np.ndarray]:
+def padded(examples: Iterable[Example], *, context_tokens: int, text_size: int) -> PackedRows:
     """Put each example into a row of its own: what packing must equal in loss and gradients."""
     rows = [[example] for example in examples]
     return to_batch(rows, context_tokens=context_tokens, text_size=text_size)

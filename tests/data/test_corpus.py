@@ -2,15 +2,23 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from ringworld.data.config import PrepareConfig
+from ringworld.data.config import PrepareConfig, Split
 from ringworld.data.corpus import corpus
 from ringworld.data.examples import ExampleMaker
 from ringworld.data.file_examples import Problems, Tools, prepare_file
+from ringworld.data.find_sources import find_sources
 from ringworld.data.quarantine import Quarantined
-from ringworld.data.sources import find_sources
+from ringworld.data.sources import Source
 from tests.data.conftest import QUARTERS
 
 QUESTIONS = [{"question": "Who?", "answer": "Anna"}]
+
+
+def tools_of(config: PrepareConfig, tokenizer, vocabulary) -> Tools:
+    return Tools(
+        maker=ExampleMaker(tokenizer=tokenizer, vocabulary=vocabulary, config=config),
+        frame_tokenizer=QUARTERS,
+    )
 
 
 def test_a_corpus_holds_documents_captions_and_questions_in_the_words_of_the_prompts(tmp_path: Path):
@@ -23,9 +31,8 @@ def test_a_corpus_holds_documents_captions_and_questions_in_the_words_of_the_pro
     config = PrepareConfig(held_out_fraction=0.0)
     sources = find_sources(videos=[tmp_path], texts=[tmp_path], config=config)
     bad: list[Quarantined] = []
-    texts = list(corpus(sources, config=config, quarantined=bad))
-    assert {split for _, split in texts} == {"train"}
-    words_of = [words for words, _ in texts]
+    words_of = list(corpus(sources, split="train", config=config, quarantined=bad))
+    assert list(corpus(sources, split="held_out", config=config, quarantined=[])) == []
     assert {"Anna runs.", "One.", "Two.", "A dog."} <= set(words_of)
     joined = "\n".join(words_of)
     for words in (
@@ -50,22 +57,86 @@ def test_the_held_out_end_of_a_book_and_the_held_out_lines_are_no_text_to_train_
         replace(source, split="train")
         for source in find_sources(videos=[], texts=[tmp_path / "in"], config=config)
     ]
-    tools = Tools(
-        maker=ExampleMaker(tokenizer=tokenizer, vocabulary=vocabulary, config=config),
-        frame_tokenizer=QUARTERS,
-        frame_tokenizer_fingerprint="",
-        resolution=32,
-    )
-    words: dict[str, set[str]] = {"train": set(), "held_out": set()}
-    learnt: dict[str, str] = {"train": "", "held_out": ""}
-    for text, split in corpus(sources, config=config, quarantined=[]):
-        words[split] |= set(text.split())
+    tools = tools_of(config, tokenizer, vocabulary)
+    words: dict[Split, set[str]] = {"train": set(), "held_out": set()}
+    examples: dict[Split, str] = {"train": "", "held_out": ""}
+    for split in words:
+        for text in corpus(sources, split=split, config=config, quarantined=[]):
+            words[split] |= set(text.split())
     for source in sources:
         for example, split in prepare_file(source, tools, Problems(quarantined=[])):
             text = tokenizer.decode(example.tokens.tolist())
-            learnt[split] += f"{text}\n" if example.source.startswith("lines") else text
+            examples[split] += f"{text}\n" if example.source.startswith("lines") else text
     assert not words["train"] & words["held_out"]
     assert {"word0", "word319"} <= words["train"] and "word399" in words["held_out"]
     assert 2 <= sum(word.startswith("line") for word in words["held_out"]) <= 16
     for split in ("train", "held_out"):
-        assert words[split] == set(learnt[split].split())
+        assert words[split] == set(examples[split].split())
+
+
+def test_nothing_of_a_held_out_file_is_trained_on(tmp_path: Path, tokenizer, vocabulary, write_clip):
+    """A tokenizer or model that has seen it would be judged by what it knows."""
+    config = PrepareConfig(document_tokens=64, held_out_fraction=0.1)
+    said = {"caption": "A dog.", "questions": QUESTIONS}
+    write_clip(tmp_path / "a.mp4", said=said)
+    (tmp_path / "b.txt").write_text("Anna runs. " * 200)
+    (tmp_path / "b.json").write_text(json.dumps(said))
+    (tmp_path / "c.jsonl").write_text("\n".join(json.dumps({"text": f"Line {i}."}) for i in range(40)))
+    tools = tools_of(config, tokenizer, vocabulary)
+    for source in find_sources(videos=[tmp_path], texts=[tmp_path], config=config):
+        held_out = replace(source, split="held_out")
+        assert list(corpus([held_out], split="train", config=config, quarantined=[])) == []
+        assert list(corpus([held_out], split="held_out", config=config, quarantined=[]))
+        splits = [split for _, split in prepare_file(held_out, tools, Problems(quarantined=[]))]
+        assert set(splits) == {"held_out"}
+
+
+def test_no_question_is_asked_about_a_text_whose_end_is_held_out(tmp_path: Path, tokenizer, vocabulary):
+    config = PrepareConfig(document_tokens=300, held_out_fraction=0.7)
+    tools = tools_of(config, tokenizer, vocabulary)
+    (tmp_path / "a.json").write_text(json.dumps({"questions": QUESTIONS}))
+    for text, asked in (("Anna runs.", 1), ("Anna runs. " * 40, 0)):
+        (tmp_path / "a.txt").write_text(text)
+        (source,) = find_sources(texts=[tmp_path], config=config)
+        problems = Problems(quarantined=[])
+        made = list(prepare_file(source, tools, problems))
+        assert {split for _, split in made} == ({"train"} if asked else {"train", "held_out"})
+        assert sum(example.kind == "text_qa" for example, _ in made) == asked
+        assert problems.questions_too_long == 1 - asked
+        for split in ("train", "held_out"):
+            words = "".join(corpus([source], split=split, config=config, quarantined=[]))
+            assert ("Who?" in words) == (asked and split == "train")
+
+
+def test_a_line_that_occurs_twice_is_in_one_split(tmp_path: Path):
+    for name in ("a", "b"):
+        lines = [json.dumps({"text": f"Line {index % 20} of a file."}) for index in range(40)]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
+    config = PrepareConfig(held_out_fraction=0.3)
+    sources = [
+        Source(path=path, relative=path.name, format="lines") for path in sorted(tmp_path.glob("*.jsonl"))
+    ]
+    train, held_out = (
+        set(corpus(sources, split=split, config=config, quarantined=[])) for split in ("train", "held_out")
+    )
+    assert train and held_out and not train & held_out
+
+
+def test_a_question_without_an_answer_is_left_out_and_counted(
+    tmp_path: Path, tokenizer, vocabulary, write_clip
+):
+    asked = [*QUESTIONS, {"question": "Why?", "answer": " "}, {"question": "When?", "answer": None}]
+    write_clip(tmp_path / "a.png", said={"caption": "A dog.", "questions": asked})
+    config = PrepareConfig(held_out_fraction=0.0)
+    (source,) = find_sources(videos=[tmp_path], config=config)
+    problems = Problems(quarantined=[])
+    made = [example for example, _ in prepare_file(source, tools_of(config, tokenizer, vocabulary), problems)]
+    assert sum(example.kind == "video_qa" for example in made) == 1
+    assert problems == Problems(quarantined=[], questions_unanswered=2)
+
+
+def test_without_texts_a_corpus_is_empty(write_clip, tmp_path: Path):
+    config = PrepareConfig(held_out_fraction=0.0)
+    sources = find_sources(videos=[write_clip(tmp_path / "a.png")], config=config)
+    for given in (sources, ()):
+        assert list(corpus(given, split="train", config=config, quarantined=[])) == []

@@ -6,8 +6,9 @@ import pytest
 
 from ringworld.core.errors import InputError
 from ringworld.data.config import PrepareConfig
+from ringworld.data.find_sources import find_sources
 from ringworld.data.frames import FrameSample, read_spread, read_windows, sample_frames
-from ringworld.data.sources import Source, find_sources
+from ringworld.data.sources import Source
 
 
 def video(path: Path) -> Source:
@@ -44,7 +45,9 @@ def test_an_image_is_a_video_of_one_frame(tmp_path: Path, write_clip):
     assert len(list(read_windows(source, config=PrepareConfig(), resolution=32))) == 1
 
 
-def test_frames_are_sampled_from_all_files_of_a_split_and_bad_files_are_told(tmp_path: Path, write_clip):
+def test_frames_are_sampled_from_all_files_of_a_split_and_bad_files_are_quarantined(
+    tmp_path: Path, write_clip
+):
     for index in range(4):
         write_clip(tmp_path / f"{index}.mp4", frames=6)
     (tmp_path / "bad.mp4").write_bytes(b"no video")
@@ -59,7 +62,7 @@ def test_frames_are_sampled_from_all_files_of_a_split_and_bad_files_are_told(tmp
 
 def test_files_that_are_held_out_judge(tmp_path: Path, write_clip):
     write_clip(tmp_path / "a.mp4", frames=20)
-    write_clip(tmp_path / "held_out/b.mp4", frames=20)
+    write_clip(tmp_path / "held_out/b.mp4", frames=19)
     sample = sampled(find_sources(videos=[tmp_path], texts=[], config=PrepareConfig()), most_frames=20)
     assert (len(sample.train), len(sample.held_out)) == (20, 2)
     assert sample.held_out_of == "files held out"
@@ -76,12 +79,16 @@ def test_the_end_of_the_only_video_is_held_out(tmp_path: Path, write_clip):
 
 def test_one_frame_cannot_both_train_and_judge(tmp_path: Path, write_clip):
     sources = find_sources(videos=[write_clip(tmp_path / "a.png")], texts=[], config=PrepareConfig())
-    with pytest.raises(InputError, match="one frame in all, expected two or more"):
+    with pytest.raises(InputError) as caught:
         sampled(sources, most_frames=4)
+    assert caught.value.field == "videos"
 
 
 def test_no_frame_at_all_is_an_error(tmp_path: Path):
     (tmp_path / "bad.mp4").write_bytes(b"no video")
     sources = find_sources(videos=[tmp_path], texts=[], config=PrepareConfig())
-    with pytest.raises(InputError, match=r"bad\.mp4"):
-        sampled(sources, most_frames=4)
+    texts = [Source(path=tmp_path / "a.txt", relative="a.txt", format="text")]
+    for given in (sources, texts, []):
+        with pytest.raises(InputError) as caught:
+            sampled(given, most_frames=4)
+        assert caught.value.field == "videos"

@@ -5,8 +5,8 @@ from hypothesis import strategies as st
 
 from ringworld.data.config import Kind
 from ringworld.data.examples import Example
-from ringworld.data.packing import FirstFit, piece_bounds, pieces, to_batch
-from tests.data.packs import pack
+from ringworld.data.packing import FirstFit, piece_bounds, to_batch
+from tests.data.packs import pack, pieces
 
 TEXT_SIZE = 100
 
@@ -20,7 +20,9 @@ IMAGE = example([1, 40, 103, 100, 109, 4], [0, 0, 1, 1, 1, 0], "caption_image")
 
 
 def test_two_examples_in_a_row():
-    batch = to_batch([[QUESTION, IMAGE]], context_tokens=12, text_size=TEXT_SIZE)
+    packed = to_batch([[QUESTION, IMAGE]], context_tokens=12, text_size=TEXT_SIZE)
+    batch = packed.batch
+    assert packed.lengths == [[4, 6]]
     third = np.float32(1 / 3)
     assert batch.tokens.tolist() == [[1, 20, 30, 2, 1, 40, 103, 100, 109, 4, 0, 0]]
     assert batch.targets.tolist() == [[20, 30, 2, 0, 40, 103, 100, 109, 4, 0, 0, 0]]
@@ -30,9 +32,9 @@ def test_two_examples_in_a_row():
     assert batch.vision_weights.tolist() == [[0, 0, 0, 0, 0, third, third, third, 0, 0, 0, 0]]
 
 
-def test_an_example_that_learns_both_counts_once_in_each():
+def test_an_example_with_loss_on_both_counts_once_in_each():
     both = example([1, 3, 103, 109, 4, 2], [0, 1, 1, 1, 1, 1], "video")
-    batch = to_batch([[both]], context_tokens=6, text_size=TEXT_SIZE)
+    batch = to_batch([[both]], context_tokens=6, text_size=TEXT_SIZE).batch
     assert batch.text_weights.sum() == pytest.approx(1) and batch.vision_weights.sum() == 1
     assert np.count_nonzero(batch.text_weights) == 3 and np.count_nonzero(batch.vision_weights) == 2
 
@@ -42,6 +44,14 @@ def test_first_fit_closes_the_fullest_row():
     closed = [packer.add(range(length)) for length in (6, 7, 4, 8, 9)]
     assert closed == [None, None, [range(6), range(4)], None, [range(8)]]
     assert packer.close() == [[range(7)], [range(9)]]
+
+
+def test_rows_split_into_parts_with_their_lengths():
+    packed = to_batch([[QUESTION], [], [IMAGE, QUESTION], [IMAGE]], context_tokens=10, text_size=TEXT_SIZE)
+    parts = packed.split(2)
+    assert [part.lengths for part in parts] == [[[4], []], [[6, 4], [6]]]
+    for field, *of_parts in zip(packed.batch, *(part.batch for part in parts)):
+        np.testing.assert_array_equal(np.concatenate(of_parts), field)
 
 
 def test_a_long_document_is_cut_and_anything_else_that_is_long_is_left_out():
@@ -80,7 +90,8 @@ def examples(draw) -> list[Example]:
 @given(examples(), st.integers(1, 4), st.integers(16, 40))
 def test_packing_keeps_every_token_once_with_its_target_and_its_weight(made, open_rows, context):
     text_size = 60  # some of the ids are text, some vision
-    batch = pack(made, context_tokens=context, text_size=text_size, open_rows=open_rows)
+    packed = pack(made, context_tokens=context, text_size=text_size, open_rows=open_rows)
+    batch = packed.batch
     real = batch.order >= 0
     assert sorted(batch.tokens[real]) == sorted(np.concatenate([e.tokens for e in made]))
     parts = {int(p.tokens[0]): p for e in made for p in pieces(e, context_tokens=context)}
@@ -88,6 +99,7 @@ def test_packing_keeps_every_token_once_with_its_target_and_its_weight(made, ope
         used = int(real[row].sum())
         assert batch.order[row, :used].tolist() == list(range(used))
         starts = sorted(set(batch.first[row, :used].tolist()))
+        assert packed.lengths[row] == np.diff([*starts, used]).tolist()
         for start, stop in zip(starts, [*starts[1:], used]):
             part = parts.pop(int(batch.tokens[row, start]))
             assert batch.tokens[row, start:stop].tolist() == part.tokens.tolist()
@@ -97,11 +109,11 @@ def test_packing_keeps_every_token_once_with_its_target_and_its_weight(made, ope
                 (batch.text_weights, part.tokens < text_size),
                 (batch.vision_weights, part.tokens >= text_size),
             ):
-                learnt = (part.loss & mine)[1:]
+                with_loss = (part.loss & mine)[1:]
                 got = weights[row, start:stop]
                 assert got[-1] == 0
-                assert np.array_equal(got[:-1] > 0, learnt)
-                assert got.sum() == pytest.approx(1 if learnt.any() else 0)
+                assert np.array_equal(got[:-1] > 0, with_loss)
+                assert got.sum() == pytest.approx(1 if with_loss.any() else 0)
                 assert len(set(got[got > 0].tolist())) <= 1
     assert not parts
     for field in (batch.tokens, batch.targets, batch.first, batch.text_weights, batch.vision_weights):

@@ -1,4 +1,4 @@
-"""Frames that a frame tokenizer may remember are told from those that it must have understood."""
+"""Frames that a frame tokenizer may remember are distinguished from those that it must have understood."""
 
 import numpy as np
 import pytest

@@ -8,16 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ringworld.core.errors import InputError
-from ringworld.inference.grammar import IdRange, allowed, frame_grammar, mask, text_grammar
+from ringworld.inference.grammar import IdRange, allowed, frame_grammar, legal, text_grammar
 from ringworld.text.vocabulary import Vocabulary
 
 VOCABULARY = Vocabulary(text_size=100, codes=4, codes_per_frame=2)
-PLACES = jnp.arange(60, dtype=jnp.int32)
+INDICES = jnp.arange(60, dtype=jnp.int32)
 
 
-def intervals(grammar, places: int) -> list[tuple[int, int]]:
-    ids = jax.vmap(allowed, in_axes=(None, 0))(grammar, PLACES)
-    return list(zip(ids.start.tolist(), ids.stop.tolist()))[:places]
+def intervals(grammar, indices: int) -> list[tuple[int, int]]:
+    ids = jax.vmap(allowed, in_axes=(None, 0))(grammar, INDICES)
+    return list(zip(ids.start.tolist(), ids.stop.tolist()))[:indices]
 
 
 def test_frames_are_codes_then_their_end():
@@ -26,25 +26,32 @@ def test_frames_are_codes_then_their_end():
     assert intervals(frame_grammar(VOCABULARY, frames=1), 3) == [code, code, eov]
 
 
-def test_text_is_text_at_every_place():
+def test_text_is_text_everywhere():
     assert set(intervals(text_grammar(VOCABULARY, end=2), 60)) == {(0, 100)}
 
 
-def test_what_may_not_follow_has_no_chance():
+def test_a_range_ends_before_its_stop():
     ids = IdRange(jnp.int32(1), jnp.int32(3))
-    assert mask(jnp.ones((1, 4), jnp.bfloat16), ids).tolist() == [[-np.inf, 1.0, 1.0, -np.inf]]
+    assert legal(ids, vocab=4).tolist() == [False, True, True, False]
 
 
 @settings(max_examples=100, deadline=None)
 @given(data=st.data(), frames=st.integers(1, 6), codes=st.integers(1, 9), codes_per_frame=st.integers(1, 9))
 def test_whatever_is_chosen_among_the_allowed_ids_forms_whole_frames(data, frames, codes, codes_per_frame):
     vocabulary = Vocabulary(text_size=7, codes=codes, codes_per_frame=codes_per_frame)
-    places = intervals(frame_grammar(vocabulary, frames=frames), frames * vocabulary.frame_tokens)
-    ids = [data.draw(st.integers(start, stop - 1)) for start, stop in places]
+    indices = intervals(frame_grammar(vocabulary, frames=frames), frames * vocabulary.frame_tokens)
+    ids = [data.draw(st.integers(start, stop - 1)) for start, stop in indices]
     decoded = vocabulary.decode_frames(np.array(ids, np.int32))
     assert decoded.shape == (frames, codes_per_frame)
 
 
 def test_no_frames_are_refused():
-    with pytest.raises(InputError, match="frames: got 0"):
+    with pytest.raises(InputError) as refused:
         frame_grammar(VOCABULARY, frames=0)
+    assert refused.value.field == "frames"
+
+
+def test_a_vocabulary_of_text_alone_has_no_frames():
+    with pytest.raises(InputError) as refused:
+        frame_grammar(Vocabulary(text_size=100, codes=0, codes_per_frame=0), frames=1)
+    assert refused.value.field == "frames"

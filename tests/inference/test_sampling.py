@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ringworld.core.errors import InputError
-from ringworld.inference.config import EngineConfig, SamplingConfig
+from ringworld.inference.config import GenerationLimits, SamplingConfig, WatchingConfig
 from ringworld.inference.sampling import guide, likeliest, row_keys, sample
 
 ROWS = 4096
@@ -14,12 +14,13 @@ LOGITS = np.array([2.0, -np.inf, 1.0, 0.0, 1.5], np.float32)
 
 
 @jax.jit
-def draw(logits, *, checksums, seed=0, place=0, temperature=1.0, top_k=0):
+def draw(logits, *, checksums, legal=None, seed=0, index=0, temperature=1.0, top_k=0):
     keys = row_keys(jnp.uint32(seed), checksums)
     return sample(
         logits,
+        legal=jnp.isfinite(logits[0]) if legal is None else legal,
         keys=keys,
-        place=jnp.int32(place),
+        index=jnp.int32(index),
         temperature=jnp.float32(temperature),
         top_k=jnp.int32(top_k),
     )
@@ -65,13 +66,13 @@ def test_the_likeliest_are_those_of_a_sort_whatever_their_sign():
         assert (np.asarray(kept) == (logits >= least)).all()
 
 
-def test_a_row_draws_the_same_in_any_batch_and_otherwise_for_another_seed_place_or_prompt():
+def test_a_row_draws_the_same_in_any_batch_and_otherwise_for_another_seed_token_or_prompt():
     logits, checksums = rows_of(np.zeros(1000, np.float32), rows=4)
     together = draw(logits, checksums=checksums)
     alone = draw(logits[2:3], checksums=checksums[2:3])
     assert together[2] == alone[0]
     assert len(set(together.tolist())) == 4
-    for other in ({"seed": 1}, {"place": 1}):
+    for other in ({"seed": 1}, {"index": 1}):
         assert draw(logits, checksums=checksums, **other).tolist() != together.tolist()
 
 
@@ -89,11 +90,50 @@ def test_a_row_draws_the_same_in_any_batch_and_otherwise_for_another_seed_place_
     ],
 )
 def test_a_sampling_that_cannot_be_drawn_is_refused(wrong, name):
-    with pytest.raises(InputError, match=name):
+    with pytest.raises(InputError) as refused:
         SamplingConfig(**wrong)
+    assert refused.value.field == name
 
 
-@pytest.mark.parametrize("name", ["max_context_tokens", "max_rows", "max_cache_tokens"])
-def test_an_engine_without_room_is_refused(name):
-    with pytest.raises(InputError, match=name):
-        EngineConfig(**{"max_context_tokens": 64, name: 0})
+@pytest.mark.parametrize("name", ["max_context_tokens", "max_sequences", "max_cache_tokens"])
+def test_a_generator_without_room_is_refused(name):
+    with pytest.raises(InputError) as refused:
+        GenerationLimits(**{"max_context_tokens": 64, name: 0})
+    assert refused.value.field == name
+
+
+@pytest.mark.parametrize(("name", "none"), [("max_frames", 0), ("frames_per_second", 0.0)])
+def test_a_video_without_frames_is_refused(name, none):
+    with pytest.raises(InputError) as refused:
+        WatchingConfig(**{name: none})
+    assert refused.value.field == f"watching.{name}"
+
+
+EXTREME = [0.0, -1e-30, 3.4e38, -3.4e38, np.inf, -np.inf, np.nan]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1e-45, 1e-38, 1e-37, 1.0, 1e37, 1e38, 3.4e38])
+@pytest.mark.parametrize("top_k", [0, 1, 2])
+def test_no_logits_and_no_temperature_draw_what_is_not_legal(temperature, top_k):
+    """Illegal ids stand first and have the greatest scores, so that a tie or a NaN would show."""
+    rows = [[100.0, np.inf, a, b] for a in EXTREME for b in EXTREME]
+    rows += [[np.nan, 100.0, -a, b] for a in EXTREME for b in EXTREME]
+    legal = jnp.array([False, False, True, True])
+    drawn = draw(
+        jnp.array(rows, jnp.float32),
+        checksums=jnp.arange(len(rows), dtype=jnp.uint32),
+        legal=legal,
+        temperature=temperature,
+        top_k=top_k,
+    )
+    assert set(drawn.tolist()) <= {2, 3}
+
+
+def test_a_temperature_near_zero_is_greedy_and_a_vast_one_draws_evenly():
+    logits, checksums = rows_of(LOGITS)
+    for temperature in (1e-45, 1e-37, 1e-3):
+        assert set(draw(logits, checksums=checksums, temperature=temperature).tolist()) == {0}
+    for temperature in (1e37, 1e38, 3e38):
+        drawn = np.bincount(draw(logits, checksums=checksums, temperature=temperature), minlength=5) / ROWS
+        # Five standard deviations of a share.
+        assert (np.abs(drawn - [0.25, 0, 0.25, 0.25, 0.25]) <= 5 * np.sqrt(0.25 * 0.75 / ROWS)).all()

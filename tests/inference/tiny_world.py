@@ -1,8 +1,7 @@
-"""A tiny random world model, its tokenizers, and an engine on a ring of one or two devices."""
+"""A tiny random world model with its tokenizers, on a ring of one or two devices."""
 
 import dataclasses
 import functools
-from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -10,10 +9,14 @@ import numpy as np
 from ringworld.attention.config import AttentionConfig
 from ringworld.core.mesh import make_mesh
 from ringworld.core.mesh_config import MeshConfig
-from ringworld.inference.config import EngineConfig
-from ringworld.inference.engine import Engine
-from ringworld.model.config import ModelConfig
-from ringworld.model.world_model import WorldModel
+from ringworld.core.sharding import spec
+from ringworld.inference.config import GenerationLimits
+from ringworld.inference.prompts import Prompts
+from ringworld.inference.world import World
+from ringworld.model.config import Architecture, Execution
+from ringworld.model.decode import GenerationWeights
+from ringworld.model.forward import Forward
+from ringworld.model.world_model import WorldModel, hidden, logits
 from ringworld.text.tokenizer import TextTokenizer
 from ringworld.text.vocabulary import Vocabulary
 from ringworld.vision.config import FrameTokenizerConfig
@@ -23,9 +26,9 @@ from ringworld.vision.vqgan import FrameAutoencoder, draw_on_host
 TOKENIZER = TextTokenizer.train(["A red circle moves to the right. " * 4], vocab_size=280)
 VOCABULARY = Vocabulary(text_size=TOKENIZER.size + TOKENIZER.size % 2, codes=6, codes_per_frame=4)
 FRAMES = FrameTokenizerConfig(
-    resolution=4, hidden=4, channel_multipliers=(1, 1), res_blocks=1, latent=4, codebook_size=6, groups=2
+    resolution=4, channels=(4, 4), res_blocks=1, latent=4, codebook_size=6, groups=2
 )
-CONFIG = ModelConfig(
+ARCHITECTURE = Architecture(
     layers=1,
     embed=16,
     heads=2,
@@ -34,23 +37,18 @@ CONFIG = ModelConfig(
     mlp=16,
     text_vocab=VOCABULARY.text_size,
     vision_vocab=VOCABULARY.vision_size,
-    attention=AttentionConfig(layout="balanced", block_q_tokens=32, block_kv_tokens=32),
 )
-
-
-class Packed(NamedTuple):
-    """What a forward pass reads, each [batch, seq]."""
-
-    tokens: Any
-    order: Any
-    first: Any
+EXECUTION = Execution(attention=AttentionConfig(layout="balanced", block_q_tokens=32, block_kv_tokens=32))
+FORWARD = Forward.of(ARCHITECTURE, EXECUTION)
+FORWARD_TOKENS = 128
 
 
 @dataclasses.dataclass(frozen=True)
-class World:
-    """An engine with all that it was made of."""
+class Made:
+    """A world with all that it was made of."""
 
-    engine: Engine
+    world: World
+    weights: GenerationWeights
     model: WorldModel
     frames: FrameTokenizer
     mesh: jax.sharding.Mesh
@@ -68,20 +66,41 @@ def random_weights(abstract, *, scale: float, mesh: jax.sharding.Mesh):
 
 
 @functools.cache
-def make_world(*, ring: int, data: int = 1) -> World:
+def make_world(*, ring: int, data: int = 1) -> Made:
     sizes = MeshConfig(ring=ring, data=data)
     mesh = make_mesh(sizes, devices=jax.devices()[: sizes.devices])
     with jax.set_mesh(mesh):
         # Wide enough that the likeliest token is not a matter of rounding.
-        model = random_weights(WorldModel.abstract(CONFIG), scale=0.5, mesh=mesh)
+        model = random_weights(WorldModel.abstract(ARCHITECTURE), scale=0.5, mesh=mesh)
+        weights = GenerationWeights.from_model(model, compute=EXECUTION.compute)
     frames = FrameTokenizer(FRAMES, FrameAutoencoder.init(FRAMES, draw=draw_on_host(1)), batch_frames=4)
-    engine = Engine(
-        model,
-        config=CONFIG,
-        tokenizer=TOKENIZER,
-        vocabulary=VOCABULARY,
-        frame_tokenizer=frames,
+    world = World.of(
+        weights,
+        forward=FORWARD,
+        prompts=Prompts(TOKENIZER, vocabulary=VOCABULARY, frame_tokenizer=frames),
         mesh=mesh,
-        limits=EngineConfig(max_context_tokens=512, max_rows=8),
+        limits=GenerationLimits(max_context_tokens=512, max_sequences=8),
     )
-    return World(engine, model, frames, mesh)
+    return Made(world, weights, model, frames, mesh)
+
+
+@jax.jit
+def _full_scores(model, batch, *, forward):
+    tokens, order, first = batch
+    return logits(hidden(model, tokens, order=order, first=first, forward=forward), model.head)
+
+
+def full_scores(made: Made, sequences) -> list[np.ndarray]:
+    """Return the scores after every token, by the path that training takes, which has no cache."""
+    attention = dataclasses.replace(EXECUTION.attention, layout="contiguous")
+    forward = Forward.of(ARCHITECTURE, dataclasses.replace(EXECUTION, attention=attention))
+    shape = (len(sequences), FORWARD_TOKENS)
+    tokens, order = np.zeros(shape, np.int32), np.full(shape, -1, np.int32)
+    for row, sequence in enumerate(sequences):
+        tokens[row, : len(sequence)] = sequence
+        order[row, : len(sequence)] = np.arange(len(sequence))
+    sharding = jax.NamedSharding(made.mesh, spec("batch", "seq"))
+    batch = [jax.device_put(x, sharding) for x in (tokens, order, np.zeros(shape, np.int32))]
+    with jax.set_mesh(made.mesh):
+        scores = np.asarray(_full_scores(made.model, batch, forward=forward))
+    return [scores[row, : len(sequence)] for row, sequence in enumerate(sequences)]

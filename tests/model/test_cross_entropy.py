@@ -1,3 +1,5 @@
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -6,7 +8,7 @@ import pytest
 from ringworld.core.mesh import make_mesh
 from ringworld.core.mesh_config import MeshConfig
 from ringworld.core.sharding import spec
-from ringworld.model.cross_entropy import token_losses
+from ringworld.model.cross_entropy import cross_entropy
 
 TEXT, VISION, EMBED, BATCH, SEQ = 20, 12, 16, 2, 16
 
@@ -61,9 +63,7 @@ def test_losses_and_gradients_equal_numpy(sizes, block_tokens):
     )
 
     def total(hidden, head):
-        losses = token_losses(
-            hidden, head, targets, text_vocab=TEXT, vision_vocab=VISION, block_tokens=block_tokens
-        )
+        losses = cross_entropy(hidden, head, targets, text_vocab=TEXT, block_tokens=block_tokens)
         return jnp.sum(weights * losses), losses
 
     with jax.set_mesh(mesh):
@@ -83,7 +83,7 @@ def test_confident_and_padded_targets_stay_finite():
     targets = jnp.array([[-1, 0, TEXT, TEXT + VISION - 1]], jnp.int32)
 
     def losses(hidden, head, targets):
-        return token_losses(hidden, head, targets, text_vocab=TEXT, vision_vocab=VISION)
+        return cross_entropy(hidden, head, targets, text_vocab=TEXT)
 
     with jax.set_mesh(mesh):
         placed = [
@@ -97,3 +97,24 @@ def test_confident_and_padded_targets_stay_finite():
         )
     assert np.isfinite(values)
     assert all(np.isfinite(g).all() for g in gradients)
+
+
+def test_a_model_of_text_alone_has_one_softmax():
+    mesh = make_mesh(MeshConfig(), devices=jax.devices()[:1])
+    draws = np.random.default_rng(0)
+    hidden, head = draws.normal(size=(1, 4, EMBED)), draws.normal(size=(EMBED, TEXT))
+    targets = np.array([[0, 1, TEXT - 1, -1]], np.int32)
+    with jax.set_mesh(mesh):
+        placed = (
+            jax.device_put(x, jax.NamedSharding(mesh, spec(*layout)))
+            for x, layout in (
+                (hidden.astype(np.float32), ("batch", "seq", "embed")),
+                (head.astype(np.float32), ("weight", "vocab")),
+                (targets, ("batch", "seq")),
+            )
+        )
+        losses = jax.jit(partial(cross_entropy, text_vocab=TEXT))(*placed)
+    scores = hidden[0] @ head
+    want = np.log(np.exp(scores).sum(1)) - scores[np.arange(4), np.maximum(targets[0], 0)]
+    # Scores are sums of 16 products of size about 1.
+    np.testing.assert_allclose(losses[0], np.where(targets[0] < 0, 0, want), rtol=0, atol=1e-5)

@@ -1,6 +1,5 @@
 """Generation with a cache against the whole model run again."""
 
-import dataclasses
 import re
 from functools import partial
 
@@ -9,16 +8,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ringworld.attention.layouts import permutation
+from ringworld.attention.layouts import place as place_tokens
 from ringworld.core.mesh import make_mesh
 from ringworld.core.mesh_config import MeshConfig
 from ringworld.core.sharding import spec
 from ringworld.model.cache import KVCache, append, padded_length
-from ringworld.model.config import ModelConfig
-from ringworld.model.decode import GenerationWeights, decode_step, prefill
-from ringworld.model.world_model import WorldModel, hidden, logits
+from ringworld.model.config import Architecture, Execution
+from ringworld.model.decode import GenerationWeights, decode_step, prefill, target_losses
+from ringworld.model.forward import Forward
+from ringworld.model.world_model import WorldModel, hidden, logits, token_losses
 
-CONFIG = ModelConfig(layers=2, embed=32, heads=4, kv_heads=2, head=8, mlp=48, text_vocab=40, vision_vocab=24)
+CONFIG = Architecture(layers=2, embed=32, heads=4, kv_heads=2, head=8, mlp=48, text_vocab=40, vision_vocab=24)
+FORWARD = Forward.of(CONFIG, Execution())
 MESHES = {
     "ring1": MeshConfig(),
     "ring2": MeshConfig(ring=2),
@@ -63,10 +64,10 @@ def expected(drawn):
     order = np.tile(np.arange(16, dtype=np.int32), (2, 1))
 
     def full(model, tokens, order):
-        x = hidden(model, tokens, order=order, first=jnp.zeros_like(order), config=CONFIG)
+        x = hidden(model, tokens, order=order, first=jnp.zeros_like(order), forward=FORWARD)
         return logits(x, model.head)
 
-    perm = permutation("zigzag", seq=16, members=1)
+    perm = place_tokens("zigzag", seq=16, members=1).token_of_slot()
     with jax.set_mesh(mesh):
         arrays = (put(mesh, x[:, perm], "batch", "seq") for x in (TOKENS, order))
         scores = np.asarray(jax.jit(full)(model, *arrays))
@@ -76,17 +77,20 @@ def expected(drawn):
 def prefilled(mesh, model, *, room):
     members = mesh.shape["ring"]
     length = padded_length(int(LENGTHS.max()), members=members)
-    perm = permutation(CONFIG.attention.layout, seq=length, members=members)
+    perm = place_tokens(FORWARD.execution.attention.layout, seq=length, members=members).token_of_slot()
     index = np.arange(length, dtype=np.int32)[None]
     order = np.where(index < LENGTHS[:, None], index, -1).astype(np.int32)
     prompt = np.where(order >= 0, TOKENS[:, :length], 0)
-    weights = jax.jit(partial(GenerationWeights.from_model, config=CONFIG))(model)
-    cache = KVCache.init(CONFIG, batch=2, slots=padded_length(length + room, members=members))
-    scores, cache = jax.jit(partial(prefill, config=CONFIG))(
+    weights = GenerationWeights.from_model(model, compute="float32")
+    cache = KVCache.init(
+        CONFIG, batch=2, slots=padded_length(length + room, members=members), compute="float32"
+    )
+    scores, cache = prefill(
         weights,
         cache,
         put(mesh, prompt[:, perm], "batch", "seq"),
         order=put(mesh, order[:, perm], "batch", "seq"),
+        forward=FORWARD,
     )
     return weights, cache, scores, length
 
@@ -96,7 +100,7 @@ def test_token_by_token_equals_the_whole_model(drawn, expected, mesh_name):
     mesh, model = place(drawn, mesh_name)
     with jax.set_mesh(mesh):
         weights, cache, scores, slot = prefilled(mesh, model, room=5)
-        step = jax.jit(partial(decode_step, config=CONFIG), donate_argnames="cache")
+        step = jax.jit(partial(decode_step, forward=FORWARD), donate_argnames="cache")
         for taken in range(5):
             want = expected[np.arange(2), LENGTHS + taken - 1]
             np.testing.assert_allclose(scores, want, rtol=0, atol=TOLERANCE, err_msg=f"after {taken} tokens")
@@ -113,7 +117,7 @@ def test_several_tokens_at_once_and_a_finished_row(drawn, expected):
         weights, cache, _, slot = prefilled(mesh, model, room=4)
         order = np.array([[5, 6, 7, 8], [9, 10, -1, -1]], np.int32)
         tokens = np.take_along_axis(TOKENS, np.maximum(order, 0), axis=1)
-        scores, cache = jax.jit(partial(decode_step, config=CONFIG))(
+        scores, cache = jax.jit(partial(decode_step, forward=FORWARD))(
             weights,
             cache,
             put(mesh, tokens, "batch", None),
@@ -136,19 +140,19 @@ def test_what_travels_does_not_grow_with_the_cache_and_no_step_copies_it(drawn):
     mesh, model = place(drawn, "ring2")
     traffic = {}
     with jax.set_mesh(mesh):
-        weights = jax.jit(partial(GenerationWeights.from_model, config=CONFIG))(model)
+        weights = GenerationWeights.from_model(model, compute="float32")
 
         def generate(weights, cache, tokens, slot):
             def step(carry, _):
                 cache, tokens, slot = carry
                 order = jnp.broadcast_to(slot, (2, 1), out_sharding=spec("batch", None))
-                scores, cache = decode_step(weights, cache, tokens, order=order, slot=slot, config=CONFIG)
+                scores, cache = decode_step(weights, cache, tokens, order=order, slot=slot, forward=FORWARD)
                 return (cache, jnp.argmax(scores, axis=-1).astype(jnp.int32)[:, None], slot + 1), None
 
             return jax.lax.scan(step, (cache, tokens, slot), length=4)[0]
 
         for slots in (1024, 4096):
-            cache = jax.eval_shape(partial(KVCache.init, CONFIG, batch=2, slots=slots))
+            cache = jax.eval_shape(partial(KVCache.init, CONFIG, batch=2, slots=slots, compute="float32"))
             tokens = put(mesh, np.zeros((2, 1), np.int32), "batch", None)
             program = jax.jit(generate, donate_argnames="cache").lower(weights, cache, tokens, jnp.int32(0))
             compiled = program.compile()
@@ -164,18 +168,36 @@ def test_what_travels_does_not_grow_with_the_cache_and_no_step_copies_it(drawn):
     assert traffic[1024] == traffic[4096] != []
 
 
+@pytest.mark.parametrize("compute", ["float32", "bfloat16"])
+def test_losses_of_ready_weights_are_those_of_the_masters(drawn, compute):
+    mesh, model = place(drawn, "ring2")
+    forward = Forward.of(CONFIG, Execution(compute=compute))
+    first = np.where(np.arange(16) < 6, 0, 6).astype(np.int32) * np.ones((2, 1), np.int32)
+    order = np.tile(np.arange(16, dtype=np.int32), (2, 1))
+    perm = place_tokens("zigzag", seq=16, members=2).token_of_slot()
+    with jax.set_mesh(mesh):
+        weights = GenerationWeights.from_model(model, compute=compute)
+        tokens, targets, order, first = (
+            put(mesh, x[:, perm], "batch", "seq") for x in (TOKENS, np.roll(TOKENS, -1, 1), order, first)
+        )
+        ready = target_losses(weights, tokens, targets, order=order, first=first, forward=forward)
+        masters = jax.jit(token_losses)(model, tokens, targets, order=order, first=first, forward=forward)
+    # The same operations in programs that may fuse otherwise: a few roundings of scores of up to 0.5.
+    np.testing.assert_allclose(ready, masters, rtol=0, atol=2 * float(jnp.finfo(compute).eps))
+
+
 def test_lengths_every_layout_can_cut():
     assert [padded_length(n, members=4) for n in (0, 1, 8, 9)] == [8, 8, 8, 16]
 
 
 def test_bfloat16_caches_bfloat16(drawn):
     mesh, model = place(drawn, "ring1")
-    config = dataclasses.replace(CONFIG, compute="bfloat16")
+    forward = Forward.of(CONFIG, Execution(compute="bfloat16"))
     with jax.set_mesh(mesh):
-        weights = jax.jit(partial(GenerationWeights.from_model, config=config))(model)
-        cache = KVCache.init(config, batch=1, slots=4)
+        weights = GenerationWeights.from_model(model, compute="bfloat16")
+        cache = KVCache.init(CONFIG, batch=1, slots=4, compute="bfloat16")
         column = put(mesh, np.zeros((1, 1), np.int32), "batch", None)
-        scores, cache = jax.jit(partial(decode_step, config=config))(
+        scores, cache = jax.jit(partial(decode_step, forward=forward))(
             weights, cache, column, order=column, slot=jnp.int32(0)
         )
     assert cache.keys[0].dtype == jnp.bfloat16

@@ -4,11 +4,11 @@ import jax
 
 from ringworld.core.mesh import abstract_mesh
 from ringworld.core.mesh_config import MeshConfig
-from ringworld.model.config import ModelConfig
+from ringworld.model.config import Architecture
 from ringworld.model.flops import forward_flops, parameters, training_flops
 from ringworld.model.world_model import WorldModel
 
-LLAMA_7B = ModelConfig(
+LLAMA_7B = Architecture(
     layers=32, embed=4096, heads=32, kv_heads=32, head=128, mlp=11008, text_vocab=32_000, vision_vocab=0
 )
 

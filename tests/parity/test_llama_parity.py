@@ -1,46 +1,57 @@
-"""The world model against transformers' LlamaForCausalLM, through our export."""
+"""The world model against transformers' LlamaForCausalLM, through model folders in both directions."""
 
-import json
 from functools import partial
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from ringworld.attention.layouts import inverse, permutation
-from ringworld.core.mesh import make_mesh
+from ringworld.artifacts.model_folder import ModelFolder, save_model
+from ringworld.artifacts.tokenizers import Tokenizers
+from ringworld.core.mesh import mesh_of
 from ringworld.core.mesh_config import MeshConfig
+from ringworld.core.origin import Origin
 from ringworld.core.sharding import spec
-from ringworld.model.config import ModelConfig
-from ringworld.model.llama import export_llama, import_llama
+from ringworld.interop.hf_config import hf_config, read_architecture
+from ringworld.interop.hf_llama import read_weights
+from ringworld.model.arrange import Layout
+from ringworld.model.config import Architecture, Execution, Linear, Llama3, Rope, Yarn
+from ringworld.model.forward import Forward
+from ringworld.model.rope import frequencies, inverse_frequencies
 from ringworld.model.world_model import WorldModel, hidden, logits
+from tests.inference.tiny_world import ARCHITECTURE, TOKENIZER, make_world
 
 BATCH, SEQ = 2, 64
-TOKENS = np.random.default_rng(0).integers(0, 96, (BATCH, SEQ)).astype(np.int32)
+SCALINGS = [
+    None,
+    Linear(factor=4.0),
+    Llama3(factor=8.0, original_context_tokens=32),
+    Yarn(factor=4.0, original_context_tokens=32),
+]
 
 
-def our_logits(model, config, mesh):
+def our_logits(model, architecture, mesh, tokens):
     order = np.tile(np.arange(SEQ, dtype=np.int32), (BATCH, 1))
-    perm = permutation(config.attention.layout, seq=SEQ, members=mesh.shape["ring"])
+    forward = Forward.of(architecture, Execution())
 
+    @jax.jit
     def full(model, tokens, order):
-        x = hidden(model, tokens, order=order, first=jnp.zeros_like(order), config=config)
+        x = hidden(model, tokens, order=order, first=jnp.zeros_like(order), forward=forward)
         return logits(jax.reshard(x, spec("batch", None, "embed")), model.head)
 
     with jax.set_mesh(mesh):
-        arrays = (
-            jax.device_put(x[:, perm], jax.NamedSharding(mesh, spec("batch", "seq"))) for x in (TOKENS, order)
-        )
-        return np.asarray(jax.jit(full)(model, *arrays))[:, inverse(perm)]
+        placed = Layout(forward.execution.attention, mesh=mesh).place((tokens, order), [[SEQ]] * BATCH)
+        return placed.restore(full(model, *placed.arrays))
 
 
-def their_logits(model):
+def their_logits(model, tokens):
     with torch.no_grad():
-        return model.eval()(torch.from_numpy(TOKENS).long()).logits.numpy()
+        return model.eval()(torch.from_numpy(tokens).long()).logits.numpy()
 
 
 def assert_near(got, want):
@@ -48,40 +59,50 @@ def assert_near(got, want):
     np.testing.assert_allclose(got, want, rtol=0, atol=1e-4 * np.abs(want).max())
 
 
-@pytest.mark.parametrize("kv_heads", [4, 2, 1])
-@pytest.mark.parametrize("ring", [1, 2])
-def test_their_logits_with_our_weights(tmp_path, kv_heads, ring):
-    config = ModelConfig(
+def draw_tokens(vocab):
+    return np.random.default_rng(0).integers(0, vocab, (BATCH, SEQ)).astype(np.int32)
+
+
+@pytest.mark.parametrize("kv_heads, ring, scaling", [(4, 1, 0), (2, 2, 1), (1, 2, 2), (2, 1, 3)])
+def test_their_logits_with_our_folder(tmp_path, kv_heads, ring, scaling):
+    vocab = TOKENIZER.size + TOKENIZER.size % 2
+    architecture = Architecture(
         layers=2,
         embed=64,
         heads=4,
         kv_heads=kv_heads,
         head=16,
         mlp=112,
-        text_vocab=60,
+        text_vocab=vocab,
         vision_vocab=36,
-        rope_base=5e5,
+        rope=Rope(base=5e5, scaling=SCALINGS[scaling]),
     )
-    mesh = make_mesh(MeshConfig(ring=ring), devices=jax.devices()[:ring])
+    mesh = mesh_of(MeshConfig(ring=ring))
     with jax.set_mesh(mesh):
-        model = jax.jit(partial(WorldModel.init, config))(key=jax.random.key(0))
-        # Norms start at one, which would hide a norm read from the wrong place.
-        model = jax.tree.map(
-            lambda x: (
-                x * jnp.linspace(0.5, 1.5, x.shape[-1], dtype=jnp.float32)[None, :]
-                if x.shape == (2, 64)
-                else x
-            ),
-            jax.tree.map(lambda x: jax.reshard(x, jax.P()), model),
-        )
-        model = jax.tree.map(
-            lambda x, like: jax.reshard(x, like.sharding), model, WorldModel.abstract(config)
-        )
-    export_llama(model, tmp_path, config=config, context_tokens=SEQ)
-    theirs = LlamaForCausalLM(LlamaConfig(**json.loads((tmp_path / "config.json").read_text())))
-    theirs.load_state_dict(load_file(tmp_path / "model.safetensors"), strict=True)
-    assert_near(our_logits(model, config, mesh), their_logits(theirs))
-    assert_near(their_logits(LlamaForCausalLM.from_pretrained(tmp_path)), their_logits(theirs))
+        model = jax.jit(partial(WorldModel.init, architecture))(key=jax.random.key(0))
+        # Norms begin at one, which would hide a norm read from the wrong place.
+        for factor, norm in (
+            (1.5, lambda model: model.norm),
+            (0.7, lambda model: model.layers.attention_norm),
+            (1.2, lambda model: model.layers.mlp_norm),
+        ):
+            model = eqx.tree_at(norm, model, replace_fn=lambda x, factor=factor: x * jnp.float32(factor))
+    save_model(
+        tmp_path / "model",
+        model,
+        architecture=architecture,
+        tokenizers=Tokenizers(text=TOKENIZER, frames=None),
+        context_tokens=128,
+        generation={},
+        origin=Origin(kind="model"),
+        mesh=mesh,
+    )
+    theirs = LlamaForCausalLM.from_pretrained(tmp_path / "model")
+    tokens = draw_tokens(architecture.vocab)
+    assert_near(our_logits(model, architecture, mesh, tokens), their_logits(theirs, tokens))
+    words = "A red circle moves."
+    read = AutoTokenizer.from_pretrained(tmp_path / "model")
+    assert read(words, add_special_tokens=False).input_ids == TOKENIZER.encode(words)
 
 
 @pytest.mark.parametrize("tied", [False, True], ids=["own-head", "tied-head"])
@@ -99,7 +120,58 @@ def test_our_logits_with_their_checkpoint(tmp_path, tied):
         )
     )
     theirs.save_pretrained(tmp_path)
-    mesh = make_mesh(MeshConfig(ring=2), devices=jax.devices()[:2])
+    mesh, architecture = mesh_of(MeshConfig(ring=2)), read_architecture(tmp_path)
     with jax.set_mesh(mesh):
-        imported = import_llama(tmp_path)
-    assert_near(our_logits(imported.model, imported.config, mesh), their_logits(theirs))
+        model = read_weights(tmp_path, architecture, tied=tied)
+    tokens = draw_tokens(96)
+    assert_near(our_logits(model, architecture, mesh, tokens), their_logits(theirs, tokens))
+
+
+@pytest.mark.parametrize("scaling", SCALINGS, ids=lambda scaling: type(scaling).__name__)
+def test_rotary_frequencies_are_theirs(scaling):
+    architecture = Architecture(
+        layers=1,
+        embed=64,
+        heads=1,
+        kv_heads=1,
+        head=64,
+        mlp=8,
+        text_vocab=8,
+        rope=Rope(base=5e5, scaling=scaling),
+    )
+    config = LlamaConfig(**hf_config(architecture, context_tokens=256, bos=0, eos=1))
+    kind = config.rope_parameters["rope_type"]
+    if kind == "default":
+        theirs, magnitude = 5e5 ** (-np.arange(0, 64, 2) / 64), 1.0
+    else:
+        frequencies_of, magnitude = ROPE_INIT_FUNCTIONS[kind](config, "cpu")
+        theirs = frequencies_of.numpy()
+    # Theirs are in float32.
+    np.testing.assert_allclose(inverse_frequencies(architecture.rope, head=64), theirs, rtol=1e-6)
+    assert float(frequencies(architecture.rope, head=64).magnitude) == pytest.approx(magnitude, rel=1e-6)
+
+
+def test_a_world_with_frames_opens_in_both_libraries(tmp_path):
+    from diffusers import VQModel
+
+    made = make_world(ring=1)
+    save_model(
+        tmp_path / "model",
+        made.model,
+        architecture=ARCHITECTURE,
+        tokenizers=Tokenizers(text=TOKENIZER, frames=made.frames),
+        context_tokens=64,
+        generation={},
+        origin=Origin(kind="model"),
+        mesh=made.mesh,
+    )
+    theirs = LlamaForCausalLM.from_pretrained(tmp_path / "model")
+    tokens = draw_tokens(ARCHITECTURE.vocab)
+    assert_near(our_logits(made.model, ARCHITECTURE, made.mesh, tokens), their_logits(theirs, tokens))
+    folder = ModelFolder.open(tmp_path / "model")
+    frames = np.random.default_rng(0).integers(0, 256, (3, 4, 4, 3)).astype(np.uint8)
+    pixels = torch.from_numpy(frames.transpose(0, 3, 1, 2)).float() / 127.5 - 1
+    with torch.no_grad():
+        vq_model = VQModel.from_pretrained(tmp_path / "model" / "frame_tokenizer")
+        codes = vq_model.quantize(vq_model.encode(pixels).latents)[2][2].numpy().reshape(3, -1)
+    np.testing.assert_array_equal(folder.tokenizers.frames.encode(frames), codes)

@@ -1,18 +1,18 @@
-"""Our VQGAN against `VQModel` of diffusers with the same random weights: equal codes and equal pixels."""
+"""Our VQGAN against `VQModel` of diffusers, through folders that each writes for the other."""
+
+from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
 from diffusers import VQModel
 
 from ringworld.vision.config import FrameTokenizerConfig
-from ringworld.vision.vqgan import Conv, FrameAutoencoder, GroupNorm, ResBlock
+from ringworld.vision.frame_tokenizer import FrameTokenizer
+from ringworld.vision.vqgan import FrameAutoencoder
 
-SMALL = FrameTokenizerConfig(
-    resolution=32, hidden=16, channel_multipliers=(1, 2, 2), latent=8, codebook_size=64, groups=8
-)
+SMALL = FrameTokenizerConfig(resolution=32, channels=(16, 32, 32), latent=8, codebook_size=64, groups=8)
 FULL = FrameTokenizerConfig(resolution=64)  # LWM's widths and weights, on fewer pixels for time
 
 
@@ -40,79 +40,25 @@ def build_theirs(config: FrameTokenizerConfig) -> VQModel:
     return model
 
 
-def array(parameter: torch.Tensor) -> jax.Array:
-    return jnp.asarray(parameter.detach().float().numpy())
-
-
-def conv(module: torch.nn.Module) -> Conv:
-    return Conv(array(module.weight.permute(2, 3, 1, 0)), array(module.bias))
-
-
-def norm(module: torch.nn.Module) -> GroupNorm:
-    return GroupNorm(array(module.weight), array(module.bias), module.num_groups)
-
-
-def res_block(module: torch.nn.Module) -> ResBlock:
-    shortcut = None if module.conv_shortcut is None else conv(module.conv_shortcut)
-    return ResBlock(norm(module.norm1), conv(module.conv1), norm(module.norm2), conv(module.conv2), shortcut)
-
-
-def fill(level, blocks, resample):
-    filled = tuple(res_block(block) for block in blocks)
-    assert len(filled) == len(level.blocks) and (resample is None) == (level.resample is None)
-    return type(level)(filled, None if resample is None else conv(resample))
-
-
-def to_ours(theirs: VQModel, config: FrameTokenizerConfig) -> FrameAutoencoder:
-    shape = FrameAutoencoder.abstract(config)
-    encoder, decoder = theirs.encoder, theirs.decoder
-
-    def halves(block):
-        return None if block.downsamplers is None else block.downsamplers[0].conv
-
-    def doubles(block):
-        return None if block.upsamplers is None else block.upsamplers[0].conv
-
-    ours = FrameAutoencoder(
-        type(shape.encoder)(
-            conv(encoder.conv_in),
-            tuple(fill(o, t.resnets, halves(t)) for o, t in zip(shape.encoder.levels, encoder.down_blocks)),
-            fill(shape.encoder.middle, encoder.mid_block.resnets, None),
-            norm(encoder.conv_norm_out),
-            conv(encoder.conv_out),
-        ),
-        conv(theirs.quant_conv),
-        array(theirs.quantize.embedding.weight),
-        conv(theirs.post_quant_conv),
-        type(shape.decoder)(
-            conv(decoder.conv_in),
-            fill(shape.decoder.middle, decoder.mid_block.resnets, None),
-            tuple(fill(o, t.resnets, doubles(t)) for o, t in zip(shape.decoder.levels, decoder.up_blocks)),
-            norm(decoder.conv_norm_out),
-            conv(decoder.conv_out),
-        ),
-    )
-    assert jax.tree.map(jnp.shape, ours) == jax.tree.map(jnp.shape, shape)
-    return ours
-
-
 def run_theirs(model: VQModel, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     parameter = next(model.parameters())
     with torch.no_grad():
         latents = model.encode(torch.tensor(pixels, dtype=parameter.dtype).permute(0, 3, 1, 2)).latents
-        quantised, _, (_, _, codes) = model.quantize(latents)
-        output = model.decoder(model.post_quant_conv(quantised))
+        quantized, _, (_, _, codes) = model.quantize(latents)
+        output = model.decoder(model.post_quant_conv(quantized))
     return codes.reshape(len(pixels), -1).numpy(), output.permute(0, 2, 3, 1).double().numpy()
 
 
 @pytest.mark.parametrize("config", [SMALL, FULL], ids=["small", "full width"])
-def test_codes_and_pixels_are_those_of_diffusers(config):
+def test_a_folder_of_diffusers_gives_its_codes_and_pixels(config: FrameTokenizerConfig, tmp_path: Path):
     theirs = build_theirs(config)
-    ours = to_ours(theirs, config)
+    theirs.save_pretrained(tmp_path)
+    ours = FrameTokenizer.load(tmp_path, resolution=config.resolution, pixel_range="signed")
+    assert ours.config == config
     side = config.resolution
     pixels = np.random.default_rng(0).uniform(-1, 1, (2, side, side, 3)).astype(np.float32)
-    codes = np.asarray(jax.jit(FrameAutoencoder.encode)(ours, pixels))
-    output = np.asarray(jax.jit(FrameAutoencoder.decode)(ours, codes))
+    codes = np.asarray(jax.jit(FrameAutoencoder.encode)(ours.autoencoder, pixels))
+    output = np.asarray(jax.jit(FrameAutoencoder.decode)(ours.autoencoder, codes))
     single_codes, single = run_theirs(theirs, pixels)
     double_codes, double = run_theirs(theirs.double(), pixels)
     np.testing.assert_array_equal(codes, single_codes)
@@ -122,3 +68,15 @@ def test_codes_and_pixels_are_those_of_diffusers(config):
     rounding = np.abs(single - double).max()
     assert rounding < 1e-3 * np.abs(double).max()
     assert np.abs(output - double).max() < 4 * rounding
+
+
+def test_diffusers_opens_our_folder_and_gives_equal_codes(tmp_path: Path):
+    build_theirs(SMALL).save_pretrained(tmp_path / "theirs")
+    ours = FrameTokenizer.load(tmp_path / "theirs", resolution=32, pixel_range="unit")
+    ours.save(tmp_path / "ours")
+    opened, report = VQModel.from_pretrained(tmp_path / "ours", output_loading_info=True)
+    assert not any(report.values())
+    frames = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
+    codes, _ = run_theirs(opened.eval(), frames / 255)
+    np.testing.assert_array_equal(ours.encode(frames), codes)
+    assert FrameTokenizer.load(tmp_path / "ours").fingerprint == ours.fingerprint

@@ -8,14 +8,14 @@ from jax.sharding import Mesh
 
 from ringworld.core.mesh import make_mesh
 from ringworld.core.mesh_config import MeshConfig
-from ringworld.data.batch import PackedBatch
+from ringworld.data.batch import PackedBatch, PackedRows
 from ringworld.data.examples import Example
-from ringworld.model.arrange import arrange, placed_rows
-from ringworld.model.config import ModelConfig
+from ringworld.model.arrange import Layout
+from ringworld.model.config import Architecture
 from ringworld.training.config import TrainingConfig
 from ringworld.training.state import TrainState, abstract_state
 from ringworld.training.step import Pieces
-from tests.training.tiny_run import MODEL, example
+from tests.training.tiny_run import EXECUTION, MODEL, example
 
 
 def mesh_of(**axes: int) -> Mesh:
@@ -24,7 +24,7 @@ def mesh_of(**axes: int) -> Mesh:
     return make_mesh(config, devices=jax.devices()[: config.devices])
 
 
-def state_on(mesh: Mesh, config: TrainingConfig, model: ModelConfig = MODEL) -> TrainState:
+def state_on(mesh: Mesh, config: TrainingConfig, model: Architecture = MODEL) -> TrainState:
     """Return a state with the same weights on every mesh; NumPy draws them, which spares a compilation."""
     rng = np.random.default_rng(1)
 
@@ -52,21 +52,20 @@ def some_examples(*, count: int, longest: int) -> list[Example]:
     ]
 
 
-def with_rows(batch: PackedBatch[np.ndarray], rows: int) -> PackedBatch[np.ndarray]:
+def with_rows(packed: PackedRows, rows: int) -> PackedRows:
     """Add rows of padding alone."""
-    more = rows - len(batch.tokens)
-    fills = PackedBatch(tokens=0, targets=0, order=-1, first=0, text_weights=0, vision_weights=0)
-    return PackedBatch(
-        *(np.pad(field, ((0, more), (0, 0)), constant_values=fill) for field, fill in zip(batch, fills))
+    more = rows - len(packed.lengths)
+    fills = (0, 0, -1, 0, 0, 0)
+    batch = PackedBatch(
+        *(
+            np.pad(field, ((0, more), (0, 0)), constant_values=fill)
+            for field, fill in zip(packed.batch, fills)
+        )
     )
+    return PackedRows(batch=batch, lengths=[*packed.lengths, *[[]] * more])
 
 
-def on_devices(batch: PackedBatch[np.ndarray], mesh: Mesh, *, pieces: int = 1) -> Pieces:
+def on_devices(packed: PackedRows, mesh: Mesh, *, pieces: int = 1) -> Pieces:
     """Put a batch on the mesh in the model's layout, in pieces of equal numbers of rows."""
-    placed = placed_rows(batch.order, batch.first, attention=MODEL.attention, mesh=mesh)
-    placements, rows = [row.placement for row in placed], len(placed) // pieces
-    parts = zip(*(np.split(field, pieces) for field in batch))
-    return tuple(
-        arrange(PackedBatch(*part), mesh=mesh, placements=placements[i * rows :][:rows])
-        for i, part in enumerate(parts)
-    )
+    layout = Layout(EXECUTION.attention, mesh=mesh)
+    return tuple(layout.place(part.batch, part.lengths).arrays for part in packed.split(pieces))

@@ -8,73 +8,73 @@ from ringworld.attention.config import AttentionConfig
 from ringworld.core.config import from_json, to_json
 from ringworld.core.errors import InputError
 from ringworld.core.mesh_config import MeshConfig
-from ringworld.training.config import OptimizerConfig, TrainingConfig, validate
-from tests.training.tiny_run import MODEL, stage, training
+from ringworld.model.config import Execution
+from ringworld.training.config import OptimizerConfig, Stage, TrainingConfig, validate
+from tests.training.tiny_run import EXECUTION, MODEL, stage, training
 
-ONE_DEVICE = MeshConfig()
 
-
-def refused(
-    *, match: str, stages: tuple[Any, ...] = (stage(),), mesh: MeshConfig = ONE_DEVICE, **model: Any
-) -> None:
-    with pytest.raises(InputError, match=match):
-        validate(training(stages=stages), dataclasses.replace(MODEL, **model), mesh)
+def refused(*stages: Stage, field: str, **model: Any) -> None:
+    with pytest.raises(InputError) as refusal:
+        validate(training(stages=stages), dataclasses.replace(MODEL, **model), Execution())
+    assert refusal.value.field == field
 
 
 def test_a_run_that_fits_is_accepted():
-    validate(training(), MODEL, MeshConfig(data=2, ring=2, tensor=2))
+    meshes = (MeshConfig(data=2, ring=2, tensor=2), MeshConfig(ring=8))
+    validate(training(stages=tuple(stage(str(mesh.ring), mesh=mesh) for mesh in meshes)), MODEL, EXECUTION)
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../a", "a/b", "a\\b", "a\0", ".a", "a.", "a" * 65, "a b"])
+def test_the_name_of_a_stage_is_that_of_a_folder(name):
+    with pytest.raises(InputError) as refusal:
+        stage(name)
+    assert (refusal.value.field, refusal.value.value) == ("name", name)
 
 
 def test_contexts_do_not_fall():
-    refused(
-        stages=(stage("a", context_tokens=64), stage("b")), match="context_tokens of stage b.* 64 of stage a"
-    )
+    refused(stage("a", context_tokens=64), stage("b"), field="stage b.context_tokens")
 
 
 def test_rope_bases_do_not_fall():
-    refused(stages=(stage("a", rope_base=2e4), stage("b")), match="rope_base of stage b.* 20000.* of stage a")
+    refused(stage("a", rope_base=2e4), stage("b"), field="stage b.rope_base")
 
 
-def test_context_divides_over_the_ring_in_its_layout():
-    refused(
-        stages=(stage(context_tokens=36),),
-        mesh=MeshConfig(ring=2, ulysses=4),
-        match="36 tokens.*multiple of 16",
-        attention=AttentionConfig(layout="zigzag"),
-    )
+def test_context_divides_over_the_ring_of_its_own_stage_in_its_layout():
+    mesh = MeshConfig(ring=2, ulysses=4)
+    fits, cut = stage("a", context_tokens=36), stage("b", context_tokens=36, mesh=mesh)
+    execution = Execution(attention=AttentionConfig(layout="zigzag"))
+    validate(training(stages=(fits,)), MODEL, execution)
+    with pytest.raises(InputError):
+        validate(training(stages=(fits, cut)), MODEL, execution)
 
 
 def test_batch_divides_over_data_and_fsdp():
-    refused(
-        stages=(stage(batch_sequences=6),),
-        mesh=MeshConfig(data=2, fsdp=2),
-        match="batch_sequences.*multiple of 4",
-    )
+    mesh = MeshConfig(data=2, fsdp=2)
+    refused(stage(batch_sequences=6, mesh=mesh), field="stage short.batch_sequences")
 
 
 def test_batch_divides_into_pieces():
-    uneven = stage(batch_sequences=4, accumulation_steps=3)
-    refused(stages=(uneven,), match="batch_sequences.*multiple of 3")
+    refused(stage(batch_sequences=4, accumulation_steps=3), field="stage short.batch_sequences")
 
 
 def test_heads_divide_over_tensor():
-    refused(mesh=MeshConfig(tensor=4), heads=6, kv_heads=2, match="heads")
+    refused(stage(mesh=MeshConfig(tensor=4)), heads=2, kv_heads=2, field="model.heads")
 
 
 def test_kv_heads_divide_over_tensor():
-    refused(mesh=MeshConfig(tensor=4), match="kv_heads")
+    refused(stage(mesh=MeshConfig(tensor=4)), field="model.kv_heads")
 
 
 def test_mlp_divides_over_tensor():
-    refused(mesh=MeshConfig(tensor=2), mlp=33, match="mlp")
+    refused(stage(mesh=MeshConfig(tensor=2)), mlp=33, field="model.mlp")
 
 
 def test_vocab_divides_over_tensor():
-    refused(mesh=MeshConfig(tensor=2), text_vocab=25, match="vocab")
+    refused(stage(mesh=MeshConfig(tensor=2)), text_vocab=25, field="model.vocab")
 
 
 def test_embed_divides_over_the_weight_axes():
-    refused(stages=(stage(batch_sequences=12, context_tokens=48),), mesh=MeshConfig(fsdp=3), match="embed")
+    refused(stage(batch_sequences=12, context_tokens=48, mesh=MeshConfig(fsdp=3)), field="model.embed")
 
 
 @pytest.mark.parametrize(
@@ -93,8 +93,9 @@ def test_embed_divides_over_the_weight_axes():
     ],
 )
 def test_a_stage_that_could_not_run_is_refused(field: str, value: Any):
-    with pytest.raises(InputError, match=f"{field} of stage short"):
+    with pytest.raises(InputError) as refusal:
         stage(**{field: value})
+    assert refusal.value.field == f"stage short.{field}"
 
 
 @pytest.mark.parametrize(
@@ -102,24 +103,28 @@ def test_a_stage_that_could_not_run_is_refused(field: str, value: Any):
     [("beta1", 1.0), ("epsilon", 0.0), ("clip_norm", 0.0), ("weight_decay", -1.0), ("clip_norm", nan)],
 )
 def test_an_optimizer_that_is_not_defined_is_refused(field: str, value: float):
-    with pytest.raises(InputError, match=field):
+    with pytest.raises(InputError) as refusal:
         OptimizerConfig(**{field: value})
+    assert refusal.value.field == field
 
 
 @pytest.mark.parametrize(
-    "changes, match",
+    "field, value",
     [
-        ({"stages": ()}, "at least one"),
-        ({"stages": (stage("a"), stage("a"))}, "stage names"),
-        ({"checkpoint_every_steps": 0}, "checkpoint_every_steps"),
-        ({"vision_loss_weight": 0.0}, "vision_loss_weight"),
-        ({"text_loss_weight": inf}, "text_loss_weight"),
-        ({"seed": -1}, "seed"),
+        ("stages", ()),
+        ("stages", (stage("a"), stage("a"))),
+        ("checkpoint_every_steps", 0),
+        ("vision_loss_weight", 0.0),
+        ("text_loss_weight", inf),
+        ("seed", -1),
+        ("seed", 2**31),
+        ("seed", 10**400),
     ],
 )
-def test_a_run_that_makes_no_sense_is_refused(changes: dict[str, Any], match: str):
-    with pytest.raises(InputError, match=match):
-        training(**changes)
+def test_a_run_that_makes_no_sense_is_refused(field: str, value: Any):
+    with pytest.raises(InputError) as refusal:
+        training(**{field: value})
+    assert refusal.value.field == field
 
 
 def test_boundaries_are_global_steps():

@@ -1,46 +1,60 @@
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from ringworld.core import origin
 from ringworld.core.errors import InputError
-from ringworld.model.config import ModelConfig
-from ringworld.training.config import TrainingConfig
-from ringworld.training.identity import RUN_IDENTITY_FILE, claim_run
-from tests.training.tiny_run import MODEL, stage, training
+from ringworld.core.mesh_config import MeshConfig
+from ringworld.core.origin import ORIGIN_FILE, Origin
+from ringworld.model.config import Linear, Rope
+from ringworld.training.identity import identity
+from tests.training.tiny_run import EXECUTION, MODEL, stage, training
+
+RUN: dict[str, Any] = dict(config=training(), architecture=MODEL, execution=EXECUTION, data="a")
 
 
-def claim(
-    out: Path, config: TrainingConfig | None = None, model: ModelConfig = MODEL, *, data: str = "a"
-) -> None:
-    claim_run(out, config or training(), model, data=data)
+def claim(out: Path, **changes: Any) -> None:
+    origin.claim(out, Origin(kind="run", identity=identity(**RUN | changes)))
 
 
 def test_the_same_run_may_be_computed_and_logged_in_another_way(tmp_path: Path):
     claim(tmp_path)
-    claim(tmp_path, training(checkpoint_every_steps=9), dataclasses.replace(MODEL, remat="none"))
+    claim(
+        tmp_path,
+        config=training(MeshConfig(ring=2), checkpoint_every_steps=9, log_every_steps=3),
+        execution=dataclasses.replace(EXECUTION, remat="none"),
+    )
 
 
 @pytest.mark.parametrize(
     ("other", "named"),
     [
-        ({"config": training(seed=1)}, "another seed"),
-        ({"config": training(stages=(stage(), stage("long", context_tokens=64)))}, "another stages.long.b"),
-        ({"config": training(stages=(stage(),))}, "another stages.long, expected"),
-        ({"model": dataclasses.replace(MODEL, layers=3)}, "another model.layers"),
-        ({"data": "b"}, "another data, expected a new folder"),
+        ({"config": training(seed=1)}, "seed"),
+        (
+            {"config": training(stages=(stage(), stage("long", context_tokens=64, rope_base=1e5)))},
+            "stages.long.batch_sequences",
+        ),
+        ({"config": training(stages=(stage(),))}, "stages.long"),
+        ({"architecture": dataclasses.replace(MODEL, layers=3)}, "model.layers"),
+        ({"architecture": dataclasses.replace(MODEL, rope=Rope(scaling=Linear(factor=2.0)))}, "rope_scaling"),
+        ({"execution": dataclasses.replace(EXECUTION, compute="bfloat16")}, "model.compute"),
+        ({"data": "b"}, "data"),
     ],
 )
 def test_another_run_is_refused_and_what_differs_is_named(tmp_path: Path, other: dict, named: str):
     claim(tmp_path)
-    with pytest.raises(InputError, match=named):
+    with pytest.raises(InputError) as refusal:
         claim(tmp_path, **other)
+    assert refusal.value.value == [named]
 
 
 @pytest.mark.parametrize("content", ["[]", "null", '{"seed": NaN}', json.dumps({"seed": 0})[:-2]])
 def test_a_damaged_identity_is_named(tmp_path: Path, content: str):
     claim(tmp_path)
-    (tmp_path / RUN_IDENTITY_FILE).write_text(content)
-    with pytest.raises(InputError, match=f"{RUN_IDENTITY_FILE}: got a damaged file"):
+    (tmp_path / ORIGIN_FILE).write_text(content)
+    with pytest.raises(InputError) as refusal:
         claim(tmp_path)
+    assert refusal.value.path == tmp_path / ORIGIN_FILE

@@ -1,4 +1,4 @@
-"""A run that is stopped in every way, and goes on as if it had not been."""
+"""A run whose stages have different meshes: stopped in every way, it resumes as if it had not been."""
 
 import os
 import shutil
@@ -6,18 +6,30 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
+from jax.sharding import Mesh
 
 from ringworld.core.errors import InputError
 from ringworld.core.files import read_jsonl
+from ringworld.core.mesh_config import MeshConfig
+from ringworld.core.origin import Origin
+from ringworld.core.steps import METRICS_FILE
+from ringworld.data.loader import make_loader
+from ringworld.model.forward import Forward
+from ringworld.model.world_model import WorldModel
+from ringworld.training.config import Stage
 from ringworld.training.loop import train
-from ringworld.training.metrics import METRICS_FILE, TIMED
-from tests.training.meshes import mesh_of
-from tests.training.tiny_run import MODEL, stage, training, write_data
+from ringworld.training.metrics import TIMED
+from ringworld.training.step import loss_and_gradient
+from tests.training.meshes import on_devices, state_on
+from tests.training.test_loss import ROUNDING
+from tests.training.tiny_run import EXECUTION, MODEL, stage, training, write_data
 
 ROOT = Path(__file__).parents[2]
 
@@ -27,24 +39,22 @@ class Runs:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.data = folder, write_data(folder / "data")
-        self.told = ""
+        self.stderr = ""
         self.environment = os.environ | {
             "JAX_COMPILATION_CACHE_DIR": str(folder / "cache"),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             "PYTHONPATH": str(ROOT / "src"),
         }
 
-    def start(
-        self, name: str, *options: str, devices: int = 2, data: Path | None = None
-    ) -> subprocess.Popen[str]:
+    def start(self, name: str, *options: str, data: Path | None = None) -> subprocess.Popen[str]:
         program = [sys.executable, "-m", "tests.training.tiny_run"]
-        command = [*program, data or self.data, self.folder / name, str(devices), *options]
+        command = [*program, data or self.data, self.folder / name, *options]
         return subprocess.Popen(
             list(map(str, command)), cwd=ROOT, env=self.environment, stderr=subprocess.PIPE, text=True
         )
 
-    def finish(self, name: str, *options: str, devices: int = 2, data: Path | None = None) -> tuple[int, str]:
-        process = self.start(name, *options, devices=devices, data=data)
+    def finish(self, name: str, *options: str, data: Path | None = None) -> tuple[int, str]:
+        process = self.start(name, *options, data=data)
         message = process.communicate(timeout=300)[1]
         return process.returncode, message
 
@@ -71,8 +81,8 @@ class Runs:
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     runs = Runs(tmp_path_factory.mktemp("runs"))
-    code, runs.told = runs.finish("whole")
-    assert code == 0, runs.told
+    code, runs.stderr = runs.finish("whole")
+    assert code == 0, runs.stderr
     return runs
 
 
@@ -94,7 +104,7 @@ def test_a_run_that_is_killed_and_interrupted_ends_as_the_whole_one(runs: Runs):
     interrupted, message = runs.stop("stopped", number=signal.SIGINT, at_step=45)
     assert interrupted == 1
     last = runs.steps("stopped")[-1]
-    assert f"SIGINT after step {last}, saved: the same command goes on" in message
+    assert f"SIGINT after step {last}" in message
 
     terminated, message = runs.stop("stopped", number=signal.SIGTERM, at_step=last + 5)
     assert terminated == 1
@@ -125,17 +135,24 @@ def test_rows_that_are_far_apart_add_up_to_the_same_after_a_kill(runs: Runs):
         assert means[0] == pytest.approx(means[1])
 
 
-def test_examples_that_no_row_of_a_stage_holds_are_told(runs: Runs):
-    assert "train short: left out, longer than 32 tokens: 1 video\n" in runs.told
-    assert "train long: left out" not in runs.told
+def test_examples_that_no_row_of_a_stage_holds_are_reported(runs: Runs):
+    left_out = [line for line in runs.stderr.splitlines() if "left out" in line]
+    assert len(left_out) == 1
+    assert "short" in left_out[0] and "1 video" in left_out[0]
 
 
-def test_a_run_goes_on_where_the_devices_are_others(runs: Runs):
-    runs.stop("moved", number=signal.SIGINT, at_step=45)
-    assert runs.finish("moved", devices=1)[0] == 0
-    got, expected = ([row["loss"] for row in runs.rows(name)] for name in ("moved", "whole"))
-    # AdamW divides by the size of a gradient, so that 35 updates spread the rounding of small ones.
-    np.testing.assert_allclose(got, expected, rtol=2e-3)
+def test_stages_on_two_meshes_have_the_losses_of_one_device(runs: Runs):
+    """The run moves to one device after a few steps, and begins there with equal weights."""
+    runs.stop("moved", number=signal.SIGINT, at_step=2)
+    at = runs.steps("moved")[-1]
+    assert at < 40
+    assert runs.finish("moved", "--one-device")[0] == 0
+    moved, whole = runs.rows("moved"), runs.rows("whole")
+    assert moved[:at] == whole[:at]
+    for name in ("loss", "gradient_norm"):
+        np.testing.assert_allclose(moved[at][name], whole[at][name], rtol=ROUNDING)
+    # AdamW divides by the size of a gradient, so that the other updates spread the rounding of small ones.
+    np.testing.assert_allclose([row["loss"] for row in moved], [row["loss"] for row in whole], rtol=2e-3)
 
 
 def test_a_finished_run_only_calls_its_last_hook_again(runs: Runs):
@@ -151,7 +168,7 @@ def test_rows_that_were_doubled_are_refused(runs: Runs):
     path.write_text("".join([*rows[:9], *rows[8:]]))
     code, message = runs.finish("doubled")
     assert code == 1
-    assert f"{METRICS_FILE}: got a row of steps 9 to 9 after step 9" in message
+    assert f"InputError: {path}" in message
 
 
 def test_other_data_are_refused_where_a_stage_has_just_ended(runs: Runs, tmp_path: Path):
@@ -162,30 +179,68 @@ def test_other_data_are_refused_where_a_stage_has_just_ended(runs: Runs, tmp_pat
     before = runs.rows("other")
     code, message = runs.finish("other", data=other)
     assert code == 1
-    assert "another data, expected a new folder" in message
+    assert f"InputError: {runs.folder / 'other'}" in message
     assert runs.rows("other") == before
 
 
-def test_nothing_is_said_to_be_claimed_in_a_folder_of_another_run(runs: Runs):
-    said = []
-    with pytest.raises(InputError, match="another seed"):
+def test_a_stage_that_needs_more_devices_is_refused_before_the_folder_is_made(runs: Runs, tmp_path: Path):
+    with pytest.raises(InputError) as refusal:
         train(
-            training(seed=1),
-            MODEL,
+            training(second_mesh=MeshConfig(data=2, ring=8)),
+            architecture=MODEL,
+            execution=EXECUTION,
             data_dir=runs.data,
-            out=runs.folder / "whole",
-            mesh=mesh_of(ring=2),
-            on_claim=lambda: said.append("claimed"),
-        )
-    assert not said
-
-
-def test_a_mesh_that_does_not_fit_is_refused_before_anything_is_compiled(tmp_path: Path):
-    with pytest.raises(InputError, match="sequence length"):
-        train(
-            training(stages=(stage(context_tokens=33),)),
-            MODEL,
-            data_dir=tmp_path,
             out=tmp_path / "out",
-            mesh=mesh_of(ring=2),
+            origin=Origin(kind="run"),
         )
+    assert refusal.value.field == "mesh"
+    assert not (tmp_path / "out").exists()
+
+
+def test_training_begins_from_given_weights_and_resumes_without_them(runs: Runs, tmp_path: Path):
+    stages = tuple(stage(name, steps=2, warmup_steps=0) for name in "ab")
+    config, reads = training(stages=stages), []
+
+    def initial(mesh: Mesh) -> WorldModel:
+        reads.append(mesh)
+        return state_on(mesh, config).params
+
+    def killed(when: str, stage: Stage, model: WorldModel, mesh: Mesh) -> None:
+        if (when, stage.name) == ("after", "a"):
+            raise RuntimeError("killed")
+
+    def run(**options: Any) -> None:
+        train(
+            config,
+            architecture=MODEL,
+            execution=EXECUTION,
+            data_dir=runs.data,
+            out=tmp_path,
+            initial=initial,
+            origin=Origin(kind="run"),
+            **options,
+        )
+
+    with pytest.raises(RuntimeError, match="killed"):
+        run(on_stage=killed)
+    run()
+    assert len(reads) == 1
+    rows = read_jsonl(tmp_path / METRICS_FILE)
+    assert [row["step"] for row in rows] == [1, 2, 3, 4]
+
+    sizes = dict(context_tokens=stages[0].context_tokens, batch_sequences=stages[0].batch_sequences)
+    loader = make_loader(
+        runs.data,
+        split="train",
+        mixture=stages[0].mixture,
+        packing=config.packing,
+        seed=config.seed,
+        **sizes,
+    )
+    mesh, forward = reads[0], Forward.of(MODEL, EXECUTION, rope_base=stages[0].rope_base)
+    with jax.set_mesh(mesh):
+        pieces = on_devices(next(iter(loader)), mesh)
+        loss, _ = jax.jit(partial(loss_and_gradient, config=config, forward=forward))(
+            state_on(mesh, config).params, pieces
+        )
+    np.testing.assert_allclose(rows[0]["loss"], loss.loss, rtol=ROUNDING)

@@ -1,16 +1,18 @@
 """Packing is exact: the loss and its gradient are those of the same examples, padded one to a row."""
 
 import functools
+from dataclasses import replace
 
 import jax
 import numpy as np
 import pytest
 
+from ringworld.model.forward import Forward
 from ringworld.training.loss import LossOutput, loss_weights
 from ringworld.training.step import loss_and_gradient
 from tests.data.packs import pack, padded
 from tests.training.meshes import mesh_of, on_devices, some_examples, state_on, with_rows
-from tests.training.tiny_run import MODEL, VOCABULARY, training
+from tests.training.tiny_run import EXECUTION, MODEL, VOCABULARY, training
 
 CONFIG = training()
 ROWS, CONTEXT = 8, 32
@@ -32,7 +34,7 @@ def batches():
     examples = some_examples(count=ROWS, longest=24)
     sizes = dict(context_tokens=CONTEXT, text_size=VOCABULARY.text_size)
     packed = pack(examples, **sizes)
-    assert len(packed.tokens) < ROWS
+    assert len(packed.lengths) < ROWS
     return {"packed": with_rows(packed, ROWS), "padded": padded(examples, **sizes)}
 
 
@@ -41,7 +43,7 @@ def compiled(axes: tuple[tuple[str, int], ...], pieces: int = 1):
     """Return a function from a batch to loss and gradient on the host; both batches have one shape."""
     mesh = mesh_of(**dict(axes))
     params = state_on(mesh, CONFIG).params
-    run = jax.jit(functools.partial(loss_and_gradient, config=CONFIG, model_config=MODEL))
+    run = jax.jit(functools.partial(loss_and_gradient, config=CONFIG, forward=Forward.of(MODEL, EXECUTION)))
 
     def call(batch):
         with jax.set_mesh(mesh):
@@ -65,21 +67,21 @@ def test_packed_and_padded_agree_on_every_mesh(batches, axes: dict[str, int], pi
 def test_each_modality_counts_by_its_examples_and_half_of_the_loss(batches):
     loss: LossOutput = compiled(())(batches["padded"])[0]
     np.testing.assert_allclose(loss.loss, (loss.text_loss + loss.vision_loss) / 2, rtol=1e-6)
-    assert loss.text_targets == (batches["packed"].text_weights > 0).sum()
-    assert loss.vision_targets == (batches["packed"].vision_weights > 0).sum()
+    assert loss.text_targets == (batches["packed"].batch.text_weights > 0).sum()
+    assert loss.vision_targets == (batches["packed"].batch.vision_weights > 0).sum()
 
 
 def test_a_batch_of_text_alone_counts_text_alone(batches):
-    batch = batches["padded"]
-    text = batch._replace(vision_weights=np.zeros_like(batch.vision_weights))
-    loss: LossOutput = compiled(())(text)[0]
-    np.testing.assert_allclose(loss.loss, compiled(())(batch)[0].text_loss, rtol=1e-6)
+    padded = batches["padded"]
+    no_vision = padded.batch._replace(vision_weights=np.zeros_like(padded.batch.vision_weights))
+    loss: LossOutput = compiled(())(replace(padded, batch=no_vision))[0]
+    np.testing.assert_allclose(loss.loss, compiled(())(padded)[0].text_loss, rtol=1e-6)
     assert (loss.vision_loss, loss.vision_targets) == (0, 0)
 
 
 def test_a_long_example_counts_as_a_short_one(batches):
     weights = loss_weights(
-        jax.tree.map(jax.numpy.asarray, batches["padded"]), text_weight=3.0, vision_weight=1.0
+        jax.tree.map(jax.numpy.asarray, batches["padded"].batch), text_weight=3.0, vision_weight=1.0
     )
     text, vision = np.asarray(weights.text.sum(1)), np.asarray(weights.vision.sum(1))
     np.testing.assert_allclose(text[text > 0], 0.75 / (text > 0).sum(), rtol=1e-6)

@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,12 +29,31 @@ def test_norms_and_the_embedding_do_not_decay():
     assert sum(jax.tree.leaves(marks)) == len(jax.tree.leaves(marks)) - len(kept)
 
 
-def test_the_first_update_is_the_clipped_sign_of_the_gradient_and_the_decay():
-    config = training(optimizer=OptimizerConfig(weight_decay=0.5, clip_norm=1e-3, epsilon=1e-12))
+def test_updates_are_those_of_adamw_over_clipped_gradients():
+    """The second gradient is far longer than the first, so that moments differ without the clipping."""
+    optimizer = OptimizerConfig(weight_decay=0.5, clip_norm=1e-3)
+    config = training(optimizer=optimizer)
     params = state_on(mesh_of(), config).params
-    step = jax.jit(lambda params: apply_gradient(config, params, init_moments(config, params), params))
-    after, _ = step(params)
-    rate = float(stage().learning_rate) / 5
-    for weight, new, decay in zip(*map(jax.tree.leaves, (params, after, decayed(params)))):
-        expected = weight - rate * (np.sign(weight) + (0.5 * weight if decay else 0))
-        np.testing.assert_allclose(new, expected, rtol=0, atol=1e-5)
+    gradients = [params, jax.tree.map(lambda leaf: 100 * leaf[::-1], params)]
+    step = jax.jit(functools.partial(apply_gradient, config))
+    after, moments = params, init_moments(config, params)
+    for gradient in gradients:
+        after, moments = step(gradient, moments, after)
+
+    norms = [np.sqrt(sum(np.square(leaf).sum() for leaf in jax.tree.leaves(one))) for one in gradients]
+    assert min(norms) > optimizer.clip_norm
+    for start, got, decays, *of_leaf in zip(
+        *map(jax.tree.leaves, (params, after, decayed(params), *gradients))
+    ):
+        weight, mean, square = np.float64(start), 0.0, 0.0
+        for i, (gradient, norm) in enumerate(zip(of_leaf, norms), start=1):
+            clipped = np.float64(gradient) * optimizer.clip_norm / norm
+            mean = optimizer.beta1 * mean + (1 - optimizer.beta1) * clipped
+            square = optimizer.beta2 * square + (1 - optimizer.beta2) * clipped**2
+            scaled = (mean / (1 - optimizer.beta1**i)) / (
+                np.sqrt(square / (1 - optimizer.beta2**i)) + optimizer.epsilon
+            )
+            rate = stage().learning_rate * i / (stage().warmup_steps + 1)
+            weight = weight - rate * (scaled + (optimizer.weight_decay * weight if decays else 0))
+        # Some 50 roundings of float32 of a step of at most 1e-2, and of a weight below 2.
+        np.testing.assert_allclose(got, weight, rtol=0, atol=50 * 2.0**-24 * 1e-2 + 4 * 2.0**-23)

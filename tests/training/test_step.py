@@ -11,42 +11,46 @@ from jax.sharding import NamedSharding
 from ringworld.core.mesh import abstract_mesh
 from ringworld.core.mesh_config import MeshConfig
 from ringworld.core.sharding import spec
-from ringworld.data.batch import PackedBatch
-from ringworld.model.config import ModelConfig
-from ringworld.presets import PRESETS, RunConfig, lwm_7b
+from ringworld.data.batch import PackedBatch, PackedRows
+from ringworld.model.config import Execution, Rope
+from ringworld.model.forward import Forward
+from ringworld.presets import RunConfig, lwm_chat_7b
+from ringworld.presets.run import presets
 from ringworld.training.state import abstract_state
-from ringworld.training.step import StepOutput, make_step, update
+from ringworld.training.step import StepOutput, loss_and_gradient, make_step, update
 from tests.training.meshes import mesh_of, on_devices, state_on
-from tests.training.tiny_run import MODEL, stage, training
+from tests.training.test_loss import ROUNDING
+from tests.training.tiny_run import EXECUTION, MODEL, stage, training
 
 CONTEXT, ROWS = 48, 4
 
 
-def copy_batch() -> PackedBatch[np.ndarray]:
-    """Draw rows of three examples of 16 tokens, of which the last 8 repeat the first 8 and are learnt."""
+def copy_batch() -> PackedRows:
+    """Draw rows of three examples of 16 tokens, of which the last 8 repeat the first 8 and carry loss."""
     ids = np.random.default_rng(0).integers(0, MODEL.vocab, (ROWS, CONTEXT // 16, 8)).astype(np.int32)
     tokens = np.concatenate([ids, ids], axis=2).reshape(ROWS, CONTEXT)
     order = np.tile(np.arange(CONTEXT, dtype=np.int32), (ROWS, 1))
-    learnt = np.where((order % 16 >= 7) & (order % 16 < 15), 1 / 8, 0)
+    loss = np.where((order % 16 >= 7) & (order % 16 < 15), 1 / 8, 0)
     targets = np.roll(tokens, -1, axis=1)
     is_text = targets < MODEL.text_vocab
-    return PackedBatch(
+    batch = PackedBatch(
         tokens=tokens,
         targets=targets,
         order=order,
         first=order // 16 * 16,
-        text_weights=(learnt * is_text).astype(np.float32),
-        vision_weights=(learnt * ~is_text).astype(np.float32),
+        text_weights=(loss * is_text).astype(np.float32),
+        vision_weights=(loss * ~is_text).astype(np.float32),
     )
+    return PackedRows(batch=batch, lengths=[[16] * (CONTEXT // 16)] * ROWS)
 
 
-def run_steps(model: ModelConfig, *, steps: int, **axes: int) -> tuple[str, list[StepOutput]]:
+def run_steps(execution: Execution, *, steps: int, **axes: int) -> tuple[str, list[StepOutput]]:
     """Train on the same rows again and again; return the compiled program and what each step reports."""
     config = training(stages=(stage(steps=steps, learning_rate=0.03),))
     mesh = mesh_of(**axes)
     with jax.set_mesh(mesh):
-        state, pieces = state_on(mesh, config, model), on_devices(copy_batch(), mesh)
-        compiled = make_step(config, config.stages[0], model).lower(state, pieces).compile()
+        state, pieces = state_on(mesh, config), on_devices(copy_batch(), mesh)
+        compiled = make_step(config, config.stages[0], MODEL, execution).lower(state, pieces).compile()
         outputs = []
         for _ in range(steps):
             state, output = compiled(state, pieces)
@@ -57,7 +61,7 @@ def run_steps(model: ModelConfig, *, steps: int, **axes: int) -> tuple[str, list
 
 @functools.cache
 def on_a_ring() -> tuple[str, list[StepOutput]]:
-    return run_steps(MODEL, steps=60, ring=2)
+    return run_steps(EXECUTION, steps=60, ring=2)
 
 
 def test_the_loss_of_a_copy_task_falls():
@@ -66,11 +70,23 @@ def test_the_loss_of_a_copy_task_falls():
 
 
 def test_bfloat16_compute_trains_as_float32_does():
-    outputs = run_steps(replace(MODEL, compute="bfloat16"), steps=60, ring=2)[1]
+    outputs = run_steps(replace(EXECUTION, compute="bfloat16"), steps=60, ring=2)[1]
     first, last = outputs[0].loss.loss, outputs[-1].loss.loss
     # bfloat16 keeps 8 bits: the loss of equal weights agrees to a few of its rounding errors, 2 ** -9 each.
     np.testing.assert_allclose(first, on_a_ring()[1][0].loss.loss, rtol=4 * 2**-9)
     assert last < first / 4
+
+
+def test_a_step_rotates_by_the_base_of_its_stage():
+    """The oracle is a model that has the base of the stage as its own."""
+    config, mesh = training(stages=(stage(rope_base=1e6),)), mesh_of()
+    forward = Forward.of(replace(MODEL, rope=Rope(base=1e6)), EXECUTION)
+    with jax.set_mesh(mesh):
+        pieces, state = on_devices(copy_batch(), mesh), state_on(mesh, config)
+        loss_of = jax.jit(lambda *args: loss_and_gradient(*args, config=config, forward=forward)[0].loss)
+        expected = loss_of(state.params, pieces)
+        _, output = make_step(config, config.stages[0], MODEL, EXECUTION)(state, pieces)
+    np.testing.assert_allclose(output.loss.loss, expected, rtol=ROUNDING)
 
 
 def test_the_rate_and_the_norm_are_reported():
@@ -88,28 +104,32 @@ def test_a_ring_passes_keys_on_and_never_gathers_a_sequence():
     assert max(int(size) for shape in gathered for size in shape.split(",")) < CONTEXT
 
 
-LWM_7B = lwm_7b()
-RUNS = {preset.__name__: preset() for preset in PRESETS} | {
-    "lwm_7b on data, fsdp, ring and tensor": replace(
-        LWM_7B, mesh=MeshConfig(data=2, fsdp=4, ring=32, tensor=2)
-    ),
-    "lwm_7b on ring, ulysses and tensor": replace(LWM_7B, mesh=MeshConfig(ring=64, ulysses=2, tensor=4)),
+def on_mesh(run: RunConfig, **axes: int) -> RunConfig:
+    """Return the last stage of a run on another mesh."""
+    stage = replace(run.training.stages[-1], mesh=MeshConfig(**axes))
+    return replace(run, training=replace(run.training, stages=(stage,)))
+
+
+RUNS = {name: preset() for name, preset in presets().items()} | {
+    "lwm_chat_7b on data, fsdp, ring and tensor": on_mesh(lwm_chat_7b(), data=2, fsdp=4, ring=32, tensor=2),
+    "lwm_chat_7b on ring, ulysses and tensor": on_mesh(lwm_chat_7b(), ring=64, ulysses=2, tensor=4),
 }
 
 
 @pytest.mark.parametrize("run", RUNS.values(), ids=RUNS)
 def test_a_step_of_the_longest_context_type_checks_on_its_mesh_at_full_size(run: RunConfig):
-    stage, mesh = run.training.stages[-1], run.mesh
+    stage = run.training.stages[-1]
+    mesh = stage.mesh
     devices = abstract_mesh(mesh)
     tokens = NamedSharding(devices, spec("batch", "seq"))
     shape = (stage.batch_sequences // stage.accumulation_steps, stage.context_tokens)
     ids, weights = (jax.ShapeDtypeStruct(shape, dtype, sharding=tokens) for dtype in (jnp.int32, jnp.float32))
     batch = PackedBatch(ids, ids, ids, ids, weights, weights)
-    config, model = run.training, replace(run.model, rope_base=stage.rope_base)
-    state = abstract_state(config, model, mesh=devices)
+    forward = Forward.of(run.model, run.execution, rope_base=stage.rope_base)
+    state = abstract_state(run.training, run.model, mesh=devices)
     with jax.sharding.use_abstract_mesh(devices):
         after, output = jax.eval_shape(
-            functools.partial(update, config=config, model_config=model),
+            functools.partial(update, config=run.training, forward=forward),
             state,
             (batch,) * stage.accumulation_steps,
         )

@@ -1,8 +1,8 @@
-"""A model, data and a run that are small enough for tests; also the program that tests stop in its midst.
+"""A model, data and a run that are small enough for tests; also the program that tests stop while it runs.
 
-`python -m tests.training.tiny_run DATA OUT DEVICES [--die-after STAGE] [--log-every STEPS]` trains on a ring
-of DEVICES. It adds a line to OUT/hooks.txt in every call of its hook, and with `--die-after` kills itself in
-that call.
+`python -m tests.training.tiny_run DATA OUT [--one-device] [--die-after STAGE] [--log-every STEPS]` trains two
+stages on two meshes, or on one device. It adds a line to OUT/hooks.txt in every call of its hook, and with
+`--die-after` kills itself in that call.
 """
 
 import argparse
@@ -16,19 +16,19 @@ import numpy as np
 
 from ringworld.attention.config import AttentionConfig
 from ringworld.core.config import to_json
-from ringworld.core.files import write_json_atomic
-from ringworld.core.mesh import make_mesh, simulate_devices
+from ringworld.core.mesh import simulate_devices
 from ringworld.core.mesh_config import MeshConfig
+from ringworld.core.origin import Origin, write_origin
 from ringworld.data import store
 from ringworld.data.config import MixtureConfig, Split
 from ringworld.data.examples import Example
-from ringworld.model.config import ModelConfig
+from ringworld.model.config import Architecture, Execution
 from ringworld.text.vocabulary import Vocabulary
-from ringworld.training.config import StageConfig, TrainingConfig
+from ringworld.training.config import Stage, TrainingConfig
 from ringworld.training.loop import train
 
 VOCABULARY = Vocabulary(text_size=24, codes=6, codes_per_frame=4)
-MODEL = ModelConfig(
+MODEL = Architecture(
     layers=2,
     embed=16,
     heads=4,
@@ -37,11 +37,11 @@ MODEL = ModelConfig(
     mlp=32,
     text_vocab=VOCABULARY.text_size,
     vision_vocab=VOCABULARY.vision_size,
-    attention=AttentionConfig(layout="balanced", block_q_tokens=8, block_kv_tokens=8),
 )
+EXECUTION = Execution(attention=AttentionConfig(layout="balanced", block_q_tokens=8, block_kv_tokens=8))
 
 
-def stage(name: str = "short", **changes: Any) -> StageConfig:
+def stage(name: str = "short", **changes: Any) -> Stage:
     """Return a stage of rows of 32 tokens with some of its fields changed."""
     fields: dict[str, Any] = dict(
         context_tokens=32,
@@ -52,12 +52,21 @@ def stage(name: str = "short", **changes: Any) -> StageConfig:
         warmup_steps=4,
         mixture=MixtureConfig(),
     )
-    return StageConfig(name=name, **(fields | changes))
+    return Stage(name=name, **(fields | changes))
 
 
-def training(**changes: Any) -> TrainingConfig:
-    """Return a run of 40 steps at 32 tokens and 40 at 64, with some of its fields changed."""
-    stages = (stage(), stage("long", context_tokens=64, rope_base=1e5, batch_sequences=2))
+ONE_DEVICE = MeshConfig()
+TWO_MESHES = (MeshConfig(fsdp=2), MeshConfig(ring=4))
+
+
+def training(
+    first_mesh: MeshConfig = ONE_DEVICE, second_mesh: MeshConfig = ONE_DEVICE, **changes: Any
+) -> TrainingConfig:
+    """Return a run of 40 steps at 32 tokens and 40 at 64, each on a mesh, with some of its fields changed."""
+    stages = (
+        stage(mesh=first_mesh),
+        stage("long", context_tokens=64, rope_base=1e5, batch_sequences=2, mesh=second_mesh),
+    )
     fields: dict[str, Any] = dict(stages=stages, checkpoint_every_steps=7)
     return TrainingConfig(**(fields | changes))
 
@@ -87,7 +96,7 @@ def write_examples(folder: Path, made: Iterable[tuple[Example, Split]], *, vocab
     dataset = store.Dataset(
         format=store.FORMAT, vocabulary=vocabulary, text_tokenizer="none", frame_tokenizer="none"
     )
-    write_json_atomic(folder / store.DATASET_FILE, to_json(dataset))
+    write_origin(folder, Origin(kind="examples", identity={"made_by": to_json(dataset)}))
     return folder
 
 
@@ -96,21 +105,27 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("data", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("devices", type=int)
+    parser.add_argument("--one-device", action="store_true")
     parser.add_argument("--die-after", default="")
     parser.add_argument("--log-every", type=int, default=1)
     args = parser.parse_args()
-    simulate_devices(args.devices)
+    simulate_devices(4)
 
-    def hook(when: str, stage: StageConfig, params: object) -> None:
+    def hook(when: str, stage: Stage, model: object, mesh: object) -> None:
         with (args.out / "hooks.txt").open("a") as stream:
             stream.write(f"{when} {stage.name}\n")
         if when == "after" and stage.name == args.die_after:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    mesh = make_mesh(MeshConfig(ring=args.devices))
-    config = training(log_every_steps=args.log_every)
-    train(config, MODEL, data_dir=args.data, out=args.out, mesh=mesh, on_stage=hook)
+    train(
+        training(*() if args.one_device else TWO_MESHES, log_every_steps=args.log_every),
+        architecture=MODEL,
+        execution=EXECUTION,
+        data_dir=args.data,
+        out=args.out,
+        origin=Origin(kind="run"),
+        on_stage=hook,
+    )
 
 
 if __name__ == "__main__":

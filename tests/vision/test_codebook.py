@@ -4,19 +4,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ringworld.vision.codebook import CodebookAverages, follow_latents, found_codebook
+from ringworld.vision.codebook import CodebookAverages, follow_latents, init_codebook
 from ringworld.vision.vqgan import nearest_codes
 
 
-def test_founding_finds_every_cluster_however_rare():
+def test_initialization_finds_every_cluster_however_rare():
     random = np.random.default_rng(0)
-    centres = np.array([[0, 0], [10, 0], [0, 10], [10, 10]], np.float32)
+    centers = np.array([[0, 0], [10, 0], [0, 10], [10, 10]], np.float32)
     which = np.repeat(np.arange(4), [500, 5, 3, 2])  # mostly background, as frames are
-    latents = jnp.asarray(centres[which] + random.normal(0, 0.01, (510, 2)).astype(np.float32))
-    averages = jax.jit(functools.partial(found_codebook, codes=4))(latents, key=jax.random.key(0))
+    latents = jnp.asarray(centers[which] + random.normal(0, 0.01, (510, 2)).astype(np.float32))
+    averages = jax.jit(functools.partial(init_codebook, codes=4))(latents, key=jax.random.key(0))
     assert sorted(averages.counts.tolist()) == [2, 3, 5, 500]
     found = np.asarray(averages.codebook())
-    np.testing.assert_allclose(found[np.lexsort(found.T)], centres[np.lexsort(centres.T)], atol=0.02)
+    np.testing.assert_allclose(found[np.lexsort(found.T)], centers[np.lexsort(centers.T)], atol=0.02)
 
 
 def test_codes_move_to_the_mean_of_the_latents_that_choose_them():

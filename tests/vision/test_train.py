@@ -1,24 +1,30 @@
-"""A frame tokenizer of 8 pixels learns two colors, goes on after a kill, and refuses another run's folder."""
+"""A frame tokenizer of 8 pixels learns two colors, resumes after a kill, and refuses another run's folder."""
 
 import dataclasses
 import os
+import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 import pytest
 
-from ringworld.core.errors import InputError
+from ringworld.core.errors import Diverged, InputError, Stopped
 from ringworld.core.files import read_jsonl
+from ringworld.core.steps import METRICS_FILE
+from ringworld.vision import train
 from ringworld.vision.config import FrameTokenizerConfig, FrameTrainingConfig
 from ringworld.vision.frame_tokenizer import FrameTokenizer
 from ringworld.vision.train import train_frame_tokenizer
 from ringworld.vision.train_step import init_state, train_step
+from ringworld.vision.vq_model import WEIGHTS_FILE
 
 CONFIG = FrameTokenizerConfig(
-    resolution=8, hidden=8, channel_multipliers=(1, 2), res_blocks=1, latent=4, codebook_size=16, groups=4
+    resolution=8, channels=(8, 16), res_blocks=1, latent=4, codebook_size=16, groups=4
 )
 TRAINING = FrameTrainingConfig(
     steps=60,
@@ -44,6 +50,14 @@ def squares(count: int, *, seed: int) -> np.ndarray:
     return frames
 
 
+def losses(out: Path) -> list[dict[str, Any]]:
+    """Return the rows without their times."""
+    return [
+        {name: value for name, value in row.items() if name != "seconds"}
+        for row in read_jsonl(out / METRICS_FILE)
+    ]
+
+
 TRAIN, HELD_OUT = squares(32, seed=0), squares(8, seed=1)
 
 
@@ -59,13 +73,13 @@ def test_it_learns_and_reports(trained):
     assert report.steps == 60 and report.seconds > 0
     codes = FrameTokenizer.load(out).encode(HELD_OUT)
     assert report.codebook_usage == len(np.unique(codes)) / 16
-    rows = read_jsonl(out / "metrics.jsonl")
+    rows = read_jsonl(out / METRICS_FILE)
     assert [row["step"] for row in rows] == list(range(5, 61, 5))
     assert rows[-1]["reconstruction"] < 0.3 * rows[0]["reconstruction"]
 
 
 def test_the_discriminator_acts_from_its_step_on(trained):
-    rows = read_jsonl(trained[0] / "metrics.jsonl")
+    rows = read_jsonl(trained[0] / METRICS_FILE)
     assert all((row["balance"] > 0) == (row["step"] > 50) for row in rows)
     frames = jax.numpy.asarray(TRAIN[:8])
     state = init_state(CONFIG, TRAINING)
@@ -99,19 +113,44 @@ train.train_frame_tokenizer(test_train.TRAIN, test_train.HELD_OUT, config=test_t
 """
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)
     assert ran.returncode == -signal.SIGKILL, ran.stderr
-    assert read_jsonl(tmp_path / "metrics.jsonl")[-1]["step"] == 30
+    assert read_jsonl(tmp_path / METRICS_FILE)[-1]["step"] == 30
     resumed = train_frame_tokenizer(TRAIN, HELD_OUT, config=CONFIG, training=TRAINING, out=tmp_path)
     assert dataclasses.replace(resumed, seconds=0.0) == dataclasses.replace(report, seconds=0.0)
-    for name in ("model.safetensors", "metrics.jsonl"):
-        assert (tmp_path / name).read_bytes() == (whole / name).read_bytes(), name
+    assert (tmp_path / WEIGHTS_FILE).read_bytes() == (whole / WEIGHTS_FILE).read_bytes()
+    assert losses(tmp_path) == losses(whole)
+
+
+def test_a_run_that_is_asked_to_stop_saves_and_resumes(trained, tmp_path, monkeypatch):
+    def interrupted(state, frames, number, **options):
+        if number == 12:
+            signal.raise_signal(signal.SIGTERM)
+        return train_step(state, frames, number, **options)
+
+    monkeypatch.setattr(train, "train_step", interrupted)
+    with pytest.raises(Stopped):
+        train_frame_tokenizer(TRAIN, HELD_OUT, config=CONFIG, training=TRAINING, out=tmp_path)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["13"]
+    monkeypatch.undo()
+    train_frame_tokenizer(TRAIN, HELD_OUT, config=CONFIG, training=TRAINING, out=tmp_path)
+    assert losses(tmp_path) == losses(trained[0])
+
+
+def test_rows_that_were_lost_are_refused(trained, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(trained[0], out)
+    rows = (out / METRICS_FILE).read_text().splitlines(keepends=True)
+    (out / METRICS_FILE).write_text("".join(rows[:3] + rows[4:]))
+    with pytest.raises(InputError) as refusal:
+        train_frame_tokenizer(TRAIN, HELD_OUT, config=CONFIG, training=TRAINING, out=out)
+    assert refusal.value.path == out / METRICS_FILE
 
 
 def test_a_finished_run_is_only_measured_again(trained):
     out, report = trained
-    before = (out / "model.safetensors").read_bytes()
+    before = (out / WEIGHTS_FILE).read_bytes()
     again = train_frame_tokenizer(TRAIN, HELD_OUT, config=CONFIG, training=TRAINING, out=out)
     assert (again.psnr_db, again.codebook_usage) == (report.psnr_db, report.codebook_usage)
-    assert (out / "model.safetensors").read_bytes() == before
+    assert (out / WEIGHTS_FILE).read_bytes() == before
 
 
 @pytest.mark.parametrize(
@@ -125,20 +164,25 @@ def test_a_finished_run_is_only_measured_again(trained):
 def test_another_run_does_not_take_over_a_folder(trained, other, named):
     out, _ = trained
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
-    with pytest.raises(InputError, match=f"of another configuration: another {named}, expected"):
+    with pytest.raises(InputError) as refusal:
         train_frame_tokenizer(TRAIN, HELD_OUT, **({"config": CONFIG, "training": TRAINING} | other), out=out)
+    assert (refusal.value.path, refusal.value.field) == (out, named)
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
 
 
 @pytest.mark.parametrize("every", [{"log_every_steps": 1}, {"checkpoint_every_steps": 1}])
 def test_a_loss_that_is_not_a_number_stops_the_run_before_it_reaches_a_file(tmp_path, every):
     diverging = dataclasses.replace(TRAINING, learning_rate=1e30, **every)
-    with pytest.raises(InputError, match="at step 2 of the frame tokenizer: got nan, .*learning rate"):
+    with pytest.raises(Diverged) as end:
         train_frame_tokenizer(TRAIN, HELD_OUT, config=CONFIG, training=diverging, out=tmp_path)
-    assert [row["step"] for row in read_jsonl(tmp_path / "metrics.jsonl")] in ([1], [])
+    assert end.value.step == 2
+    assert [row["step"] for row in read_jsonl(tmp_path / METRICS_FILE)] in ([1], [])
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] in (["1"], [])
 
 
 def test_frames_of_another_size_are_refused(tmp_path):
-    with pytest.raises(InputError, match="held-out frames.*0 of 8 px"):
-        train_frame_tokenizer(TRAIN, HELD_OUT[:0], config=CONFIG, training=TRAINING, out=tmp_path)
+    small = TRAIN[:, :4, :4]
+    for frames, held_out, field in ((TRAIN, HELD_OUT[:0], "held_out"), (small, small, "frames")):
+        with pytest.raises(InputError) as refusal:
+            train_frame_tokenizer(frames, held_out, config=CONFIG, training=TRAINING, out=tmp_path)
+        assert refusal.value.field == field

@@ -40,8 +40,9 @@ def test_a_failed_video_leaves_nothing_and_keeps_the_old_one(tmp_path):
     path = tmp_path / "movie.mp4"
     write_video(path, FRAMES, frames_per_second=8)
     before = path.read_bytes()
-    with pytest.raises(InputError, match="0 frames"):
+    with pytest.raises(InputError) as caught:
         write_video(path, FRAMES[:0], frames_per_second=8)
+    assert caught.value.path == path
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
 
 
@@ -56,7 +57,9 @@ def test_an_image_is_exact_and_enlarged_by_squares(tmp_path):
 
 
 def test_endings_are_checked(tmp_path):
-    with pytest.raises(InputError, match=".webp"):
+    with pytest.raises(InputError) as caught:
         write_image(tmp_path / "image.webp", FRAMES[0])
-    with pytest.raises(InputError, match="mp4"):
+    assert caught.value.path == tmp_path / "image.webp"
+    with pytest.raises(InputError) as caught:
         write_video(tmp_path / "movie.avi", FRAMES, frames_per_second=8)
+    assert caught.value.path == tmp_path / "movie.avi"

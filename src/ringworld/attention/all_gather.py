@@ -1,10 +1,10 @@
 """All keys and values on every member at once, where memory allows: one exchange instead of R - 1 hops.
 
 Keys and values are gathered stacked in one message and in the compute type. The backward pass gathers them
-again, rather than keep them, and scatters the float32 sums of their gradients.
+again instead of keeping them, and reduce-scatters their gradients in float32.
 
-These functions run on each device, inside a shard_map, and keep the contract of `kernel.Kernel`, but for the
-keys of all members of `axes`.
+These functions run on each device, inside a shard_map. They have the contract of `kernel.Kernel`, for the
+keys of all members of `axes` instead of one shard of them.
 """
 
 import jax.numpy as jnp

@@ -1,11 +1,12 @@
 """Attention over a sequence that is cut over the mesh: the one function that a model calls.
 
-Every strategy is two steps, each of which may be nothing: members of some axes exchange heads for tokens, and
-over the others keys and values go round a ring or are gathered (`config.sequence_axes`). So there is one
-backward pass too, which starts from the `out` and `lse` that are saved under the names below.
+Every strategy has two steps, either of which may be empty: members of some axes exchange heads for tokens,
+and over the others keys and values go round a ring or are gathered (`config.sequence_axes`). So there is only
+one backward pass, which starts from the `out` and `lse` that are saved under the names below.
 """
 
 import functools
+from types import ModuleType
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +29,7 @@ from ringworld.attention.inputs import (
 from ringworld.attention.layouts import check_shares
 from ringworld.core.sharding import BATCH_AXES, RING_AXIS, TENSOR_AXIS, ULYSSES_AXIS, spec
 
-# A remat policy that saves these names keeps the backward pass from running the forward exchange again.
+# With a remat policy that saves these names, the backward pass does not run the forward pass again.
 OUT_NAME = "attention_out"
 LSE_NAME = "attention_lse"
 
@@ -48,13 +49,14 @@ def attention(
 ) -> Float[Array, "batch seq heads head"]:
     """Return the attention of each token to the keys whose order lies in [first, order].
 
-    Call it under a mesh of `core.mesh` (`jax.set_mesh`), with arrays sharded as `core.sharding.spec` says:
-    batch, seq and heads. The tokens may be in any layout; the result is in the same one, in the type and
-    sharding of `q`. Tokens with order -1 are padding: zeros, and zero gradients, if their numbers are finite.
+    Call it under a mesh of `core.mesh` (`jax.set_mesh`), with arrays sharded by batch, seq and heads as in
+    `core.sharding.spec`. The tokens may be in any layout; the result has the same layout, and the type and
+    sharding of `q`. Tokens with order -1 are padding: their outputs and gradients are zero, if their values
+    are finite. `api.attention` takes arrays in plain order, on no particular device.
 
     Raises:
-        InputError: shapes, types or shardings do not go together, heads or batch do not fit the mesh or the
-        strategy, the layout does not divide the sequence, or the kernel serves no such heads or devices.
+        InputError: shapes, types or shardings do not match, heads or batch do not divide over the mesh, the
+            layout does not divide the sequence, or the kernel does not support such heads or devices.
     """
     check_inputs(q, k, v, head_axes=(TENSOR_AXIS, *_axes(config).heads))
     check_self_attention(q, k)
@@ -107,7 +109,7 @@ def _axes(config: AttentionConfig) -> SequenceAxes[str]:
 
 
 def _lse_spec(config: AttentionConfig) -> PartitionSpec:
-    """Return how `lse` [batch, heads, seq] is cut: as the kernel makes it, and the backward pass uses it."""
+    """Return how `lse` [batch, heads, seq] is sharded: as the kernel returns it."""
     axes = _axes(config)
     return PartitionSpec(BATCH_AXES, (TENSOR_AXIS, *axes.heads), axes.tokens)
 
@@ -118,8 +120,7 @@ def _local_forward(
     axes = _axes(config)
     q, k, v = map(_heads_first, heads_for_tokens(q, k, v, axes=axes.heads))
     order, first = all_tokens(order, first, axes=axes.heads)
-    members = all_gather if config.strategy == "all_gather" else ring
-    out, lse = members.forward(q, k, v, order=order, first=first, axes=axes.tokens, config=config)
+    out, lse = _transport(config).forward(q, k, v, order=order, first=first, axes=axes.tokens, config=config)
     (out,) = tokens_for_heads(_heads_first(out.astype(q.dtype)), axes=axes.heads)
     return out, lse
 
@@ -141,8 +142,7 @@ def _local_backward(
     of_heads = heads_for_tokens(q, k, v, dout, delta, axes=axes.heads)
     q, k, v, dout, delta = map(_heads_first, of_heads)
     order, first = all_tokens(order, first, axes=axes.heads)
-    members = all_gather if config.strategy == "all_gather" else ring
-    gradients = members.backward(
+    gradients = _transport(config).backward(
         q,
         k,
         v,
@@ -155,6 +155,11 @@ def _local_backward(
         config=config,
     )
     return tuple(tokens_for_heads(*(_heads_first(x.astype(q.dtype)) for x in gradients), axes=axes.heads))
+
+
+def _transport(config: AttentionConfig) -> ModuleType:
+    """Return the module that brings keys to the members whose tokens stay cut."""
+    return all_gather if config.strategy == "all_gather" else ring
 
 
 def _heads_first(x: Array) -> Array:

@@ -1,4 +1,4 @@
-"""The one place that chooses a kernel, and runs functions that call it on every device."""
+"""The one place that chooses a kernel, and runs functions that call it on every device of the mesh."""
 
 import functools
 import re
@@ -17,37 +17,39 @@ from ringworld.core.mesh import mesh_device
 
 _HOPPER_LARGEST_HEAD = 128
 _HOPPER_FEWEST_QUERIES = 64  # of the 128 rows that its products have
-# Its assembler makes mistakes in masks, for which jax refuses its own kernel too.
-_HOPPER_WRONG_CUDA = range(12080, 12091)
+# ptxas 12.8 to 12.9.0 miscompiles masks; jax refuses its own kernel for the same reason.
+_HOPPER_MISCOMPILED_CUDA = range(12080, 12091)
 
 
 def kernel_for(config: AttentionConfig, *, queries: Float[Array, "batch heads q_seq head"]) -> Kernel:
     """Return the module that computes attention between shards on the devices of the mesh that is set.
 
     Raises:
-        InputError: these devices cannot run the kernel that is named, or it does not serve these queries.
+        InputError: these devices cannot run the kernel that is named, or it does not support these queries.
     """
     device = mesh_device()
     cuda = _local_cuda_version()
-    serving = _serving(platform=device.platform, kind=device.device_kind, cuda=cuda)
+    runnable = _runnable(platform=device.platform, kind=device.device_kind, cuda=cuda)
     name: KernelName = config.kernel
     if name == "auto":
-        name = next(each for each in serving if _suits(each, queries))
-    if name not in serving and config.pallas_mode == "compiled":
+        name = next(each for each in runnable if _suits(each, queries))
+    if name not in runnable and config.pallas_mode == "compiled":
+        on = device.device_kind + (f" with CUDA {cuda}" if cuda else "")
         raise InputError(
-            what="attention kernel",
-            got=f"{name} on {device.device_kind}" + (f" with CUDA {cuda}" if cuda else ""),
-            expected=" or ".join(serving),
-            remedy="Name none, so that the best is chosen, or interpret it, slowly, with pallas_mode.",
+            f"kernel {name} does not run on {on}, but {' and '.join(runnable)} would",
+            field="kernel",
+            value=name,
+            remedy='use kernel="auto"',
         )
     if not _takes(name, queries):
         raise InputError(
-            what="attention kernel",
-            got=f"{name} for {queries.dtype} and heads of {queries.shape[-1]}",
-            expected=f"bfloat16 and heads of up to {_HOPPER_LARGEST_HEAD}",
-            remedy="Name none, so that one that serves them is chosen.",
+            f"kernel {name} supports bfloat16 and heads of up to {_HOPPER_LARGEST_HEAD}, not "
+            f"{queries.dtype} and heads of {queries.shape[-1]}",
+            field="kernel",
+            value=name,
+            remedy='use kernel="auto"',
         )
-    # Pallas is imported only where it is used: it takes long.
+    # Importing Pallas takes long.
     match name:
         case "pallas_tpu":
             from ringworld.attention import pallas_tpu
@@ -68,29 +70,29 @@ def kernel_for(config: AttentionConfig, *, queries: Float[Array, "batch heads q_
 def on_each_device(
     f: Callable[..., Any], *, in_specs: Any, out_specs: Any, config: AttentionConfig
 ) -> Callable[..., Any]:
-    """Return `jax.shard_map` of a function that calls a kernel, and takes the configuration by name."""
+    """Return `jax.shard_map` of a function that calls a kernel and takes the configuration by keyword."""
     return jax.shard_map(
         functools.partial(f, config=config),
         in_specs=in_specs,
         out_specs=out_specs,
-        # The interpreter of Pallas does not keep account of what varies over the mesh.
+        # The interpreter of Pallas does not track which values vary over the mesh.
         check_vma=config.pallas_mode == "compiled",
     )
 
 
 def platform_version() -> str:
-    """Return what the backend of this machine says of itself, such as "cuda 12090"."""
+    """Return the version of this machine's backend, such as "cuda 12090"."""
     return jax.devices()[0].client.platform_version
 
 
 def _local_cuda_version() -> int | None:
-    """Return 12090 for CUDA 12.9, or None where this machine has none: ahead of time it is not known."""
+    """Return 12090 for CUDA 12.9, or None on a machine without CUDA, which may compile for one with it."""
     found = re.search(r"\bcuda (\d+)", platform_version())
     return int(found[1]) if found else None
 
 
-def _serving(*, platform: str, kind: str, cuda: int | None) -> tuple[KernelName, ...]:
-    """Return the kernels that such devices run, the best first.
+def _runnable(*, platform: str, kind: str, cuda: int | None) -> tuple[KernelName, ...]:
+    """Return the kernels that run on such devices, the best first.
 
     | platform | kind | kernels |
     |---|---|---|
@@ -99,19 +101,19 @@ def _serving(*, platform: str, kind: str, cuda: int | None) -> tuple[KernelName,
     | gpu | any other `NVIDIA ...` | pallas_triton, xla |
     | any other | any | xla |
 
-    From CUDA 12.8 to 12.9.0 pallas_hopper is left out.
+    CUDA 12.8 to 12.9.0 excludes pallas_hopper.
     """
     if platform == "tpu":
         return "pallas_tpu", "xla"
     if platform == "gpu" and kind.startswith("NVIDIA"):
         # An abstract device has a name, but no compute capability.
-        hopper = re.search(r"\bG?H\d{2,3}\b", kind) and cuda not in _HOPPER_WRONG_CUDA
+        hopper = re.search(r"\bG?H\d{2,3}\b", kind) and cuda not in _HOPPER_MISCOMPILED_CUDA
         return ("pallas_hopper", "pallas_triton", "xla") if hopper else ("pallas_triton", "xla")
     return ("xla",)
 
 
 def _takes(name: KernelName, queries: Array) -> bool:
-    """Return whether a kernel serves such queries at all.
+    """Return whether a kernel supports such queries at all.
 
     | kernel | types | heads |
     |---|---|---|
@@ -124,6 +126,6 @@ def _takes(name: KernelName, queries: Array) -> bool:
 
 
 def _suits(name: KernelName, queries: Array) -> bool:
-    """Return whether a kernel serves such queries well: pallas_hopper wastes rows on a few new tokens."""
+    """Return whether a kernel is efficient for such queries: pallas_hopper wastes rows on a few of them."""
     few = queries.shape[2] < _HOPPER_FEWEST_QUERIES
     return _takes(name, queries) and not (name == "pallas_hopper" and few)

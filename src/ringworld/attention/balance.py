@@ -4,19 +4,19 @@ The work of a ring is a table: visible pairs between the queries of one member a
 step is a diagonal of it, and lasts as long as its largest entry. So the entries of a diagonal should be
 equal, while all members hold as many tokens.
 
-1. A long document, cut into 2 R pieces that go to members 0, 1, ... R-1, R-1, ... 1, 0, gives every entry the
-   same: zigzag, for each document by itself.
-2. What that leaves over, and shorter documents, are dealt chunk by chunk, the longest first. A chunk goes to
-   the member with least work so far on the keys that it will see, which are those of its document dealt
-   before it; each candidate also pays for the work that its keys do already, as far as more of the
-   document is to come and will ask them, and for the chunks that it has.
-3. Dealing leaves some member of a step with a chunk more than others. Where documents are so short that this
-   is much, they may be better left side by side, in R runs, with work in the first step alone. Members whose
-   runs have more exchange stretches of chunks with those whose runs have less, where few pairs are cut.
+1. A long document, cut into 2 R pieces that go to members 0, 1, ... R-1, R-1, ... 1, 0, makes all entries
+   equal: zigzag, for each document separately.
+2. The rest of it, and shorter documents, are dealt chunk by chunk, the longest document first. A chunk goes
+   to the member with the least work so far on the keys that the chunk will see, those of its document dealt
+   before it. A candidate's cost also counts the work on its own keys, in proportion to how much of the
+   document is still to come and will see them, and the chunks that it has.
+3. Dealing leaves some member of each step with one chunk more than others. Where documents are so short that
+   this matters, they may be better left side by side, in R runs, with work in the first step alone. Members
+   with more work then exchange stretches of chunks with those that have less, where few pairs are cut.
 
-A chunk is the largest side of a block of the kernel (`config.kept_together_tokens`), so the blocks in which
-something is visible are as many as in the sequence itself, as far as the shares of members allow. Sums are
-exact in whatever order a host adds them, so that all hosts find the same layout.
+A chunk is the largest side of a block of the kernel (`config.kept_together_tokens`), so that there are no
+more blocks with something visible than in the sequence itself, as far as the shares of members allow. Sums
+are exact whatever the order of addition, so that all hosts find the same layout.
 """
 
 from collections.abc import Sequence
@@ -26,12 +26,13 @@ import numpy as np
 from jaxtyping import Int64
 
 from ringworld.attention.work import efficiency_of, work_of_chunks
+from ringworld.core.divisors import largest_divisor
 
 CHUNK_TOKENS = 256
 _WANTED_CHUNKS, _MOST_CHUNKS = 4096, 16384
 _UNITS = 16  # of a chunk: coarse enough for float64 to hold every sum
-_LEFT_BY_DEALING = 0.5  # pairs of chunks: what the slowest of a step has above the mean, at best
-_FAIR = 0.75  # efficiency of runs from which on exchanging stretches may be enough
+_LEFT_BY_DEALING = 0.5  # pairs of chunks that the slowest of a step has above the mean, at best
+_FAIR = 0.75  # efficiency of runs above which exchanging stretches may be enough
 _KEPT_BLOCKS = 0.9
 _STRETCHES = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32)  # in chunks
 _EXCHANGES = 4  # a member
@@ -54,13 +55,14 @@ def chunk_size(*, seq: int, members: int, chunk_tokens: int = CHUNK_TOKENS) -> i
     assert seq % members == 0, (seq, members)
     share = seq // members
     largest = min(_largest_chunk(seq, chunk_tokens), max(share // 2, 1))
-    return next(size for size in range(largest, 0, -1) if share % size == 0)
+    return largest_divisor(share, limit=largest)
 
 
 def needed_divisor(*, seq: int, members: int) -> int:
-    """Return what a sequence must be a multiple of: the members, times a chunk if shares have no fit divisor.
+    """Return what a sequence must be a multiple of: the members, or their product with a chunk.
 
-    A share of 16,411 tokens, which is prime, would be dealt token by token.
+    The second where no divisor of a share is a useful chunk: one of 16,411 tokens, a prime, would be dealt
+    token by token.
     """
     if seq % members == 0 and seq // chunk_size(seq=seq, members=members) > _MOST_CHUNKS:
         return members * _largest_chunk(seq, CHUNK_TOKENS)
@@ -78,16 +80,15 @@ def deal(
 
     Example:
         Three documents of 4, 2 and 2 chunks over 2 members. The first is dealt in zigzag. In the second the
-        queries of member 1 see keys of member 0, so in the third it is the other way about:
+        queries of member 1 see keys of member 0, so in the third it is the other way round:
 
         0 1 1 0 | 0 1 | 1 0
 
     Args:
-        lengths: tokens of each document (or other example) of the packed sequence, in order; what they leave
-            is padding.
+        lengths: tokens of each document of the packed sequence, in order; the rest is padding.
         seq: tokens of the packed sequence.
         members: size of the ring.
-        chunk_tokens: most tokens of a chunk, but for very long sequences.
+        chunk_tokens: most tokens of a chunk, except in very long sequences.
     """
     size = chunk_size(seq=seq, members=members, chunk_tokens=chunk_tokens)
     documents, chunks = np.asarray(lengths, np.int64), seq // size
@@ -109,7 +110,7 @@ def deal(
 
 
 class _Dealer:
-    """What each member holds, and the work between members, while documents are dealt.
+    """The chunks of each member, and the work between members, while documents are dealt.
 
     Sizes are in units of a sixteenth of a chunk, work in their squares.
     """
@@ -119,7 +120,7 @@ class _Dealer:
         self._holders = np.full(chunks, _NOBODY)
         self._room = np.full(members, self._share)
         self._work = np.zeros((members, members))  # of queries, on keys
-        self._asked = np.zeros(members)  # the same, summed over queries
+        self._on_keys = np.zeros(members)  # the same, summed over queries
         self._own = np.zeros(members)  # of queries on keys of the same chunk; infinite once a member is full
 
     def deal(
@@ -138,16 +139,16 @@ class _Dealer:
         return self._holders
 
     def _deal_document(self, holders: Int64[np.ndarray, " chunks"], sizes: list[int]) -> None:
-        """Fill in who holds the chunks of one document, of which neighbours may have dealt the ends."""
+        """Fill in who holds the chunks of one document; neighboring documents may have dealt its ends."""
         if len(sizes) >= max(2 * self._members, self._share // 2):
             self._deal_in_zigzag(holders)
-        work, asked, own, room = self._work, self._asked, self._own, self._room
+        work, on_keys, own, room = self._work, self._on_keys, self._own, self._room
         held, to_come = np.zeros(self._members), sum(sizes)
         for chunk, (size, member) in enumerate(zip(sizes, holders.tolist())):
             to_come -= size
             if member == _NOBODY:
                 cost = work @ held
-                cost += (to_come / self._members) * asked
+                cost += (to_come / self._members) * on_keys
                 cost += (size / 2) * own
                 member = int(cost.argmin())
                 holders[chunk] = member
@@ -157,7 +158,7 @@ class _Dealer:
             seen = size * held
             seen[member] += size * size / 2
             work[member] += seen
-            asked += seen
+            on_keys += seen
             own[member] += size * size / 2
             held[member] += size
 
@@ -184,7 +185,7 @@ def _evened_runs(
     borders = np.minimum(np.arange(chunks + 1) * chunk_tokens, ends[-1])
     document = np.minimum(np.searchsorted(ends, borders, side="right"), lengths.size - 1)
     before = borders - (ends - lengths)[document]
-    # Visible pairs that a cut at each border parts, and those of the queries between two borders.
+    # Visible pairs that a cut at each border separates, and those of the queries between two borders.
     parted = before * (ends[document] - borders)
     pairs = lengths * (lengths + 1) // 2
     work = np.diff((np.cumsum(pairs) - pairs)[document] + before * (before + 1) // 2)
@@ -214,7 +215,7 @@ def _best_exchange(
 ) -> tuple[slice, slice] | None:
     """Return the stretches of two members' chunks whose exchange brings their work closest, if any does.
 
-    A pair that an exchange parts counts twice: it is missing in one step, and waited for in another.
+    A pair that an exchange separates counts twice: it is missing in one step, and waited for in another.
     """
     gap = int(work[more].sum() - work[less].sum()) // 2
     best, found = gap, None

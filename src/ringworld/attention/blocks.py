@@ -1,6 +1,6 @@
 """What kernels share: lists of the blocks to visit, and the walk over one; whole blocks; types of results.
 
-Each block gets a list of its own and walks it alone, so that blocks may be computed in any order.
+Each block has its own list and walks it alone, so that blocks may be computed in any order.
 """
 
 import functools
@@ -17,11 +17,11 @@ from jaxtyping import Array, Int32, Shaped
 from ringworld.attention.visibility import (
     ALL,
     NOTHING,
-    PADDING_ORDER,
     PART,
     MaskSpec,
     block_visibility,
 )
+from ringworld.core.padding import PADDING_ORDER
 
 Carry = TypeVar("Carry")
 
@@ -37,8 +37,8 @@ class LiveBlocks(NamedTuple):
         `others` 1 0 3 _, `whole` 1, `some` 3.
     """
 
-    turns: Int32[Array, "batch blocks"]
-    """The blocks from most to fewest visits: what is started last should end soon."""
+    longest_first: Int32[Array, "batch blocks"]
+    """The blocks from most to fewest visits: those that are started last should take least time."""
     others: Int32[Array, "batch blocks others"]
     """Blocks of the other side: first those to visit without a mask, then those with, then any."""
     whole: Int32[Array, "batch blocks"]
@@ -67,7 +67,7 @@ def live_for_keys(mask: MaskSpec, *, q_block: int, kv_block: int) -> LiveBlocks:
 def visit_live(step: Callable[..., Carry], carry: Carry, *, whole: Array, some: Array) -> Carry:
     """Call `step(n, carry, masked=...)` for the n-th block of a list, and mask only those that need it."""
     carry = lax.fori_loop(0, whole, functools.partial(step, masked=False), carry)
-    # From 0, not from `whole`, which varies over a mesh, and would give the loop a counter of another type.
+    # From 0, not from `whole`, which varies over a mesh and would make the type of the counter do so too.
     return lax.fori_loop(0, some - whole, lambda n, carry: step(whole + n, carry, masked=True), carry)
 
 
@@ -96,9 +96,9 @@ def fill_blocks(
 
 
 def row_major(x: Shaped[Array, "*dims"]) -> Shaped[Array, "*dims"]:
-    """Lay an array out in memory as its dimensions are written.
+    """Lay an array out in memory in the order of its dimensions.
 
-    XLA may only note that dimensions were swapped, and then swap them in each block that a loop cuts out.
+    XLA may only record that dimensions were swapped, and then swap them in each block that a loop reads.
     """
     return with_layout_constraint(x, Layout(tuple(range(x.ndim))))
 
@@ -111,7 +111,7 @@ def result_type(shape: tuple[int, ...], *operands: Shaped[Array, "..."]) -> jax.
 
 
 def varying_as(x: Shaped[Array, "*dims"], declared: jax.ShapeDtypeStruct) -> Shaped[Array, "*dims"]:
-    """Let a result vary over a mesh as was declared, where what made it did not keep account of that."""
+    """Let a result vary over a mesh as was declared, where the call that made it lost track of that."""
     missing = declared.manual_axis_type.varying - jax.typeof(x).manual_axis_type.varying
     return lax.pcast(x, tuple(sorted(missing)), to="varying") if missing else x
 
@@ -122,7 +122,7 @@ def _sees(
     groups = mask.q_order.shape[0] // rows
     cut = (x.reshape(groups, rows, -1, n) for x, n in zip(mask, (q_block, q_block, kv_block)))
     by_row = block_visibility(MaskSpec(*cut))
-    # What all rows see whole needs no mask, and what none sees is skipped.
+    # A block that all rows see whole needs no mask, and one that none sees is skipped.
     return jnp.where((by_row == ALL).all(axis=1), ALL, jnp.minimum(by_row.max(axis=1), PART))
 
 
@@ -132,7 +132,7 @@ def _listed(sees: Int32[Array, "batch blocks others"]) -> LiveBlocks:
     some = (sees != NOTHING).sum(axis=2, dtype=jnp.int32)
     ranked = lax.sort((ALL - sees) * others + lax.broadcasted_iota(jnp.int32, sees.shape, 2), dimension=2)
     return LiveBlocks(
-        turns=jnp.argsort(-some, axis=1, stable=True).astype(jnp.int32),
+        longest_first=jnp.argsort(-some, axis=1, stable=True).astype(jnp.int32),
         others=ranked % others,
         whole=(sees == ALL).sum(axis=2, dtype=jnp.int32),
         some=some,

@@ -6,15 +6,16 @@ from typing import Final, Generic, Literal, TypeVar, get_args
 
 from ringworld.core.divisors import largest_divisor
 from ringworld.core.errors import InputError, not_a_choice
-from ringworld.core.ranges import check_counts, check_range
+from ringworld.core.ranges import check_number, check_range
 
-Layout = Literal["contiguous", "zigzag", "striped", "balanced"]
+LayoutName = Literal["contiguous", "zigzag", "striped", "balanced"]
+"""Which tokens of a packed sequence live on which member of the ring; `layouts` has the table."""
 KernelName = Literal["auto", "xla", "pallas_tpu", "pallas_triton", "pallas_hopper"]
 """What computes one shard of queries against one of keys.
 
 | name | where |
 |---|---|
-| `auto` | the best of those below for the devices of the mesh and for what attends |
+| `auto` | the best of those below for the devices of the mesh and the queries |
 | `xla` | any backend |
 | `pallas_tpu` | TPU |
 | `pallas_triton` | NVIDIA GPU from Ampere on |
@@ -47,9 +48,9 @@ class SequenceAxes(Generic[Axis]):
     """What the axes that cut a sequence cut while attention is computed."""
 
     heads: tuple[Axis, ...]
-    """Those that cut heads instead, and hold all tokens of each."""
+    """Those that cut heads instead: a device holds all tokens of its heads."""
     tokens: tuple[Axis, ...]
-    """Those that go on cutting tokens: the members of a ring, or of what is gathered."""
+    """Those that still cut tokens: the members of the ring, or of the all-gather."""
 
 
 def sequence_axes(strategy: Strategy, *, ring: Axis, ulysses: Axis) -> SequenceAxes[Axis]:
@@ -80,7 +81,7 @@ class Sharing:
 
 
 def advised_sharing(*, kv_heads: int, members: int, strategy: Strategy | None = None) -> Sharing:
-    """Return how so many devices best share a sequence; where the strategy is settled, on what mesh.
+    """Return how so many devices best share a sequence, and the mesh for it.
 
     | kv_heads | advised | why |
     |---|---|---|
@@ -93,52 +94,58 @@ def advised_sharing(*, kv_heads: int, members: int, strategy: Strategy | None = 
     Args:
         kv_heads: heads of keys and values that the devices hold among them.
         members: devices that share a sequence.
-        strategy: the one that is settled.
+        strategy: use this one; the best by default.
 
     Raises:
-        InputError: the strategy that is settled does not suit these numbers.
+        InputError: the devices cannot share the heads in this strategy.
     """
-    check_counts(kv_heads=kv_heads, members=members)
+    check_number("kv_heads", kv_heads, least=1)
+    check_number("members", members, least=1)
     common = math.gcd(kv_heads, members)
     if strategy is None:
-        strategy = "head_parallel" if common == members else "hybrid" if common > 1 else "ring"
+        strategy = advised_strategy(kv_heads=kv_heads, ring=members // common, ulysses=common)
     match strategy:
         case "ring" | "all_gather":
             return Sharing(strategy=strategy, ring=members, ulysses=1)
         case "head_parallel":
-            ulysses, fits, expected = common, common == members, "a multiple of the devices"
+            ulysses, fits, rule = common, common == members, "a multiple of the devices"
         case "hybrid":
             ulysses = largest_divisor(common, limit=members - 1)
-            fits, expected = (
-                ulysses > 1,
-                "a divisor in common with the devices, above 1 and below their number",
-            )
+            fits, rule = ulysses > 1, "a common divisor of both, above 1 and below the number of devices"
         case _:
             raise not_a_choice("strategy", strategy, choices=get_args(Strategy))
     if not fits:
         raise InputError(
-            what=f"strategy {strategy}",
-            got=f"{kv_heads} heads of keys over {members} devices",
-            expected=expected,
-            remedy="Change the heads, the devices or the strategy.",
+            f"{members} devices cannot share {kv_heads} kv_heads in the {strategy} strategy, which needs "
+            f"{rule}",
+            field="strategy",
+            value=strategy,
+            remedy="change kv_heads, the number of devices or the strategy",
         )
     return Sharing(strategy=strategy, ring=members // ulysses, ulysses=ulysses)
 
 
+def advised_strategy(*, kv_heads: int, ring: int, ulysses: int) -> Strategy:
+    """Return the best strategy on a mesh whose axes are given: `advised_sharing` chooses the mesh too."""
+    if kv_heads % (ring * ulysses) == 0:
+        return "head_parallel"
+    return "hybrid" if ulysses > 1 and kv_heads % ulysses == 0 else "ring"
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AttentionConfig:
-    """Which kernel computes a block, and which tokens lie on which ring member."""
+    """Which kernel computes a block, and which tokens live on which ring member."""
 
     kernel: KernelName = "auto"
     """What computes one shard of queries against one of keys."""
     pallas_mode: PallasMode = "compiled"
     """Whether a Pallas kernel is compiled for its device, or interpreted on any: slow, for tests."""
     strategy: Strategy = "ring"
-    """How the members of a sequence share the work; it changes speed and memory, never the result."""
-    layout: Layout = "zigzag"
-    """Which tokens of a sequence lie on which ring member; it changes speed, never the result."""
+    """How devices share a sequence; it changes speed and memory, never the result."""
+    layout: LayoutName = "zigzag"
+    """Which tokens of a sequence live on which ring member; it changes speed, never the result."""
     block_q_tokens: int = 256
-    """Queries of one block, at most, for a kernel that obeys.
+    """Queries of one block, at most.
 
     | kernel | `block_q_tokens` | `block_kv_tokens` |
     |---|---|---|
@@ -148,18 +155,23 @@ class AttentionConfig:
     | `pallas_tpu`, compiled | ignored: 512 | ignored: 1024 |
     | `pallas_hopper` | ignored: 64 or 128 | ignored: 64 or 128 |
 
-    They also set how many tokens the `balanced` layout keeps together: `kept_together_tokens`.
+    They also set the chunk of the `balanced` layout: `kept_together_tokens`.
     """
     block_kv_tokens: int = 256
-    """Keys of one block, at most, for a kernel that obeys, as above."""
+    """Keys of one block, at most, as above."""
 
     def __post_init__(self) -> None:
         """Refuse unknown names and empty blocks."""
-        choices = {"kernel": KernelName, "pallas_mode": PallasMode, "strategy": Strategy, "layout": Layout}
+        choices = {
+            "kernel": KernelName,
+            "pallas_mode": PallasMode,
+            "strategy": Strategy,
+            "layout": LayoutName,
+        }
         for name, kind in choices.items():
             if getattr(self, name) not in get_args(kind):
                 raise not_a_choice(name, str(getattr(self, name)), choices=get_args(kind))
-        remedy = "Use 256, or less where memory is short."
+        remedy = "use 256, or less where memory is short"
         check_range(self, "block_q_tokens", "block_kv_tokens", least=1, remedy=remedy)
 
 

@@ -1,8 +1,8 @@
 """Heads for tokens: members trade the tokens of most heads for the other tokens of the heads they keep.
 
-Each then has all tokens of some heads, which need nothing of the others (DeepSpeed-Ulysses, arXiv
+Each then has all tokens of some heads, which need nothing from the others (DeepSpeed-Ulysses, arXiv
 2309.14509); of grouped queries it keeps those that use its keys. These functions run on each device, inside
-a shard_map. Each array travels by itself: to join them in one message would take a copy of all.
+a shard_map. Each array travels separately: joining them in one message would take a copy of all.
 
 Example:
     Heads a b, tokens 0 1 on one member and 2 3 on another:
@@ -35,7 +35,7 @@ def tokens_for_heads(
 def all_tokens(
     *tokens: Int32[Array, "batch seq"], axes: tuple[str, ...]
 ) -> Sequence[Int32[Array, "batch all_seq"]]:
-    """Return what belongs to tokens rather than heads, such as their order, for the tokens of all members."""
+    """Gather integers of tokens, such as their order, from all members."""
     if lax.axis_size(axes) == 1:
         return tokens
     return tuple(lax.all_gather(jnp.stack(tokens), axes, axis=2, tiled=True))

@@ -19,14 +19,14 @@ class Gradients(NamedTuple):
 
 @runtime_checkable
 class Kernel(Protocol):
-    """Attention of one shard of queries to one shard of keys, on one device: two functions of a module.
+    """Attention of one shard of queries to one shard of keys, on one device: a module with two functions.
 
     Heads stand before tokens, so that a shard travels round the ring as the kernel reads it. `heads` is a
     multiple of `kv_heads`; query head i uses key head i // (heads // kv_heads), and keys are never repeated.
     Inputs are in the compute type (bfloat16 or float32); products accumulate in float32, and every output is
     float32. Scores are scaled by head ** -0.5. A query that sees nothing has out 0, lse -inf and gradient 0.
-    Nothing of size q_seq x kv_seq is made but lists of blocks, and a block in which nothing is visible costs
-    nothing.
+    Nothing of size q_seq x kv_seq is materialized except lists of blocks, and a block in which nothing is
+    visible costs nothing.
     """
 
     def forward(
@@ -53,10 +53,10 @@ class Kernel(Protocol):
         mask: MaskSpec,
         config: AttentionConfig,
     ) -> Gradients:
-        """Return the part of the gradients that these keys account for.
+        """Return what these keys contribute to the gradients.
 
         `lse` is final, over all keys of the sequence, and `delta` is the sum over head of dout times the
-        final out; with them the parts of different shards simply add up (FlashAttention-2, arXiv 2307.08691,
+        final out; with them the contributions of shards add up (FlashAttention-2, arXiv 2307.08691,
         algorithm 2).
         """
         ...

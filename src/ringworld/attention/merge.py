@@ -1,8 +1,8 @@
-"""The one rule that joins attention over two sets of keys, for ring steps and decoding alike.
+"""The one rule that joins attention over two sets of keys, for ring steps and for decoding.
 
-Within a shard a kernel needs none: it keeps a running maximum, and normalises once.
+Within a shard a kernel does not need it: it keeps a running maximum and normalizes once.
 
-With `out` normalised over its own keys and `lse` the log of the sum of their exponentials,
+With `out` normalized over its own keys and `lse` the log of the sum of their exponentials,
 
     lse = log(exp(lse_a) + exp(lse_b)),    out = out_a + exp(lse_b - lse) (out_b - out_a),
 

@@ -1,26 +1,26 @@
 """Attention on NVIDIA Hopper GPUs: Pallas, lowered through Mosaic GPU. The contract is in `kernel.py`.
 
+It has not run on a GPU yet: the tests interpret it, and lower it for an H100.
+
 Three kernels, each with one block that stays and a walk over the blocks that it has to visit
 (FlashAttention-2, arXiv 2307.08691): for the output, for the gradient of queries, and for those of keys and
-values, which sums over the heads of a group. Each uses what Hopper has and its predecessors lack: copies that
-a unit of its own makes, products that go on by themselves, and registers that move between warps
-(FlashAttention-3, arXiv 2407.08608). The result is the same, bit for bit, in every run.
+values, which sums over the heads of a group. Each uses what Hopper added: TMA copies, asynchronous WGMMA, and
+register reallocation between warpgroups (FlashAttention-3, arXiv 2407.08608). Results are deterministic.
 
-It serves bfloat16 and heads of up to 128 alone: float32 and heads of 256 go to `pallas_triton`. CUDA 12.8 to
-12.9.0 make mistakes in masks, so that `backends` does not choose it there.
+It supports only bfloat16 and heads of up to 128: float32 and heads of 256 go to `pallas_triton`. `backends`
+does not choose it under CUDA 12.8 to 12.9.0, which miscompile masks.
 """
 
 import functools
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxtyping import Array, BFloat16, Float32
 
+from ringworld.attention.arithmetic import base_two
 from ringworld.attention.blocks import (
     fill_blocks,
     live_for_keys,
@@ -32,14 +32,13 @@ from ringworld.attention.blocks import (
 from ringworld.attention.config import AttentionConfig
 from ringworld.attention.kernel import Gradients
 from ringworld.attention.merge import Partial
-from ringworld.attention.pallas_arithmetic import base_two
 from ringworld.attention.pallas_hopper_kernels import (
     CONSUMERS,
     GRID,
     THREADS,
     Kept,
+    Pipeline,
     Plan,
-    Ring,
     backward_kv_kernel,
     backward_q_kernel,
     forward_kernel,
@@ -50,12 +49,12 @@ from ringworld.core.divisors import largest_divisor
 from ringworld.core.errors import InputError
 
 _KEPT_ROWS = CONSUMERS * ROWS
-_LANE = 64  # numbers of a row of shared memory, of which a head takes whole ones
+_LANE = 64  # numbers in a row of shared memory; a head takes whole rows
 _CACHE_BYTES = 32 * 2**20  # of the 50 MB of the second-level cache
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Tile:
+class HopperTile:
     """How a kernel is cut; the block that stays is 128 tokens, 64 for each consumer."""
 
     other: int
@@ -65,15 +64,15 @@ class Tile:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Tiles:
+class HopperTiles:
     """The tiles of the three kernels."""
 
-    forward: Tile
-    backward_q: Tile
-    backward_kv: Tile
+    forward: HopperTile
+    backward_q: HopperTile
+    backward_kv: HopperTile
 
 
-def choose_tiles(*, head: int) -> Tiles:
+def choose_tiles(*, head: int) -> HopperTiles:
     """Return tiles that spill no registers and fit in 227 KiB of shared memory.
 
     | head | tokens of a block that is visited, and stages: forward | backward_q | backward_kv |
@@ -81,11 +80,11 @@ def choose_tiles(*, head: int) -> Tiles:
     | to 64 | 128, 4 | 128, 4 | 64, 4 |
     | to 128 | 128, 2 | 128, 2 | 64, 4 |
 
-    The registers of a consumer hold two products and, backward for keys, two sums of 64 rows besides. Stages
-    are a power of two, so that a step finds its own without a division.
+    The registers of a consumer hold two products and, backward for keys, two accumulators of 64 rows as well.
+    Stages are a power of two, so that a step finds its stage without a division.
     """
-    wide = Tile(other=128, stages=4 if head <= 64 else 2)
-    return Tiles(forward=wide, backward_q=wide, backward_kv=Tile(other=64, stages=4))
+    wide = HopperTile(other=128, stages=4 if head <= 64 else 2)
+    return HopperTiles(forward=wide, backward_q=wide, backward_kv=HopperTile(other=64, stages=4))
 
 
 def forward(
@@ -95,18 +94,20 @@ def forward(
     *,
     mask: MaskSpec,
     config: AttentionConfig,
-    tiles: Tiles | None = None,
+    tiles: HopperTiles | None = None,
+    interpreter: Any = None,
 ) -> Partial:
-    """Return attention of these queries to these keys alone, as `kernel.Kernel.forward` says.
+    """Return attention of these queries to these keys alone; see `kernel.Kernel.forward`.
 
     Args:
         q: Queries.
         k: Keys.
         v: Values.
         mask: Which keys each query sees.
-        config: Whether the kernel is compiled. Its limits of blocks are for kernels whose memory grows with
-            them; here blocks have the sizes that the hardware needs.
-        tiles: How to cut the work, if not as `choose_tiles` says.
+        config: Compiled or interpreted. Its block limits are for kernels whose memory grows with blocks; here
+            blocks have the sizes that the hardware needs.
+        tiles: How to cut the work; by default `choose_tiles`.
+        interpreter: Jax's parameters for interpreting Mosaic GPU kernels, which it does not export.
     """
     q_seq, head = q.shape[2:]
     tile = (tiles or choose_tiles(head=head)).forward
@@ -119,13 +120,13 @@ def forward(
         results=(_cut_result(filled), _cut_result(filled[..., 0])),
         scratch=(
             _kept(filled, of_rows=(jnp.int32, jnp.int32)),
-            _ring(k, tile=tile, of_tokens=(jnp.int32,)),
-            _ring(v, tile=tile),
+            _pipeline(k, tile=tile, of_tokens=(jnp.int32,)),
+            _pipeline(v, tile=tile),
             plgpu.Barrier(num_arrivals=CONSUMERS),
         ),
         streamed=(k, v),
         scale=head**-0.5,
-        config=config,
+        interpreter=_used(interpreter, config),
     )
     out, lse = out.reshape(filled.shape), lse.reshape(filled.shape[:3])
     return Partial(out=out[:, :, :q_seq, :head], lse=lse[:, :, :q_seq])
@@ -141,9 +142,10 @@ def backward(
     delta: Float32[Array, "batch heads q_seq"],
     mask: MaskSpec,
     config: AttentionConfig,
-    tiles: Tiles | None = None,
+    tiles: HopperTiles | None = None,
+    interpreter: Any = None,
 ) -> Gradients:
-    """Return what these keys contribute to the gradients, as `kernel.Kernel.backward` says.
+    """Return what these keys contribute to the gradients; see `kernel.Kernel.backward`.
 
     Args:
         q: Queries.
@@ -153,18 +155,26 @@ def backward(
         lse: Log-sum-exp over all keys of the sequence.
         delta: Sum over head of `dout` times the final output.
         mask: Which keys each query sees.
-        config: Whether the kernels are compiled, as for `forward`.
-        tiles: How to cut the work, if not as `choose_tiles` says.
+        config: Compiled or interpreted, as for `forward`.
+        tiles: How to cut the work; by default `choose_tiles`.
+        interpreter: As for `forward`.
     """
     tiles = tiles or choose_tiles(head=q.shape[3])
     of_queries = (q, dout, base_two(lse), delta)
-    dk, dv = _backward_kv(of_queries, k, v, mask=mask, config=config, tile=tiles.backward_kv)
-    dq = _backward_q(of_queries, k, v, mask=mask, config=config, tile=tiles.backward_q)
+    interpreter = _used(interpreter, config)
+    dk, dv = _backward_kv(of_queries, k, v, mask=mask, tile=tiles.backward_kv, interpreter=interpreter)
+    dq = _backward_q(of_queries, k, v, mask=mask, tile=tiles.backward_q, interpreter=interpreter)
     return Gradients(dq=dq, dk=dk, dv=dv)
 
 
 def _backward_q(
-    of_queries: tuple[Array, ...], k: Array, v: Array, *, mask: MaskSpec, config: AttentionConfig, tile: Tile
+    of_queries: tuple[Array, ...],
+    k: Array,
+    v: Array,
+    *,
+    mask: MaskSpec,
+    tile: HopperTile,
+    interpreter: Any,
 ) -> Array:
     q_seq, head = of_queries[0].shape[2:]
     mask = pad_mask(mask, q_block=_KEPT_ROWS, kv_block=tile.other)
@@ -178,18 +188,24 @@ def _backward_q(
         results=(_cut_result(q),),
         scratch=(
             _kept(q, dout, of_rows=(jnp.float32, jnp.float32, jnp.int32, jnp.int32)),
-            _ring(k, tile=tile, of_tokens=(jnp.int32,)),
-            _ring(v, tile=tile),
+            _pipeline(k, tile=tile, of_tokens=(jnp.int32,)),
+            _pipeline(v, tile=tile),
         ),
         streamed=(k, v),
         scale=head**-0.5,
-        config=config,
+        interpreter=interpreter,
     )
     return dq.reshape(q.shape)[:, :, :q_seq, :head]
 
 
 def _backward_kv(
-    of_queries: tuple[Array, ...], k: Array, v: Array, *, mask: MaskSpec, config: AttentionConfig, tile: Tile
+    of_queries: tuple[Array, ...],
+    k: Array,
+    v: Array,
+    *,
+    mask: MaskSpec,
+    tile: HopperTile,
+    interpreter: Any,
 ) -> tuple[Array, Array]:
     kv_seq, head = k.shape[2:]
     mask = pad_mask(mask, q_block=tile.other, kv_block=_KEPT_ROWS)
@@ -203,12 +219,12 @@ def _backward_kv(
         results=(_cut_result(k), _cut_result(v)),
         scratch=(
             _kept(k, v, of_rows=(jnp.int32,)),
-            _ring(q, tile=tile, of_tokens=(jnp.float32, jnp.int32, jnp.int32)),
-            _ring(dout, tile=tile, of_tokens=(jnp.float32,)),
+            _pipeline(q, tile=tile, of_tokens=(jnp.float32, jnp.int32, jnp.int32)),
+            _pipeline(dout, tile=tile, of_tokens=(jnp.float32,)),
         ),
         streamed=(q, dout),
         scale=head**-0.5,
-        config=config,
+        interpreter=interpreter,
     )
     dk, dv = (x.reshape(k.shape)[:, :, :kv_seq, :head] for x in results)
     return dk, dv
@@ -222,12 +238,12 @@ def _launch(
     scratch: tuple[Any, ...],
     streamed: tuple[Array, Array],
     scale: float,
-    config: AttentionConfig,
+    interpreter: Any,
 ) -> tuple[Array, ...]:
     """Run a program for each block of each head of the results.
 
-    Programs that run side by side should read the same blocks. So heads stand one after the other in sections
-    whose blocks fit in the cache together, and each section begins with the blocks that have most to visit.
+    Programs that run side by side should read the same blocks. So heads are grouped in sections whose blocks
+    fit in the cache together, and each section starts with the blocks that have most to visit.
 
     Args:
         kernel: Takes references to all of the operands and results, and to scratch.
@@ -236,7 +252,7 @@ def _launch(
         scratch: What each program has of shared memory.
         streamed: Operands [batch, heads, ...] whose blocks are visited.
         scale: By which scores are multiplied.
-        config: Whether to compile it.
+        interpreter: None to compile it.
     """
     batch, heads = results[0][:2]
     types = [result_type(shape, *operands) for shape in results]
@@ -248,7 +264,7 @@ def _launch(
         heads_together=heads_together,
         group=max(heads, streamed[0].shape[1]) // kv_heads,
         scale=scale,
-        mode=config.pallas_mode,
+        mode="compiled" if interpreter is None else "interpreted",
     )
     call = plgpu.kernel(
         functools.partial(kernel, plan=plan),
@@ -262,33 +278,32 @@ def _launch(
         compiler_params=plgpu.CompilerParams(
             approx_math=True, unsafe_no_auto_barriers=True, reduction_scratch_bytes=0
         ),
-        interpret=_interpreter() if config.pallas_mode == "interpreted" else None,
+        interpret=interpreter,
     )
-    # The call forgets what its results vary over.
+    # The call loses track of what its results vary over.
     return tuple(varying_as(x, declared) for x, declared in zip(call(*operands), types))
 
 
-def _interpreter() -> Any:
-    """Return the interpreter of Mosaic GPU, whose threads wait for each other in the pool that jax has.
+def _used(interpreter: Any, config: AttentionConfig) -> Any:
+    """Return the interpreter, or None where the kernel is compiled.
 
     Raises:
-        InputError: the pool has too few threads, and they would wait for ever.
+        InputError: the kernel is to be interpreted, and there is no interpreter.
     """
-    threads = max(os.cpu_count() or 1, jax.local_device_count())
-    if threads < 2 * (CONSUMERS + 1):
+    if config.pallas_mode == "compiled":
+        return None
+    if interpreter is None:
         raise InputError(
-            what="pallas_hopper, interpreted",
-            got=f"{threads} threads of jax",
-            expected=f"at least {2 * (CONSUMERS + 1)}",
-            remedy="Set jax_num_cpu_devices to 8.",
+            "pallas_hopper cannot be interpreted, since jax exports no interpreter of Mosaic GPU kernels",
+            field="pallas_mode",
+            value="interpreted",
+            remedy="use another kernel, or pass the kernel an interpreter as the tests do",
         )
-    from jax._src.pallas.mosaic_gpu.interpret.params import InterpretGPUParams
-
-    return InterpretGPUParams()
+    return interpreter
 
 
 def _kept(*arrays: Array, of_rows: tuple[Any, ...]) -> Kept:
-    """Return scratch for the blocks that stay, and for numbers of these types for each of their rows."""
+    """Return scratch for the blocks that stay, and for values of these types for each of their rows."""
     numbers = (plgpu.SMEM((CONSUMERS, ROWS), dtype) for dtype in of_rows)
     return Kept(
         buffers=(*(_matrix((CONSUMERS, ROWS, x.shape[-1])) for x in arrays), *numbers),
@@ -296,10 +311,10 @@ def _kept(*arrays: Array, of_rows: tuple[Any, ...]) -> Kept:
     )
 
 
-def _ring(x: Array, *, tile: Tile, of_tokens: tuple[Any, ...] = ()) -> Ring:
-    """Return scratch for the blocks of an array, and for numbers of these types for each of their tokens."""
+def _pipeline(x: Array, *, tile: HopperTile, of_tokens: tuple[Any, ...] = ()) -> Pipeline:
+    """Return scratch for the blocks of an array, and for values of these types for each of their tokens."""
     numbers = (plgpu.SMEM((tile.stages, tile.other), dtype) for dtype in of_tokens)
-    return Ring(
+    return Pipeline(
         buffers=(_matrix((tile.stages, tile.other, x.shape[-1])), *numbers),
         full=plgpu.Barrier(num_arrivals=1 + len(of_tokens), num_barriers=tile.stages),
         free=plgpu.Barrier(num_arrivals=CONSUMERS, num_barriers=tile.stages),
@@ -327,7 +342,7 @@ def _cut_mask(mask: MaskSpec, *, q_block: int, kv_block: int) -> MaskSpec:
 
 
 def _cut(x: Array, dimension: int, block: int) -> Array:
-    """Make two dimensions of one, whose length is a multiple of a block."""
+    """Split a dimension, whose length is a multiple of a block, in two."""
     return x.reshape(*x.shape[:dimension], -1, block, *x.shape[dimension + 1 :])
 
 

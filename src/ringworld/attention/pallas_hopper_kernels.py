@@ -1,9 +1,10 @@
-"""The three kernels for Hopper: what the warpgroups of one block do.
+"""The three kernels for Hopper, warp-specialized: what the warpgroups of one block do.
 
-Two warpgroups of consumers keep 64 rows each, and walk over the blocks of the other side that a list names.
-A third fetches these blocks into rings of stages in shared memory, ahead of the consumers: it waits until
-both have freed a stage, and they wait until it is full. Registers move from the producer to the consumers.
-No thread writes to memory that it reads, so that nothing else need be synchronised.
+Two consumer warpgroups keep 64 rows each, and walk over the blocks of the other side that a list names. A
+producer warpgroup copies these blocks by TMA into pipelines of stages in shared memory, ahead of the
+consumers: it waits until both have freed a stage, and they wait until it is full. Registers are reallocated
+from the producer to the consumers. No thread writes to memory that it reads, so that nothing else needs a
+barrier.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,11 +18,11 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxtyping import Array
 
+from ringworld.attention.arithmetic import LOG2_E, ROWS_WITH_COLUMNS, ROWS_WITH_ROWS
 from ringworld.attention.blocks import FLOOR, visit_live
-from ringworld.attention.pallas_arithmetic import LOG2_E, ROWS_WITH_COLUMNS, ROWS_WITH_ROWS
+from ringworld.attention.config import PallasMode
 from ringworld.attention.pallas_hopper_products import (
     ROWS,
-    Mode,
     Product,
     add_product,
     add_products,
@@ -39,7 +40,7 @@ from ringworld.attention.visibility import in_sight
 CONSUMERS = 2
 THREADS = "warpgroup"
 GRID = ("batch", "section", "place")
-# A multiprocessor has 512 registers for each thread of a warpgroup, and gives them out in eights.
+# A multiprocessor has 512 registers for each thread of a warpgroup, allocated in multiples of eight.
 _CONSUMER_REGISTERS, _PRODUCER_REGISTERS = 240, 24
 
 
@@ -53,7 +54,7 @@ class Plan:
     """Heads of queries that share a head of keys."""
     scale: float
     """By which scores are multiplied."""
-    mode: Mode
+    mode: PallasMode
     """Whether the kernel is compiled."""
 
 
@@ -71,8 +72,8 @@ class Kept(NamedTuple):
         return [buffer.at[consumer] for buffer in self.buffers]
 
 
-class Ring(NamedTuple):
-    """Stages in shared memory, each of blocks that come and go together."""
+class Pipeline(NamedTuple):
+    """Stages in shared memory, each of blocks that are copied and freed together."""
 
     buffers: tuple[Any, ...]
     full: Any
@@ -94,7 +95,7 @@ class Ring(NamedTuple):
         return [buffer.at[self.slot(n)] for buffer in self.buffers]
 
     def release(self, n: Array) -> None:
-        """Say that a consumer is done with step n."""
+        """Signal that a consumer is done with step n."""
         plgpu.barrier_arrive(self.free.at[self.slot(n)])
 
     def drain(self, steps: Array) -> None:
@@ -107,13 +108,15 @@ class Ring(NamedTuple):
         return lax.rem(n, self.buffers[0].shape[0])
 
 
-class _Place:
+class _Program:
     """Which block of which head this program works on, and the list of the blocks that it visits."""
 
-    def __init__(self, turns: jax.Ref, others: jax.Ref, whole: jax.Ref, some: jax.Ref, *, together: int):
+    def __init__(
+        self, longest_first: jax.Ref, others: jax.Ref, whole: jax.Ref, some: jax.Ref, *, together: int
+    ):
         self.batch, section, place = (lax.axis_index(name) for name in GRID)
         self.head = section * together + lax.rem(place, together)
-        self.block = turns[self.batch, lax.div(place, together)]
+        self.block = longest_first[self.batch, lax.div(place, together)]
         self.whole, self.some = whole[self.batch, self.block], some[self.batch, self.block]
         self._others = others
 
@@ -127,7 +130,7 @@ class _Place:
 
 
 def forward_kernel(
-    turns: jax.Ref,
+    longest_first: jax.Ref,
     others: jax.Ref,
     whole: jax.Ref,
     some: jax.Ref,
@@ -140,8 +143,8 @@ def forward_kernel(
     out: jax.Ref,
     lse: jax.Ref,
     kept: Kept,
-    k_ring: Ring,
-    v_ring: Ring,
+    k_pipeline: Pipeline,
+    v_pipeline: Pipeline,
     matrix_unit: Any,
     *,
     plan: Plan,
@@ -151,7 +154,7 @@ def forward_kernel(
     The consumers take turns at the matrix unit, so that one multiplies while the other exponentiates
     (FlashAttention-3, arXiv 2407.08608, section 3.1).
     """
-    here = _Place(turns, others, whole, some, together=plan.heads_together)
+    here = _Program(longest_first, others, whole, some, together=plan.heads_together)
     to_base_two, mode = plan.scale * LOG2_E, plan.mode
 
     def pass_turn() -> None:
@@ -170,34 +173,34 @@ def forward_kernel(
 
         def step(n: Array, carry: tuple[Array, Array, Array], *, masked: bool) -> tuple[Array, Array, Array]:
             total, weight, highest = carry
-            (k_block, keys), (v_block,) = k_ring.at(n), v_ring.at(n)
+            (k_block, keys), (v_block,) = k_pipeline.at(n), v_pipeline.at(n)
             scores = product(Product(q_block, k_block, ROWS_WITH_ROWS), mode=mode, meanwhile=pass_turn)
             if masked:
                 scores = jnp.where(_seen(keys, order=order, first=first, mode=mode), scores, -jnp.inf)
-            k_ring.release(n)
+            k_pipeline.release(n)
             now = jnp.maximum(highest, scores.max(axis=1) * to_base_two)
             kept_share = jnp.exp2(highest - now)
             weights = jnp.exp2(scores * to_base_two - over_columns(now, scores.shape[1]))
             total *= over_columns(kept_share, total.shape[1])
             weight = weight * kept_share + weights.sum(axis=1)
-            # All of this comes before the turn at the matrix unit, though the compiler sees no need for it.
+            # All of this must run before the turn at the matrix unit, an order unknown to the compiler.
             total, weight, now, rounded = lax.optimization_barrier(
                 (total, weight, now, weights.astype(v.dtype))
             )
             plgpu.barrier_arrive(matrix_unit)
-            v_ring.wait(n)
+            v_pipeline.wait(n)
             plgpu.barrier_wait(matrix_unit)
 
             def wait_for_keys() -> None:
-                pl.when(n + 1 < here.some)(lambda: k_ring.wait(n + 1))
+                pl.when(n + 1 < here.some)(lambda: k_pipeline.wait(n + 1))
 
             total = add_product(
                 total, Product(rounded, v_block, ROWS_WITH_COLUMNS), mode=mode, meanwhile=wait_for_keys
             )
-            v_ring.release(n)
+            v_pipeline.release(n)
             return total, weight, now
 
-        pl.when(here.some > 0)(lambda: k_ring.wait(jnp.int32(0)))
+        pl.when(here.some > 0)(lambda: k_pipeline.wait(jnp.int32(0)))
         pl.when(consumer == 1)(pass_turn)
         start = (
             zeros(v.shape[-1], mode=mode),
@@ -214,15 +217,15 @@ def forward_kernel(
 
     def fetch(n: Array) -> None:
         block, head = here.other(n), lax.div(here.head, plan.group)
-        keys = pl.ds(block * k_ring.buffers[0].shape[1], k_ring.buffers[0].shape[1])
-        k_ring.fetch(n, [k.at[here.batch, head, keys], k_order.at[here.batch, block]])
-        v_ring.fetch(n, [v.at[here.batch, head, keys]])
+        keys = pl.ds(block * k_pipeline.buffers[0].shape[1], k_pipeline.buffers[0].shape[1])
+        k_pipeline.fetch(n, [k.at[here.batch, head, keys], k_order.at[here.batch, block]])
+        v_pipeline.fetch(n, [v.at[here.batch, head, keys]])
 
-    _specialise(consume, fetch, steps=here.some, rings=(k_ring, v_ring))
+    _specialize(consume, fetch, steps=here.some, pipelines=(k_pipeline, v_pipeline))
 
 
 def backward_q_kernel(
-    turns: jax.Ref,
+    longest_first: jax.Ref,
     others: jax.Ref,
     whole: jax.Ref,
     some: jax.Ref,
@@ -237,13 +240,13 @@ def backward_q_kernel(
     v: jax.Ref,
     dq: jax.Ref,
     kept: Kept,
-    k_ring: Ring,
-    v_ring: Ring,
+    k_pipeline: Pipeline,
+    v_pipeline: Pipeline,
     *,
     plan: Plan,
 ) -> None:
     """Sum the gradients of a block of queries over the keys that it sees."""
-    here = _Place(turns, others, whole, some, together=plan.heads_together)
+    here = _Program(longest_first, others, whole, some, together=plan.heads_together)
     mode = plan.mode
 
     def consume(consumer: Array) -> None:
@@ -259,27 +262,27 @@ def backward_q_kernel(
         lse_rows, delta_rows = (load_row_values(x, mode=mode) for x in (lse_rows, delta_rows))
 
         def step(n: Array, total: Array, *, masked: bool) -> Array:
-            (k_block, keys), (v_block,) = k_ring.at(n), v_ring.at(n)
+            (k_block, keys), (v_block,) = k_pipeline.at(n), v_pipeline.at(n)
 
             def weigh(scores: Array) -> Array:
                 if masked:
                     scores = jnp.where(_seen(keys, order=order, first=first, mode=mode), scores, -jnp.inf)
                 return jnp.exp2(scores * (plan.scale * LOG2_E) - over_columns(lse_rows, scores.shape[1]))
 
-            k_ring.wait(n)
-            v_ring.wait(n)
+            k_pipeline.wait(n)
+            v_pipeline.wait(n)
             weights, dweights = products(
                 Product(q_block, k_block, ROWS_WITH_ROWS),
                 weigh,
                 Product(dout_block, v_block, ROWS_WITH_ROWS),
                 mode=mode,
             )
-            v_ring.release(n)
+            v_pipeline.release(n)
             dscores = weights * (dweights - over_columns(delta_rows, weights.shape[1]))
             total = add_product(
                 total, Product(dscores.astype(k.dtype), k_block, ROWS_WITH_COLUMNS), mode=mode
             )
-            k_ring.release(n)
+            k_pipeline.release(n)
             return total
 
         total = visit_live(step, zeros(k.shape[-1], mode=mode), whole=here.whole, some=here.some)
@@ -287,15 +290,15 @@ def backward_q_kernel(
 
     def fetch(n: Array) -> None:
         block, head = here.other(n), lax.div(here.head, plan.group)
-        keys = pl.ds(block * k_ring.buffers[0].shape[1], k_ring.buffers[0].shape[1])
-        k_ring.fetch(n, [k.at[here.batch, head, keys], k_order.at[here.batch, block]])
-        v_ring.fetch(n, [v.at[here.batch, head, keys]])
+        keys = pl.ds(block * k_pipeline.buffers[0].shape[1], k_pipeline.buffers[0].shape[1])
+        k_pipeline.fetch(n, [k.at[here.batch, head, keys], k_order.at[here.batch, block]])
+        v_pipeline.fetch(n, [v.at[here.batch, head, keys]])
 
-    _specialise(consume, fetch, steps=here.some, rings=(k_ring, v_ring))
+    _specialize(consume, fetch, steps=here.some, pipelines=(k_pipeline, v_pipeline))
 
 
 def backward_kv_kernel(
-    turns: jax.Ref,
+    longest_first: jax.Ref,
     others: jax.Ref,
     whole: jax.Ref,
     some: jax.Ref,
@@ -311,17 +314,18 @@ def backward_kv_kernel(
     dk: jax.Ref,
     dv: jax.Ref,
     kept: Kept,
-    q_ring: Ring,
-    dout_ring: Ring,
+    q_pipeline: Pipeline,
+    dout_pipeline: Pipeline,
     *,
     plan: Plan,
 ) -> None:
     """Sum the gradients of a block of keys over the queries that see it, and the heads of its group.
 
-    Scores are transposed, [keys, queries], so that weights enter products as they lie in registers. The heads
-    of a group are visited in turn for each block of queries, whose mask they share.
+    Scores are transposed, [keys, queries], so that weights enter products in the layout that they have in
+    registers. The heads of a group are visited one after another for each block of queries, whose mask they
+    share.
     """
-    here = _Place(turns, others, whole, some, together=plan.heads_together)
+    here = _Program(longest_first, others, whole, some, together=plan.heads_together)
     mode = plan.mode
 
     def consume(consumer: Array) -> None:
@@ -335,7 +339,7 @@ def backward_kv_kernel(
         )
 
         def step(n: Array, totals: tuple[Array, Array], *, masked: bool) -> tuple[Array, Array]:
-            (q_block, lse_row, order, first), (dout_block, delta_row) = q_ring.at(n), dout_ring.at(n)
+            (q_block, lse_row, order, first), (dout_block, delta_row) = q_pipeline.at(n), dout_pipeline.at(n)
 
             def weigh(scores: Array) -> Array:
                 if masked:
@@ -348,8 +352,8 @@ def backward_kv_kernel(
                 lse_columns = over_rows(load_column_values(lse_row, mode=mode))
                 return jnp.exp2(scores * (plan.scale * LOG2_E) - lse_columns)
 
-            q_ring.wait(n)
-            dout_ring.wait(n)
+            q_pipeline.wait(n)
+            dout_pipeline.wait(n)
             weights, dweights = products(
                 Product(k_block, q_block, ROWS_WITH_ROWS),
                 weigh,
@@ -363,8 +367,8 @@ def backward_kv_kernel(
 
             weights_with_douts = Product(weights.astype(dout.dtype), dout_block, ROWS_WITH_COLUMNS)
             totals = add_products(totals, weights_with_douts, dscores_with_queries, mode=mode)
-            dout_ring.release(n)
-            q_ring.release(n)
+            dout_pipeline.release(n)
+            q_pipeline.release(n)
             return totals
 
         start = (zeros(v.shape[-1], mode=mode), zeros(k.shape[-1], mode=mode))
@@ -377,25 +381,29 @@ def backward_kv_kernel(
     def fetch(n: Array) -> None:
         block = here.other(lax.div(n, plan.group))
         head = here.head * plan.group + lax.rem(n, plan.group)
-        rows = pl.ds(block * q_ring.buffers[0].shape[1], q_ring.buffers[0].shape[1])
+        rows = pl.ds(block * q_pipeline.buffers[0].shape[1], q_pipeline.buffers[0].shape[1])
         values = [q.at[here.batch, head, rows], lse.at[here.batch, head, block]]
-        q_ring.fetch(n, [*values, q_order.at[here.batch, block], q_first.at[here.batch, block]])
-        dout_ring.fetch(n, [dout.at[here.batch, head, rows], delta.at[here.batch, head, block]])
+        q_pipeline.fetch(n, [*values, q_order.at[here.batch, block], q_first.at[here.batch, block]])
+        dout_pipeline.fetch(n, [dout.at[here.batch, head, rows], delta.at[here.batch, head, block]])
 
-    _specialise(consume, fetch, steps=here.some * plan.group, rings=(q_ring, dout_ring))
+    _specialize(consume, fetch, steps=here.some * plan.group, pipelines=(q_pipeline, dout_pipeline))
 
 
-def _seen(keys: Any, *, order: Any, first: Any, mode: Mode) -> Array:
+def _seen(keys: Any, *, order: Any, first: Any, mode: PallasMode) -> Array:
     """Return the mask of rows of queries and columns of keys, from their integers in shared memory."""
     # Loaded for each block that needs them: they would take registers in all others too.
     order, first = (over_columns(load_row_values(x, mode=mode), keys.shape[0]) for x in (order, first))
     return in_sight(over_rows(load_column_values(keys, mode=mode)), order=order, first=first)
 
 
-def _specialise(
-    consume: Callable[[Array], None], fetch: Callable[[Array], None], *, steps: Array, rings: tuple[Ring, ...]
+def _specialize(
+    consume: Callable[[Array], None],
+    fetch: Callable[[Array], None],
+    *,
+    steps: Array,
+    pipelines: tuple[Pipeline, ...],
 ) -> None:
-    """Let consumers consume, and the producer fetch for them."""
+    """Run each warpgroup as a consumer or as the producer."""
     warpgroup = lax.axis_index(THREADS)
 
     @pl.when(warpgroup < CONSUMERS)
@@ -407,5 +415,5 @@ def _specialise(
     def _() -> None:
         plgpu.set_max_registers(_PRODUCER_REGISTERS, action="decrease")
         lax.fori_loop(0, steps, lambda n, _: fetch(n), None)
-        for ring in rings:
-            ring.drain(steps)
+        for pipeline in pipelines:
+            pipeline.drain(steps)

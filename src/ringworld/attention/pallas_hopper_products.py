@@ -1,12 +1,12 @@
-"""Products of the matrix unit of Hopper, whose results stay in the registers of a warpgroup.
+"""WGMMA products of Hopper, whose results stay in the registers of a warpgroup.
 
-A product of 64 rows is asynchronous: the warpgroup goes on with other work until it needs the result. The
-interpreter of Pallas knows neither sums that begin with a value, nor operands in registers, nor where the
-numbers of an array lie among threads, so that plain products stand in for these there.
+A product of 64 rows is asynchronous: the warpgroup does other work until it needs the result. Jax's
+interpreter supports neither accumulators that start from a value, nor operands in registers, nor layouts of
+arrays over threads, so that plain products replace them there.
 """
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax.numpy as jnp
 from jax import lax
@@ -14,10 +14,10 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxtyping import Array, Float32, Shaped
 
-from ringworld.attention.pallas_arithmetic import ROWS_WITH_ROWS, dot
+from ringworld.attention.arithmetic import ROWS_WITH_ROWS, dot
+from ringworld.attention.config import PallasMode
 
 ROWS = 64  # of a product, per warpgroup
-Mode = Literal["compiled", "interpreted"]
 Result = TypeVar("Result")
 _Sum = plgpu.WGMMAAccumulatorRef
 
@@ -36,9 +36,9 @@ class Product(NamedTuple):
 
 
 def product(
-    of: Product, *, mode: Mode, meanwhile: Callable[[], None] = lambda: None
+    of: Product, *, mode: PallasMode, meanwhile: Callable[[], None] = lambda: None
 ) -> Float32[Array, "rows columns"]:
-    """Return a product, and do something while it is made."""
+    """Return a product, and run `meanwhile` while it is computed."""
     if mode == "interpreted":
         meanwhile()
         return _dot(of)
@@ -52,9 +52,9 @@ def product(
 
 
 def products(
-    first: Product, work: Callable[[Array], Result], second: Product, *, mode: Mode
+    first: Product, work: Callable[[Array], Result], second: Product, *, mode: PallasMode
 ) -> tuple[Result, Float32[Array, "rows columns"]]:
-    """Return what work makes of the first product while the second is made, and the second."""
+    """Return `work` of the first product, done while the second is computed, and the second."""
     if mode == "interpreted":
         return work(_dot(first)), _dot(second)
 
@@ -71,10 +71,10 @@ def add_product(
     total: Float32[Array, "rows columns"],
     of: Product,
     *,
-    mode: Mode,
+    mode: PallasMode,
     meanwhile: Callable[[], None] = lambda: None,
 ) -> Float32[Array, "rows columns"]:
-    """Return a sum and a product, and do something while it is made."""
+    """Return the total plus a product, and run `meanwhile` while it is computed."""
     if mode == "interpreted":
         meanwhile()
         return total + _dot(of)
@@ -88,9 +88,9 @@ def add_product(
 
 
 def add_products(
-    totals: tuple[Array, Array], first: Product, work: Callable[[], Product], *, mode: Mode
+    totals: tuple[Array, Array], first: Product, work: Callable[[], Product], *, mode: PallasMode
 ) -> tuple[Float32[Array, "rows columns"], Float32[Array, "rows columns"]]:
-    """Return two sums and a product each, of which the second is worked out while the first is made."""
+    """Return two totals plus a product each; `work` gives the second while the first is computed."""
     if mode == "interpreted":
         return totals[0] + _dot(first), totals[1] + _dot(work())
 
@@ -102,24 +102,24 @@ def add_products(
     return run_on((_Sum.init(totals[0]), _Sum.init(totals[1])))
 
 
-def zeros(columns: int, *, mode: Mode) -> Float32[Array, "rows columns"]:
-    """Return a sum of no products."""
+def zeros(columns: int, *, mode: PallasMode) -> Float32[Array, "rows columns"]:
+    """Return an accumulator of zeros."""
     x = jnp.zeros((ROWS, columns), jnp.float32)
     return x if mode == "interpreted" else plgpu.layout_cast(x, plgpu.Layout.WGMMA)
 
 
-def full_row_values(value: float, *, mode: Mode) -> Float32[Array, "rows"]:
+def full_row_values(value: float, *, mode: PallasMode) -> Float32[Array, "rows"]:
     """Return one number for each row of a product."""
     x = jnp.full((ROWS,), value, jnp.float32)
     return x if mode == "interpreted" else plgpu.layout_cast(x, plgpu.Layout.WGMMA.reduce(1))
 
 
-def load_row_values(x: Any, *, mode: Mode) -> Shaped[Array, "rows"]:
+def load_row_values(x: Any, *, mode: PallasMode) -> Shaped[Array, "rows"]:
     """Load a number for each row of a product, from shared memory."""
     return x[...] if mode == "interpreted" else plgpu.layout_cast(x[...], plgpu.Layout.WGMMA.reduce(1))
 
 
-def load_column_values(x: Any, *, mode: Mode) -> Shaped[Array, "columns"]:
+def load_column_values(x: Any, *, mode: PallasMode) -> Shaped[Array, "columns"]:
     """Load a number for each column of a product, from shared memory."""
     return x[...] if mode == "interpreted" else plgpu.layout_cast(x[...], plgpu.Layout.WGMMA.reduce(0))
 

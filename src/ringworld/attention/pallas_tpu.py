@@ -1,5 +1,7 @@
 """Blockwise attention in Pallas for TPU. The contract is in `kernel.py`.
 
+It has not run on a TPU yet: the tests interpret it, and `make tpu` compiles it for v5e, v5p and v6e.
+
 Each kernel walks over the pairs of blocks in which something is visible (`pallas_tpu_walk`), so that time is
 proportional to what is visible, whatever the order of the tokens. The backward pass is two kernels, one that
 keeps dq and one that keeps dk and dv (FlashAttention-2, arXiv 2307.08691): a single one would save two of
@@ -18,17 +20,17 @@ from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float, Float32
 
 from ringworld.attention import pallas_tpu_kernels as kernels
+from ringworld.attention.arithmetic import base_two
 from ringworld.attention.blocks import even_block, fill_blocks, pad_mask, result_type
 from ringworld.attention.config import TPU_KV_BLOCK_TOKENS, TPU_Q_BLOCK_TOKENS, AttentionConfig
 from ringworld.attention.kernel import Gradients
 from ringworld.attention.merge import Partial
-from ringworld.attention.pallas_arithmetic import base_two
 from ringworld.attention.pallas_tpu_kernels import LANES
 from ringworld.attention.pallas_tpu_walk import Places, places_by_keys, places_by_queries, walk_over
 from ringworld.attention.visibility import MaskSpec, block_visibility
 
 # A walk takes two integers a pair of blocks, of the 1 MiB of scalar memory that a core has.
-_MOST_PAIRS = 64 * 1024
+MOST_PAIRS = 64 * 1024
 # The default of 16 MiB is too little for products of float32; the smallest core has 64 MiB.
 _VMEM_BYTES = 48 * 2**20
 
@@ -42,7 +44,7 @@ class _Pass(NamedTuple):
     makes: tuple[Literal["q", "lse", "kv"], ...]
     """Its results, each by the name of what it is shaped like."""
     columns: int = 0
-    """How many values of each query it keeps besides, in all lanes."""
+    """How many more values of each query it keeps, in all lanes."""
 
 
 class _Cut(NamedTuple):
@@ -70,9 +72,13 @@ def forward(
     *,
     mask: MaskSpec,
     config: AttentionConfig,
+    most_pairs: int = MOST_PAIRS,
 ) -> Partial:
-    """Return attention of these queries to these keys alone, as `kernel.Kernel.forward` says."""
-    cuts = q_cut, kv_cut = _cuts(q, k, config)
+    """Return attention of these queries to these keys alone; see `kernel.Kernel.forward`.
+
+    `most_pairs` limits the pairs of blocks of one walk: longer ones are made in strips.
+    """
+    cuts = q_cut, kv_cut = _cuts(q, k, config, most_pairs=most_pairs)
     mask = pad_mask(mask, q_block=q_cut.unit, kv_block=kv_cut.unit)
     q, k, v = _fill(q, q_cut), _fill(k, kv_cut), _fill(v, kv_cut)
 
@@ -94,9 +100,10 @@ def backward(
     delta: Float32[Array, "batch heads q_seq"],
     mask: MaskSpec,
     config: AttentionConfig,
+    most_pairs: int = MOST_PAIRS,
 ) -> Gradients:
-    """Return what these keys contribute to the gradients, as `kernel.Kernel.backward` says."""
-    cuts = q_cut, kv_cut = _cuts(q, k, config)
+    """Return what these keys contribute to the gradients; see `kernel.Kernel.backward`, and `forward`."""
+    cuts = q_cut, kv_cut = _cuts(q, k, config, most_pairs=most_pairs)
     mask = pad_mask(mask, q_block=q_cut.unit, kv_block=kv_cut.unit)
     q, dout, lse, delta = (_fill(x, q_cut) for x in (q, dout, base_two(lse), delta))
     k, v = _fill(k, kv_cut), _fill(v, kv_cut)
@@ -166,7 +173,7 @@ def _run(
 
 
 def _specs(places: Places, *, q_block: int, kv_block: int, head: int) -> dict[str, pl.BlockSpec]:
-    """Return which block of each kind of array is brought to a point of the grid."""
+    """Return which block of each kind of array is fetched at a point of the grid."""
 
     def heads(place: Callable, block: int) -> pl.BlockSpec:
         return pl.BlockSpec((None, None, block, head), lambda *point: (*place(*point), 0))
@@ -187,7 +194,7 @@ def _specs(places: Places, *, q_block: int, kv_block: int, head: int) -> dict[st
     }
 
 
-def _cuts(q: Array, k: Array, config: AttentionConfig) -> tuple[_Cut, _Cut]:
+def _cuts(q: Array, k: Array, config: AttentionConfig, *, most_pairs: int) -> tuple[_Cut, _Cut]:
     """Cut queries and keys into blocks, and into strips so short that a walk over one fits its memory."""
     if config.pallas_mode == "interpreted":
         limits = config.block_q_tokens, config.block_kv_tokens
@@ -196,7 +203,7 @@ def _cuts(q: Array, k: Array, config: AttentionConfig) -> tuple[_Cut, _Cut]:
     (batch, _, q_seq, _), kv_seq = q.shape, k.shape[2]
     q_block, kv_block = _block(q_seq, limits[0]), _block(kv_seq, limits[1])
     q_blocks, kv_blocks = math.ceil(q_seq / q_block), math.ceil(kv_seq / kv_block)
-    strips = math.ceil(batch * q_blocks * kv_blocks / _MOST_PAIRS)
+    strips = math.ceil(batch * q_blocks * kv_blocks / most_pairs)
     return (
         _Cut(seq=q_seq, block=q_block, strips=min(strips, q_blocks)),
         _Cut(seq=kv_seq, block=kv_block, strips=min(strips, kv_blocks)),
@@ -211,7 +218,7 @@ def _block(seq: int, limit: int) -> int:
 def _in_strips(
     attend: Callable[..., tuple[Array, ...]], arrays: tuple[Array, ...], cut: _Cut
 ) -> tuple[Array, ...]:
-    """Attend with one strip of `arrays` after the other, and leave out what was padded."""
+    """Attend with one strip of `arrays` after the other, and drop the padding."""
 
     def split(x: Array) -> Array:
         at = _token_dimension(x)

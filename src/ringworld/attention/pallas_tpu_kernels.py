@@ -1,7 +1,7 @@
-"""The three kernels for TPU: what is done with one pair of blocks in vector memory.
+"""The three kernels for TPU: the computation on one pair of blocks in vector memory.
 
-Each walks as `pallas_tpu_walk` says and keeps the results of a row in the output block itself, which stays in
-vector memory until the row changes. Scores are scaled in the exponent, whose base is that of the hardware, 2.
+Each follows a walk of `pallas_tpu_walk` and keeps the results of a row in the output block itself, which
+stays in vector memory until the row changes. Scores are scaled in the exponent, to base 2 as in the hardware.
 """
 
 import math
@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jaxtyping import Array
 
+from ringworld.attention.arithmetic import LOG2_E, ROWS_WITH_COLUMNS, ROWS_WITH_ROWS, dot
 from ringworld.attention.blocks import FLOOR
-from ringworld.attention.pallas_arithmetic import LOG2_E, ROWS_WITH_COLUMNS, ROWS_WITH_ROWS, dot
 from ringworld.attention.pallas_tpu_walk import visit_at
 from ringworld.attention.visibility import ALL, PART, in_sight
 
@@ -134,8 +134,8 @@ def backward_kv(
 ) -> None:
     """Sum the gradients of a block of keys over the heads of its group and the queries that see it.
 
-    Scores are transposed, [kv_block, q_block], so that no product needs a transposed operand and `lse` and
-    `delta` lie along lanes as they come.
+    Scores are transposed, [kv_block, q_block], so that no product needs a transposed operand, and `lse`
+    and `delta` already lie along lanes.
     """
     visit, head = visit_at(pl.program_id(1), visits), pl.program_id(2)
 
@@ -163,7 +163,7 @@ def backward_kv(
 
 
 def _attend(visible: Array, attend: Callable[[Mask], None], mask: Callable[[], Array]) -> None:
-    """Attend to what is visible of a pair, with a mask only where that is a part."""
+    """Attend to the visible part of a pair of blocks, with a mask only where that is not all."""
     pl.when(visible == ALL)(lambda: attend(lambda scores: scores))
     pl.when(visible == PART)(lambda: attend(lambda scores: jnp.where(mask(), scores, -jnp.inf)))
 

@@ -1,15 +1,15 @@
 """In what order a TPU kernel visits pairs of blocks.
 
-A walk goes through the rows, blocks whose results a kernel keeps, and in each row through the columns, the
-blocks of the other side, of which something is visible. Rows are blocks of queries, or of keys for the
-gradients of keys. The walk is prefetched into scalar memory, from which index maps read what to bring for the
-visits to come, and its length is known only to the running program: a pair in which nothing is visible is
-neither computed nor brought nor stepped over.
+A walk goes through the rows, the blocks whose results a kernel keeps, and in each row through the columns,
+the blocks of the other side of which something is visible. Rows are blocks of queries, or of keys for the
+gradients of keys. The walk is prefetched into scalar memory, from which index maps read which blocks to fetch
+for the next visits, and its length is known only at run time: a pair in which nothing is visible is neither
+computed nor fetched nor stepped over.
 
 Example:
     Three rows of two columns, in which `ALL PART`, `NOTHING NOTHING` and `NOTHING PART` is visible:
 
-    | step | row | column | | brings column |
+    | step | row | column | | fetches column |
     |---|---|---|---|---|
     | 0 | 0 | 0 | first of its row, without a mask | 0 |
     | 1 | 0 | 1 | last of its row, with a mask | 1 |
@@ -39,9 +39,9 @@ class Walk(NamedTuple):
 
     steps: Int32[Array, ""]
     visits: Int32[Array, " pairs"]
-    """Of each step the row, and what `Visit` says of it."""
+    """Of each step the row, and the fields of its `Visit`."""
     fetches: Int32[Array, " pairs"]
-    """Of each step the column to bring: where nothing is visible, that of the step before."""
+    """Of each step the column to fetch: where nothing is visible, that of the step before."""
 
 
 class Visit(NamedTuple):
@@ -69,12 +69,12 @@ def walk_over(visible: Int32[Array, "batch rows columns"]) -> Walk:
     first_column = lax.broadcasted_iota(jnp.int32, visible.shape, 2) == 0
     visited = something | (first_column & ~something.any(axis=-1, keepdims=True))
     pair = lax.iota(jnp.int32, visible.size).reshape(visible.shape)
-    # What is visible rides along in the sort, which is cheaper than to look it up afterwards.
+    # Sorting the visibility along with the pairs is cheaper than looking it up afterwards.
     ranked = lax.sort(jnp.where(visited, pair * 4 + visible, _END).reshape(-1), is_stable=False)
     pair, visible = ranked >> 2, ranked & 3
     row = pair // columns
-    turns, edge = row[1:] != row[:-1], jnp.ones(1, bool)
-    first, last = jnp.concatenate([edge, turns]), jnp.concatenate([turns, edge])
+    changes, edge = row[1:] != row[:-1], jnp.ones(1, bool)
+    first, last = jnp.concatenate([edge, changes]), jnp.concatenate([changes, edge])
     fetched = lax.cummax(jnp.where((visible == NOTHING) | (ranked == _END), 0, pair))
     return Walk(
         steps=visited.sum(dtype=jnp.int32),
@@ -111,7 +111,7 @@ def places_by_keys(*, q_blocks: int, kv_blocks: int, group: int) -> Places:
 
     def queries(kv_head, step, member, visits, fetches):
         sequence, block = _split(fetches[step], q_blocks)
-        # Where nothing is visible, what was brought last stays: the block of the last of the group.
+        # Where nothing is visible, the block that was fetched last stays: that of the last of the group.
         member = jnp.where(visit_at(step, visits).visible == NOTHING, group - 1, member)
         return sequence, kv_head * group + member, block
 

@@ -1,8 +1,10 @@
 """Attention on NVIDIA GPUs from Ampere on: Pallas, lowered through Triton. The contract is in `kernel.py`.
 
+It has not run on a GPU yet: the tests interpret it, and lower it for an A100.
+
 Three kernels, each with one block that stays and a loop over the blocks that it has to visit
 (FlashAttention-2, arXiv 2307.08691): for the output, for the gradient of queries, and for those of keys and
-values, which sums over the heads of a group. Triton works on powers of two, so a head of 80 is worked on as
+values, which sums over the heads of a group. Triton works on powers of two, so a head of 80 is computed as
 64 and 16 numbers.
 """
 
@@ -19,6 +21,13 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 from jaxtyping import Array, Float, Float32
 
+from ringworld.attention.arithmetic import (
+    LOG2_E,
+    ROWS_WITH_COLUMNS,
+    ROWS_WITH_ROWS,
+    base_two,
+    dot,
+)
 from ringworld.attention.blocks import (
     FLOOR,
     fill_blocks,
@@ -31,20 +40,13 @@ from ringworld.attention.blocks import (
 from ringworld.attention.config import AttentionConfig
 from ringworld.attention.kernel import Gradients
 from ringworld.attention.merge import Partial
-from ringworld.attention.pallas_arithmetic import (
-    LOG2_E,
-    ROWS_WITH_COLUMNS,
-    ROWS_WITH_ROWS,
-    base_two,
-    dot,
-)
 from ringworld.attention.visibility import MaskSpec, in_sight
 
 _SMALLEST = 16  # of any side of a product
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Tile:
+class TritonTile:
     """How a kernel is cut and compiled."""
 
     q: int
@@ -58,15 +60,15 @@ class Tile:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Tiles:
+class TritonTiles:
     """The tiles of the three kernels."""
 
-    forward: Tile
-    backward_q: Tile
-    backward_kv: Tile
+    forward: TritonTile
+    backward_q: TritonTile
+    backward_kv: TritonTile
 
 
-def choose_tiles(*, head: int, dtype: np.dtype) -> Tiles:
+def choose_tiles(*, head: int, dtype: np.dtype) -> TritonTiles:
     """Return tiles that spill few registers and fit in 99 KiB of shared memory, that of the smallest chips.
 
     | head | queries and keys of a block: forward | backward_q | backward_kv |
@@ -76,20 +78,20 @@ def choose_tiles(*, head: int, dtype: np.dtype) -> Tiles:
     | above | 64, 32 | 32, 32 | 32, 32 |
     | any, float32 | 32, 32 | 32, 32 | 32, 32 |
     """
-    small = Tile(q=32, kv=32, warps=8, stages=2)
+    small = TritonTile(q=32, kv=32, warps=8, stages=2)
     if dtype == jnp.float32:  # no matrix unit: the operands of a product are held in registers
         small = dataclasses.replace(small, stages=1)
-        return Tiles(forward=small, backward_q=small, backward_kv=small)
+        return TritonTiles(forward=small, backward_q=small, backward_kv=small)
     if head <= 64:
-        return Tiles(
-            forward=Tile(q=128, kv=64, warps=4, stages=3),
-            backward_q=Tile(q=128, kv=64, warps=8, stages=2),
-            backward_kv=Tile(q=64, kv=128, warps=8, stages=2),
+        return TritonTiles(
+            forward=TritonTile(q=128, kv=64, warps=4, stages=3),
+            backward_q=TritonTile(q=128, kv=64, warps=8, stages=2),
+            backward_kv=TritonTile(q=64, kv=128, warps=8, stages=2),
         )
     if head <= 128:
-        wide = Tile(q=128, kv=64, warps=8, stages=2)
-        return Tiles(forward=wide, backward_q=wide, backward_kv=dataclasses.replace(wide, q=64))
-    return Tiles(forward=dataclasses.replace(small, q=64), backward_q=small, backward_kv=small)
+        wide = TritonTile(q=128, kv=64, warps=8, stages=2)
+        return TritonTiles(forward=wide, backward_q=wide, backward_kv=dataclasses.replace(wide, q=64))
+    return TritonTiles(forward=dataclasses.replace(small, q=64), backward_q=small, backward_kv=small)
 
 
 def forward(
@@ -99,17 +101,17 @@ def forward(
     *,
     mask: MaskSpec,
     config: AttentionConfig,
-    tiles: Tiles | None = None,
+    tiles: TritonTiles | None = None,
 ) -> Partial:
-    """Return attention of these queries to these keys alone, as `kernel.Kernel.forward` says.
+    """Return attention of these queries to these keys alone; see `kernel.Kernel.forward`.
 
     Args:
         q: Queries.
         k: Keys.
         v: Values.
         mask: Which keys each query sees.
-        config: Upper limits of the blocks, and whether the kernel is compiled.
-        tiles: How to cut the work, if not as `choose_tiles` says.
+        config: Upper limits of the blocks; compiled or interpreted.
+        tiles: How to cut the work; by default `choose_tiles`.
     """
     tiles = tiles or choose_tiles(head=q.shape[3], dtype=q.dtype)
     tile = _within(tiles.forward, config, q_seq=q.shape[2], kv_seq=k.shape[2])
@@ -136,9 +138,9 @@ def backward(
     delta: Float32[Array, "batch heads q_seq"],
     mask: MaskSpec,
     config: AttentionConfig,
-    tiles: Tiles | None = None,
+    tiles: TritonTiles | None = None,
 ) -> Gradients:
-    """Return what these keys contribute to the gradients, as `kernel.Kernel.backward` says.
+    """Return what these keys contribute to the gradients; see `kernel.Kernel.backward`.
 
     Args:
         q: Queries.
@@ -148,8 +150,8 @@ def backward(
         lse: Log-sum-exp over all keys of the sequence.
         delta: Sum over head of `dout` times the final output.
         mask: Which keys each query sees.
-        config: Upper limits of the blocks, and whether the kernels are compiled.
-        tiles: How to cut the work, if not as `choose_tiles` says.
+        config: Upper limits of the blocks; compiled or interpreted.
+        tiles: How to cut the work; by default `choose_tiles`.
     """
     tiles = tiles or choose_tiles(head=q.shape[3], dtype=q.dtype)
     of_queries = (q, dout, base_two(lse), delta)
@@ -159,7 +161,13 @@ def backward(
 
 
 def _backward_q(
-    of_queries: tuple[Array, ...], k: Array, v: Array, *, mask: MaskSpec, config: AttentionConfig, tile: Tile
+    of_queries: tuple[Array, ...],
+    k: Array,
+    v: Array,
+    *,
+    mask: MaskSpec,
+    config: AttentionConfig,
+    tile: TritonTile,
 ) -> Array:
     batch, heads, q_seq, head = of_queries[0].shape
     tile = _within(tile, config, q_seq=q_seq, kv_seq=k.shape[2])
@@ -177,7 +185,13 @@ def _backward_q(
 
 
 def _backward_kv(
-    of_queries: tuple[Array, ...], k: Array, v: Array, *, mask: MaskSpec, config: AttentionConfig, tile: Tile
+    of_queries: tuple[Array, ...],
+    k: Array,
+    v: Array,
+    *,
+    mask: MaskSpec,
+    config: AttentionConfig,
+    tile: TritonTile,
 ) -> tuple[Array, Array]:
     batch, kv_heads, kv_seq, head = k.shape
     tile = _within(tile, config, q_seq=of_queries[0].shape[2], kv_seq=kv_seq)
@@ -202,10 +216,10 @@ def _launch(
     of_sequence: tuple[Array, ...],
     of_head: tuple[Array, ...],
     results: tuple[tuple[int, ...], ...],
-    tile: Tile,
+    tile: TritonTile,
     config: AttentionConfig,
 ) -> tuple[Array, ...]:
-    """Run a program for each block of each head of the results, from the one with most to visit on.
+    """Run a program for each block of each head of the results, those with most to visit first.
 
     Args:
         kernel: Takes references to the part of each array that belongs to its sequence, or sequence and head.
@@ -213,7 +227,7 @@ def _launch(
         of_head: [batch, heads, ...], perhaps with fewer heads than the results have.
         results: Shapes [batch, heads, ...].
         tile: How to compile it.
-        config: Whether to compile it.
+        config: Compiled or interpreted.
     """
     batch, heads = results[0][:2]
     types = [result_type(shape, *of_sequence, *of_head) for shape in results]
@@ -242,7 +256,7 @@ def _launch(
 
 
 def _forward_kernel(
-    turns: jax.Ref,
+    longest_first: jax.Ref,
     others: jax.Ref,
     whole: jax.Ref,
     some: jax.Ref,
@@ -255,11 +269,11 @@ def _forward_kernel(
     out: jax.Ref,
     lse: jax.Ref,
     *,
-    tile: Tile,
+    tile: TritonTile,
     scale: float,
 ) -> None:
     """Attend with running maximum and sum (FlashAttention-2, algorithm 1), with exponentials to base 2."""
-    i = turns[pl.program_id(0)]
+    i = longest_first[pl.program_id(0)]
     rows = pl.ds(i * tile.q, tile.q)
     order, first = q_order[rows][:, None], q_first[rows][:, None]
     q_parts = _parts(q, rows)
@@ -290,7 +304,7 @@ def _forward_kernel(
 
 
 def _backward_q_kernel(
-    turns: jax.Ref,
+    longest_first: jax.Ref,
     others: jax.Ref,
     whole: jax.Ref,
     some: jax.Ref,
@@ -305,11 +319,11 @@ def _backward_q_kernel(
     v: jax.Ref,
     dq: jax.Ref,
     *,
-    tile: Tile,
+    tile: TritonTile,
     scale: float,
 ) -> None:
     """Sum the gradients of a block of queries over the keys that it sees."""
-    i = turns[pl.program_id(0)]
+    i = longest_first[pl.program_id(0)]
     rows = pl.ds(i * tile.q, tile.q)
     order, first = q_order[rows][:, None], q_first[rows][:, None]
     lse_rows, delta_rows = lse[rows][:, None], delta[rows][:, None]
@@ -332,7 +346,7 @@ def _backward_q_kernel(
 
 
 def _backward_kv_kernel(
-    turns: jax.Ref,
+    longest_first: jax.Ref,
     others: jax.Ref,
     whole: jax.Ref,
     some: jax.Ref,
@@ -348,14 +362,15 @@ def _backward_kv_kernel(
     dk: jax.Ref,
     dv: jax.Ref,
     *,
-    tile: Tile,
+    tile: TritonTile,
     scale: float,
 ) -> None:
     """Sum the gradients of a block of keys over the heads of its group and the queries that see it.
 
-    Scores are transposed, [keys, queries], so that weights enter products as they lie in registers.
+    Scores are transposed, [keys, queries], so that weights enter products in the layout that they have in
+    registers.
     """
-    j = turns[pl.program_id(0)]
+    j = longest_first[pl.program_id(0)]
     keys = pl.ds(j * tile.kv, tile.kv)
     keys_order = k_order[keys][:, None]
     k_parts, v_parts = _parts(k, keys), _parts(v, keys)
@@ -406,7 +421,7 @@ def _sum_of_products(a: list[Array], b: list[Array]) -> Array:
     return functools.reduce(jnp.add, (dot(x, y, ROWS_WITH_ROWS) for x, y in zip(a, b)))
 
 
-def _within(tile: Tile, config: AttentionConfig, *, q_seq: int, kv_seq: int) -> Tile:
+def _within(tile: TritonTile, config: AttentionConfig, *, q_seq: int, kv_seq: int) -> TritonTile:
     """Shrink a tile to the blocks that `config` allows and to the sequence."""
     q = min(tile.q, pl.next_power_of_2(q_seq), _power_of_two(config.block_q_tokens))
     kv = min(tile.kv, pl.next_power_of_2(kv_seq), _power_of_two(config.block_kv_tokens))

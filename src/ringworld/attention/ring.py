@@ -1,13 +1,13 @@
-"""The ring: tokens stay where they are, and keys and values travel past them, hop by hop.
+"""The ring: queries stay where they are, and keys and values travel past them, hop by hop.
 
 Keys and values travel stacked in one permute and in the compute type, while each member attends to those that
 it holds (Ring Attention, arXiv 2310.01889). A member sends before it computes, so that the two overlap, and
-no array is sent that nobody reads: R - 1 hops. A member that sees nothing of what arrives passes it on and
-computes nothing. The backward pass is a second ring, in which the float32 gradients of keys and values follow
-them and go one hop more, home. Axes of more than one name form one ring.
+there are only R - 1 hops, since nobody reads what the last one would bring. A member that sees nothing of
+what arrives passes it on and computes nothing. The backward pass is a second ring, in which the float32
+gradients of keys and values follow them and take one more hop, home. Several axes form one ring.
 
-These functions run on each device, inside a shard_map, and keep the contract of `kernel.Kernel`, but for the
-keys of all members of `axes`.
+These functions run on each device, inside a shard_map. They have the contract of `kernel.Kernel`, for the
+keys of all members of `axes` instead of one shard of them.
 """
 
 import functools
@@ -85,7 +85,7 @@ def backward(
         return part.dq, jnp.stack([part.dk, part.dv])
 
     def add(dq: Array, dkv: Array, held: _Held) -> tuple[Array, Array]:
-        # Outside of the branch, which else would wait for the gradients that are on their way.
+        # Outside of the branch, which would otherwise wait for the gradients that are still travelling.
         dq_part, dkv_part = lax.cond(
             sees_any(mask_of(held[1])),
             lambda: attend(held),

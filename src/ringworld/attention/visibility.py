@@ -1,20 +1,20 @@
-"""What sees what, from two integers a token: a query sees the keys whose order lies in [first, order].
+"""Which query sees which key, from two integers a token: it sees the keys whose order lies in [first, order].
 
 | query (order, first) | key order | seen |
 |---|---|---|
-| (5, 3) | 3, 4, 5 | yes: the example so far |
-| (5, 3) | 2 | no: another example |
+| (5, 3) | 3, 4, 5 | yes: its document so far |
+| (5, 3) | 2 | no: another document |
 | (5, 3) | 6 | no: the future |
 | (5, 3) | -1 | no: padding is seen by nothing |
 | (-1, 0) | any | no: padding sees nothing |
 
-Between a block of queries and a block of keys, the bounds of their integers tell without a mask:
+For a block of queries and a block of keys, the bounds of their integers decide without a mask:
 
 | sees | when | what a kernel does |
 |---|---|---|
 | `NOTHING` | every query ends before the first key, or begins after the last | skips the pair |
-| `ALL` | every query begins by the first key and ends at the last or later | leaves the mask out |
-| `PART` | otherwise | makes the mask of this pair |
+| `ALL` | every query begins by the first key and ends at the last or later | applies no mask |
+| `PART` | otherwise | computes the mask of this pair |
 """
 
 from typing import Final, NamedTuple
@@ -23,7 +23,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int32
 
-PADDING_ORDER: Final = -1
+from ringworld.core.padding import PADDING_ORDER
+
 NOTHING: Final = 0
 PART: Final = 1
 ALL: Final = 2
@@ -54,7 +55,7 @@ def in_sight(
 
 
 def sees_any(spec: MaskSpec) -> Bool[Array, ""]:
-    """Return whether any query may see any key, as far as the bounds of their integers tell."""
+    """Return whether any query may see any key, as far as the bounds of their integers show."""
     one_block = MaskSpec(*(x[..., None, :] for x in spec))
     return (block_visibility(one_block) != NOTHING).any()
 

@@ -2,9 +2,9 @@
 
 A block of queries walks over the blocks of keys that it sees whole, and then over those that need a mask
 (FlashAttention-2, arXiv 2307.08691), so that time is proportional to what is visible, and memory to one pair
-of blocks, and to an integer for each pair. Where queries are few, as in decoding, a block holds several rows
-of the batch, and is skipped if none of them sees it. Where simulated devices share the cores of a CPU, it
-holds few heads.
+of blocks, plus an integer for each pair. Where queries are few, as in decoding, a block holds several rows of
+the batch, and is skipped if none of them sees it. Where simulated devices share the cores of a CPU, it holds
+few heads.
 """
 
 from collections.abc import Callable
@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Float32, Shaped
 
+from ringworld.attention.arithmetic import precision_for
 from ringworld.attention.blocks import (
     FLOOR,
     LiveBlocks,
@@ -36,10 +37,10 @@ Carry = TypeVar("Carry")
 
 _SEQ = 2  # of queries, keys and values [batch, heads, seq, head]
 _WIDEST_TOKENS = 2048  # of a block of keys that few queries see
-_CACHED_BYTES = 2**18  # of the scores of a block, so that what is made of them stays in a core's own cache
+_CACHED_BYTES = 2**18  # of the scores of a block, so that they and their exponentials stay in a core's cache
 
 
-class _Place(NamedTuple):
+class _Group(NamedTuple):
     """Which rows and heads a block has, counted in groups of them."""
 
     rows: Array
@@ -60,19 +61,19 @@ class _Side(NamedTuple):
         """Return how many heads of an array a block has."""
         return x.shape[1] // self.head_groups
 
-    def block(self, x: Array, at: _Place, n: Array, *, dimension: int = _SEQ) -> Array:
+    def block(self, x: Array, at: _Group, n: Array, *, dimension: int = _SEQ) -> Array:
         """Return block n of these rows and heads."""
         return lax.dynamic_slice(x, self._start(x, at, n, dimension), self._sizes(x, dimension))
 
-    def put(self, x: Array, block: Array, at: _Place, n: Array) -> Array:
+    def put(self, x: Array, block: Array, at: _Group, n: Array) -> Array:
         """Replace block n of these rows and heads."""
         return lax.dynamic_update_slice(x, block.reshape(self._sizes(x, _SEQ)), self._start(x, at, n, _SEQ))
 
-    def of_tokens(self, x: Array, at: _Place, n: Array) -> Array:
+    def of_tokens(self, x: Array, at: _Group, n: Array) -> Array:
         """Return block n of an array [batch, seq], which all heads share."""
         return lax.dynamic_slice(x, (at.rows * self.rows, n * self.tokens), (self.rows, self.tokens))
 
-    def _start(self, x: Array, at: _Place, n: Array, dimension: int) -> list[Array]:
+    def _start(self, x: Array, at: _Group, n: Array, dimension: int) -> list[Array]:
         starts = [jnp.zeros_like(n)] * x.ndim
         starts[0], starts[1] = at.rows * self.rows, at.heads * self.heads(x)
         starts[dimension] = n * self.tokens
@@ -84,7 +85,7 @@ class _Side(NamedTuple):
         return sizes
 
 
-class _Walk(NamedTuple):
+class _Schedule(NamedTuple):
     """Which blocks of keys each block of queries of a group of rows sees."""
 
     queries: _Side
@@ -92,19 +93,19 @@ class _Walk(NamedTuple):
     mask: MaskSpec
     live: LiveBlocks
 
-    def over_queries(self, visit: Callable[[_Place, Array, Carry], Carry], carry: Carry) -> Carry:
+    def over_queries(self, visit: Callable[[_Group, Array, Carry], Carry], carry: Carry) -> Carry:
         """Call `visit(at, i, carry)` for each block i of queries of all rows and heads."""
         row_groups, blocks = self.live.some.shape
         head_groups = self.queries.head_groups
 
         def visit_nth(n: Array, carry: Carry) -> Carry:
-            at = _Place(rows=n // (head_groups * blocks), heads=n // blocks % head_groups)
+            at = _Group(rows=n // (head_groups * blocks), heads=n // blocks % head_groups)
             return visit(at, n % blocks, carry)
 
         return lax.fori_loop(0, row_groups * head_groups * blocks, visit_nth, carry)
 
     def over_keys(
-        self, at: _Place, i: Array, step: Callable[[Carry, Array, Array | None], Carry], carry: Carry
+        self, at: _Group, i: Array, step: Callable[[Carry, Array, Array | None], Carry], carry: Carry
     ) -> Carry:
         """Call `step(carry, j, seen)` for each block j of keys that block i of queries sees.
 
@@ -130,15 +131,15 @@ def forward(
     mask: MaskSpec,
     config: AttentionConfig,
 ) -> Partial:
-    """Return attention of these queries to these keys alone, as `kernel.Kernel.forward` says."""
-    walk, scale = _plan(q, k, mask, config), q.shape[-1] ** -0.5
-    queries, keys = walk.queries, walk.keys
+    """Return attention of these queries to these keys alone; see `kernel.Kernel.forward`."""
+    schedule, scale = _schedule(q, k, mask, config), q.shape[-1] ** -0.5
+    queries, keys = schedule.queries, schedule.keys
     qs = fill_blocks(q, _SEQ, queries.tokens)
     ks, vs = (fill_blocks(x, _SEQ, keys.tokens) for x in (k, v))
-    # Products would transpose each block of keys; but one block of queries is not worth a copy of all keys.
+    # Products would transpose each block of keys; for one block of queries a copy of all keys costs more.
     columns = row_major(ks.swapaxes(2, 3)) if qs.shape[_SEQ] > queries.tokens else None
 
-    def attend(at: _Place, i: Array, total: Partial) -> Partial:
+    def attend(at: _Group, i: Array, total: Partial) -> Partial:
         q_block = _by_key_head(queries.block(qs, at, i), keys.heads(k))
 
         def step(carry: tuple[Array, ...], j: Array, seen: Array | None) -> tuple[Array, ...]:
@@ -156,13 +157,13 @@ def forward(
 
         nothing = jnp.zeros_like(q_block, dtype=jnp.float32)
         start = nothing, nothing[..., 0], nothing[..., 0] + FLOOR
-        out, weight, highest = walk.over_keys(at, i, step, start)
+        out, weight, highest = schedule.over_keys(at, i, step, start)
         lse = jnp.where(weight == 0, -jnp.inf, highest * scale + jnp.log(weight))
         out = out / jnp.where(weight == 0, 1, weight)[..., None]
         return Partial(out=queries.put(total.out, out, at, i), lse=queries.put(total.lse, lse, at, i))
 
     zeros = jnp.zeros_like(qs, dtype=jnp.float32)
-    total = walk.over_queries(attend, Partial(out=zeros, lse=zeros[..., 0]))
+    total = schedule.over_queries(attend, Partial(out=zeros, lse=zeros[..., 0]))
     return Partial(*(x[:, :, : q.shape[_SEQ]] for x in total))
 
 
@@ -177,16 +178,16 @@ def backward(
     mask: MaskSpec,
     config: AttentionConfig,
 ) -> Gradients:
-    """Return what these keys contribute to the gradients, as `kernel.Kernel.backward` says."""
-    walk, scale = _plan(q, k, mask, config), q.shape[-1] ** -0.5
-    queries, keys = walk.queries, walk.keys
+    """Return what these keys contribute to the gradients; see `kernel.Kernel.backward`."""
+    schedule, scale = _schedule(q, k, mask, config), q.shape[-1] ** -0.5
+    queries, keys = schedule.queries, schedule.keys
     # +inf for a query that sees nothing: exp(-inf - inf) is 0 where exp(-inf - -inf) is not a number.
     lse = jnp.where(lse == -jnp.inf, jnp.inf, lse)
     qs, douts, lses, deltas = (fill_blocks(x, _SEQ, queries.tokens) for x in (q, dout, lse, delta))
     ks, vs = (fill_blocks(x, _SEQ, keys.tokens) for x in (k, v))
 
     # Keys before queries, and dq as its transpose: then no product has to transpose a block of scores.
-    def attend(at: _Place, i: Array, total: Gradients) -> Gradients:
+    def attend(at: _Group, i: Array, total: Gradients) -> Gradients:
         q_block, dout_block, lse_block, delta_block = (
             _by_key_head(queries.block(x, at, i), keys.heads(k)) for x in (qs, douts, lses, deltas)
         )
@@ -210,15 +211,15 @@ def backward(
             )
 
         nothing = jnp.zeros_like(q_columns, dtype=jnp.float32)
-        dq, dk, dv = walk.over_keys(at, i, step, (nothing, total.dk, total.dv))
+        dq, dk, dv = schedule.over_keys(at, i, step, (nothing, total.dk, total.dv))
         return Gradients(dq=queries.put(total.dq, dq.swapaxes(2, 3), at, i), dk=dk, dv=dv)
 
     zeros = Gradients(*(jnp.zeros_like(x, dtype=jnp.float32) for x in (qs, ks, vs)))
-    total = walk.over_queries(attend, zeros)
+    total = schedule.over_queries(attend, zeros)
     return Gradients(*(x[:, :, : like.shape[_SEQ]] for x, like in zip(total, (q, k, v))))
 
 
-def _plan(q: Array, k: Array, mask: MaskSpec, config: AttentionConfig) -> _Walk:
+def _schedule(q: Array, k: Array, mask: MaskSpec, config: AttentionConfig) -> _Schedule:
     """Choose blocks of equal sizes; where queries are few, a block takes more rows and more keys."""
     batch, q_seq, kv_seq = q.shape[0], q.shape[_SEQ], k.shape[_SEQ]
     q_block = even_block(q_seq, config.block_q_tokens)
@@ -230,7 +231,7 @@ def _plan(q: Array, k: Array, mask: MaskSpec, config: AttentionConfig) -> _Walk:
     heads, kv_heads = q.shape[1], k.shape[1]
     together = _heads_together(kv_heads, head_bytes=4 * rows * (heads // kv_heads) * q_block * kv_block)
     head_groups = kv_heads // together
-    return _Walk(
+    return _Schedule(
         queries=_Side(rows=rows, head_groups=head_groups, tokens=q_block),
         keys=_Side(rows=rows, head_groups=head_groups, tokens=kv_block),
         mask=mask,
@@ -241,9 +242,9 @@ def _plan(q: Array, k: Array, mask: MaskSpec, config: AttentionConfig) -> _Walk:
 def _heads_together(kv_heads: int, *, head_bytes: int) -> int:
     """Return how many heads of keys a block holds, given the bytes of the scores of one.
 
-    Devices that share the cores of a CPU have about one each, whose cache should hold what is made of the
-    scores, though at least one head with all queries that share it. A device with all cores, or an
-    accelerator, is only busy in large products.
+    Devices that share the cores of a CPU have about one each, whose cache should hold the scores and their
+    exponentials, of at least one head of keys with all its queries. A device with all cores, or an
+    accelerator, is only busy with large products.
     """
     sharing = min(jax.sharding.get_abstract_mesh().size, jax.local_device_count())
     if mesh_device().platform != "cpu" or sharing <= 1:
@@ -263,9 +264,7 @@ def _for_group(seen: Bool[Array, "rows q kv"], group_q: int) -> Bool[Array, "row
 
 def _dot(subscripts: str, a: Array, b: Array) -> Array:
     def product(a: Array, b: Array) -> Array:
-        # Without "highest" an accelerator would round float32 operands to bfloat16 or TF32.
-        precision = lax.Precision.HIGHEST if a.dtype == jnp.float32 else None
-        return jnp.einsum(subscripts, a, b, precision=precision, preferred_element_type=jnp.float32)
+        return jnp.einsum(subscripts, a, b, precision=precision_for(a), preferred_element_type=jnp.float32)
 
     def widened(a: Array, b: Array) -> Array:
         return product(a.astype(jnp.float32), b.astype(jnp.float32))

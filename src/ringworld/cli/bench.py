@@ -1,4 +1,4 @@
-"""`ringworld bench PART`: one part of the system, measured by itself."""
+"""`ringworld bench PART`: one part of the system, measured alone."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -11,7 +11,7 @@ from ringworld.cli.bench_layouts import BenchLayouts
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Bench:
-    """Measure one part of the system by itself."""
+    """Measure one part of the system alone."""
 
     part: (
         Annotated[BenchAttention, tyro.conf.subcommand("attention")]
@@ -20,4 +20,8 @@ class Bench:
 
     def run(self) -> None:
         """Measure it, and print the result."""
-        self.part.run()
+        try:
+            self.part.run()
+        except KeyboardInterrupt:
+            # Unlike other commands, this one leaves nothing to resume from.
+            raise KeyboardInterrupt("nothing is kept of the measurement") from None

@@ -6,8 +6,10 @@ from typing import Annotated, Literal
 
 import tyro
 
-from ringworld.attention.config import ComputeType, KernelName, Layout, Strategy
-from ringworld.cli.options import otherwise
+from ringworld.attention.config import AttentionConfig, ComputeType, KernelName, LayoutName, Strategy
+from ringworld.cli.options import check_picture, otherwise
+from ringworld.core.config import typed_command
+from ringworld.core.files import write_bytes_atomic
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,7 +46,7 @@ class BenchAttention:
     strategy: Annotated[Strategy | None, otherwise("as heads and devices advise", metavar="STRATEGY")] = None
     """How they share the work: ring, head_parallel, hybrid (heads are exchanged within groups) or
     all_gather."""
-    layout: Layout = "balanced"
+    layout: LayoutName = "balanced"
     """Which of them holds which tokens."""
     kernel: KernelName = "auto"
     """What computes one shard of queries against one of keys."""
@@ -58,6 +60,8 @@ class BenchAttention:
     """How often all are measured, each in turn; the median counts."""
     peers: Annotated[tuple[str, ...], otherwise("none", metavar="[COMMAND [COMMAND ...]]")] = ()
     """Commands to compare with, such as "python benchmarks/peers/torch_sdpa.py"."""
+    peer_timeout_seconds: float = 1800.0
+    """When a peer that does not end is killed, and reported as failed."""
     out: Annotated[Path | None, otherwise("no picture", metavar="PATH")] = None
     """File for a picture (PNG) of the times."""
     json: tyro.conf.FlagCreatePairsOff[bool] = False
@@ -65,6 +69,37 @@ class BenchAttention:
 
     def run(self) -> None:
         """Print what was measured."""
-        from ringworld.cli.jobs.attention import bench_attention
+        from ringworld.bench import lengths
+        from ringworld.bench.attention import bench_attention
+        from ringworld.bench.peers import Problem
 
-        print(bench_attention(self))
+        check_picture(self.out)
+        config = AttentionConfig(
+            kernel=self.kernel,
+            layout=self.layout,
+            block_q_tokens=self.block_q_tokens,
+            block_kv_tokens=self.block_kv_tokens,
+        )
+        problem = Problem(
+            seq=self.seq,
+            batch=self.batch,
+            heads=self.heads,
+            kv_heads=self.heads if self.kv_heads is None else self.kv_heads,
+            head=self.head,
+            dtype=self.dtype,
+            backward=self.backward,
+            lengths=lengths.draw(self.lengths, seq=self.seq, documents=self.documents, seed=self.seed),
+            devices=self.devices,
+            strategy=self.strategy,
+            repeats=self.repeats,
+        )
+        made = bench_attention(
+            problem,
+            config=config,
+            peers=self.peers,
+            peer_timeout_seconds=self.peer_timeout_seconds,
+            rounds=self.rounds,
+        )
+        if self.out is not None:
+            write_bytes_atomic(self.out, made.picture())
+        print(made.json(command=typed_command()) if self.json else made.table())

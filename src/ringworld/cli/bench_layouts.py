@@ -2,14 +2,15 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
-from ringworld.attention.config import Layout
-from ringworld.cli.options import otherwise
-
-Lengths = Literal["one", "equal", "random", "lognormal", "book"]
+from ringworld.attention.config import LayoutName
+from ringworld.bench.lengths import Workload
+from ringworld.cli.options import check_picture, otherwise
+from ringworld.core.config import typed_command
+from ringworld.core.files import write_bytes_atomic
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,9 +26,9 @@ class BenchLayouts:
     """Length of the packed sequence, in tokens."""
     members: int = 64
     """Members of the ring."""
-    layouts: tuple[Layout, ...] = ("contiguous", "zigzag", "striped", "balanced")
+    layouts: tuple[LayoutName, ...] = ("contiguous", "zigzag", "striped", "balanced")
     """Which to compare."""
-    lengths: Lengths = "book"
+    lengths: Workload = "book"
     """One document; so many equal ones; so many, cut at random places; log-normal lengths until the sequence
     is full; or a book of 40% of it and log-normal lengths for the rest."""
     documents: int = 16
@@ -47,6 +48,21 @@ class BenchLayouts:
 
     def run(self) -> None:
         """Print what was measured."""
-        from ringworld.cli.jobs.layouts import bench_layouts
+        from ringworld.bench import lengths
+        from ringworld.bench.layouts import bench_layouts
 
-        print(bench_layouts(self))
+        check_picture(self.out)
+        documents = lengths.draw(
+            self.lengths,
+            seq=self.seq,
+            documents=self.documents,
+            seed=self.seed,
+            median_tokens=self.median_tokens,
+            sigma=self.sigma,
+        )
+        made = bench_layouts(
+            documents, members=self.members, layouts=self.layouts, block_tokens=self.block_tokens
+        )
+        if self.out is not None:
+            write_bytes_atomic(self.out, made.picture())
+        print(made.json(command=typed_command()) if self.json else made.table())

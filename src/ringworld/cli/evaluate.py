@@ -2,10 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from ringworld.cli.options import ConfigOptions, Devices
-from ringworld.core.config import write_run
-from ringworld.core.files import only_one
+from ringworld.cli.options import Devices, otherwise
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -13,41 +12,21 @@ class Evaluate:
     """Measure needle retrieval over context length and depth, and held-out loss by modality and position."""
 
     model: Path
-    """Folder that train wrote."""
-    tokenizer: Path
-    """Folder that train-tokenizer wrote."""
+    """Model folder."""
     data: Path
     """Folder that prepare wrote; its held-out split is scored, and its held-out texts hide the needles."""
     out: Path
-    """Folder for the results: evaluation.json, and the answers of each grid."""
+    """Folder for the results: evaluation.json, and the outcome of each item."""
+    preset: Annotated[str | None, otherwise("what the model was trained with", metavar="NAME")] = None
+    """Configuration that says what is measured."""
     devices: Devices = None
-    """Members of the ring; without an accelerator they are simulated."""
+    """Devices of the ring; without an accelerator they are simulated."""
 
     def run(self) -> None:
         """Measure what is not measured yet, and print it."""
-        from ringworld.cli.jobs.measure import build_engine, evaluate_engine, restore_model
-        from ringworld.cli.jobs.setup import check_data, load_tokenizers, open_mesh
+        import ringworld as rw
+        from ringworld.presets.run import load_preset
 
-        run = ConfigOptions(config=self.model).load()
-        with only_one(self.out):
-            run, mesh = open_mesh(run, devices=self.devices)
-            model, stage, step = restore_model(run, folder=self.model, mesh=mesh)
-            text, frames = load_tokenizers(run, self.tokenizer)
-            check_data(run, self.data, text=text, tokenizer=self.tokenizer)
-            engine = build_engine(run, model, stage, text=text, frames=frames, mesh=mesh)
-            measured = evaluate_engine(
-                engine, run, stage, step=step, when="after", data=self.data, out=self.out
-            )
-            write_run(self.out, run)
-        for grid in measured.needles:
-            for cell in grid.cells:
-                print(
-                    f"{grid.asked} of {grid.needles} needles, {cell.context_tokens} tokens, "
-                    f"depth {cell.depth_percent:g}%: {cell.accuracy:.0%}"
-                )
-        loss = measured.held_out.loss
-        print(
-            f"held-out loss at {loss.context_tokens} tokens: text {loss.text_loss}, vision {loss.vision_loss}"
-        )
-        for one in measured.held_out.left_out:
-            print(f"left out of it, longer than {loss.context_tokens} tokens: {one.examples} {one.kind}")
+        tasks = load_preset(self.preset).evaluation if self.preset else None
+        evaluation = rw.evaluate(self.model, data=self.data, out=self.out, tasks=tasks, devices=self.devices)
+        print("\n".join(evaluation.lines()))

@@ -1,26 +1,32 @@
 """`ringworld generate`: text, answers, images and videos from a trained model."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Literal
 
-from ringworld.cli.options import ConfigOptions, Devices, otherwise
+from ringworld.cli.options import Devices, otherwise
+from ringworld.core.errors import InputError
 
-_CONFIGURED = "as the model's configuration says"
+_CONFIGURED = "as the model folder says"
+_ONLY_FOR = {
+    "about": ("answer",),
+    "frames": ("video",),
+    "max_new_tokens": ("text", "answer"),
+    "guidance_scale": ("image", "video"),
+}
+"""Options that not every kind heeds."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Generate:
-    """Go on with a text, answer a question about a video or a document, or draw an image or a video."""
+    """Continue a text, answer a question about a video or a document, or draw an image or a video."""
 
     kind: Literal["text", "answer", "image", "video"]
     """What to make."""
     prompt: str
-    """Text to go on with, question to answer, or caption to draw."""
+    """Text to continue, question to answer, or caption to draw."""
     model: Path
-    """Folder that train wrote."""
-    tokenizer: Path
-    """Folder that train-tokenizer wrote."""
+    """Model folder."""
     out: Path
     """Folder for the result: output.json, and image.png or video.mp4."""
     about: Annotated[Path | None, otherwise("the question stands alone", metavar="PATH")] = None
@@ -38,10 +44,41 @@ class Generate:
     seed: int = 0
     """The same seed gives the same result."""
     devices: Devices = None
-    """Members of the ring; without an accelerator they are simulated."""
+    """Devices of the ring; without an accelerator they are simulated."""
 
     def run(self) -> None:
         """Make it, and print it or where it is."""
-        from ringworld.cli.jobs.generation import generate
+        from ringworld.api.generate import generate
 
-        print(generate(self, ConfigOptions(config=self.model).load()))
+        self.check_kind()
+        print(
+            generate(
+                self.model,
+                kind=self.kind,
+                prompt=self.prompt,
+                out=self.out,
+                about=self.about,
+                frames=self.frames,
+                max_new_tokens=self.max_new_tokens,
+                sampling={
+                    "temperature": self.temperature,
+                    "top_k": self.top_k,
+                    "seed": self.seed,
+                    **({} if self.guidance_scale is None else {"guidance_scale": self.guidance_scale}),
+                },
+                devices=self.devices,
+            )
+        )
+
+    def check_kind(self) -> None:
+        """Refuse an option that the kind would not heed.
+
+        Raises:
+            InputError: there is one, with another value than it has if it is left out.
+        """
+        default = {option.name: option.default for option in fields(self)}
+        for name, kinds in _ONLY_FOR.items():
+            value = getattr(self, name)
+            if self.kind not in kinds and value != default[name]:
+                problem = f"{name} applies to {' and '.join(kinds)}, not to {self.kind}"
+                raise InputError(problem, field=name, value=value)

@@ -1,4 +1,4 @@
-"""`ringworld COMMAND`: choose the command, run it, and turn what the user can mend into exit code 2."""
+"""`ringworld COMMAND`: choose the command, run it, and turn what the user can fix into exit code 2."""
 
 import io
 import os
@@ -14,11 +14,12 @@ import tyro
 from ringworld.cli.bench import Bench
 from ringworld.cli.evaluate import Evaluate
 from ringworld.cli.generate import Generate
+from ringworld.cli.options import as_typed, chosen_run, parse, value_of
 from ringworld.cli.prepare import Prepare
 from ringworld.cli.quickstart import Quickstart
 from ringworld.cli.train import Train
 from ringworld.cli.train_tokenizer import TrainTokenizer
-from ringworld.core.errors import InputError, Stopped, not_a_choice
+from ringworld.core.errors import Diverged, InputError, Stopped, not_a_choice
 from ringworld.core.files import is_disk_full
 
 COMMANDS = {
@@ -30,6 +31,8 @@ COMMANDS = {
     "evaluate": Evaluate,
     "bench": Bench,
 }
+CONFIGURED = ("train-tokenizer", "prepare", "train")
+"""Commands that need a preset, and take every field of its run as an option."""
 INPUT_ERROR = 2
 
 
@@ -39,30 +42,36 @@ def main(arguments: Sequence[str] | None = None) -> None:
     | exit code | after |
     |---|---|
     | 0 | success |
-    | 2 | what the user can mend |
+    | 1 | a run that diverged |
+    | 2 | what the user can fix |
     | 130, 143 | Ctrl-C, SIGTERM: 128 and the number of the signal, as a shell counts |
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # A file's name need not be text in the encoding of the terminal, but it must be shown.
             stream.reconfigure(errors="backslashreplace")
+    command = None
     try:
-        _parse(sys.argv[1:] if arguments is None else arguments).run()
+        command, *config = _parsed(sys.argv[1:] if arguments is None else arguments)
+        command.run(*config)
         sys.stdout.flush()
     except BrokenPipeError:
         # The reader has seen enough; Python would complain once more when it closes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt as error:
-        print(f"interrupted: {str(error) or 'the same command goes on from here'}", file=sys.stderr)
+        print(f"interrupted{f': {error}' if str(error) else ''}", file=sys.stderr)
         number = error.number if isinstance(error, Stopped) else signal.SIGINT
         raise SystemExit(128 + number) from None
-    except InputError as error:
+    except Diverged as error:
         print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+    except InputError as error:
+        print(f"error: {as_typed(error, command)}", file=sys.stderr)
         raise SystemExit(INPUT_ERROR) from None
     except Exception as error:
         if is_disk_full(error):
             print(f"error: no space left on the disk ({error})", file=sys.stderr)
-            print("Free some space; the same command goes on from what is already written.", file=sys.stderr)
+            print("Free some space; the same command resumes from what is already written.", file=sys.stderr)
         elif isinstance(error, OSError) and error.filename:
             reason = f"{error.filename}: {error.strerror}"
             print(f"error: {reason}. Check the path, and that it can be read or written.", file=sys.stderr)
@@ -71,20 +80,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(INPUT_ERROR) from None
 
 
-def _parse(arguments: Sequence[str]) -> Any:
-    """Return the command with its options; tyro prints what is wrong with options, and exits with 2."""
-    named = arguments and not arguments[0].startswith("-")
-    if named and arguments[0] not in COMMANDS:
-        raise not_a_choice("command", arguments[0], choices=COMMANDS)
+def _parsed(arguments: Sequence[str]) -> Sequence[Any]:
+    """Return the command and its configuration; tyro prints what is wrong with options, and exits with 2."""
+    name, *rest = arguments or ("--help",)
+    if not name.startswith("-") and name not in COMMANDS:
+        raise not_a_choice("command", name, choices=COMMANDS)
+    asks_for_help = {"-h", "--help"} & set(rest)
+    if name == "quickstart":
+        from ringworld.quickstart.config import QUICKSTARTS
+
+        preset = value_of("--preset", rest) or "quickstart"
+        if preset not in QUICKSTARTS:
+            raise not_a_choice("preset", preset, choices=QUICKSTARTS)
+        return parse(Quickstart, QUICKSTARTS[preset](), rest, prog="ringworld quickstart")
+    if name in CONFIGURED and not (asks_for_help and value_of("--preset", rest) is None):
+        return parse(COMMANDS[name], chosen_run(rest, command=name), rest, prog=f"ringworld {name}")
     commands: Any = (Annotated[cls, tyro.conf.subcommand(name)] for name, cls in COMMANDS.items())
-    return tyro.cli(
+    command = tyro.cli(
         reduce(or_, commands),
         prog="ringworld",
         description=sys.modules["ringworld"].__doc__,
         args=arguments,
         config=(tyro.conf.OmitArgPrefixes,),
     )
-
-
-if __name__ == "__main__":
-    main()
+    return (command,)

@@ -1,16 +1,21 @@
-"""What several commands ask for, and what `--help` says of options that something else decides."""
+"""What several commands ask for, configurations with overrides, and errors that name options as typed."""
 
+import dataclasses
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Generic, TypeVar
 
 import tyro
 
-from ringworld.core.config import read_run
+from ringworld.core.config import from_json
 from ringworld.core.errors import InputError
-from ringworld.core.ranges import check_range
-from ringworld.presets import RunConfig, named
+from ringworld.core.origin import read_origin
+from ringworld.presets.run import RunConfig, catalog, load_preset
+
+CommandT = TypeVar("CommandT")
+ConfigT = TypeVar("ConfigT")
 
 
 def otherwise(happens: str, *, metavar: str) -> Any:
@@ -23,77 +28,90 @@ Devices = Annotated[
     otherwise("as the configuration says; where there are accelerators, all of them", metavar="INT"),
 ]
 Folders = Annotated[tuple[Path, ...], otherwise("none", metavar="[PATH [PATH ...]]")]
+PresetName = Annotated[str | None, otherwise("none: name one, or a --config", metavar="NAME|MODULE:FUNCTION")]
+ConfigFolder = Annotated[Path | None, otherwise("the preset", metavar="PATH")]
 
 
-def check_option(asked: object, *fields: str, least: int, most: int | None = None) -> None:
-    """Refuse options of a command whose numbers lie outside a range.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Configured(Generic[CommandT, ConfigT]):
+    """A command, and the configuration that it runs with, every field of which is an option."""
 
-    Raises:
-        InputError: the first that does.
-    """
-    check_range(asked, *fields, least=least, most=most, what=option_name, remedy="Give another number.")
-
-
-def option_name(field: str) -> str:
-    """Return the name of an option as it is typed: `--top-k` for `top_k`."""
-    return f"--{field.replace('_', '-')}"
+    command: Annotated[CommandT, tyro.conf.arg(name="")]
+    config: Annotated[ConfigT, tyro.conf.arg(name="")]
 
 
-def open_folder(out: Path) -> None:
-    """Make the folder of a result, before anything slow is done.
-
-    Raises:
-        InputError: that is not possible, or nothing can be written to it.
-    """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out):
-            return
-    except (FileExistsError, NotADirectoryError):
-        problem = "a file where a folder should be"
-    except OSError as error:
-        problem = error.strerror or str(error)
-    raise InputError(
-        what=f"--out {out}",
-        got=problem,
-        expected="a folder that can be made and written to",
-        remedy="Give another name.",
+def parse(cls: type[Any], config: Any, arguments: Sequence[str], *, prog: str) -> tuple[Any, Any]:
+    """Return a command and the configuration as overridden; tyro prints what is wrong, and exits with 2."""
+    parsed = tyro.cli(
+        Configured[cls, type(config)],
+        default=Configured(command=tyro.MISSING_NONPROP, config=config),
+        args=arguments,
+        prog=prog,
+        description=cls.__doc__,
+        config=(tyro.conf.AvoidSubcommands,),
     )
+    return parsed.command, parsed.config
+
+
+def chosen_run(arguments: Sequence[str], *, command: str) -> RunConfig:
+    """Return the run that `--preset` or `--config` name, before it is overridden.
+
+    Raises:
+        InputError: neither is given, or there is no such preset or folder.
+    """
+    folder, name = value_of("--config", arguments), value_of("--preset", arguments)
+    if folder is not None and name is not None:
+        problem = f"--config {folder} and --preset {name} are two configurations"
+        raise InputError(problem, field="preset", value=name, remedy="give one")
+    if folder is not None:
+        origin = read_origin(Path(folder))
+        return from_json(RunConfig, origin.configuration, where=f"the configuration of {folder}")
+    if name is None:
+        raise InputError(
+            f"{command} needs a configuration",
+            field="preset",
+            remedy="name one with --preset, or a folder that a command wrote with --config. "
+            f"A preset is one of these, or MODULE:FUNCTION of your own:\n{catalog()}",
+        )
+    return load_preset(name)
+
+
+def value_of(flag: str, arguments: Sequence[str]) -> str | None:
+    """Return what stands after the last such flag, as `--flag value` or `--flag=value`."""
+    value = None
+    for argument, following in zip(arguments, [*arguments[1:], None]):
+        if argument == flag:
+            value = following
+        elif argument.startswith(f"{flag}="):
+            value = argument.partition("=")[2]
+    return value
+
+
+def as_typed(error: InputError, command: object) -> str:
+    """Return the message of an error that begins with a parameter, with the option that was typed for it."""
+    names = {field.name for field in dataclasses.fields(command)} if dataclasses.is_dataclass(command) else ()
+    message, field = str(error), error.field
+    if field and message.startswith(f"{field} ") and (field in names or "." in field):
+        return f"--{field.replace('_', '-')}{message.removeprefix(field)}"
+    return message
 
 
 def check_picture(out: Path | None) -> None:
-    """Refuse an `--out` to which no picture can be written, before what it shows is measured.
+    """Refuse a file to which no picture can be written, before what it shows is measured.
 
     Raises:
-        InputError: it is a folder, or does not end in .png, or its folder cannot be made or written to.
+        InputError: it is a folder, does not end in .png, or its folder cannot be made or written to.
     """
     if out is None:
         return
     if out.suffix.lower() != ".png" or out.is_dir():
         raise InputError(
-            what=f"--out {out}",
-            got="a folder" if out.is_dir() else f"the ending {out.suffix!r}" if out.suffix else "no ending",
-            expected="a name of a file that ends in .png",
-            remedy="Give another name.",
+            f"--out {out} is not the name of a file that ends in .png", field="out", value=out, path=out
         )
-    open_folder(out.parent)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ConfigOptions:
-    """Which configuration a command runs with."""
-
-    preset: str = "quickstart"
-    """Name of a configuration: quickstart, smoke or lwm_7b."""
-    config: Annotated[Path | None, otherwise("the preset", metavar="PATH")] = None
-    """A run.json that a command wrote, edited or not, or its folder; used instead of the preset."""
-
-    def load(self) -> RunConfig:
-        """Return the configuration.
-
-        Raises:
-            InputError: no such preset, or the file does not hold a configuration.
-        """
-        if self.config is None:
-            return named(self.preset)
-        return read_run(self.config, RunConfig)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out.parent):
+            return
+    except OSError as error:
+        problem = f"--out {out} cannot be written ({error.strerror or error})"
+        raise InputError(problem, field="out", value=out, path=out.parent) from None

@@ -1,10 +1,11 @@
 """`ringworld quickstart`: the whole path, from files to a report."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from ringworld.cli.options import ConfigOptions, Devices, Folders
-from ringworld.core.files import only_one
+from ringworld.cli.options import Devices, Folders
+from ringworld.quickstart.config import QuickstartConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -12,20 +13,18 @@ class Quickstart:
     """Do everything once, small but real: tokenizers, preparation, training in stages, generation, report."""
 
     out: Path
-    """Folder for everything; the same command on it goes on where it was stopped."""
+    """Folder for everything; the same command on it resumes where it was stopped."""
     videos: Folders = ()
     """Folders or files of your own videos and images, besides the toy world that is rendered."""
     texts: Folders = ()
     """Folders or files of your own texts, besides the toy world's."""
     devices: Devices = None
-    """Members of the ring; without an accelerator they are simulated."""
-    configuration: ConfigOptions = field(default_factory=ConfigOptions)
+    """Devices of the ring; without an accelerator they are simulated."""
+    preset: Literal["quickstart", "smoke"] = "quickstart"
+    """The quickstart, or one too small to learn anything, to see whether every part works."""
 
-    def run(self) -> None:
+    def run(self, config: QuickstartConfig) -> None:
         """Run what is not done yet, and print the path of the report as the last line."""
-        run = self.configuration.load()
-        from ringworld.cli.jobs.quickstart import quickstart
+        from ringworld.quickstart.job import quickstart
 
-        with only_one(self.out):
-            report = quickstart(run, out=self.out, videos=self.videos, texts=self.texts, devices=self.devices)
-        print(report)
+        print(quickstart(config, out=self.out, videos=self.videos, texts=self.texts, devices=self.devices))

@@ -1,38 +1,43 @@
 """`ringworld train`: a world model in stages of growing context."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from ringworld.cli.options import ConfigOptions, Devices
-from ringworld.core.files import only_one
+from ringworld.cli.options import ConfigFolder, Devices, PresetName, otherwise
+from ringworld.presets.run import RunConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Train:
-    """Train a world model in stages; the same command again goes on where it was."""
+    """Train a world model in stages; the same command again resumes where it was stopped."""
 
     data: Path
     """Folder that prepare wrote."""
     out: Path
-    """Folder for checkpoints, metrics.jsonl and evaluations."""
-    tokenizer: Path
-    """Folder that train-tokenizer wrote."""
+    """Folder for checkpoints, metrics.jsonl, evaluations, and a model folder for each stage."""
+    init: Annotated[Path | None, otherwise("random weights", metavar="PATH")] = None
+    """Model folder whose weights the first stage begins from."""
     evaluate: Literal["stages", "never"] = "stages"
     """Measure needles and held-out loss before the first stage and after each, or never."""
     devices: Devices = None
-    """Members of the ring; without an accelerator they are simulated."""
-    configuration: ConfigOptions = field(default_factory=ConfigOptions)
+    """Devices of the ring; without an accelerator they are simulated."""
+    preset: PresetName = None
+    """Configuration, every field of which is an option of this command too."""
+    config: ConfigFolder = None
+    """A folder that a command wrote; its configuration is used instead of a preset."""
 
-    def run(self) -> None:
-        """Train what is left, and print where its metrics are."""
-        from ringworld.cli.jobs.setup import open_mesh
-        from ringworld.cli.jobs.training import train_stages
+    def run(self, config: RunConfig) -> None:
+        """Train what is left, and print the folder of the last stage's model."""
+        import ringworld as rw
 
-        run = self.configuration.load()
-        with only_one(self.out):
-            run, mesh = open_mesh(run, devices=self.devices)
-            train_stages(
-                run, data=self.data, tokenizer=self.tokenizer, out=self.out, mesh=mesh, evaluate=self.evaluate
+        print(
+            rw.train(
+                config,
+                data=self.data,
+                out=self.out,
+                init=self.init,
+                evaluate=self.evaluate,
+                devices=self.devices,
             )
-        print(self.out / "metrics.jsonl")
+        )

@@ -1,43 +1,39 @@
 """`ringworld train-tokenizer`: a byte-level BPE and a VQGAN from a user's files."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from ringworld.cli.options import ConfigOptions, Folders
-from ringworld.core.files import only_one
+from ringworld.cli.options import ConfigFolder, Folders, PresetName, otherwise
+from ringworld.presets.run import RunConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainTokenizer:
-    """Train the text tokenizer (byte-level BPE) and the frame tokenizer (VQGAN) on your files."""
+    """Train the text tokenizer (byte-level BPE) and, where the run sees frames, a frame tokenizer (VQGAN)."""
 
     out: Path
-    """Folder for the two tokenizers: OUT/text and OUT/frames."""
-    videos: tuple[Path, ...]
-    """Folders or files of videos and images."""
+    """Folder for the tokenizers."""
+    videos: Folders = ()
+    """Folders or files of videos and images, with captions and questions beside them."""
     texts: Folders = ()
-    """Folders or files of text; captions and questions beside the videos are used in any case."""
-    configuration: ConfigOptions = field(default_factory=ConfigOptions)
+    """Folders or files of text (.txt, .md) or of JSON lines with a field "text"."""
+    text_tokenizer: Annotated[Path | None, otherwise("one is trained", metavar="PATH")] = None
+    """Tokenizer folder or model folder whose text tokenizer is taken over."""
+    preset: PresetName = None
+    """Configuration, every field of which is an option of this command too."""
+    config: ConfigFolder = None
+    """A folder that a command wrote; its configuration is used instead of a preset."""
 
-    def run(self) -> None:
-        """Train both, and print what they reach on frames and texts not trained on."""
-        from ringworld.cli.jobs.tokenizers import train_tokenizers
+    def run(self, config: RunConfig) -> None:
+        """Train, and print what the tokenizers reach on frames and texts not trained on."""
+        import ringworld as rw
 
-        run = self.configuration.load()
-        with only_one(self.out):
-            report = train_tokenizers(run, videos=self.videos, texts=self.texts, out=self.out)
-        print(
-            f"text: {report.text_vocabulary} ids, {report.text_bytes_per_token:.2f} bytes a token of "
-            f"{report.text_judged_on}"
+        report = rw.train_tokenizer(
+            config,
+            videos=self.videos,
+            texts=self.texts,
+            text_tokenizer=self.text_tokenizer,
+            out=self.out,
         )
-        print(
-            f"frames: {report.frames.psnr_db:.2f} dB PSNR on {report.held_out_frames} held-out frames "
-            f"of {report.held_out_of}, {report.frames.codebook_usage:.0%} of the codebook in use"
-        )
-        if report.unlike.psnr_db is not None:
-            print(
-                f"of them, {report.unlike.frames} unlike all that were trained on: "
-                f"{report.unlike.psnr_db:.2f} dB"
-            )
-        for item in report.quarantined:
-            print(f"set aside: {item.path}: {item.reason}")
+        print("\n".join(report.lines()))

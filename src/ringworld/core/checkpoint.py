@@ -34,7 +34,7 @@ class Checkpoints:
             mode: `write` makes the folder if need be, and clears away what was not finished; `read` touches
                 nothing, since a run that is still going may be about to finish it.
         """
-        self._directory = directory
+        self.directory = directory
         policies = ocp.checkpoint_managers
         self._manager = ocp.CheckpointManager(
             directory.absolute(),
@@ -47,10 +47,15 @@ class Checkpoints:
             ),
         )
 
+    @property
+    def latest_step(self) -> int | None:
+        """Return the step of the newest checkpoint, or None."""
+        return self._manager.latest_step()
+
     def save(self, step: int, tree: Any, meta: dict[str, Any]) -> None:
         """Write `tree` (arrays, sharded or not) and `meta` (JSON) and return when both are on disk."""
         items = ocp.args.Composite(tree=ocp.args.PyTreeSave(tree), meta=ocp.args.JsonSave(meta))
-        with room_for(self._directory / str(step)):
+        with room_for(self.directory / str(step)):
             self._manager.save(step, args=items)
             self._manager.wait_until_finished()
 
@@ -67,7 +72,7 @@ class Checkpoints:
         Raises:
             InputError: the newest checkpoint is damaged, or is of another tree.
         """
-        step = self._manager.latest_step()
+        step = self.latest_step
         if step is None:
             return None
         abstract = jax.tree.map(_as_abstract, abstract)
@@ -78,12 +83,12 @@ class Checkpoints:
         try:
             restored = self._manager.restore(step, args=items)
         except Exception as error:  # Orbax and TensorStore raise many kinds
-            reason = textwrap.shorten(str(error), 200, placeholder=" ...")
+            path = self.directory / str(step)
+            reason = textwrap.shorten(str(error), 120, placeholder=" ...")
             raise InputError(
-                what=str(self._directory / str(step)),
-                got=f"a checkpoint that cannot be read ({reason})",
-                expected="a whole checkpoint of the same model",
-                remedy="Check memory and configuration. Delete that folder only if it is damaged.",
+                f"{path} cannot be read as a checkpoint of this model ({reason})",
+                path=path,
+                remedy="check the configuration; delete the folder only if it is damaged",
             ) from error
         return Restored(step, restored["tree"], restored["meta"])
 

@@ -1,4 +1,4 @@
-"""Frozen dataclasses to JSON and back, and the `run.json` beside every output."""
+"""Frozen dataclasses to JSON and back, and the command as it was typed."""
 
 import dataclasses
 import shlex
@@ -10,12 +10,10 @@ from pathlib import Path
 from reprlib import repr as short
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
-from ringworld import __version__
 from ringworld.core.errors import InputError
-from ringworld.core.files import read_json, write_json_atomic
+from ringworld.core.files import read_json
 
 T = TypeVar("T")
-RUN_FILE = "run.json"
 
 
 def to_json(value: Any) -> Any:
@@ -29,13 +27,19 @@ def to_json(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def from_json(cls: Callable[..., T], value: Any, *, where: str = "configuration") -> T:
+def from_json(cls: Callable[..., T], value: Any, *, where: Path | str = "configuration") -> T:
     """Build `cls`, a class or an alias such as `dict[str, float]`, from what `to_json` wrote.
 
     Raises:
-        InputError: a key is unknown or missing, or a value has another type.
+        InputError: a key is unknown or missing, or a value has another type or is out of its range; where
+            `where` is a file, `path` is that file and `field` is within it.
     """
-    return _build(cls, value, where)
+    try:
+        return _build(cls, value, str(where))
+    except InputError as error:
+        if isinstance(where, Path):
+            error.path, error.field = where, error.field.removeprefix(str(where)).removeprefix(".")
+        raise
 
 
 def read_as(cls: Callable[..., T], path: Path) -> T:
@@ -44,31 +48,14 @@ def read_as(cls: Callable[..., T], path: Path) -> T:
     Raises:
         InputError: the file is missing, is not JSON, or holds something else.
     """
-    return from_json(cls, read_json(path), where=str(path))
+    return from_json(cls, read_json(path), where=path)
 
 
 def typed_command() -> str:
     """Return the command line of this process, quoted so that a shell reads it back as it was typed."""
-    return shlex.join(["ringworld", *sys.argv[1:]])
-
-
-def write_run(out: Path, config: Any) -> None:
-    """Write `run.json`: the command, our version and the whole configuration."""
-    run = {"command": typed_command(), "ringworld": __version__, "config": to_json(config)}
-    write_json_atomic(out / RUN_FILE, run)
-
-
-def read_run(out: Path, cls: type[T]) -> T:
-    """Read the configuration that `write_run` wrote in the folder `out`, or in a JSON file named so.
-
-    Raises:
-        InputError: there is no `run.json`, or it does not describe a `cls`.
-    """
-    path = out if out.suffix == ".json" else out / RUN_FILE
-    run = read_as(dict[str, Any], path)
-    if "config" not in run:
-        raise _mismatch(str(path), "no 'config'", "a file written by ringworld")
-    return from_json(cls, run["config"], where=str(path))
+    program = Path(sys.argv[0])
+    ours = program.name == "ringworld" or program.parts[-2:] == ("ringworld", "__main__.py")
+    return shlex.join([*(["ringworld"] if ours else ["python", sys.argv[0]]), *sys.argv[1:]])
 
 
 def _build(expected: Any, value: Any, where: str) -> Any:
@@ -110,18 +97,20 @@ def _build_dataclass(cls: Any, value: Any, where: str) -> Any:
         return cls(**built)
     except InputError as error:
         raise InputError(
-            what=f"{where}: {error.what}", got=error.got, expected=error.expected, remedy=error.remedy
+            f"{where}: {error.problem}",
+            remedy=error.remedy,
+            field=f"{where}.{error.field}",
+            value=error.value,
         ) from None
 
 
 def _build_union(options: tuple[Any, ...], value: Any, where: str) -> Any:
-    problems = []
     for option in options:
         try:
             return _build(option, value, where)
-        except InputError as error:
-            problems.append(error.expected)
-    raise _mismatch(where, short(value), " or ".join(problems))
+        except InputError:
+            continue
+    raise _mismatch(where, short(value), " or ".join(getattr(one, "__name__", str(one)) for one in options))
 
 
 def _build_tuple(items: tuple[Any, ...], value: Any, where: str) -> Any:
@@ -135,7 +124,7 @@ def _build_tuple(items: tuple[Any, ...], value: Any, where: str) -> Any:
 
 
 def _build_scalar(cls: Any, value: Any, where: str) -> Any:
-    if cls is float and type(value) is int:
+    if cls is float and type(value) is int and abs(value) < 2**1023:
         return float(value)
     if cls is type(None) and value is None:
         return None
@@ -148,8 +137,8 @@ def _build_scalar(cls: Any, value: Any, where: str) -> Any:
 
 def _mismatch(where: str, got: str, expected: str) -> InputError:
     return InputError(
-        what=where,
-        got=got,
-        expected=expected,
-        remedy="The file was written by another version or edited; write it again with this one.",
+        f"{where} holds {got}, but should hold {expected}",
+        field=where,
+        value=got,
+        remedy="it was written by another version or edited: write it again with this one",
     )

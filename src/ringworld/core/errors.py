@@ -1,23 +1,60 @@
-"""The one error that is the user's to mend, and what a signal that was held back becomes."""
+"""What the user can fix, what a run did, and what a signal that was held back becomes."""
 
 import difflib
 import signal
 from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
 
 
 class InputError(ValueError):
-    """A file, option or value that the user can mend; the command line prints it and exits with 2.
+    """A file, parameter or value that the user can fix.
 
-    The message has one form everywhere: what is wrong, what was got, what was expected, and the remedy.
+    The message is one sentence that names the thing, the value and the rule, then what to do where there is
+    something to do: "kv_heads is 3, which does not divide heads=8; set kv_heads=heads for attention without
+    groups".
     """
 
-    def __init__(self, *, what: str, got: str, expected: str, remedy: str) -> None:
-        """Keep the four parts as attributes and join them into the message."""
-        super().__init__(f"{what}: got {got}, expected {expected}. {remedy}")
-        self.what = what
-        self.got = got
-        self.expected = expected
-        self.remedy = remedy
+    def __init__(
+        self,
+        problem: str,
+        *,
+        remedy: str = "",
+        field: str = "",
+        value: Any = None,
+        path: Path | None = None,
+    ) -> None:
+        """Join the problem and the remedy, and keep the parts that programs need.
+
+        Args:
+            problem: what is wrong, without a period.
+            remedy: what to do, in the imperative.
+            field: the parameter at fault, as the library names it: `temperature`, `model.heads`.
+            value: what it holds.
+            path: the file or folder at fault.
+        """
+        super().__init__(f"{problem}; {remedy}" if remedy else problem)
+        self.problem, self.remedy = problem, remedy
+        self.field, self.value, self.path = field, value, path
+
+
+class Diverged(RuntimeError):
+    """A loss or a gradient is NaN or infinite. No input is wrong, so this is no `InputError`."""
+
+    def __init__(self, name: str, *, value: float, step: int, of: str) -> None:
+        """Keep which number it was and when.
+
+        Args:
+            name: such as `loss`.
+            value: NaN or infinite.
+            step: the update at which it was seen.
+            of: what is trained, such as `train 4K`.
+        """
+        super().__init__(
+            f"{of}: {name} is {value} at step {step}; lower the learning rate or lengthen the warm-up, and "
+            "train in a new folder"
+        )
+        self.name, self.value, self.step, self.of = name, value, step, of
 
 
 class Stopped(KeyboardInterrupt):
@@ -29,13 +66,15 @@ class Stopped(KeyboardInterrupt):
         self.number = number
 
 
-def not_a_choice(what: str, got: str, *, choices: Iterable[str]) -> InputError:
-    """Return the error for a name that is none of `choices`; it suggests the nearest, if one is near."""
+def not_a_choice(field: str, value: str, *, choices: Iterable[str]) -> InputError:
+    """Return the error for a name that is none of `choices`; it suggests the nearest, if one is near.
+
+    Example:
+        `not_a_choice("layout", "zigzog", choices=("contiguous", "zigzag"))` reads "'zigzog' is not a layout;
+        did you mean zigzag? There are: contiguous, zigzag".
+    """
     choices = list(choices)
-    near = difflib.get_close_matches(got, choices, n=1)
-    return InputError(
-        what=what,
-        got=repr(got),
-        expected=f"one of {', '.join(choices)}",
-        remedy=f"Did you mean {near[0]}?" if near else "Choose one of these.",
-    )
+    near = difflib.get_close_matches(value, choices, n=1)
+    listed = f"there are: {', '.join(choices)}"
+    remedy = f"did you mean {near[0]}? {listed.capitalize()}" if near else listed
+    return InputError(f"{value!r} is not a {field}", field=field, value=value, remedy=remedy)

@@ -6,6 +6,8 @@ import hashlib
 import json
 import math
 import os
+import shutil
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,8 +15,8 @@ from typing import Any, Literal
 
 from ringworld.core.errors import InputError
 
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
-"""What the system says where there is no room left, or none left to this user."""
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What the system says where there is no room left, none left to this user, or none left in one file."""
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 """What it says where the file system has no locks; a run there goes without."""
 LOCK_FILE = ".lock"
@@ -34,11 +36,41 @@ def writing(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield temporary
-            with temporary.open("r+b") as stream:
-                os.fsync(stream.fileno())
+            _settle(temporary)
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing_folder(path: Path) -> Iterator[Path]:
+    """Give a new folder to fill, which becomes `path` when the block ends and vanishes when the block fails.
+
+    A reader finds the new folder whole, or the old one, or between two renames none. What a killed process
+    left of the same folder is cleared away, so that one process at a time may write it; see `only_one`.
+
+    Raises:
+        InputError: the disk is full.
+    """
+    temporary, replaced = path.with_name(f".{path.name}.tmp"), path.with_name(f".{path.name}.old")
+    with room_for(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if replaced.exists() and not path.exists():
+            replaced.replace(path)
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(replaced, ignore_errors=True)
+        temporary.mkdir()
+        try:
+            yield temporary
+            for file in temporary.rglob("*"):
+                if file.is_file():
+                    _settle(file)
+            if path.exists():
+                path.replace(replaced)
+            temporary.replace(path)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+            shutil.rmtree(replaced, ignore_errors=True)
 
 
 @contextmanager
@@ -51,19 +83,16 @@ def only_one(folder: Path) -> Iterator[None]:
         InputError: another process is at work in the folder, or it is a file.
     """
     if folder.exists() and not folder.is_dir():
-        raise InputError(
-            what=str(folder), got="a file", expected="a folder to write into", remedy="Give another name."
-        )
+        raise InputError(f"{folder} is a file, not a folder to write into", path=folder)
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOCK_FILE).open("ab") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise InputError(
-                what=str(folder),
-                got="another ringworld at work in it",
-                expected="a folder of its own",
-                remedy="Wait for it, or choose another folder.",
+                f"{folder} is in use by another ringworld process",
+                path=folder,
+                remedy="wait for it, or choose another folder",
             ) from None
         except OSError as error:
             if error.errno not in NO_LOCKS:
@@ -86,18 +115,18 @@ def room_for(path: Path) -> Iterator[None]:
         if not is_disk_full(error):
             raise
         raise InputError(
-            what=str(path),
-            got="no space left on the disk",
-            expected="room to write it",
-            remedy="Free some. What is already written stays usable, and the same command goes on from it.",
+            f"there is no space left to write {path}",
+            path=path,
+            remedy="free some; what is already written stays usable, and the same command resumes from it",
         ) from error
 
 
 def is_disk_full(error: BaseException | None) -> bool:
     """Look through the causes: TensorStore, ArrayRecord and safetensors have errors of their own for it."""
     while error is not None:
+        said = str(error).lower()
         full = isinstance(error, OSError) and error.errno in DISK_FULL
-        if full or "no space left on device" in str(error).lower():
+        if full or "no space left on device" in said or "file too large" in said:
             return True
         error = error.__cause__ or error.__context__
     return False
@@ -105,16 +134,18 @@ def is_disk_full(error: BaseException | None) -> bool:
 
 @contextmanager
 def reading(
-    what: Path | str,
+    path: Path,
     *,
+    part: str = "",
     expected: str,
     damage: type[Exception] | tuple[type[Exception], ...],
-    remedy: str = "Delete it and run the command that wrote it again.",
+    remedy: str = "delete it and run the command that wrote it again",
 ) -> Iterator[None]:
     """Turn a missing file, and what a library raises on a damaged one, into an error that names it.
 
     Args:
-        what: the file, or a part of it.
+        path: the file.
+        part: of it, such as `line 2`; it becomes the `field` of the error.
         expected: what it should be.
         damage: what the library raises.
         remedy: of the damage.
@@ -125,14 +156,12 @@ def reading(
     try:
         yield
     except FileNotFoundError:
-        raise InputError(
-            what=str(what), got="no such file", expected=expected, remedy="Check the folder's name."
-        ) from None
+        raise InputError(f"{path} does not exist; it should be {expected}", path=path) from None
     except damage as error:
         reason = " ".join(str(error).split())
-        raise InputError(
-            what=str(what), got=f"a damaged file ({reason})", expected=expected, remedy=remedy
-        ) from None
+        what = f"{path}, {part}," if part else str(path)
+        problem = f"{what} is not {expected} ({reason})"
+        raise InputError(problem, path=path, field=part, remedy=remedy) from None
 
 
 def write_bytes_atomic(path: Path, content: bytes) -> None:
@@ -144,7 +173,7 @@ def write_bytes_atomic(path: Path, content: bytes) -> None:
 def write_text_atomic(path: Path, text: str) -> None:
     """Write UTF-8 text as `write_bytes_atomic` does.
 
-    Names of files that are not UTF-8 hold halves of surrogate pairs. They are spelt out, as JSON spells them.
+    Names of files that are not UTF-8 hold halves of surrogate pairs. They are written as JSON escapes them.
     """
     write_bytes_atomic(path, text.encode("utf-8", "backslashreplace"))
 
@@ -173,53 +202,40 @@ def parse_json(text: str, *, numbers: Literal["finite", "any"] = "finite") -> An
             programs write, in fields that are no concern of ours.
 
     Raises:
-        ValueError: it is not JSON, or nested too deeply.
+        ValueError: it is not JSON, nested too deeply, or has a whole number of too many digits.
     """
     number = _finite if numbers == "finite" else float
     try:
-        return json.loads(text, parse_float=number, parse_constant=number)
+        return json.loads(text, parse_float=number, parse_constant=number, parse_int=_whole)
     except RecursionError:
         raise ValueError("nested too deeply") from None
 
 
-def claim_folder(path: Path, identity: Mapping[str, Any], *, holds: str, results: Path | None = None) -> None:
-    """Write into the file `path` what its folder is made of, or compare with what stands there.
+def fitted(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `given` with the keys of `defaults` and no others: what a file of another version says to ours.
 
-    Args:
-        path: a JSON file of the folder to be claimed.
-        identity: JSON that is equal for calls that may go on with each other's work, and only for those.
-        holds: what the folder holds where the identities differ, such as "the evaluation of another model".
-        results: what appears with the first result; a folder without it can be claimed anew. None: with the
-            claim itself.
-
-    Raises:
-        InputError: the folder is of another identity; the message names what differs, as in `model.layers`.
+    What is missing is as in `defaults`; an empty object there stands for any keys.
     """
-    if not path.exists() or (results is not None and not results.exists()):
-        write_json_atomic(path, identity)
-        return
-    theirs = read_json(path)
-    with reading(path, expected="what its folder is made of", damage=TypeError):
-        differing = list(_differing(identity, theirs))
-    if differing:
-        raise InputError(
-            what=str(path.parent),
-            got=f"{holds}: another {', '.join(differing)}",
-            expected="a new folder, or the same command as before",
-            remedy="Choose another folder, or delete this one.",
-        )
+
+    def fit(default: Any, value: Any) -> Any:
+        inside = default and isinstance(default, Mapping) and isinstance(value, Mapping)
+        return fitted(default, value) if inside else value
+
+    return {name: fit(default, given.get(name, default)) for name, default in defaults.items()}
 
 
-def _differing(ours: Mapping[str, Any], theirs: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """Yield the names of values that are not equal, those within an object after its own and a dot."""
+def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], *, prefix: str = "") -> list[str]:
+    """Return the names of values that are not equal, those within an object after its own and a dot."""
     if not isinstance(theirs, Mapping):
         raise TypeError(f"a {type(theirs).__name__} where an object should be")
+    found: list[str] = []
     for name in sorted({*ours, *theirs}):
         one, other = ours.get(name), theirs.get(name)
         if isinstance(one, Mapping) and isinstance(other, Mapping):
-            yield from _differing(one, other, f"{prefix}{name}.")
+            found += differences(one, other, prefix=f"{prefix}{name}.")
         elif one != other:
-            yield prefix + name
+            found.append(prefix + name)
+    return found
 
 
 def sha256_file(path: Path) -> str:
@@ -237,7 +253,7 @@ def append_jsonl(path: Path, row: dict[str, Any]) -> None:
 
 
 def sync(path: Path) -> None:
-    """Wait until what was appended to a file is on the disk; a missing file is let be."""
+    """Wait until what was appended to a file is on the disk; a missing file is ignored."""
     if path.exists():
         with room_for(path), path.open("rb") as stream:
             os.fsync(stream.fileno())
@@ -254,7 +270,7 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     lines = enumerate(path.read_bytes().split(b"\n")[:-1], start=1)
-    return [_parse_line(line, where=f"{path}, line {number}") for number, line in lines if line.strip()]
+    return [_parse_line(line, path=path, part=f"line {number}") for number, line in lines if line.strip()]
 
 
 def write_jsonl_atomic(path: Path, rows: Iterable[dict[str, Any]]) -> None:
@@ -275,6 +291,22 @@ def keep_jsonl(path: Path, keep: Callable[[dict[str, Any]], bool]) -> None:
         write_jsonl_atomic(path, rows)
 
 
+def _settle(file: Path) -> None:
+    """Wait until a file is on the disk, and give it the mode of any new one: libraries have their own."""
+    umask = os.umask(0o077)
+    os.umask(umask)
+    file.chmod(0o666 & ~umask)
+    with file.open("r+b") as stream:
+        os.fsync(stream.fileno())
+
+
+def _whole(number: str) -> int:
+    most = sys.get_int_max_str_digits()
+    if most and len(number.removeprefix("-")) > most:
+        raise ValueError(f"a number has more than {most} digits")
+    return int(number)
+
+
 def _finite(number: str) -> float:
     value = float(number)
     if not math.isfinite(value):
@@ -286,8 +318,8 @@ def _line(row: dict[str, Any]) -> str:
     return json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _parse_line(line: bytes, *, where: str) -> dict[str, Any]:
-    with reading(where, expected="a JSON object", damage=ValueError, remedy="Delete that line."):
+def _parse_line(line: bytes, *, path: Path, part: str) -> dict[str, Any]:
+    with reading(path, part=part, expected="a JSON object", damage=ValueError, remedy="delete that line"):
         row = parse_json(line.decode("utf-8"))
         if not isinstance(row, dict):
             raise ValueError(f"a {type(row).__name__}")

@@ -12,20 +12,23 @@ from ringworld.core.sharding import MESH_AXES
 
 
 def simulate_devices(count: int) -> None:
-    """Ask the CPU backend for `count` devices; call it before any array exists.
+    """Ask the CPU backend for `count` devices or more; call it before any array exists.
+
+    Where jax uses an accelerator nothing is simulated, and the number of CPU devices does not matter.
 
     Raises:
-        InputError: the backend runs already with another number of CPU devices.
+        InputError: the backend runs already with fewer CPU devices.
     """
     try:
-        jax.config.update("jax_num_cpu_devices", count)
+        jax.config.update("jax_num_cpu_devices", max(count, jax.config.values["jax_num_cpu_devices"]))
     except RuntimeError:
-        if jax.local_device_count("cpu") != count:
+        running = jax.local_device_count("cpu")
+        if running < count and jax.default_backend() == "cpu":
             raise InputError(
-                what="simulated devices",
-                got=f"{count} asked for after {jax.local_device_count('cpu')} were made",
-                expected="the same number in one process",
-                remedy="Start a new process.",
+                f"this process simulates {running} devices already, too few for {count}",
+                field="devices",
+                value=count,
+                remedy="start a new process",
             ) from None
 
 
@@ -50,13 +53,22 @@ def make_mesh(
     if len(devices) != config.devices:
         sizes = ", ".join(f"{name} {size}" for name, size in zip(MESH_AXES, config.shape) if size > 1)
         raise InputError(
-            what="device count",
-            got=f"{len(devices)} devices",
-            expected=f"{config.devices} ({sizes or 'every axis 1'})",
-            remedy="Change --devices, or the mesh, so that the product of the axes is the device count.",
+            f"{len(devices)} devices cannot form a mesh of {config.devices} ({sizes or 'every axis 1'})",
+            field="mesh",
+            value=config,
+            remedy="change the mesh, so that the product of its axes is the number of devices",
         )
     axis_type = AxisType.Explicit if shardings == "typed" else AxisType.Auto
     return jax.make_mesh(config.shape, MESH_AXES, devices=devices, axis_types=(axis_type,) * len(MESH_AXES))
+
+
+def mesh_of(config: MeshConfig) -> Mesh:
+    """Return a mesh over as many of the devices of this process group as it needs.
+
+    Raises:
+        InputError: there are fewer.
+    """
+    return make_mesh(config, devices=jax.devices()[: config.devices])
 
 
 def abstract_mesh(config: MeshConfig) -> AbstractMesh:

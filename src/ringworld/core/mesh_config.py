@@ -13,7 +13,7 @@ class MeshConfig:
     data: int = 1
     """Copies of the model that see different sequences."""
     fsdp: int = 1
-    """Devices over which weights are spread and which see different sequences."""
+    """FSDP shards: weights and the batch are split over them."""
     ring: int = 1
     """Members of the ring over which each sequence is cut."""
     ulysses: int = 1
@@ -23,8 +23,8 @@ class MeshConfig:
 
     def __post_init__(self) -> None:
         """Refuse sizes below one."""
-        names, remedy = (field.name for field in fields(self)), "Use 1 for an axis that the run does not cut."
-        check_range(self, *names, least=1, what="mesh axis {}".format, remedy=remedy)
+        names = (field.name for field in fields(self))
+        check_range(self, *names, of="mesh", least=1, remedy="use 1 for an axis that the run does not cut")
 
     @property
     def shape(self) -> tuple[int, ...]:

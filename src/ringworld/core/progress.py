@@ -52,9 +52,9 @@ class Progress:
             self._bar.stop()
 
     def update(self, done: int, *, total: int | None = None, **values: float) -> None:
-        """Say that `done` units are finished, with values such as `loss=3.2` beside them.
+        """Show that `done` units are finished, with values such as `loss=3.2` beside them.
 
-        `total` mends the number of units where it was not known at the start.
+        `total` replaces the number of units where it was not known at the start.
         """
         self._total = total or self._total
         shown = ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in values.items())

@@ -1,90 +1,130 @@
-"""Ranges of the numbers in a configuration, and numbers that training may not leave."""
+"""Ranges of the numbers in a configuration."""
 
+import dataclasses
 import math
-from collections.abc import Callable, Mapping
-from operator import ge, gt, le, lt
+from numbers import Real
+from operator import ge, gt, index, le, lt
+from typing import Any
 
 from ringworld.core.errors import InputError
 
-_REMEDY = "Change the configuration."
+_LARGEST_INTEGER = 2**63 - 1
 
 
-def check_range(
-    config: object,
-    *fields: str,
+def check_number(
+    field: str,
+    value: Any,
+    *,
     least: float | int | None = None,
     above: float | int | None = None,
     most: float | int | None = None,
     below: float | int | None = None,
-    what: Callable[[str], str] = str,
-    remedy: str = _REMEDY,
+    remedy: str = "",
 ) -> None:
-    """Refuse fields that lie outside a range; NaN and infinity, which no JSON holds, lie outside every range.
+    """Refuse a number outside a range.
+
+    NaN and infinity, which no JSON holds, and integers of more than 64 bits, which no array holds, are
+    outside every range. Numbers of NumPy are numbers; a bool and a string are not.
 
     Args:
-        config: a dataclass, in its `__post_init__`.
-        fields: names of fields that hold a number.
+        field: what the number is called.
+        value: the number.
         least: the smallest number in the range.
         above: a number below the range.
         most: the largest number in the range.
         below: a number above the range.
-        what: how the message calls a field.
         remedy: what to do instead.
 
     Raises:
-        InputError: the first field that is outside.
+        InputError: it is outside, or no number.
     """
+    given, number = value, _number(value)
+    if number is None:
+        raise _not_a(field, given, "a number")
+    value = number
     bounds = (("at least", ge, least), ("more than", gt, above), ("at most", le, most), ("below", lt, below))
     asked = [(words, holds, bound) for words, holds, bound in bounds if bound is not None]
+    storable = abs(value) <= _LARGEST_INTEGER if isinstance(value, int) else math.isfinite(value)
+    if not (storable and all(holds(value, bound) for _, holds, bound in asked)):
+        rules = [f"{words} {bound}" for words, _, bound in asked]
+        rules += [] if storable else ["of 64 bits" if isinstance(value, int) else "finite"]
+        rule = " and ".join(rules)
+        shown = value if storable else "an integer of more than 64 bits" if isinstance(value, int) else value
+        raise InputError(f"{field} is {shown}, but must be {rule}", field=field, value=given, remedy=remedy)
+
+
+def whole_number(
+    field: str,
+    value: Any,
+    *,
+    least: int | None = None,
+    most: int | None = None,
+    below: int | None = None,
+    remedy: str = "",
+) -> int:
+    """Return a whole number, of Python or NumPy, as an `int`; arguments as for `check_number`.
+
+    Raises:
+        InputError: it is outside the range, or not an integer.
+    """
+    whole = _number(value)
+    if not isinstance(whole, int):
+        raise _not_a(field, value, "a whole number")
+    check_number(field, whole, least=least, most=most, below=below, remedy=remedy)
+    return whole
+
+
+def check_range(
+    config: Any,
+    *fields: str,
+    of: str = "",
+    least: float | int | None = None,
+    above: float | int | None = None,
+    most: float | int | None = None,
+    below: float | int | None = None,
+    remedy: str = "",
+) -> None:
+    """Refuse fields of a dataclass that lie outside a range; see `check_number`.
+
+    Args:
+        config: a dataclass, in its `__post_init__`.
+        fields: names of fields that hold a number; a whole one where the field is declared as `int`.
+        of: what the dataclass describes; `model` makes the field `model.heads`.
+        least: the smallest number in the range.
+        above: a number below the range.
+        most: the largest number in the range.
+        below: a number above the range.
+        remedy: what to do instead.
+
+    Raises:
+        InputError: the first field that is outside, or no such number.
+    """
+    types = {field.name: field.type for field in dataclasses.fields(config)}
     for field in fields:
-        value = getattr(config, field)
-        require(
-            math.isfinite(value) and all(holds(value, bound) for _, holds, bound in asked),
-            what(field),
-            got=value,
-            expected=" and ".join(f"{words} {bound}" for words, _, bound in asked),
+        name, value = f"{of}.{field}" if of else field, getattr(config, field)
+        if types[field] is int and not isinstance(_number(value), int):
+            raise _not_a(name, value, "a whole number")
+        check_number(
+            name,
+            value,
+            least=least,
+            above=above,
+            most=most,
+            below=below,
             remedy=remedy,
         )
 
 
-def check_counts(**numbers: int) -> None:
-    """Refuse numbers of what there must be one of at least, such as tokens or members.
-
-    Args:
-        numbers: by name.
-
-    Raises:
-        InputError: the first that is below 1.
-    """
-    for name, number in numbers.items():
-        require(number >= 1, name, got=number, expected="at least 1", remedy="Give another number.")
+def _number(value: Any) -> Any:
+    """Return a number, as Python's own where it is an integer; None where it is no number."""
+    if isinstance(value, bool):
+        return None
+    try:
+        return index(value)
+    except TypeError:
+        return value if isinstance(value, Real) else None
 
 
-def require(holds: bool, what: str, *, got: object, expected: str, remedy: str = _REMEDY) -> None:
-    """Refuse a configuration in which a rule that is no range does not hold.
-
-    Raises:
-        InputError: it does not.
-    """
-    if not holds:
-        raise InputError(what=what, got=str(got), expected=expected, remedy=remedy)
-
-
-def check_finite(values: Mapping[str, float | int], *, where: str) -> None:
-    """Stop a training whose numbers have left all bounds, before they reach its files.
-
-    Args:
-        values: by name, such as `loss`.
-        where: the step, as the message says it.
-
-    Raises:
-        InputError: the first value that is NaN or infinite.
-    """
-    for name, value in values.items():
-        require(
-            math.isfinite(value),
-            f"{name} at {where}",
-            got=value,
-            expected="a finite number",
-            remedy="Lower the learning rate or lengthen the warm-up, and train in a new folder.",
-        )
+def _not_a(field: str, value: Any, kind: str) -> InputError:
+    shown = f"{value!r:.80}, {type(value).__name__}"
+    return InputError(f"{field} is {shown}, but must be {kind}", field=field, value=value)

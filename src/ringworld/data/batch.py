@@ -1,12 +1,15 @@
-"""The batch that the train step takes."""
+"""The batch that the train step takes, and what the packer knows of it."""
 
-from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
-ArrayT = TypeVar("ArrayT")
+import numpy as np
+from jaxtyping import Float32, Int32
 
 
-class PackedBatch(NamedTuple, Generic[ArrayT]):
-    """Packed sequences, one a row; every field is [batch, seq], NumPy on the host or jax on the devices.
+class PackedBatch(NamedTuple):
+    """Packed sequences, one a row: arrays of NumPy on the host, or of jax on the devices.
 
     Two examples, of 3 and 2 tokens, in a row of 6, every token of them carrying loss:
 
@@ -17,22 +20,33 @@ class PackedBatch(NamedTuple, Generic[ArrayT]):
         text_weights   .5 .5  0  1  0  0
     """
 
-    tokens: ArrayT
-    """int32 ids; 0 at padding."""
-    targets: ArrayT
-    """int32: the next id of the same example; 0 where there is none."""
-    order: ArrayT
-    """int32: index in the packed sequence; -1 at padding, which nothing sees."""
-    first: ArrayT
-    """int32: index at which the token's example begins; 0 at padding."""
-    text_weights: ArrayT
-    """float32: weight of the target in the loss over text; sums to 1 over each example that has text loss."""
-    vision_weights: ArrayT
-    """float32: the same over vision codes."""
+    tokens: Int32[Any, "batch seq"]
+    """Ids; 0 at padding."""
+    targets: Int32[Any, "batch seq"]
+    """The next id of the same example; 0 where there is none."""
+    order: Int32[Any, "batch seq"]
+    """Index in the packed sequence; -1 at padding, which nothing sees."""
+    first: Int32[Any, "batch seq"]
+    """Index at which the token's example begins; 0 at padding."""
+    text_weights: Float32[Any, "batch seq"]
+    """Weight of the target in the loss over text; sums to 1 over each example that has text loss."""
+    vision_weights: Float32[Any, "batch seq"]
+    """The same over vision codes."""
 
 
-if not TYPE_CHECKING:
-    # beartype cannot check a generic NamedTuple; a plain one can be checked, and be subscripted all the same.
-    _doc = PackedBatch.__doc__
-    PackedBatch = NamedTuple("PackedBatch", list(PackedBatch.__annotations__.items()))
-    PackedBatch.__doc__ = _doc
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class PackedRows:
+    """A packed batch on the host, with the lengths that the packer gave it."""
+
+    batch: PackedBatch
+    lengths: Sequence[Sequence[int]]
+    """Of each row, the tokens of its examples in order; the rest of the row is padding."""
+
+    def split(self, parts: int) -> "list[PackedRows]":
+        """Cut the rows into equally many consecutive ones."""
+        fields = zip(*(np.split(field, parts) for field in self.batch))
+        rows = len(self.lengths) // parts
+        return [
+            PackedRows(batch=PackedBatch(*part), lengths=self.lengths[i * rows : (i + 1) * rows])
+            for i, part in enumerate(fields)
+        ]

@@ -1,4 +1,4 @@
-"""The texts that a text tokenizer is trained on and judged by."""
+"""The texts that a text tokenizer is trained on, and those that it is judged by."""
 
 from collections.abc import Iterator, Sequence
 
@@ -10,23 +10,32 @@ from ringworld.text import chat
 
 
 def corpus(
-    sources: Sequence[Source], *, config: PrepareConfig, quarantined: list[Quarantined]
-) -> Iterator[tuple[str, Split]]:
-    """Yield texts, each with its split: documents, captions, and questions in the wording of a prompt.
+    sources: Sequence[Source], *, split: Split, config: PrepareConfig, quarantined: list[Quarantined]
+) -> Iterator[str]:
+    """Yield the texts of one split: documents, captions, and questions in the wording of a prompt.
+
+    Questions about a text whose end is held out are in neither split, since that end may hold the answers.
 
     Args:
-        sources: files of all splits and formats.
+        sources: files of all splits and formats; there may be no texts among them.
+        split: which texts to yield.
         config: the largest text file that is read, and what of a file is held out.
         quarantined: files and lines that cannot be read are appended here.
     """
     for source in sources:
+        if source.split == "held_out" and split == "train":
+            continue
         with quarantine(source.relative, into=quarantined):
-            beside = [] if source.format == "lines" else list(_beside(source))
+            # All of a file or nothing: what stands beside it may be damaged.
+            beside = list(_beside(source)) if source.split == split else []
+            parts = 0
             if source.format in ("text", "lines"):
                 for document in read_documents(source, config=config, quarantined=quarantined):
-                    yield document.text, document.split
-            for words in beside:
-                yield words, source.split
+                    parts += 1
+                    if document.split == split:
+                        yield document.text
+            if source.format != "text" or parts == 1:
+                yield from beside
 
 
 def _beside(source: Source) -> Iterator[str]:

@@ -6,8 +6,8 @@ from random import Random
 
 from ringworld.data.config import PrepareConfig, Split
 from ringworld.data.quarantine import Quarantined
-from ringworld.data.read_text import read_lines, read_text
 from ringworld.data.sources import Source
+from ringworld.text.read_text import read_lines, read_text
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,8 +32,9 @@ def read_documents(
     | text that is trained on, long enough | its last `config.held_out_fraction` |
     | any other text | nothing |
 
-    Long enough is a text of which at least `config.document_tokens` characters are then held out. So a single
-    book has a held-out split, of which neither the text tokenizer nor the model learns.
+    Lines are drawn by what they hold, so that one that occurs twice is in one split. Long enough is a text of
+    which at least `config.document_tokens` characters are then held out. So a single book has a held-out
+    split, on which neither the text tokenizer nor the model is trained.
 
     Raises:
         InputError: the file cannot be read.
@@ -46,16 +47,17 @@ def read_documents(
     if source.split == "held_out" or end < config.document_tokens:
         yield Document(name=source.relative, text=text, split=source.split)
         return
-    cut = text.rfind(" ", 0, len(text) - end) + 1 or len(text) - end
+    # At a blank, unless the text has none for long, as Chinese.
+    cut = text.rfind(" ", len(text) - 2 * end, len(text) - end) + 1 or len(text) - end
     yield Document(name=source.relative, text=text[:cut], split="train")
     yield Document(name=f"{source.relative}#end", text=text[cut:], split="held_out")
 
 
 def _lines(source: Source, config: PrepareConfig, quarantined: list[Quarantined]) -> Iterator[Document]:
-    for line in read_lines(source.path):
+    for line in read_lines(source.path, longest=config.max_text_bytes):
         name = f"{source.relative}#{line.number}"
         if line.problem:
             quarantined.append(Quarantined(path=name, reason=f"{source.path}: {line.problem}"))
             continue
-        drawn = Random(f"{config.seed} {name}").random() < config.held_out_fraction
+        drawn = Random(f"{config.seed} {line.text}").random() < config.held_out_fraction
         yield Document(name=name, text=line.text, split="held_out" if drawn else source.split)

@@ -1,4 +1,4 @@
-"""One document, one captioned video, one conversation: token ids, and which of them are learnt."""
+"""One document, one captioned video, one conversation: token ids, and which of them carry loss."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -20,11 +20,11 @@ Codes = Int[np.ndarray, "_ codes"]
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Example:
-    """Token ids and what is learnt of them, with where they come from."""
+    """Token ids and which of them carry loss, with where they come from."""
 
     tokens: Int32[np.ndarray, " tokens"]
     loss: Bool[np.ndarray, " tokens"]
-    """True where the token is a target that is learnt."""
+    """True where the token is a target."""
     kind: Kind
     source: str
     """Path of the file relative to the folder it was found in, and what `Document.name` adds to it."""
@@ -49,6 +49,16 @@ class Example:
 class FrameEncoder(Protocol):
     """What preparation needs of `ringworld.vision.frame_tokenizer.FrameTokenizer`."""
 
+    @property
+    def resolution(self) -> int:
+        """Side of a frame in pixels."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """What changes when a weight does."""
+        ...
+
     def encode(self, frames: UInt8[np.ndarray, "frames side side 3"]) -> Int32[np.ndarray, "frames codes"]:
         """Return the codes of each frame."""
         ...
@@ -56,7 +66,7 @@ class FrameEncoder(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class ExampleMaker:
-    """Turns text and codes of frames into examples."""
+    """Turns text and codes of frames into examples; what is empty or blank gives none."""
 
     tokenizer: TextTokenizer
     vocabulary: Vocabulary
@@ -67,6 +77,8 @@ class ExampleMaker:
 
         Only the first begins with `<s>` and only the last ends with `</s>`: joined, they are the document.
         """
+        if not text.strip():
+            return []
         whole = self._encode(chat.document(text), kind="text", source=source)
         longest = self.config.document_tokens
         return [whole.cut(start=s, stop=s + longest) for s in range(0, len(whole), longest)]
@@ -74,10 +86,12 @@ class ExampleMaker:
     def document_questions(self, text: str, sidecar: Sidecar, *, source: str) -> list[Example]:
         """Return the document again with each question about it, where `config.document_tokens` suffice.
 
-        A longer one would have to lose a part of the document, and perhaps the part that holds the answer.
+        A longer one would lose a part of the document, and perhaps the part that holds the answer.
         """
         made = []
         for asked in sidecar.questions:
+            if not asked.answer.strip():
+                continue
             prompt = chat.document_question_prompt(text, asked.question, answers=asked.answers)
             made.append(self._encode(chat.answered(prompt, asked.answer), kind="text_qa", source=source))
         return [example for example in made if len(example) <= self.config.document_tokens]
@@ -85,9 +99,12 @@ class ExampleMaker:
     def captioned(self, codes: Codes, caption: str, *, source: str) -> list[Example]:
         """Return both orders: frames then caption, and caption then frames; and single frames as images.
 
-        A part of the generation examples (`config.drop_caption_fraction`) has no caption, which is what
-        guidance needs; which ones follows from the source and the seed.
+        With a blank caption the frames are uncaptioned. A part of the generation examples
+        (`config.drop_caption_fraction`) has no caption, which is what guidance needs; which ones follows from
+        the source and the seed.
         """
+        if not caption.strip():
+            return self.uncaptioned([codes], source=source)
         understood = chat.answered(chat.caption_prompt(), caption)
         made = [self._encode(understood, kind="video_caption", source=source, codes=codes)]
         random = Random(f"{self.config.seed} {source}")
@@ -110,10 +127,11 @@ class ExampleMaker:
                 codes=codes,
             )
             for asked in sidecar.questions
+            if asked.answer.strip()
         ]
 
     def uncaptioned(self, windows: Sequence[Codes], *, source: str) -> list[Example]:
-        """Return consecutive stretches of a video about which nothing is known, an example each."""
+        """Return consecutive windows of a video about which nothing is known, an example each."""
         made, before = [], 0
         for codes in windows:
             example = self._encode(chat.uncaptioned_video(), kind="video", source=source, codes=codes)

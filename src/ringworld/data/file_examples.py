@@ -18,9 +18,8 @@ class Tools:
     """What files are turned into examples with."""
 
     maker: ExampleMaker
-    frame_tokenizer: FrameEncoder
-    frame_tokenizer_fingerprint: str
-    resolution: int
+    frame_tokenizer: FrameEncoder | None
+    """None where all files are text."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -28,7 +27,10 @@ class Problems:
     """What had to be left out; filled while files are read."""
 
     quarantined: list[Quarantined]
-    questions_left_out: int = 0
+    questions_unanswered: int = 0
+    """Questions that are empty, or whose answer is."""
+    questions_too_long: int = 0
+    """Questions about documents that are longer than an example, or whose end is held out."""
 
 
 def prepare_file(source: Source, tools: Tools, problems: Problems) -> Iterator[Marked]:
@@ -36,27 +38,29 @@ def prepare_file(source: Source, tools: Tools, problems: Problems) -> Iterator[M
     with quarantine(source.relative, into=problems.quarantined):
         match source.format:
             case "video" | "image":
-                for example in _pictures(source, tools):
+                for example in _pictures(source, tools, problems):
                     yield example, source.split
             case "text" | "lines":
                 yield from _documents(source, tools, problems)
 
 
-def _pictures(source: Source, tools: Tools) -> list[Example]:
-    maker, config = tools.maker, tools.maker.config
+def _pictures(source: Source, tools: Tools, problems: Problems) -> list[Example]:
+    maker, config, frame_tokenizer = tools.maker, tools.maker.config, tools.frame_tokenizer
+    assert frame_tokenizer, "pictures need a frame tokenizer"
     sidecar = read_sidecar(source)
+    problems.questions_unanswered += sidecar.unanswered
     if sidecar.caption is None and not sidecar.questions:
-        windows = read_windows(source, config=config, resolution=tools.resolution)
+        windows = read_windows(source, config=config, resolution=frame_tokenizer.resolution)
         # All of a file, or nothing: a video may turn out to be damaged at its end.
-        codes = [tools.frame_tokenizer.encode(window) for window in windows]
+        codes = [frame_tokenizer.encode(window) for window in windows]
         return maker.uncaptioned(codes, source=source.relative)
     frames = read_spread(
         source,
         most_frames=config.max_frames,
         frames_per_second=config.frames_per_second,
-        resolution=tools.resolution,
+        resolution=frame_tokenizer.resolution,
     )
-    codes = tools.frame_tokenizer.encode(frames)
+    codes = frame_tokenizer.encode(frames)
     asked = maker.video_questions(codes, sidecar, source=source.relative)
     if sidecar.caption is None:
         return [*maker.uncaptioned([codes], source=source.relative), *asked]
@@ -79,6 +83,7 @@ def _documents(source: Source, tools: Tools, problems: Problems) -> Iterator[Mar
             yield part, document.split
     # Of a text whose end is held out, that end may hold the answer.
     asked = [] if end else maker.document_questions(whole.text, sidecar, source=source.relative)
-    problems.questions_left_out += len(sidecar.questions) - len(asked)
+    problems.questions_unanswered += sidecar.unanswered
+    problems.questions_too_long += len(sidecar.questions) - len(asked)
     for example in asked:
         yield example, source.split

@@ -5,7 +5,6 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
 
 import numpy as np
 from jaxtyping import UInt8
@@ -14,9 +13,9 @@ from ringworld.core.errors import InputError
 from ringworld.data.config import HeldOutOf, PrepareConfig, Split
 from ringworld.data.quarantine import Quarantined, nothing_usable, quarantine
 from ringworld.data.sources import Source
+from ringworld.vision import sampling
 from ringworld.vision.media import read_image, stream_video
 
-T = TypeVar("T")
 Frames = UInt8[np.ndarray, "frames side side 3"]
 
 
@@ -32,25 +31,16 @@ class FrameSample:
 
 
 def read_spread(source: Source, *, most_frames: int, frames_per_second: float, resolution: int) -> Frames:
-    """Read at most `most_frames` frames that are spread over the whole file.
-
-    A short video gives all its frames at `frames_per_second`. A longer one is thinned while it is read, so
-    that little more than twice `most_frames` is ever held, and then evenly as LWM does: of 20 frames, with
-    `most_frames=4`, 0 4 8 12 16 are held at the end and 0 4 8 16 are returned.
+    """Read at most `most_frames` frames that are spread over the whole file, as `vision.sampling` does.
 
     Raises:
         InputError: the file cannot be read; see `ringworld.vision.media`.
     """
     if source.format == "image":
         return read_image(source.path, resolution=resolution)[None]
-    held: list[np.ndarray] = []
-    stride = 1
-    for index, frame in enumerate(_stream(source, frames_per_second, resolution)):
-        if index % stride == 0:
-            held.append(frame)
-        if len(held) > 2 * most_frames:
-            held, stride = held[::2], stride * 2
-    return np.stack(_evenly(held, most_frames))
+    return sampling.read_spread(
+        source.path, most_frames=most_frames, frames_per_second=frames_per_second, resolution=resolution
+    )
 
 
 def read_windows(source: Source, *, config: PrepareConfig, resolution: int) -> Iterator[Frames]:
@@ -83,22 +73,25 @@ def sample_frames(
     clips = _clips(sources, "train", most_frames, read=read, failed=failed)
     held_out = _clips(sources, "held_out", _tenth(most_frames), read=read, failed=failed)
     if not clips:
-        raise nothing_usable("videos and images to train on", failed)
-    frames, told = np.concatenate(clips), tuple(failed)
+        raise nothing_usable("the videos and images to train on", failed, field="videos")
+    frames, quarantined = np.concatenate(clips), tuple(failed)
     if held_out:
         return FrameSample(
-            train=frames, held_out=np.concatenate(held_out), held_out_of="files held out", quarantined=told
+            train=frames,
+            held_out=np.concatenate(held_out),
+            held_out_of="files held out",
+            quarantined=quarantined,
         )
     kept = len(frames) - _tenth(len(frames))
     if not kept:
         raise InputError(
-            what="videos and images to train on",
-            got="one frame in all",
-            expected="two or more, since one is held out to judge the frame tokenizer by",
-            remedy="Give a longer video, or more videos or images.",
+            "the videos and images to train on have one frame in all, but one is held out to judge the frame "
+            "tokenizer by",
+            field="videos",
+            remedy="use a longer video, or more videos or images",
         )
     return FrameSample(
-        train=frames[:kept], held_out=frames[kept:], held_out_of="files trained on", quarantined=told
+        train=frames[:kept], held_out=frames[kept:], held_out_of="files trained on", quarantined=quarantined
     )
 
 
@@ -112,7 +105,7 @@ def _clips(
 ) -> list[np.ndarray]:
     """Return about `most_frames` frames of one split, file by file; what cannot be read goes to `failed`."""
     pictures = [s for s in sources if s.split == split and s.format in ("video", "image")]
-    chosen = _evenly(pictures, most_frames)
+    chosen = sampling.evenly(pictures, most_frames)
     clips = []
     for source in chosen:
         with quarantine(source.relative, into=failed):
@@ -127,9 +120,3 @@ def _tenth(frames: int) -> int:
 def _stream(source: Source, frames_per_second: float, resolution: int) -> Iterator[np.ndarray]:
     sampled = stream_video(source.path, frames_per_second=frames_per_second, resolution=resolution)
     return (frame for _, frame in sampled)
-
-
-def _evenly(items: list[T], most: int) -> list[T]:
-    if len(items) <= most:
-        return items
-    return [items[index] for index in np.linspace(0, len(items) - 1, most, dtype=int)]

@@ -1,9 +1,9 @@
-"""Packed batches from prepared data: without end, to train on, and each example once, to measure by.
+"""Packed batches from prepared data: endless, to train on, and each example once, to evaluate.
 
 The endless order follows from the seed and can be resumed. Grain draws the examples: each kind is shuffled
-anew in every epoch, and kinds are mixed by weight. A document that is longer than the context is drawn piece
-by piece, so that the mixture counts what a row holds. The packing is our own, as is its state: which pieces
-of which records lie in rows that are not full yet.
+again in every epoch, and kinds are mixed by weight. A document that is longer than the context is drawn piece
+by piece, so that the mixture counts what a row holds. The packing and its state are our own: which pieces of
+which records are in rows that are not full yet.
 """
 
 import itertools
@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Int
 
 from ringworld.core.errors import InputError
-from ringworld.data.batch import PackedBatch
+from ringworld.data.batch import PackedRows
 from ringworld.data.config import Kind, MixtureConfig, PackingConfig, Split
 from ringworld.data.examples import Example
 from ringworld.data.packing import FirstFit, pack_rows, piece_bounds, to_batch
@@ -32,7 +32,7 @@ class Piece:
     """A record or a part of one."""
 
     reference: tuple[int, int, int]
-    """Record, first token and end: where to read it again."""
+    """Record, start and stop: where to read it again."""
     example: Example
 
     def __len__(self) -> int:
@@ -57,7 +57,7 @@ class PackedLoader:
         packing: PackingConfig,
         seed: int,
     ) -> None:
-        """Begin at the first batch; see `make_loader`."""
+        """Start at the first batch; see `make_loader`."""
         self._store, self._context, self._batch = store, context_tokens, batch_sequences
         drawable, self.left_out = _drawable(store, split, mixture, context_tokens)
         shares = [mixture.weights[kind] for kind in drawable]
@@ -84,7 +84,7 @@ class PackedLoader:
         """Return itself."""
         return self
 
-    def __next__(self) -> PackedBatch[np.ndarray]:
+    def __next__(self) -> PackedRows:
         """Return the next batch of [batch_sequences, context_tokens].
 
         Raises:
@@ -101,7 +101,7 @@ class PackedLoader:
         )
 
     def get_state(self) -> dict[str, Any]:
-        """Return a JSON value from which `set_state` goes on with the very batch that would come next."""
+        """Return a JSON value from which `set_state` resumes with exactly the batch that would come next."""
         return {
             "identity": self._identity,
             "draws": self._draws.get_state(),
@@ -110,7 +110,7 @@ class PackedLoader:
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Go on from where `get_state` was called.
+        """Resume from where `get_state` was called.
 
         Raises:
             InputError: the state is of other data or another configuration.
@@ -118,10 +118,10 @@ class PackedLoader:
         differing = [name for name, value in self._identity.items() if state["identity"].get(name) != value]
         if differing:
             raise InputError(
-                what="state of the data loader",
-                got=f"another {', '.join(differing)}",
-                expected="the data and configuration of the run that is resumed",
-                remedy="Restore them, or begin a new run in another folder.",
+                f"the saved state of the data loader belongs to a run whose {', '.join(differing)} differs",
+                field="loader",
+                value=differing,
+                remedy="restore the data and configuration of that run, or start a new run in another folder",
             )
         self._draws.set_state(state["draws"])
         self._packer.rows = [[self._read(reference) for reference in row] for row in state["open"]]
@@ -149,7 +149,7 @@ def make_loader(
         data_dir: what `prepare` wrote.
         split: which examples.
         context_tokens: length of a row.
-        batch_sequences: rows of a batch, all of which every process reads; `model.arrange` uploads its part.
+        batch_sequences: rows of a batch, all of which every process reads; each uploads its own part.
         seed: of the order of examples.
         mixture: how often each kind is drawn; kinds without examples that fit are left out.
         packing: how rows are filled.
@@ -173,7 +173,7 @@ class KindOnce:
     """Examples of one kind, each once, or evenly spread ones where there are too many."""
 
     kind: Kind
-    batches: Iterator[PackedBatch[np.ndarray]]
+    batches: Iterator[PackedRows]
     """Of [batch_sequences, context_tokens]; the last rows of the last one may be empty."""
     left_out: int
     """Examples that are longer than the context and cannot be cut."""
@@ -196,7 +196,7 @@ def read_once(
         split: which examples.
         context_tokens: length of a row.
         batch_sequences: rows of a batch.
-        mixture: the kinds; its weights play no part.
+        mixture: the kinds; its weights are ignored.
         most_examples: of each kind; a piece of a document that is longer than a row counts as one.
         packing: how rows are filled.
 
@@ -206,7 +206,7 @@ def read_once(
     store = ExampleStore(data_dir)
     drawable, left_out = _drawable(store, split, mixture, context_tokens)
 
-    def batches(kind: Kind) -> Iterator[PackedBatch[np.ndarray]]:
+    def batches(kind: Kind) -> Iterator[PackedRows]:
         bounds = drawable.get(kind, np.zeros((0, 3), int))
         chosen = np.unique(np.linspace(0, len(bounds) - 1, min(len(bounds), most_examples), dtype=int))
         examples = (store.read(record).cut(start=a, stop=b) for record, a, b in bounds[chosen].tolist())
@@ -235,9 +235,10 @@ def _drawable(
     if not drawable:
         shortest = tokens[of_split].min() if of_split.any() else 0
         raise InputError(
-            what=f"{split} examples of kinds {', '.join(mixture.weights)}",
-            got=f"none of at most {context_tokens} tokens (the shortest of any kind has {shortest})",
-            expected="at least one",
-            remedy="Use a longer context, another mixture, or more data.",
+            f"no {split} example of the kinds {', '.join(mixture.weights)} fits into {context_tokens} tokens "
+            f"(the shortest of any kind has {shortest})",
+            field="mixture",
+            value=mixture,
+            remedy="use a longer context, another mixture or more data",
         )
     return drawable, left_out

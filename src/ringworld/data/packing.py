@@ -1,8 +1,8 @@
 """Examples to packed sequences, with the numbers that keep them apart and count them alike.
 
-Every example counts as it would alone in a padded row: of an example with `n` learnt text targets, each has
-the weight `1 / n`, and the same for vision. The loss over a modality is `sum(weight * nll) / sum(weight)`, a
-mean over examples.
+Every example counts as it would alone in a padded row: each of the `n` text targets of an example that carry
+loss has the weight `1 / n`, and the same for vision. The loss over a modality is
+`sum(weight * nll) / sum(weight)`, a mean over examples.
 """
 
 from collections.abc import Iterable, Iterator, Sequence, Sized
@@ -11,21 +11,19 @@ from typing import Generic, TypeVar
 import numpy as np
 from jaxtyping import Bool, Float32, Int
 
-from ringworld.data.batch import PackedBatch
+from ringworld.core.padding import PADDING_ORDER
+from ringworld.data.batch import PackedBatch, PackedRows
 from ringworld.data.config import Kind
 from ringworld.data.examples import Example
-
-PADDING_ORDER = -1
-
 
 T = TypeVar("T", bound=Sized)
 
 
 class FirstFit(Generic[T]):
-    """Puts each piece into the first open row with room, and gives away the fullest row when none has room.
+    """Puts each piece into the first open row with room, and closes the fullest row when none has room.
 
     Rows of 10 tokens, two of them open, pieces of length 6, 7, 4, 8, 9: 6 opens a row and 7 another; 4 fills
-    the first, which is given away; 8 opens a row; 9 fits nowhere, so that the 8 is given away for it.
+    the first, which is closed; 8 opens a row; 9 fits nowhere, so that the row of the 8 is closed for it.
     """
 
     def __init__(self, *, context_tokens: int, open_rows: int) -> None:
@@ -47,28 +45,21 @@ class FirstFit(Generic[T]):
         return self.rows.pop(rooms.index(min(rooms))) if len(self.rows) > self._open_rows else None
 
     def close(self) -> list[list[T]]:
-        """Give away the rows that are still open."""
+        """Return the rows that are still open."""
         rows, self.rows = self.rows, []
         return rows
-
-
-def pieces(example: Example, *, context_tokens: int) -> list[Example]:
-    """Return what of an example goes into rows of `context_tokens`; see `piece_bounds`."""
-    length = np.array([len(example)])
-    bounds = piece_bounds(length, kind=example.kind, context_tokens=context_tokens)
-    return [example.cut(start=start, stop=stop) for _, start, stop in bounds.tolist()]
 
 
 def piece_bounds(
     lengths: Int[np.ndarray, " examples"], *, kind: Kind, context_tokens: int
 ) -> Int[np.ndarray, "pieces 3"]:
-    """Return what of examples of one kind goes into rows: example, start and stop of each piece.
+    """Return which parts of examples of one kind go into rows: example, start and stop of each piece.
 
     | example | pieces |
     |---|---|
     | fits | itself |
-    | text that is too long | consecutive ones, each an example of its own; each border costs one target |
-    | anything else too long | none: an answer without its document would teach to invent one |
+    | text that is too long | consecutive ones, each a separate example; each cut costs one target |
+    | anything else too long | none: an answer without its document would teach the model to invent one |
 
     With `context_tokens=4`, texts of 6 and 3 tokens give `0 0 4`, `0 4 6` and `1 0 3`; answers `1 0 3` alone.
     """
@@ -81,19 +72,16 @@ def piece_bounds(
     return np.stack([example, start, stop], axis=1)
 
 
-def pack_rows(examples: Iterable[Example], *, context_tokens: int, open_rows: int) -> Iterator[list[Example]]:
-    """Yield packed rows as they fill; what is still open follows at the end."""
+def pack_rows(pieces: Iterable[Example], *, context_tokens: int, open_rows: int) -> Iterator[list[Example]]:
+    """Yield packed rows as they fill; those that are still open follow at the end."""
     packer = FirstFit[Example](context_tokens=context_tokens, open_rows=open_rows)
-    for example in examples:
-        for piece in pieces(example, context_tokens=context_tokens):
-            if row := packer.add(piece):
-                yield row
+    for piece in pieces:
+        if row := packer.add(piece):
+            yield row
     yield from packer.close()
 
 
-def to_batch(
-    rows: Sequence[Sequence[Example]], *, context_tokens: int, text_size: int
-) -> PackedBatch[np.ndarray]:
+def to_batch(rows: Sequence[Sequence[Example]], *, context_tokens: int, text_size: int) -> PackedRows:
     """Lay the examples of each row end to end.
 
     With `text_size=100`, rows of 12, and two examples: a question of two tokens with the answer `30 2`, and a
@@ -112,7 +100,7 @@ def to_batch(
         text_size: ids from here on are vision.
 
     Returns:
-        Arrays [len(rows), context_tokens].
+        Arrays [len(rows), context_tokens], with the lengths of the examples.
     """
     shape = (len(rows), context_tokens)
     batch = PackedBatch(
@@ -128,21 +116,21 @@ def to_batch(
         for example in row:
             _lay(example, PackedBatch(*(field[index] for field in batch)), start, text_size)
             start += len(example)
-    return batch
+    return PackedRows(batch=batch, lengths=[[len(example) for example in row] for row in rows])
 
 
-def _lay(example: Example, row: PackedBatch[np.ndarray], start: int, text_size: int) -> None:
+def _lay(example: Example, row: PackedBatch, start: int, text_size: int) -> None:
     stop = start + len(example)
     assert stop <= len(row.tokens), "a row overflows"
-    targets, learnt = example.tokens[1:], example.loss[1:]
+    targets, with_loss = example.tokens[1:], example.loss[1:]
     is_vision = targets >= text_size
     row.tokens[start:stop] = example.tokens
     row.targets[start : stop - 1] = targets
     row.order[start:stop] = np.arange(start, stop)
     row.first[start:stop] = start
-    row.text_weights[start : stop - 1] = _shares(learnt & ~is_vision)
-    row.vision_weights[start : stop - 1] = _shares(learnt & is_vision)
+    row.text_weights[start : stop - 1] = _shares(with_loss & ~is_vision)
+    row.vision_weights[start : stop - 1] = _shares(with_loss & is_vision)
 
 
-def _shares(learnt: Bool[np.ndarray, " tokens"]) -> Float32[np.ndarray, " tokens"]:
-    return learnt.astype(np.float32) / np.float32(max(int(learnt.sum()), 1))
+def _shares(with_loss: Bool[np.ndarray, " targets"]) -> Float32[np.ndarray, " targets"]:
+    return with_loss.astype(np.float32) / np.float32(max(int(with_loss.sum()), 1))

@@ -1,8 +1,8 @@
 """From the user's files to examples on disk, a shard at a time.
 
 A shard holds the examples of a few files. It is a function of those files, the tokenizers and the
-configuration alone, and its name ends in a hash of them. It appears whole, and a run that was stopped makes
-only the shards that are missing.
+configuration alone, and its name ends in a hash of them. It appears whole, and a run that resumes makes only
+the shards that are missing.
 """
 
 import hashlib
@@ -16,13 +16,16 @@ from typing import Any
 import pyarrow as pa
 
 from ringworld.core.config import from_json, to_json
-from ringworld.core.files import claim_folder, parse_json, write_json_atomic, write_jsonl_atomic
+from ringworld.core.errors import InputError
+from ringworld.core.files import parse_json, write_jsonl_atomic
+from ringworld.core.origin import Origin, claim
 from ringworld.data import store
 from ringworld.data.config import Kind, PrepareConfig, Split
 from ringworld.data.examples import ExampleMaker, FrameEncoder
 from ringworld.data.file_examples import Problems, Tools, prepare_file
+from ringworld.data.find_sources import find_sources
 from ringworld.data.quarantine import Quarantined, nothing_usable
-from ringworld.data.sources import Source, find_sources
+from ringworld.data.sources import Source
 from ringworld.text.tokenizer import TextTokenizer
 from ringworld.text.vocabulary import Vocabulary
 
@@ -48,11 +51,27 @@ class PrepareReport:
     counts: tuple[KindCount, ...]
     quarantined: tuple[Quarantined, ...]
     """Files that could not be used."""
-    questions_left_out: int
-    """Questions about documents that are longer than `document_tokens`."""
+    questions_unanswered: int
+    """Questions that are empty, or whose answer is."""
+    questions_too_long: int
+    """Questions about documents that are longer than `document_tokens`, or whose end is held out."""
     shards_made: int
     """Shards that this run wrote; the others were there."""
     seconds: float
+
+    def lines(self) -> list[str]:
+        """Return the report as lines to read."""
+        lines = [
+            f"{one.split} {one.kind}: {one.examples} examples, {one.tokens} tokens" for one in self.counts
+        ]
+        if many := self.questions_unanswered:
+            lines.append(f"left out: {many} {_questions(many)} without an answer")
+        if many := self.questions_too_long:
+            lines.append(
+                f"left out: {many} {_questions(many)} about a document that is longer than one example, or "
+                "whose end is held out"
+            )
+        return lines + [f"quarantined: {item.path}: {item.reason}" for item in self.quarantined]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -70,49 +89,48 @@ def prepare(
     texts: Sequence[Path] = (),
     out: Path,
     tokenizer: TextTokenizer,
-    frame_tokenizer: FrameEncoder,
-    frame_tokenizer_fingerprint: str,
-    resolution: int,
+    frame_tokenizer: FrameEncoder | None = None,
     vocabulary: Vocabulary,
     config: PrepareConfig,
+    configuration: Any = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> PrepareReport:
     """Write the examples of all usable files under `out`.
 
     A second call makes only the shards that are missing or whose files have changed; what an earlier one made
-    can be used until all is made anew.
+    can be used until the new shards are complete.
 
     Args:
         videos: folders or files of videos and images, with captions and questions beside them.
         texts: folders or files of text, with questions beside them.
         out: folder of the prepared data, of these folders and files alone; see `ringworld.data.store`.
-        tokenizer: of the text.
-        frame_tokenizer: of the frames.
-        frame_tokenizer_fingerprint: changes when its weights do.
-        resolution: side of its frames in pixels.
+        tokenizer: of the text. Videos need one too: every example begins and ends with its special ids.
+        frame_tokenizer: of the frames; None where there are no videos.
         vocabulary: of both.
         config: frame rate, lengths and splits.
+        configuration: of the whole run, for the origin of the examples.
         on_progress: called after each shard with the number of files done and of all.
 
     Raises:
-        InputError: a folder is missing, no file can be used, or `out` holds the examples of other inputs.
+        InputError: a folder is missing, no file can be used, `out` holds the examples of other inputs, or
+            there are videos without a frame tokenizer or without codes in the vocabulary.
     """
     started = time.monotonic()
-    aside: list[Quarantined] = []
-    sources = find_sources(videos=videos, texts=texts, config=config, set_aside=aside)
+    _check_frames(videos, frame_tokenizer, vocabulary)
+    unusable: list[Quarantined] = []
+    sources = find_sources(videos=videos, texts=texts, config=config, quarantined=unusable)
     tools = Tools(
         maker=ExampleMaker(tokenizer=tokenizer, vocabulary=vocabulary, config=config),
         frame_tokenizer=frame_tokenizer,
-        frame_tokenizer_fingerprint=frame_tokenizer_fingerprint,
-        resolution=resolution,
     )
-    made_by = _identity(tools)
-    _claim(out, made_by, videos=videos, texts=texts)
+    identity = _identity(tools, out=out, videos=videos, texts=texts)
+    origin = Origin(kind="examples", identity=identity, configuration=configuration)
+    claim(out, origin, results=store.MANIFEST_FILE)  # shards before it are distinguished by their names
     size = config.files_per_shard
     groups = [sources[i : i + size] for i in range(0, len(sources), size)]
     shards, made = [], 0
     for index, group in enumerate(groups):
-        name = f"{index:05d}-of-{len(groups):05d}-{_fingerprint(group, made_by)}"
+        name = f"{index:05d}-of-{len(groups):05d}-{_fingerprint(group, identity['made_by'])}"
         stem = out / store.SHARDS_FOLDER / name
         shard = find_shard(stem)
         if shard is None:
@@ -121,15 +139,15 @@ def prepare(
         shards.append(shard)
         on_progress(min((index + 1) * size, len(sources)), len(sources))
     report = _report(shards, files=len(sources), made=made, seconds=time.monotonic() - started)
-    report = replace(report, quarantined=(*aside, *report.quarantined))
+    report = replace(report, quarantined=(*unusable, *report.quarantined))
     if not report.counts:
         raise nothing_usable(", ".join(map(str, (*videos, *texts))) or "input", report.quarantined)
-    _publish(out, shards, report, tools)
+    _publish(out, shards, report)
     return report
 
 
 def find_shard(stem: Path) -> Shard | None:
-    """Return a shard that is there whole, or None."""
+    """Return a shard that is whole on disk, or None."""
     manifest = stem.with_suffix(".parquet")
     if not (manifest.exists() and stem.with_suffix(".array_record").exists()):
         return None
@@ -137,7 +155,7 @@ def find_shard(stem: Path) -> Shard | None:
         table = store.read_manifest(manifest)
         state = parse_json((table.schema.metadata or {}).get(_STATE, b"").decode())
         problems = from_json(Problems, state, where=str(manifest))
-    except ValueError:  # a damaged one is made again
+    except ValueError:  # a damaged one is written again
         return None
     return Shard(stem=stem, manifest=table, problems=problems)
 
@@ -152,43 +170,53 @@ def prepare_shard(stem: Path, sources: Sequence[Source], tools: Tools) -> Shard:
     return Shard(stem=stem, manifest=manifest, problems=problems)
 
 
-def _claim(out: Path, made_by: dict[str, Any], *, videos: Sequence[Path], texts: Sequence[Path]) -> None:
-    def named(path: Path) -> str:
-        # Inputs below the folder in which `out` lies may move together with it.
-        path, base = path.resolve(), out.resolve().parent
-        return str(path.relative_to(base) if path.is_relative_to(base) else path)
-
-    claim_folder(
-        out / "prepared_from.json",
-        {
-            "videos": [named(path) for path in videos],
-            "texts": [named(path) for path in texts],
-            "made_by": made_by,
-        },
-        holds="examples of other files, of other tokenizers or of another configuration",
-        results=out / store.DATASET_FILE,  # shards before it are told apart by their names
-    )
+def _check_frames(
+    videos: Sequence[Path], frame_tokenizer: FrameEncoder | None, vocabulary: Vocabulary
+) -> None:
+    if videos and frame_tokenizer is None:
+        raise InputError(
+            "videos cannot be prepared without a frame tokenizer",
+            field="frame_tokenizer",
+            remedy="pass one, or prepare texts alone",
+        )
+    if videos and not vocabulary.codes:
+        raise InputError(
+            "videos cannot be prepared with a vocabulary of text alone",
+            field="vocabulary",
+            value=vocabulary,
+            remedy="use a vocabulary with the codes of the frame tokenizer, or prepare texts alone",
+        )
 
 
 def _fingerprint(sources: Iterable[Source], made_by: dict[str, Any]) -> str:
     files = []
     for source in sources:
-        beside = (source.path, source.path.with_suffix(".json"), source.path.with_suffix(".txt"))
-        stats = [(path.stat().st_size, path.stat().st_mtime_ns) for path in beside if path.exists()]
-        files.append((source.relative, source.split, stats))
+        stats = [path.stat() for path in (source.path, *source.sidecars)]
+        changes = [(stat.st_size, stat.st_mtime_ns) for stat in stats]
+        files.append((source.relative, source.format, source.split, changes))
     return hashlib.sha256(json.dumps([files, made_by]).encode()).hexdigest()[:16]
 
 
-def _identity(tools: Tools) -> dict[str, Any]:
-    """Return what decides the examples of a file, besides the file."""
-    maker = tools.maker
+def _identity(tools: Tools, *, out: Path, videos: Sequence[Path], texts: Sequence[Path]) -> dict[str, Any]:
+    """Return what decides the examples in `out`: the inputs, and by whom each file becomes examples."""
+
+    def named(path: Path) -> str:
+        # Inputs below the folder in which `out` lies may move together with it.
+        path, base = path.resolve(), out.resolve().parent
+        return str(path.relative_to(base) if path.is_relative_to(base) else path)
+
+    maker, frames = tools.maker, tools.frame_tokenizer
     return {
-        "format": store.FORMAT,
-        "config": to_json(maker.config),
-        "vocabulary": to_json(maker.vocabulary),
-        "text_tokenizer": maker.tokenizer.fingerprint,
-        "frame_tokenizer": tools.frame_tokenizer_fingerprint,
-        "resolution": tools.resolution,
+        "videos": [named(path) for path in videos],
+        "texts": [named(path) for path in texts],
+        "made_by": {
+            "format": store.FORMAT,
+            "config": to_json(maker.config),
+            "vocabulary": to_json(maker.vocabulary),
+            "text_tokenizer": maker.tokenizer.fingerprint,
+            "frame_tokenizer": frames.fingerprint if frames else None,
+            "resolution": frames.resolution if frames else None,
+        },
     }
 
 
@@ -213,21 +241,19 @@ def _report(shards: Sequence[Shard], *, files: int, made: int, seconds: float) -
         files=files,
         counts=tuple(counts),
         quarantined=tuple(item for shard in shards for item in shard.problems.quarantined),
-        questions_left_out=sum(shard.problems.questions_left_out for shard in shards),
+        questions_unanswered=sum(shard.problems.questions_unanswered for shard in shards),
+        questions_too_long=sum(shard.problems.questions_too_long for shard in shards),
         shards_made=made,
         seconds=seconds,
     )
 
 
-def _publish(out: Path, shards: Sequence[Shard], report: PrepareReport, tools: Tools) -> None:
+def _questions(many: int) -> str:
+    return "question" if many == 1 else "questions"
+
+
+def _publish(out: Path, shards: Sequence[Shard], report: PrepareReport) -> None:
     """Write what joins the shards, then remove those of an earlier run that this one does not have."""
-    dataset = store.Dataset(
-        format=store.FORMAT,
-        vocabulary=tools.maker.vocabulary,
-        text_tokenizer=tools.maker.tokenizer.fingerprint,
-        frame_tokenizer=tools.frame_tokenizer_fingerprint,
-    )
-    write_json_atomic(out / store.DATASET_FILE, to_json(dataset))
     write_jsonl_atomic(out / store.QUARANTINE_FILE, map(to_json, report.quarantined))
     store.write_manifest(out / store.MANIFEST_FILE, _merged(shards))
     kept = {shard.stem.name for shard in shards}

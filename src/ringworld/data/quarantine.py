@@ -1,4 +1,4 @@
-"""Files that cannot be used are set aside, each with its reason, and the rest goes on."""
+"""Files that cannot be used are quarantined, each with its reason, and the rest is used."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ _SHOWN = 3
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Quarantined:
-    """One file, or a part of one, that was set aside."""
+    """One file, or a part of one, that could not be used."""
 
     path: str
     """Path relative to the folder that was named, and `#line` for a line of JSONL."""
@@ -35,13 +35,9 @@ def quarantine(path: str, *, into: list[Quarantined]) -> Iterator[None]:
         into.append(Quarantined(path=path, reason=f"{path}: damaged or hostile ({error})"))
 
 
-def nothing_usable(what: str, quarantined: Sequence[Quarantined]) -> InputError:
+def nothing_usable(what: str, quarantined: Sequence[Quarantined], *, field: str = "") -> InputError:
     """Return the error for a folder in which no file could be used."""
     reasons = "; ".join(item.reason for item in quarantined[:_SHOWN])
     more = f"; and {len(quarantined) - _SHOWN} more" if len(quarantined) > _SHOWN else ""
-    return InputError(
-        what=what,
-        got=f"no usable file ({reasons}{more})" if quarantined else "no file",
-        expected="at least one that can be read",
-        remedy="Name another folder, or mend the files.",
-    )
+    found = f"no usable file ({reasons}{more})" if quarantined else "no file"
+    return InputError(f"{found} among {what}", field=field, remedy="use another folder, or repair the files")

@@ -1,21 +1,20 @@
 """Examples on disk: shards of records, and a manifest that says where each came from and what it hashes to.
 
-    DIR/prepared_from.json     the folders and files that are prepared here, and how; no others join them
-    DIR/dataset.json           what made the ids: vocabulary and both tokenizers
-    DIR/manifest.parquet       one row a record; written last, so that it stands for whole data
+    DIR/origin.json            the inputs and the configuration of this folder; it holds examples of no others
+    DIR/manifest.parquet       one row per record; written last: it commits the whole
     DIR/shards/00000-of-00004-b3f6cda12c2b0e7a.array_record
-    DIR/shards/00000-of-00004-b3f6cda12c2b0e7a.parquet    the manifest of one shard; stands for a whole shard
+    DIR/shards/00000-of-00004-b3f6cda12c2b0e7a.parquet    the manifest of one shard; commits the shard
     DIR/quarantine.jsonl       files that could not be used, and why
 
 A record is a little-endian uint32 (length of the header), the header as msgpack, the ids as little-endian
-int32, and one bit a token that says whether it is learnt.
+int32, and one bit per token that is set where it carries loss.
 """
 
 import hashlib
 import struct
 from collections.abc import Iterable, Iterator
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import msgpack
@@ -25,19 +24,20 @@ import pyarrow.parquet as pq
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 from jaxtyping import Shaped
 
-from ringworld.core.config import read_as
+from ringworld.core.config import from_json
 from ringworld.core.errors import InputError
 from ringworld.core.files import reading, writing
+from ringworld.core.origin import read_origin
 from ringworld.data.config import KINDS, Kind, Split
 from ringworld.data.examples import Example
 from ringworld.text.vocabulary import Vocabulary
 
 FORMAT = 1
-DATASET_FILE, MANIFEST_FILE, QUARANTINE_FILE = "dataset.json", "manifest.parquet", "quarantine.jsonl"
+MANIFEST_FILE, QUARANTINE_FILE = "manifest.parquet", "quarantine.jsonl"
 SHARDS_FOLDER = "shards"
-# One record a group keeps random access cheap: 63k reads a second, against 14k with groups of 16.
+# One record per group keeps random access cheap: 63k reads a second, against 14k with groups of 16.
 _WRITER_OPTIONS = "group_size:1,zstd:3"
-_REMEDY = "Delete that file and run `ringworld prepare` again, which makes anew only what is missing."
+_REMEDY = "delete that file and prepare the data again, which makes only what is missing"
 _SCHEMA = pa.schema(
     [
         ("kind", pa.string()),
@@ -63,8 +63,8 @@ class Dataset:
     vocabulary: Vocabulary
     text_tokenizer: str
     """Fingerprint of the text tokenizer."""
-    frame_tokenizer: str
-    """Fingerprint of the frame tokenizer."""
+    frame_tokenizer: str | None
+    """Fingerprint of the frame tokenizer; None where all is text."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,7 +90,7 @@ class ManifestRow:
 def write_shard(stem: Path, examples: Iterable[tuple[Example, Split]], *, vocabulary: Vocabulary) -> pa.Table:
     """Write `stem.array_record`, whole or not at all, and return the manifest of these records.
 
-    Whoever writes that manifest as `stem.parquet` says that the shard is whole.
+    Writing that manifest as `stem.parquet` commits the shard.
     """
     rows: list[ManifestRow] = []
     with (
@@ -136,7 +136,7 @@ def read_manifest(path: Path) -> pa.Table:
         manifest = pq.read_table(stream, page_checksum_verification=True)
         columns = ", ".join(manifest.column_names)
     if not manifest.schema.equals(_SCHEMA):
-        raise _damaged(str(path), f"columns {columns}", ", ".join(_SCHEMA.names))
+        raise _damaged(path, f"has the columns {columns}, not {', '.join(_SCHEMA.names)}")
     return manifest
 
 
@@ -152,16 +152,15 @@ class ExampleStore:
         path = directory / MANIFEST_FILE
         if not path.exists():
             raise InputError(
-                what=str(directory),
-                got=f"no {MANIFEST_FILE}",
-                expected="prepared data",
-                remedy="Run `ringworld prepare`, which goes on where it was stopped.",
+                f"{directory} holds no prepared data, since it has no {MANIFEST_FILE}",
+                path=directory,
+                remedy="prepare the data; a run that was stopped resumes",
             )
         self._directory = directory
-        self.dataset = read_as(Dataset, directory / DATASET_FILE)
+        made_by = read_origin(directory, kind="examples").identity["made_by"]
+        self.dataset = from_json(Dataset, {field.name: made_by[field.name] for field in fields(Dataset)})
         if self.dataset.format != FORMAT:
-            got, expected = f"format {self.dataset.format}", f"format {FORMAT}"
-            raise _damaged(str(directory / DATASET_FILE), got, expected)
+            raise _damaged(directory, f"has format {self.dataset.format}, not {FORMAT}")
         self.manifest = read_manifest(path)
         self._readers: dict[str, ArrayRecordReader] = {}
 
@@ -187,20 +186,21 @@ class ExampleStore:
         row = ManifestRow(**self.manifest.slice(index, 1).to_pylist()[0])
         file = self._directory / SHARDS_FOLDER / f"{row.shard}.array_record"
         reader = self._readers.get(row.shard) or self._open(row.shard, file)
-        where = f"{file}, record {row.record}"
         if row.record >= reader.num_records():
-            raise _damaged(where, "a missing or cut shard", "the record of the manifest")
+            raise _damaged(file, f"is cut before record {row.record}")
         try:
             record = reader.read([row.record])[0]
         except (RuntimeError, ValueError) as error:
-            raise _damaged(where, f"a damaged shard ({error})", "the record of the manifest") from None
+            raise _damaged(file, f"is damaged at record {row.record} ({error})") from None
         if _checksum(record) != row.checksum:
-            raise _damaged(where, f"checksum {_checksum(record)}", row.checksum)
+            raise _damaged(
+                file, f"has the checksum {_checksum(record)} at record {row.record}, not {row.checksum}"
+            )
         return _decode(record)
 
     def _open(self, shard: str, file: Path) -> ArrayRecordReader:
         if not file.exists():
-            raise _damaged(str(file), "no such file", "a shard of the manifest")
+            raise _damaged(file, "does not exist, but the manifest names it")
         return self._readers.setdefault(shard, ArrayRecordReader(str(file)))
 
 
@@ -243,10 +243,5 @@ def _checksum(record: bytes) -> str:
     return hashlib.blake2b(record, digest_size=16).hexdigest()
 
 
-def _damaged(what: str, got: str, expected: str) -> InputError:
-    return InputError(
-        what=what,
-        got=got,
-        expected=expected,
-        remedy=_REMEDY,
-    )
+def _damaged(path: Path, how: str) -> InputError:
+    return InputError(f"{path} {how}", path=path, remedy=_REMEDY)

@@ -1,1 +1,1 @@
-"""Needles, held-out loss, plots and the report."""
+"""What is asked of a model: tasks, and the one runner that asks them."""

@@ -1,7 +1,7 @@
 """Needles in a haystack: facts hidden in a long text, and a question that asks for some of them.
 
 The protocol is LWM's (`scripts/eval_needle.py`, `eval_needle_multi.py`): the wording of needle, question and
-prompt, seven-digit numbers, a score by substring. Three things are mended. Cities are unique, so that no two
+prompt, seven-digit numbers, a score by substring. Three things differ. Cities are unique, so that no two
 needles contradict. All needles go in at once, at ends of sentences, into a haystack cut beforehand, so that
 none is truncated or moved by another. Lengths are counted with the model's own tokenizer.
 
@@ -9,26 +9,87 @@ Every choice is derived by hashing the cell, so that a run that was interrupted 
 """
 
 import hashlib
+import itertools
 import json
-import re
-from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int32
 
 from ringworld.core.errors import InputError
-from ringworld.evaluation.config import NeedleConfig
+from ringworld.core.ranges import check_range
+from ringworld.core.results import Result
+from ringworld.evaluation.haystack import Haystack, read_haystack
+from ringworld.evaluation.task import EvaluationData, Item, Outcome, Subject, Task, Unmeasured
+from ringworld.inference.config import GREEDY
 from ringworld.text import chat
 from ringworld.text import needles as wording
 from ringworld.text.tokenizer import TextTokenizer
 from ringworld.text.vocabulary import Vocabulary
 
-_LONGEST_SENTENCE_CHARACTERS = 400
-# The space before a sentence belongs to it, as a byte-level BPE has it: counts of sentences then add up.
-_SENTENCE = re.compile(r"\s*\S.*?(?:[.!?][\"'\u2019\u201d)\]]*(?=\s)|(?=\n\s*\n)|$)", re.DOTALL)
+NAME = "needles"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NeedleConfig:
+    """A grid of needle tests: context lengths, depths and rounds; `needles` hidden, `asked` asked for.
+
+    LWM's single-needle grid is `needles=1, asked=1` over 20 lengths, 20 depths and 3 rounds; its multi-needle
+    tests use `needles=4, asked=2` and the like over 10 rounds.
+    """
+
+    context_tokens: tuple[int, ...]
+    """Lengths that a prompt and its answer must fit in, in tokens."""
+    depth_percents: tuple[float, ...] = (0.0, 25.0, 50.0, 75.0, 100.0)
+    """Where the first needle that is asked for lies, in percent of the haystack's tokens."""
+    rounds: int = 1
+    """Repetitions of every cell, each with its own cities, numbers, depths of other needles and haystack."""
+    needles: int = 1
+    """Needles hidden in each haystack."""
+    asked: int = 1
+    """How many of them one question asks for."""
+    max_new_tokens: int = 24
+    """Longest answer, in tokens."""
+    seed: int = 0
+    """Decides cities, numbers and positions, together with the cell."""
+
+    def __post_init__(self) -> None:
+        """Refuse an empty grid, a depth that is no percentage and more questions than needles."""
+        contexts, depths = self.context_tokens, self.depth_percents
+        if not contexts or min(contexts) < 1:
+            problem = f"context_tokens is {contexts}, but must hold one or more positive lengths"
+            raise InputError(problem, field="context_tokens", value=contexts)
+        if not depths or not all(0 <= depth <= 100 for depth in depths):
+            problem = f"depth_percents is {depths}, but must hold one or more numbers from 0 to 100"
+            raise InputError(problem, field="depth_percents", value=depths)
+        check_range(self, "rounds", "max_new_tokens", least=1)
+        check_range(self, "needles", least=1, most=64)
+        check_range(self, "asked", least=1, most=self.needles)
+
+    @property
+    def longest_context_tokens(self) -> int:
+        """Longest prompt with its answer."""
+        return max(self.context_tokens)
+
+    def build(self, subject: Subject, *, data: EvaluationData) -> "NeedleTask":
+        """Take the held-out texts of prepared data as the haystack."""
+        haystack = read_haystack(data.folder, tokenizer=subject.tokenizer)
+        return NeedleTask(self, haystack, tokenizer=subject.tokenizer, vocabulary=subject.vocabulary)
+
+
+class Cell(NamedTuple):
+    """One question of a grid."""
+
+    context_tokens: int
+    depth_percent: float
+    round: int
+
+    @property
+    def key(self) -> str:
+        """What no other question of the grid has: `4096 tokens, depth 50.0, round 0`."""
+        return f"{self.context_tokens} tokens, depth {self.depth_percent}, round {self.round}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,215 +108,150 @@ class Needle:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class NeedleTask:
-    """One prompt, with what is needed to score the answer."""
+class NeedlePrompt:
+    """What is asked in one cell."""
 
-    context_tokens: int
-    depth_percent: float
-    round: int
-    seed: int
     context: str
     """The haystack with its needles."""
     question: str
-    prompt: Int32[np.ndarray, " tokens"]
-    """Ids of context, question and template."""
+    """Asks for the first of the needles."""
+    ids: Int32[np.ndarray, " tokens"]
+    """Of context, question and template."""
     needles: tuple[Needle, ...]
-    asked: int
-    """The question asks for the first `asked` of the needles."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class NeedleResult:
-    """Whether one needle that was asked for was found; a question that asks for two yields two."""
+class NeedleTask(Task[Cell]):
+    """A grid over one haystack; a cell that cannot be built is reported, and the others are asked."""
 
-    context_tokens: int
-    depth_percent: float
-    round: int
-    seed: int
-    question: str
-    response: str
-    answer: str
-    correct: bool
+    name = NAME
 
+    def __init__(
+        self, config: NeedleConfig, haystack: Haystack, *, tokenizer: TextTokenizer, vocabulary: Vocabulary
+    ) -> None:
+        """Take the grid, the text that needles are hidden in, and the model's words."""
+        self._config, self._haystack = config, haystack
+        self._tokenizer, self._vocabulary = tokenizer, vocabulary
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class NeedleAccuracy:
-    """Share of needles found in one cell of the grid."""
+    def items(self) -> Iterator[Item[Cell]]:
+        """Yield the cells, context by context."""
+        for cell in self._cells():
+            yield Item(key=cell.key, tokens=cell.context_tokens, content=cell)
 
-    context_tokens: int
-    depth_percent: float
-    accuracy: float
-    asked: int
+    def _cells(self) -> Iterator[Cell]:
+        config = self._config
+        grid = itertools.product(config.context_tokens, config.depth_percents, range(config.rounds))
+        return itertools.starmap(Cell, grid)
 
+    def score(self, subject: Subject, items: Sequence[Item[Cell]]) -> Iterator[Outcome | Unmeasured]:
+        """Ask some cells greedily; each needle asked for is found if its number stands in the answer."""
+        built = [self._prompt_or_reason(item.content) for item in items]
+        answers = iter(
+            subject.continue_ids(
+                [prompt.ids for prompt in built if isinstance(prompt, NeedlePrompt)],
+                max_new_tokens=self._config.max_new_tokens,
+                sampling=GREEDY,
+            )
+        )
+        for prompt in built:
+            if isinstance(prompt, Unmeasured):
+                yield prompt
+                continue
+            response = self._tokenizer.decode(next(answers).tolist())
+            asked = prompt.needles[: self._config.asked]
+            yield {
+                "question": prompt.question,
+                "response": response,
+                "answers": [needle.number for needle in asked],
+                "depth_percents": [needle.depth_percent for needle in asked],
+                "found": [needle.number in response for needle in asked],
+            }
 
-class Haystack:
-    """A text in sentences, each with its length in tokens; read round and round where a context is longer."""
+    def _prompt_or_reason(self, cell: Cell) -> NeedlePrompt | Unmeasured:
+        try:
+            return self.prompt(cell)
+        except InputError as error:
+            return Unmeasured(reason=str(error))
 
-    def __init__(self, text: str, *, tokenizer: TextTokenizer) -> None:
-        """Cut the text, without any needle that it holds already, and count every sentence once.
+    def prompt(self, cell: Cell) -> NeedlePrompt:
+        """Hide the needles of one cell and ask for them; prompt and answer together fill its context.
 
         Raises:
-            InputError: the text is empty.
+            InputError: there is no text, or the context is too short for the needles and the question.
         """
-        self.sentences = _sentences(wording.without_needles(text))
-        if not self.sentences:
-            raise InputError(
-                what="haystack",
-                got="a text without words",
-                expected="some prose to hide needles in",
-                remedy="Choose another file with --texts.",
-            )
-        self.tokens = [len(tokenizer.encode(sentence)) for sentence in self.sentences]
+        config, haystack = self._config, self._haystack
+        needles = _draw_needles(cell, config=config)
+        question = wording.question([needle.city for needle in needles[: config.asked]])
+        hidden = [(needle.depth_percent, needle.text) for needle in needles]
+        if not haystack.sentences:
+            raise InputError("there is no text to hide needles in", remedy="prepare some texts")
+        limit = cell.context_tokens - config.max_new_tokens
+        bare = len(self._encode("".join(needle.text for needle in needles), question))
+        start = _draw(config, cell, "haystack") % len(haystack.sentences)
+        budget = limit - bare
+        while chosen := haystack.cut(budget, start=start):
+            context = haystack.hide(chosen, hidden)
+            ids = self._encode(context, question)
+            if len(ids) <= limit:
+                return NeedlePrompt(context=context, question=question, ids=ids, needles=needles)
+            budget -= len(ids) - limit
+        raise InputError(
+            f"{cell.context_tokens} tokens leave no room for a sentence beside {bare} of needles, question "
+            f"and template and {config.max_new_tokens} for the answer",
+            field="context_tokens",
+            value=cell.context_tokens,
+            remedy="use a longer context, fewer needles or a shorter answer",
+        )
 
-    def cut(self, budget_tokens: int, *, start: int) -> list[int]:
-        """Return which sentences, from sentence `start` on, fill at most `budget_tokens`.
-
-        Example:
-            With sentences of 5, 3 and 4 tokens, `cut(10, start=1)` is `[1, 2]`.
-        """
-        chosen, used = [], 0
-        while True:
-            index = (start + len(chosen)) % len(self.sentences)
-            used += max(1, self.tokens[index])
-            if used > budget_tokens:
-                return chosen
-            chosen.append(index)
-
-
-def build_task(
-    haystack: Haystack,
-    *,
-    config: NeedleConfig,
-    context_tokens: int,
-    depth_percent: float,
-    round: int,
-    tokenizer: TextTokenizer,
-    vocabulary: Vocabulary,
-) -> NeedleTask:
-    """Hide the needles of one cell and ask for them.
-
-    Args:
-        haystack: the text to hide them in, counted with the same tokenizer.
-        config: how many needles, how many asked for, the seed and the room kept for the answer.
-        context_tokens: prompt and answer together take at most these.
-        depth_percent: where the first needle lies; the others lie at depths drawn from the cell.
-        round: repetition, which draws anew.
-        tokenizer: the model's.
-        vocabulary: the model's.
-
-    Raises:
-        InputError: the context is too short for the needles and the question.
-    """
-    cell = (config.seed, context_tokens, float(depth_percent), round)
-    needles = _draw_needles(cell, config=config)
-    question = wording.question([needle.city for needle in needles[: config.asked]])
-    answers = "one" if config.asked == 1 else "several"
-
-    def encode(context: str) -> Int32[np.ndarray, " tokens"]:
+    def _encode(self, context: str, question: str) -> Int32[np.ndarray, " tokens"]:
+        answers = "one" if self._config.asked == 1 else "several"
         prompt = chat.document_question_prompt(context, question, answers=answers)
-        return chat.encode(prompt, tokenizer=tokenizer, vocabulary=vocabulary).tokens
+        return chat.encode(prompt, tokenizer=self._tokenizer, vocabulary=self._vocabulary).tokens
 
-    limit = context_tokens - config.max_new_tokens
-    bare = len(encode("".join(needle.text for needle in needles)))
-    start = _draw(*cell, "haystack") % len(haystack.sentences)
-    budget = limit - bare
-    while chosen := haystack.cut(budget, start=start):
-        context = _hide(haystack, chosen, needles=needles)
-        prompt = encode(context)
-        if len(prompt) <= limit:
-            return NeedleTask(
-                context_tokens=context_tokens,
-                depth_percent=depth_percent,
-                round=round,
-                seed=config.seed,
-                context=context,
-                question=question,
-                prompt=prompt,
-                needles=needles,
-                asked=config.asked,
-            )
-        budget -= len(prompt) - limit
-    raise InputError(
-        what=f"needle test of {context_tokens} tokens",
-        got=f"{bare} tokens of needles, question and template, {config.max_new_tokens} for the answer",
-        expected="room for at least one sentence of the haystack",
-        remedy="Use a longer context, fewer needles or a shorter answer.",
-    )
-
-
-def score(task: NeedleTask, response: str) -> tuple[NeedleResult, ...]:
-    """Say of each needle asked for whether its number stands anywhere in the response."""
-    return tuple(
-        NeedleResult(
-            context_tokens=task.context_tokens,
-            depth_percent=needle.depth_percent,
-            round=task.round,
-            seed=task.seed,
-            question=task.question,
-            response=response,
-            answer=needle.number,
-            correct=needle.number in response,
-        )
-        for needle in task.needles[: task.asked]
-    )
+    def aggregate(self, outcomes: Mapping[str, Outcome | Unmeasured]) -> Iterator[Result]:
+        """Average by context and depth; a needle between two depths of the grid counts for the nearest."""
+        config = self._config
+        grid = list(itertools.product(sorted(config.context_tokens), sorted(config.depth_percents)))
+        found: dict[tuple[int, float], list[bool]] = {cell: [] for cell in grid}
+        reasons: dict[tuple[int, float], str] = {}
+        for cell in self._cells():
+            outcome = outcomes[cell.key]
+            if isinstance(outcome, Unmeasured):
+                reasons[cell[:2]] = outcome.reason
+                continue
+            for lies, was_found in zip(outcome["depth_percents"], outcome["found"]):
+                nearest = min(config.depth_percents, key=lambda depth: abs(depth - lies))
+                found[cell.context_tokens, nearest].append(was_found)
+        for (context, depth), of_cell in found.items():
+            reason = reasons.get((context, depth), "")
+            if of_cell or reason:
+                yield Result(
+                    task=NAME,
+                    metric="found",
+                    cell={
+                        "needles": config.needles,
+                        "asked": config.asked,
+                        "context_tokens": context,
+                        "depth_percent": depth,
+                    },
+                    value=sum(of_cell) / len(of_cell) if of_cell else None,
+                    count=len(of_cell),
+                    reason=reason,
+                )
 
 
-def accuracy(
-    results: Iterable[NeedleResult], *, depth_percents: Sequence[float]
-) -> tuple[NeedleAccuracy, ...]:
-    """Average by context length and depth; a needle between two depths of the grid counts for the nearest."""
-    cells: dict[tuple[int, float], list[bool]] = {}
-    for result in results:
-        depth = min(depth_percents, key=lambda depth: abs(depth - result.depth_percent))
-        cells.setdefault((result.context_tokens, depth), []).append(result.correct)
-    return tuple(
-        NeedleAccuracy(
-            context_tokens=context, depth_percent=depth, accuracy=sum(found) / len(found), asked=len(found)
-        )
-        for (context, depth), found in sorted(cells.items())
-    )
+def _draw(config: NeedleConfig, cell: Cell, *what: object) -> int:
+    key = (config.seed, cell.context_tokens, float(cell.depth_percent), cell.round, *what)
+    return int.from_bytes(hashlib.sha256(json.dumps(key).encode()).digest()[:8], "big")
 
 
-def _draw(*key: object) -> int:
-    digest = hashlib.sha256(json.dumps(key).encode()).digest()
-    return int.from_bytes(digest[:8], "big")
-
-
-def _draw_needles(cell: tuple[int, int, float, int], *, config: NeedleConfig) -> tuple[Needle, ...]:
-    cities = sorted(wording.CITIES, key=lambda city: _draw(*cell, "city", city))[: config.needles]
-    depths = [cell[2]] + [_draw(*cell, "depth", i) % 10001 / 100 for i in range(1, config.needles)]
+def _draw_needles(cell: Cell, *, config: NeedleConfig) -> tuple[Needle, ...]:
+    cities = sorted(wording.CITIES, key=lambda city: _draw(config, cell, "city", city))[: config.needles]
+    others = [_draw(config, cell, "depth", i) % 10001 / 100 for i in range(1, config.needles)]
     return tuple(
         Needle(
             city=city,
-            number=str(1_000_000 + _draw(*cell, "number", city) % 9_000_000),
+            number=str(1_000_000 + _draw(config, cell, "number", city) % 9_000_000),
             depth_percent=depth,
         )
-        for city, depth in zip(cities, depths)
+        for city, depth in zip(cities, [cell.depth_percent, *others])
     )
-
-
-def _hide(haystack: Haystack, chosen: Sequence[int], *, needles: Iterable[Needle]) -> str:
-    ends = [0, *accumulate(haystack.tokens[index] for index in chosen)]
-    before: dict[int, list[str]] = {}
-    for needle in needles:
-        before.setdefault(_nearest(ends, ends[-1] * needle.depth_percent / 100), []).append(needle.text)
-    pieces = [*(haystack.sentences[index] for index in chosen), ""]
-    return "".join("".join(before.get(i, ())) + piece for i, piece in enumerate(pieces))
-
-
-def _nearest(ends: Sequence[int], target: float) -> int:
-    after = min(bisect_left(ends, target), len(ends) - 1)
-    return min(max(after - 1, 0), after, key=lambda i: abs(ends[i] - target))
-
-
-def _sentences(text: str) -> list[str]:
-    sentences = []
-    for match in _SENTENCE.finditer(text.strip()):
-        sentence = match.group()
-        while len(sentence) > _LONGEST_SENTENCE_CHARACTERS:
-            space = sentence.rfind(" ", 1, _LONGEST_SENTENCE_CHARACTERS)
-            end = space if space > 0 else _LONGEST_SENTENCE_CHARACTERS
-            sentences.append(sentence[:end])
-            sentence = sentence[end:]
-        sentences.append(sentence)
-    return sentences

@@ -1,9 +1,10 @@
 """The frame tokenizer on what it cannot remember: held-out frames unlike any that it was trained on."""
 
+from dataclasses import dataclass
+
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from ringworld.evaluation.metrics import UnlikeFrames
 from ringworld.vision.frame_tokenizer import FrameTokenizer
 from ringworld.vision.quality import psnr
 
@@ -11,6 +12,19 @@ RESEMBLING_DB = 30.0
 """Far above what another pose of a shape reaches (19 dB), and below what video compression takes (45 dB)."""
 _COMPARED_PIXELS, _CHUNK = 32, 256
 _MOST_DB = 100.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class UnlikeFrames:
+    """Held-out frames that no frame trained on resembles: what tells learning from remembering."""
+
+    threshold_db: float
+    """Frames resemble each other whose PSNR, at 32 px at most, reaches this."""
+    frames: int
+    psnr_db: float | None
+    """Mean PSNR of what the frame tokenizer makes of them; None without any."""
+    nearest_db: float | None
+    """Mean PSNR of the most similar frame trained on, in place of the frame tokenizer."""
 
 
 def judge_unlike(

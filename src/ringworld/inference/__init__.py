@@ -1,1 +1,1 @@
-"""Sampling, grammar and the engine: from a prompt to text, images and video."""
+"""Inference: prompts to ids, ids to more ids or to losses, and one object that joins them for people."""

@@ -1,6 +1,6 @@
 """How tokens are drawn, and how much is decoded at once."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ringworld.core.ranges import check_range
 
@@ -24,32 +24,61 @@ class SamplingConfig:
 
     def __post_init__(self) -> None:
         """Refuse what no distribution can be drawn with."""
-        distribution = "Use 0 for the likeliest token, 1 for the model's own distribution."
+        distribution = "use 0 for the likeliest token, 1 for the model's own distribution"
         check_range(self, "temperature", least=0, remedy=distribution)
-        check_range(self, "top_k", least=0, remedy="Use 0 to keep every id.")
-        check_range(self, "guidance_scale", least=0, remedy="Use 1 for no guidance.")
-        check_range(self, "seed", least=0, below=2**32, remedy="Choose another seed.")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class EngineConfig:
-    """How much the engine decodes at once.
-
-    A call is cut into batches of few shapes, so that few programs are compiled: the number of rows is a power
-    of two, and prompts and answers are padded to the next power of two or one and a half times one.
-    """
-
-    max_context_tokens: int
-    """Longest prompt and answer together, in tokens."""
-    max_rows: int = 32
-    """Most sequences decoded together; guided generation takes two for each caption."""
-    max_cache_tokens: int = 65536
-    """Most cache slots of a batch, rows times slots; a single sequence may need more and gets it."""
-
-    def __post_init__(self) -> None:
-        """Refuse sizes below one."""
-        check_range(self, "max_context_tokens", "max_rows", "max_cache_tokens", least=1)
+        check_range(self, "top_k", least=0, remedy="use 0 to keep every id")
+        check_range(self, "guidance_scale", least=0, remedy="use 1 for no guidance")
+        check_range(self, "seed", least=0, below=2**32)
 
 
 GREEDY = SamplingConfig(temperature=0.0)
 """Always the likeliest id."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SamplingDefaults:
+    """How a model samples where the caller does not say; part of its folder."""
+
+    text: SamplingConfig = field(default_factory=SamplingConfig)
+    """Of text that continues a text."""
+    answer: SamplingConfig = GREEDY
+    """Of an answer to a question."""
+    image: SamplingConfig = field(default_factory=SamplingConfig)
+    """Of a single frame."""
+    video: SamplingConfig = field(default_factory=SamplingConfig)
+    """Of several frames."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WatchingConfig:
+    """How a model reads the videos that it is asked about: as it did in training."""
+
+    max_frames: int = 16
+    """A longer video is thinned to these, spread over the whole of it."""
+    frames_per_second: float = 4.0
+    """Rate at which a video that is short enough is read."""
+
+    def __post_init__(self) -> None:
+        """Refuse a video without frames."""
+        check_range(self, "max_frames", of="watching", least=1)
+        check_range(self, "frames_per_second", of="watching", above=0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GenerationLimits:
+    """How much is decoded at once.
+
+    A call is cut into batches of few shapes, so that few programs are compiled: the number of sequences is a
+    power of two, and prompts and answers are padded to the next power of two or one and a half times one.
+    """
+
+    max_context_tokens: int
+    """Longest prompt and answer together, in tokens."""
+    max_sequences: int = 32
+    """Most sequences decoded together; guided generation takes two for each caption."""
+    max_cache_tokens: int = 65536
+    """Most cache slots of a batch, sequences times slots; a single sequence may need more and gets it."""
+
+    def __post_init__(self) -> None:
+        """Refuse sizes below one."""
+        check_range(self, "max_context_tokens", "max_sequences", "max_cache_tokens", least=1)

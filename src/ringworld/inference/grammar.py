@@ -1,6 +1,6 @@
-"""Which ids may come next: an interval of ids, known from the place of the token alone.
+"""Which ids may come next: an interval of ids, known from the index of the new token alone.
 
-| what is written | place | ids that may follow |
+| what is written | index of the token | ids that may follow |
 |---|---|---|
 | text | any | the text ids |
 | frames | inside a frame | the vision codes |
@@ -14,9 +14,10 @@ interval of one.
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Float32, Int32
+from jaxtyping import Array, Bool, Int32
 
 from ringworld.core.errors import InputError
+from ringworld.core.ranges import check_number
 from ringworld.text.vocabulary import Vocabulary
 
 
@@ -24,7 +25,7 @@ class Grammar(NamedTuple):
     """What may be written: text without end, or exactly so many frames.
 
     Example:
-        Two codes a frame and two frames, with ids `code 100-103, eof 104, eov 105`: the places 0 to 5 allow
+        Two codes a frame and two frames, with ids `code 100-103, eof 104, eov 105`: the tokens 0 to 5 are in
         `100-103, 100-103, 104, 100-103, 100-103, 105`.
     """
 
@@ -33,11 +34,11 @@ class Grammar(NamedTuple):
     stride: Int32[Array, ""]
     """Tokens of one frame with the id that ends it; 0 where nothing is forced."""
     last: Int32[Array, ""]
-    """Place of end-of-vision."""
+    """Index of end-of-vision."""
     end_of_frame: Int32[Array, ""]
     end_of_vision: Int32[Array, ""]
     stop: Int32[Array, ""]
-    """The id after which a row is finished; -1 where only the number of tokens ends it."""
+    """The id after which a sequence is finished; -1 where only the number of tokens ends it."""
 
 
 class IdRange(NamedTuple):
@@ -56,12 +57,11 @@ def frame_grammar(vocabulary: Vocabulary, *, frames: int) -> Grammar:
     """Allow exactly `frames` frames.
 
     Raises:
-        InputError: there is nothing to write.
+        InputError: there is nothing to write, or the vocabulary is one of text alone.
     """
-    if frames < 1:
-        raise InputError(
-            what="frames", got=str(frames), expected="at least 1", remedy="Ask for 1 frame to get an image."
-        )
+    check_number("frames", frames, least=1, remedy="use 1 for an image")
+    if not vocabulary.codes:
+        raise InputError("this is a model of text alone, which draws no frames", field="frames", value=frames)
     stride = vocabulary.codes_per_frame + 1
     return _grammar(
         body=(vocabulary.code_offset, vocabulary.code_offset + vocabulary.codes),
@@ -71,21 +71,20 @@ def frame_grammar(vocabulary: Vocabulary, *, frames: int) -> Grammar:
     )
 
 
-def allowed(grammar: Grammar, place: Int32[Array, ""]) -> IdRange:
-    """Return the ids that may stand at `place`, counted from the first token that is generated."""
+def allowed(grammar: Grammar, index: Int32[Array, ""]) -> IdRange:
+    """Return the ids that token `index` may have, counted from the first token that is generated."""
     stride = jnp.maximum(grammar.stride, 1)
-    ends = (grammar.stride > 0) & ((place + 1) % stride == 0)
-    structural = jnp.where(place == grammar.last, grammar.end_of_vision, grammar.end_of_frame)
+    ends = (grammar.stride > 0) & ((index + 1) % stride == 0)
+    structural = jnp.where(index == grammar.last, grammar.end_of_vision, grammar.end_of_frame)
     return IdRange(
         jnp.where(ends, structural, grammar.body_start), jnp.where(ends, structural + 1, grammar.body_stop)
     )
 
 
-def mask(logits: Float[Array, "batch vocab"], ids: IdRange) -> Float32[Array, "batch vocab"]:
-    """Return the logits, with minus infinity for every id that may not follow."""
-    index = jnp.arange(logits.shape[-1], dtype=jnp.int32)
-    legal: Bool[Array, " vocab"] = (index >= ids.start) & (index < ids.stop)
-    return jnp.where(legal[None], logits.astype(jnp.float32), -jnp.inf)
+def legal(ids: IdRange, *, vocab: int) -> Bool[Array, " vocab"]:
+    """Return which of all ids lie in a range."""
+    every = jnp.arange(vocab, dtype=jnp.int32)
+    return (every >= ids.start) & (every < ids.stop)
 
 
 def _grammar(

@@ -1,115 +1,114 @@
-"""Host arrays to device arrays, each token on the ring member that its layout names, and back."""
+"""Packed batches from the host to the devices, each token on the ring member of its layout, and back."""
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
-from jaxtyping import Int, Int64
+from jaxtyping import Shaped
 
 from ringworld.attention import work
-from ringworld.attention.config import AttentionConfig, kept_together_tokens, sequence_axes
+from ringworld.attention.config import AttentionConfig
 from ringworld.attention.efficiency import ring_work
-from ringworld.attention.layouts import Placement, check_shares, example_lengths, inverse, place
+from ringworld.attention.layouts import Placement, place_rows
 from ringworld.core.sharding import RING_AXIS, ULYSSES_AXIS, spec
 
-BatchT = TypeVar("BatchT", bound=tuple[Any, ...])
+BatchT = TypeVar("BatchT", bound=tuple)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class PlacedRow:
-    """One packed sequence: its examples, and where its tokens live."""
+class PlacedBatch(Generic[BatchT]):
+    """A batch on the devices, and what is known of it on the host."""
 
-    lengths: Sequence[int]
-    """Tokens of each example, in order; the rest is padding."""
-    placement: Placement
+    arrays: BatchT
+    """[batch, seq], each token in the slot that the layout gives it."""
+    lengths: Sequence[Sequence[int]]
+    """Of each row, the tokens of its documents in order; the rest is padding."""
+    placements: Sequence[Placement]
+    """Of each row, where its tokens live."""
 
-    def slots(self) -> Int64[np.ndarray, " seq"]:
-        """Return the device slot of each token: what `arrange` laid out comes back in order by it."""
-        return inverse(self.placement.permutation())
+    def restore(self, x: Shaped[jax.Array, "batch seq *rest"]) -> Shaped[np.ndarray, "batch seq *rest"]:
+        """Fetch a result for each token, in the order of the sequence."""
+        slots = np.stack([placement.slot_of_token() for placement in self.placements])
+        return np.asarray(x)[np.arange(len(slots))[:, None], slots]
+
+    @property
+    def tokens(self) -> int:
+        """Number of tokens without padding."""
+        return sum(map(sum, self.lengths))
+
+    @property
+    def documents(self) -> int:
+        """Number of documents, or pieces of longer ones."""
+        return sum(map(len, self.lengths))
 
     @property
     def visible_pairs(self) -> int:
-        """Pairs of a query and a key that it sees."""
-        return work.visible_pairs(self.lengths)
+        """Number of pairs of a query and a key that it sees."""
+        return sum(map(work.visible_pairs, self.lengths))
 
     @property
     def ring_efficiency(self) -> float:
-        """Total work over R x the sum over ring steps of the slowest member's; 1 where there is no work."""
-        if not self.lengths:
-            return 1.0
-        return work.efficiency_of(ring_work(self.lengths, self.placement), self.lengths)
+        """Total work over R x the sum over ring steps of the slowest member's: its mean over rows.
+
+        A row of padding alone counts as 1.
+        """
+        return float(np.mean([_efficiency(*row) for row in zip(self.lengths, self.placements)]))
 
 
-def placed_rows(
-    order: Int[np.ndarray, "batch seq"],
-    first: Int[np.ndarray, "batch seq"],
-    *,
-    attention: AttentionConfig,
-    mesh: Mesh,
-) -> list[PlacedRow]:
-    """Return the examples of each row, which order and first tell, and where `place_rows` puts them."""
-    lengths = [example_lengths(*row) for row in zip(order, first)]
-    placements = place_rows(lengths, seq=order.shape[1], attention=attention, mesh=mesh)
-    return [PlacedRow(lengths=row, placement=placement) for row, placement in zip(lengths, placements)]
-
-
-def place_rows(
-    lengths: Sequence[Sequence[int]], *, seq: int, attention: AttentionConfig, mesh: Mesh
-) -> list[Placement]:
-    """Return where the tokens of each row live, which may follow from the lengths of its examples.
-
-    Only the members between which attention leaves tokens cut count: where it exchanges tokens for heads, the
-    members of an exchange hold parts of one run.
-
-    Args:
-        lengths: of each row, the tokens of its examples in order; the rest is padding.
-        seq: tokens of a row.
-        attention: which layout, and for which blocks.
-        mesh: what a row is cut over; the kernel of its devices tells what to keep together.
-
-    Raises:
-        InputError: a row cannot be cut over the mesh, or as the layout wants, or examples do not fit in it.
-    """
-    ring, ulysses = mesh.shape[RING_AXIS], mesh.shape[ULYSSES_AXIS]
-    check_shares(attention, seq=seq, ring=ring, ulysses=ulysses)
-    chunk_tokens = kept_together_tokens(attention, platform=mesh.devices.flat[0].platform)
-    return [
-        place(
-            attention.layout,
-            seq=seq,
-            members=math.prod(sequence_axes(attention.strategy, ring=ring, ulysses=ulysses).tokens),
-            lengths=row,
-            chunk_tokens=chunk_tokens,
-        )
-        for row in lengths
-    ]
-
-
-def arrange(batch: BatchT, *, mesh: Mesh, placements: Sequence[Placement]) -> BatchT:
-    """Return the same named tuple with its NumPy arrays [batch, seq] permuted and put on the mesh.
-
-    Every process passes the whole batch and uploads only what its own devices hold.
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where the tokens of packed batches live on a mesh.
 
     Example:
-        Two members and the zigzag layout lay tokens 0 1 2 3 4 5 6 7 out as 0 1 6 7 | 2 3 4 5.
-
-    Args:
-        batch: arrays in the order of the sequence.
-        mesh: where to.
-        placements: of each row, where its tokens live.
+        >>> layout = Layout(config.attention, mesh=mesh)
+        >>> placed = layout.place((tokens, order, first), lengths=[[5, 3], [8]])
+        >>> losses = placed.restore(score(model, *placed.arrays))
     """
-    sharding = NamedSharding(mesh, spec("batch", "seq"))
-    tokens = np.stack([placement.permutation() for placement in placements])
 
-    def put(array: np.ndarray) -> jax.Array:
-        def shard(index: tuple[slice, ...] | None) -> np.ndarray:
-            assert index is not None
-            return np.take_along_axis(array[index[0]], tokens[index], axis=1)
+    attention: AttentionConfig
+    """Which layout, and for which strategy, kernel and blocks."""
+    mesh: Mesh = field(kw_only=True)
+    """What a row is cut over."""
 
-        return jax.make_array_from_callback(array.shape, sharding, shard)
+    def place(self, batch: BatchT, lengths: Sequence[Sequence[int]]) -> PlacedBatch[BatchT]:
+        """Put NumPy arrays [batch, seq], in the order of the sequence, on the mesh.
 
-    return type(batch)(*(put(array) for array in batch))
+        Every process passes the whole batch and uploads only what its own devices hold.
+
+        Example:
+            Two members and the zigzag layout lay tokens 0 1 2 3 4 5 6 7 out as 0 1 6 7 | 2 3 4 5.
+
+        Args:
+            batch: a tuple or named tuple of arrays.
+            lengths: of each row, the tokens of its documents in order; the rest is padding.
+
+        Raises:
+            InputError: a row cannot be cut over the mesh in this layout, or documents do not fit in it.
+        """
+        assert len(lengths) == len(batch[0]), (len(lengths), len(batch[0]))
+        placements = place_rows(
+            lengths,
+            self.attention,
+            seq=batch[0].shape[1],
+            ring=self.mesh.shape[RING_AXIS],
+            ulysses=self.mesh.shape[ULYSSES_AXIS],
+            platform=self.mesh.devices.flat[0].platform,
+        )
+        tokens = np.stack([placement.token_of_slot() for placement in placements])
+        sharding = NamedSharding(self.mesh, spec("batch", "seq"))
+
+        def put(array: np.ndarray) -> jax.Array:
+            def shard(index: tuple[slice, ...] | None) -> np.ndarray:
+                assert index is not None
+                return np.take_along_axis(array[index[0]], tokens[index], axis=1)
+
+            return jax.make_array_from_callback(array.shape, sharding, shard)
+
+        return PlacedBatch(arrays=jax.tree.map(put, batch), lengths=lengths, placements=placements)
+
+
+def _efficiency(lengths: Sequence[int], placement: Placement) -> float:
+    return work.efficiency_of(ring_work(lengths, placement), lengths) if lengths else 1.0

@@ -1,8 +1,8 @@
-"""Keys and values of the tokens so far, cut over the sequence axes; they never move.
+"""Keys and values of the tokens so far, sharded over the sequence axes; they never move.
 
-Slots are numbered across members: slot `s` lies on member `s % members`, at its place `s // members`. A
-prompt of `n` tokens, in whatever layout, fills slots 0 to n - 1, each token where it is already, and new
-tokens take turns among the members. Which slot holds which token does not matter to the result, because
+Slots are numbered across members: slot `s` is on member `s % members`, at index `s // members` of its shard.
+A prompt of `n` tokens, in whatever layout, fills slots 0 to n - 1, each token where it is already, and new
+tokens go to one member after the other. Which slot holds which token does not matter to the result, because
 `order` says what may see it.
 
     members 2, slots 8, a prompt of 4 in the zigzag layout, then 1 new token:
@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int32, Shaped
 
 from ringworld.core.sharding import SEQ_AXES, spec
-from ringworld.model.config import ModelConfig
+from ringworld.model.config import Architecture
 
 
 class KVCache(eqx.Module):
@@ -34,13 +34,13 @@ class KVCache(eqx.Module):
     order: Int32[Array, "batch slots"]
 
     @staticmethod
-    def init(config: ModelConfig, *, batch: int, slots: int) -> "KVCache":
+    def init(architecture: Architecture, *, batch: int, slots: int, compute: str) -> "KVCache":
         """Return an empty cache in the compute type, under the mesh that is set."""
-        shape = (batch, config.kv_heads, slots, config.head)
+        shape = (batch, architecture.kv_heads, slots, architecture.head)
         where = spec("batch", "kv_heads", "seq", "head")
 
         def empty() -> tuple[Float[Array, "batch kv_heads slots head"], ...]:
-            return tuple(jnp.zeros(shape, config.compute, out_sharding=where) for _ in range(config.layers))
+            return tuple(jnp.zeros(shape, compute, out_sharding=where) for _ in range(architecture.layers))
 
         order = jnp.full((batch, slots), -1, jnp.int32, out_sharding=spec("batch", "seq"))
         return KVCache(keys=empty(), values=empty(), order=order)
@@ -56,7 +56,7 @@ def padded_length(tokens: int, *, members: int) -> int:
 
 
 def fill(stored: Shaped[Array, "..."], prompt: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
-    """Write a prompt, cut over the sequence axes as the cache is, into slots 0 to seq - 1. Nothing moves.
+    """Write a prompt, sharded over the sequence axes as the cache is, into slots 0 to seq - 1. Nothing moves.
 
     Args:
         stored: Keys or values `[batch, kv_heads, slots, head]`, or orders `[batch, slots]`.
@@ -84,13 +84,13 @@ def append(
         members, member = jax.lax.axis_size(SEQ_AXES), jax.lax.axis_index(SEQ_AXES)
 
         def write(i: Int32[Array, ""], stored: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
-            owner, place = (slot + i) % members, (slot + i) // members
+            owner, index = (slot + i) % members, (slot + i) // members
             token = jax.lax.dynamic_slice_in_dim(new, i, 1, axis=axis)
-            # A branch, and not a select: XLA fuses a select and its write into every reader, and then keeps
-            # the cache of before and copies all of it at every step.
+            # A branch, not a select: XLA fuses a select and its write into every reader, and then keeps the
+            # old cache and copies all of it at every step.
             return jax.lax.cond(
                 owner == member,
-                lambda: jax.lax.dynamic_update_slice_in_dim(stored, token, place, axis=axis),
+                lambda: jax.lax.dynamic_update_slice_in_dim(stored, token, index, axis=axis),
                 lambda: stored,
             )
 

@@ -1,4 +1,4 @@
-"""The shape of a world model, without importing jax."""
+"""What decides the parameters of a world model, and how they are computed; without importing jax."""
 
 import math
 from collections.abc import Iterable
@@ -8,16 +8,88 @@ from typing import Literal
 
 from ringworld.attention.config import AttentionConfig, ComputeType, sequence_axes
 from ringworld.attention.layouts import check_shares
+from ringworld.core.errors import InputError
 from ringworld.core.mesh_config import MeshConfig
-from ringworld.core.ranges import check_range, require
+from ringworld.core.ranges import check_range
+
+_MOST_NUMBERS = 2**59
+"""Of one stacked weight: its bytes, too, are counted in 64 bits."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ModelConfig:
-    """A LLaMA-shaped decoder whose ids are text first, then vision.
+class Linear:
+    """Every position is divided by `factor` (position interpolation, arXiv 2306.15595)."""
 
-    A stage of context extension derives its configuration with `dataclasses.replace(config, rope_base=...)`;
-    the parameters do not depend on `rope_base`, `attention`, `remat`, `mlp_block_tokens` or `compute`.
+    factor: float
+    """How many times longer the context became."""
+
+    def __post_init__(self) -> None:
+        """Refuse a context that shrinks."""
+        check_range(self, "factor", of="rope.scaling", least=1)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Llama3:
+    """Low frequencies are divided by `factor`, high ones kept, those between blended (Llama 3.1)."""
+
+    factor: float
+    """How many times longer the context became."""
+    low_frequency_factor: float = 1.0
+    """Wavelengths above `original_context_tokens` over this are divided."""
+    high_frequency_factor: float = 4.0
+    """Wavelengths below `original_context_tokens` over this are kept."""
+    original_context_tokens: int = 8192
+    """Context before it was extended."""
+
+    def __post_init__(self) -> None:
+        """Refuse bands that are empty or overlap."""
+        check_range(self, "factor", "original_context_tokens", of="rope.scaling", least=1)
+        check_range(self, "low_frequency_factor", of="rope.scaling", above=0)
+        check_range(self, "high_frequency_factor", of="rope.scaling", above=self.low_frequency_factor)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Yarn:
+    """NTK-by-parts interpolation with a sharper softmax (YaRN, arXiv 2309.00071)."""
+
+    factor: float
+    """How many times longer the context became."""
+    original_context_tokens: int
+    """Context before it was extended."""
+    beta_fast: float = 32.0
+    """Pairs that rotate more often than this within the original context are kept."""
+    beta_slow: float = 1.0
+    """Pairs that rotate less often than this are divided by `factor`."""
+
+    def __post_init__(self) -> None:
+        """Refuse bands that are empty or overlap."""
+        check_range(self, "factor", "original_context_tokens", of="rope.scaling", least=1)
+        check_range(self, "beta_slow", of="rope.scaling", above=0)
+        check_range(self, "beta_fast", of="rope.scaling", above=self.beta_slow)
+
+
+Scaling = Linear | Llama3 | Yarn
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rope:
+    """Rotary position embedding: the base of its frequencies and how they are scaled."""
+
+    base: float = 10_000.0
+    """Pair `i` of a head of size `h` rotates by `base ** (-2 i / h)` radians a position."""
+    scaling: Scaling | None = None
+    """How the frequencies are changed for contexts longer than those of pretraining; None leaves them."""
+
+    def __post_init__(self) -> None:
+        """Refuse a base for which frequencies do not fall."""
+        check_range(self, "base", of="rope", above=1)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Architecture:
+    """A LLaMA-shaped decoder whose ids are text first, then vision: everything that decides its parameters.
+
+    `LlamaForCausalLM` reads it: vision ids are the last rows of one vocabulary.
     """
 
     layers: int
@@ -34,14 +106,61 @@ class ModelConfig:
     """Width of the feed-forward layer."""
     text_vocab: int
     """Ids `[0, text_vocab)` are text."""
-    vision_vocab: int
-    """Ids `[text_vocab, text_vocab + vision_vocab)` are vision codes, end of frame and end of vision."""
-    rope_base: float = 10_000.0
-    """Base of the rotary frequencies; raised with the context length."""
+    vision_vocab: int = 0
+    """Ids `[text_vocab, text_vocab + vision_vocab)` are vision codes, end of frame and end of vision; 0 is a
+    model of text alone."""
+    rope: Rope = field(default_factory=Rope)
+    """Rotary position embedding; a stage of context extension has a base of its own."""
     norm_eps: float = 1e-6
     """Added to the mean square in RMSNorm."""
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that cannot be built, or that `LlamaForCausalLM` refuses."""
+        check = partial(check_range, self, of="model")
+        check("layers", least=1, below=2**16)
+        check("embed", "heads", "kv_heads", "head", "mlp", least=1, below=2**31)
+        # An id is an int32.
+        check("text_vocab", least=1, below=2**30)
+        check("vision_vocab", least=0, below=2**30)
+        check("norm_eps", least=0)
+        if self.heads % self.kv_heads:
+            raise InputError(
+                f"model.kv_heads is {self.kv_heads}, which does not divide heads={self.heads}",
+                field="model.kv_heads",
+                value=self.kv_heads,
+                remedy="set kv_heads=heads for attention without groups",
+            )
+        if self.embed % self.heads:
+            raise InputError(
+                f"model.embed is {self.embed}, but must be a multiple of heads={self.heads}, as "
+                "LlamaForCausalLM demands even where a head has another width",
+                field="model.embed",
+                value=self.embed,
+            )
+        if self.head % 2:
+            problem = f"model.head is {self.head}, but must be even, since RoPE rotates pairs"
+            raise InputError(problem, field="model.head", value=self.head)
+        widest = max(self.layers * self.heads * self.head, self.layers * self.mlp, self.vocab)
+        if self.embed * widest > _MOST_NUMBERS:
+            raise InputError(
+                f"model.embed is {self.embed}, with which a weight has {self.embed * widest} numbers, but at "
+                f"most {_MOST_NUMBERS} can be stored",
+                field="model.embed",
+                value=self.embed,
+            )
+
+    @property
+    def vocab(self) -> int:
+        """Number of ids of both modalities."""
+        return self.text_vocab + self.vision_vocab
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Execution:
+    """How a model is computed: no parameter depends on it, and results differ by rounding alone."""
+
     attention: AttentionConfig = field(default_factory=AttentionConfig)
-    """Kernel and layout of attention."""
+    """Strategy, kernel and layout of attention."""
     remat: Literal["none", "layer"] = "layer"
     """What backward computes again: nothing, or each layer except its attention."""
     mlp_block_tokens: int = 0
@@ -50,44 +169,35 @@ class ModelConfig:
     """Type of activations and of weights in use; master weights are always float32."""
 
     def __post_init__(self) -> None:
-        """Refuse sizes that cannot be built."""
-        check = partial(check_range, self, what="model {}".format)
-        check("layers", "embed", "heads", "kv_heads", "head", "mlp", "text_vocab", least=1)
-        check("vision_vocab", "mlp_block_tokens", "norm_eps", least=0)
-        check("rope_base", above=1)
-        require(
-            self.heads % self.kv_heads == 0,
-            "model kv_heads",
-            got=self.kv_heads,
-            expected=f"a divisor of heads={self.heads}",
-            remedy="Set kv_heads=heads for attention without groups.",
-        )
-        even = self.head % 2 == 0
-        require(even, "model head", got=self.head, expected="an even width, since RoPE rotates pairs")
-
-    @property
-    def vocab(self) -> int:
-        """Number of ids of both modalities."""
-        return self.text_vocab + self.vision_vocab
+        """Refuse a negative block."""
+        check_range(self, "mlp_block_tokens", of="execution", least=0)
 
 
-def check_mesh(config: ModelConfig, mesh: MeshConfig, *, contexts_tokens: Iterable[int] = ()) -> None:
+def check_mesh(
+    architecture: Architecture,
+    attention: AttentionConfig,
+    mesh: MeshConfig,
+    *,
+    contexts_tokens: Iterable[int] = (),
+) -> None:
     """Refuse a mesh that cannot hold the model, or over which its layout cannot cut a context.
 
     Raises:
-        InputError: a dimension of the model, or a context, is not a multiple of the number of its pieces.
+        InputError: a dimension of the model, or a context, is not a multiple of the number of its parts.
     """
     for seq in contexts_tokens:
-        check_shares(config.attention, seq=seq, ring=mesh.ring, ulysses=mesh.ulysses)
-    axes = sequence_axes(config.attention.strategy, ring=mesh.ring, ulysses=mesh.ulysses)
+        check_shares(attention, seq=seq, ring=mesh.ring, ulysses=mesh.ulysses)
+    axes = sequence_axes(attention.strategy, ring=mesh.ring, ulysses=mesh.ulysses)
     cut_heads = math.prod(axes.heads)
     cuts = (
-        ("heads", config.heads, "tensor members", mesh.tensor),
-        ("kv_heads", config.kv_heads, "members of the axes that cut heads", mesh.tensor * cut_heads),
-        ("mlp", config.mlp, "tensor members", mesh.tensor),
-        ("vocab", config.vocab, "tensor members", mesh.tensor),
-        ("embed", config.embed, "weight members (fsdp x ring x ulysses)", mesh.weight_members),
+        ("heads", architecture.heads, "devices of the tensor axis", mesh.tensor),
+        ("kv_heads", architecture.kv_heads, "devices of the axes that cut heads", mesh.tensor * cut_heads),
+        ("mlp", architecture.mlp, "devices of the tensor axis", mesh.tensor),
+        ("vocab", architecture.vocab, "devices of the tensor axis", mesh.tensor),
+        ("embed", architecture.embed, "weight shards (fsdp x ring x ulysses)", mesh.weight_members),
     )
     for name, size, members, count in cuts:
-        expected, remedy = f"a multiple of the {count} {members}", f"Change {name} or the mesh."
-        require(size % count == 0, f"model {name}", got=size, expected=expected, remedy=remedy)
+        if size % count:
+            problem = f"model.{name} is {size}, which {count} {members} cannot share"
+            remedy = f"change {name} or the mesh"
+            raise InputError(problem, field=f"model.{name}", value=size, remedy=remedy)

@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Float32, Int32
 
+from ringworld.core.divisors import largest_divisor
 from ringworld.core.sharding import DATA_AXIS, MESH_AXES, TENSOR_AXIS, WEIGHT_AXES, spec
-from ringworld.model.layers import largest_block
 
 _HIDDEN = spec("batch", "seq", "embed")
 _HEAD = spec("weight", "vocab")
@@ -26,21 +26,20 @@ class _Sizes(NamedTuple):
     block_tokens: int
 
 
-def token_losses(
+def cross_entropy(
     hidden: Float[Array, "batch seq embed"],
     head: Float[Array, "embed vocab"],
     targets: Int32[Array, "batch seq"],
     *,
     text_vocab: int,
-    vision_vocab: int,
     block_tokens: int = 512,
 ) -> Float32[Array, "batch seq"]:
     """Return the negative log-likelihood of each target, in nats, among the ids of its own modality.
 
-    | target | is normalised over |
+    | target | is normalized over |
     |---|---|
     | `0 <= t < text_vocab` | ids `[0, text_vocab)` |
-    | `text_vocab <= t` | ids `[text_vocab, text_vocab + vision_vocab)` |
+    | `text_vocab <= t` | ids `[text_vocab, vocab)` |
     | `t < 0` | nothing: the loss is 0 and has no gradient |
 
     This equals the two heads of LWM, one for each modality. Call it inside jit, under `jax.set_mesh`.
@@ -50,18 +49,17 @@ def token_losses(
             float32.
         head: Float32 master weights; cast to the type of `hidden` and gathered here.
         targets: Next ids, sharded as the first two dimensions of `hidden`.
-        text_vocab: Number of text ids.
-        vision_vocab: Number of vision ids.
+        text_vocab: Number of text ids; the rest of the vocabulary is vision.
         block_tokens: Tokens of a device whose scores exist at one time (the largest divisor not above it).
     """
-    assert head.shape[1] == text_vocab + vision_vocab, (head.shape, text_vocab, vision_vocab)
-    with jax.named_scope("token_losses"):
+    assert text_vocab <= head.shape[1], (head.shape, text_vocab)
+    with jax.named_scope("cross_entropy"):
         sizes = _Sizes(text_vocab=text_vocab, block_tokens=block_tokens)
-        return _token_losses(sizes, hidden, jax.reshard(head, _HEAD), targets)
+        return _cross_entropy(sizes, hidden, jax.reshard(head, _HEAD), targets)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _token_losses(
+def _cross_entropy(
     sizes: _Sizes,
     hidden: Float[Array, "batch seq embed"],
     head: Float[Array, "embed vocab"],
@@ -88,7 +86,7 @@ def _backward(sizes, saved, cotangent):
     return *mapped(hidden, head, targets, lse, cotangent), None
 
 
-_token_losses.defvjp(_forward, _backward)
+_cross_entropy.defvjp(_forward, _backward)
 
 
 def _local_losses(
@@ -159,7 +157,7 @@ def _gathered(
 
 def _blocks(sizes: _Sizes, hidden: Float[Array, "batch seq embed"], *per_token: Array) -> Any:
     """Cut the tokens of a device into blocks: [blocks, tokens, embed], and [blocks, tokens] for the rest."""
-    block = largest_block(hidden.shape[0] * hidden.shape[1], sizes.block_tokens)
+    block = largest_divisor(hidden.shape[0] * hidden.shape[1], limit=sizes.block_tokens)
     return hidden.reshape(-1, block, hidden.shape[2]), *(x.reshape(-1, block) for x in per_token)
 
 

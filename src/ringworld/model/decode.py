@@ -1,11 +1,17 @@
-"""Generation: read a prompt with the ring, then one token at a time with the cache.
+"""Inference: read prompts with the ring, then one token at a time with the cache, or score what is there.
 
-    weights = GenerationWeights.from_model(model, config=config)            # once
-    cache = KVCache.init(config, batch=batch, slots=slots)
-    logits, cache = prefill(weights, cache, prompt, order=order, config=config)
-    logits, cache = decode_step(weights, cache, tokens, order=order, slot=slot, config=config)
+    weights = GenerationWeights.from_model(model, compute=execution.compute)            # once
+    cache = KVCache.init(architecture, batch=batch, slots=slots, compute=execution.compute)
+    logits, cache = prefill(weights, cache, prompt, order=order, forward=forward)
+    logits, cache = decode_step(weights, cache, tokens, order=order, slot=slot, forward=forward)
 
-Call all of it inside jit, under `jax.set_mesh`. A row holds one example, so `first` is 0 everywhere.
+Call all of it under `jax.set_mesh`, and `decode_step` inside jit. A row of a prompt holds one example, so
+`first` is 0 everywhere.
+
+Reading and scoring many tokens, a layer takes so long that each is a call of one compiled program, whatever
+the number of layers. A step of one token is so short that all layers are one program, unrolled: a scan would
+slice each layer's weights and cache out of a stack, which costs a token up to twice its time on a CPU
+(`benchmarks/first_token.py`).
 """
 
 from functools import partial
@@ -19,36 +25,31 @@ from ringworld.attention.attend import attention
 from ringworld.attention.decode import decode_attention
 from ringworld.core.sharding import spec
 from ringworld.model.cache import KVCache, append, fill
-from ringworld.model.config import ModelConfig
+from ringworld.model.cross_entropy import cross_entropy
+from ringworld.model.forward import Forward
 from ringworld.model.layers import Layer, in_use, rms_norm
-from ringworld.model.rope import Frequencies, frequencies, rotation
+from ringworld.model.rope import Rotation, rotation
 from ringworld.model.world_model import WorldModel, embedded, logits, positions
 
 
 class GenerationWeights(eqx.Module):
-    """A world model ready for generation: in the compute type, gathered over the `weight` axes, unstacked.
+    """A world model ready for inference: in the compute type, gathered over the `weight` axes, unstacked."""
 
-    A decode step is so short that gathering weights, or slicing a layer out of the stack, would take most of
-    it. The rotary frequencies are weights here, so that the stages of a run, which differ in `rope_base`
-    alone, share their compiled programs.
-    """
-
-    turns: Frequencies
     embed: Float[Array, "vocab embed"]
     layers: tuple[Layer, ...]
     norm: Float[Array, " embed"]
     head: Float[Array, "embed vocab"]
 
     @staticmethod
-    def from_model(model: WorldModel, *, config: ModelConfig) -> "GenerationWeights":
-        """Cast, gather and unstack; `heads`, `mlp` and `vocab` stay cut over the tensor axis."""
-        layers = (jax.tree.map(lambda w, i=i: w[i], model.layers) for i in range(config.layers))
+    def from_model(model: WorldModel, *, compute: str) -> "GenerationWeights":
+        """Cast, gather and unstack; `heads`, `mlp` and `vocab` stay sharded over the tensor axis."""
+        layers = range(len(model.layers.mlp_norm))
+        embed, norm, head = _ends(model, compute=compute)
         return GenerationWeights(
-            turns=frequencies(head=config.head, base=config.rope_base),
-            embed=in_use(model.embed, "vocab", "embed", compute=config.compute),
-            layers=tuple(_ready(layer, compute=config.compute) for layer in layers),
-            norm=jax.reshard(model.norm, spec("embed")),
-            head=in_use(model.head, "embed", "vocab", compute=config.compute),
+            embed=embed,
+            layers=tuple(_layer(model.layers, jnp.int32(i), compute=compute) for i in layers),
+            norm=norm,
+            head=head,
         )
 
 
@@ -58,34 +59,32 @@ def prefill(
     tokens: Int32[Array, "batch seq"],
     *,
     order: Int32[Array, "batch seq"],
-    config: ModelConfig,
+    forward: Forward,
 ) -> tuple[Float32[Array, "batch vocab"], KVCache]:
     """Read one prompt a row into slots `[0, seq)` of an empty cache, and score what follows each.
 
     Args:
         weights: The model.
-        cache: An empty cache of at least `seq` slots.
-        tokens: Prompts padded to `padded_length` and arranged in `config.attention.layout`, sharded by
+        cache: An empty cache of at least `seq` slots; outside jit its arrays are used up.
+        tokens: Prompts padded to `padded_length` and arranged in the layout of the attention, sharded by
             `spec("batch", "seq")`.
         order: Index of each token in its prompt, -1 for padding; arranged as the tokens are.
-        config: The model's configuration.
+        forward: Rotary frequencies and configuration.
 
     Returns:
         The scores after the last token of each row, and the cache.
     """
     first = jnp.zeros_like(order)
-    turn = rotation(positions(order, first), weights.turns)
-    x, keys, values = embedded(weights.embed, tokens, compute=config.compute), [], []
+    x, rotated = _begin(weights.embed, tokens, order=order, first=first, forward=forward)
+    keys, values = [], []
     for layer, stored_k, stored_v in zip(weights.layers, cache.keys, cache.values):
-
-        def attend(q, k, v, stored_k=stored_k, stored_v=stored_v):
-            keys.append(fill(stored_k, k.swapaxes(1, 2)))
-            values.append(fill(stored_v, v.swapaxes(1, 2)))
-            return attention(q, k, v, order=order, first=first, config=config.attention)
-
-        x = layer(x, turn=turn, attend=attend, config=config)
-    cache = KVCache(keys=tuple(keys), values=tuple(values), order=fill(cache.order, order))
-    return _scores_of_last(weights, x, order=order, config=config), cache
+        x, k, v = _read_layer(
+            layer, x, stored_k, stored_v, rotated=rotated, order=order, first=first, forward=forward
+        )
+        keys.append(k)
+        values.append(v)
+    cache = KVCache(keys=tuple(keys), values=tuple(values), order=_fill(cache.order, order))
+    return _scores_of_last(weights, x, order=order, forward=forward), cache
 
 
 def decode_step(
@@ -95,7 +94,7 @@ def decode_step(
     *,
     order: Int32[Array, "batch new"],
     slot: Int32[Array, ""],
-    config: ModelConfig,
+    forward: Forward,
 ) -> tuple[Float32[Array, "batch vocab"], KVCache]:
     """Append tokens to each row, usually one, and score what follows them.
 
@@ -107,31 +106,184 @@ def decode_step(
         tokens: New ids, whole on every member of the sequence axes: sharded by `spec("batch", None)`.
         order: Index of each new token in its row; rows may differ. -1 for a row that is finished.
         slot: Where the first is written: tokens of the padded prompt, plus tokens appended since.
-        config: The model's configuration.
+        forward: Rotary frequencies and configuration.
 
     Returns:
         The scores after the last new token of each row, and the cache.
     """
     first = jnp.zeros_like(order)
-    turn = rotation(positions(order, first), weights.turns)
+    x, rotated = _begin(weights.embed, tokens, order=order, first=first, forward=forward)
     written = append(cache.order, order, slot=slot)
-    attend_to = partial(
-        decode_attention, q_order=order, q_first=first, k_order=written, config=config.attention
-    )
-    x, keys, values = embedded(weights.embed, tokens, compute=config.compute), [], []
+    keys, values = [], []
     for layer, stored_k, stored_v in zip(weights.layers, cache.keys, cache.values):
-
-        def attend(q, k, v, stored_k=stored_k, stored_v=stored_v):
-            keys.append(append(stored_k, k.swapaxes(1, 2), slot=slot))
-            values.append(append(stored_v, v.swapaxes(1, 2), slot=slot))
-            return attend_to(q, keys[-1].swapaxes(1, 2), values[-1].swapaxes(1, 2))
-
-        x = layer(x, turn=turn, attend=attend, config=config)
+        x, k, v = _decode_layer(
+            layer,
+            x,
+            stored_k,
+            stored_v,
+            rotated=rotated,
+            order=order,
+            written=written,
+            slot=slot,
+            forward=forward,
+        )
+        keys.append(k)
+        values.append(v)
     cache = KVCache(keys=tuple(keys), values=tuple(values), order=written)
-    return _scores_of_last(weights, x, order=order, config=config), cache
+    return _scores_of_last(weights, x, order=order, forward=forward), cache
 
 
-def _ready(layer: Layer, *, compute: str) -> Layer:
+def target_losses(
+    weights: GenerationWeights,
+    tokens: Int32[Array, "batch seq"],
+    targets: Int32[Array, "batch seq"],
+    *,
+    order: Int32[Array, "batch seq"],
+    first: Int32[Array, "batch seq"],
+    forward: Forward,
+) -> Float32[Array, "batch seq"]:
+    """Return the negative log-likelihood of each target in nats, among the ids of its own modality.
+
+    Arrays and layout as in `world_model.hidden`; see `cross_entropy` for targets below 0. The masters in
+    training give the same, since they are cast as these weights were.
+    """
+    x, rotated = _begin(weights.embed, tokens, order=order, first=first, forward=forward)
+    for layer in weights.layers:
+        x = _score_layer(layer, x, rotated=rotated, order=order, first=first, forward=forward)
+    return _losses(weights, x, targets, forward=forward)
+
+
+@jax.jit
+def _begin(
+    table: Float[Array, "vocab embed"],
+    tokens: Int32[Array, "batch seq"],
+    *,
+    order: Int32[Array, "batch seq"],
+    first: Int32[Array, "batch seq"],
+    forward: Forward,
+) -> tuple[Float[Array, "batch seq embed"], Rotation]:
+    x = embedded(table, tokens, compute=forward.execution.compute)
+    return x, rotation(positions(order, first), forward.frequencies)
+
+
+@partial(jax.jit, donate_argnames=("x", "stored_k", "stored_v"))
+def _read_layer(
+    layer: Layer,
+    x: Float[Array, "batch seq embed"],
+    stored_k: Float[Array, "batch kv_heads slots head"],
+    stored_v: Float[Array, "batch kv_heads slots head"],
+    *,
+    rotated: Rotation,
+    order: Int32[Array, "batch seq"],
+    first: Int32[Array, "batch seq"],
+    forward: Forward,
+) -> tuple[
+    Float[Array, "batch seq embed"],
+    Float[Array, "batch kv_heads slots head"],
+    Float[Array, "batch kv_heads slots head"],
+]:
+    stored = []
+
+    def attend(q, k, v):
+        stored.append(fill(stored_k, k.swapaxes(1, 2)))
+        stored.append(fill(stored_v, v.swapaxes(1, 2)))
+        return attention(q, k, v, order=order, first=first, config=forward.execution.attention)
+
+    x = layer(x, rotation=rotated, attend=attend, forward=forward)
+    return x, stored[0], stored[1]
+
+
+@jax.jit
+def _decode_layer(
+    layer: Layer,
+    x: Float[Array, "batch new embed"],
+    stored_k: Float[Array, "batch kv_heads slots head"],
+    stored_v: Float[Array, "batch kv_heads slots head"],
+    *,
+    rotated: Rotation,
+    order: Int32[Array, "batch new"],
+    written: Int32[Array, "batch slots"],
+    slot: Int32[Array, ""],
+    forward: Forward,
+) -> tuple[
+    Float[Array, "batch new embed"],
+    Float[Array, "batch kv_heads slots head"],
+    Float[Array, "batch kv_heads slots head"],
+]:
+    stored = []
+
+    def attend(q, k, v):
+        q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
+        stored.append(append(stored_k, k, slot=slot))
+        stored.append(append(stored_v, v, slot=slot))
+        out = decode_attention(
+            q,
+            *stored,
+            q_order=order,
+            q_first=jnp.zeros_like(order),
+            k_order=written,
+            config=forward.execution.attention,
+        )
+        return out.swapaxes(1, 2)
+
+    x = layer(x, rotation=rotated, attend=attend, forward=forward)
+    return x, stored[0], stored[1]
+
+
+@partial(jax.jit, donate_argnames="x")
+def _score_layer(
+    layer: Layer,
+    x: Float[Array, "batch seq embed"],
+    *,
+    rotated: Rotation,
+    order: Int32[Array, "batch seq"],
+    first: Int32[Array, "batch seq"],
+    forward: Forward,
+) -> Float[Array, "batch seq embed"]:
+    attend = partial(attention, order=order, first=first, config=forward.execution.attention)
+    return layer(x, rotation=rotated, attend=attend, forward=forward)
+
+
+@jax.jit
+def _scores_of_last(
+    weights: GenerationWeights,
+    x: Float[Array, "batch seq embed"],
+    *,
+    order: Int32[Array, "batch seq"],
+    forward: Forward,
+) -> Float32[Array, "batch vocab"]:
+    x = rms_norm(x, weights.norm, eps=forward.architecture.norm_eps)
+    is_last = (order == jnp.max(order, axis=1, keepdims=True)).astype(x.dtype)
+    last = jnp.einsum("bs,bse->be", is_last, x, out_sharding=spec("batch", "embed"))
+    return logits(last[:, None, :], weights.head)[:, 0]
+
+
+@jax.jit
+def _losses(
+    weights: GenerationWeights,
+    x: Float[Array, "batch seq embed"],
+    targets: Int32[Array, "batch seq"],
+    *,
+    forward: Forward,
+) -> Float32[Array, "batch seq"]:
+    states = rms_norm(x, weights.norm, eps=forward.architecture.norm_eps)
+    return cross_entropy(states, weights.head, targets, text_vocab=forward.architecture.text_vocab)
+
+
+@partial(jax.jit, static_argnames="compute")
+def _ends(
+    model: WorldModel, *, compute: str
+) -> tuple[Float[Array, "vocab embed"], Float[Array, " embed"], Float[Array, "embed vocab"]]:
+    return (
+        in_use(model.embed, "vocab", "embed", compute=compute),
+        jax.reshard(model.norm, spec("embed")),
+        in_use(model.head, "embed", "vocab", compute=compute),
+    )
+
+
+@partial(jax.jit, static_argnames="compute")
+def _layer(layers: Layer, index: Int32[Array, ""], *, compute: str) -> Layer:
+    layer = jax.tree.map(lambda w: jax.lax.dynamic_index_in_dim(w, index, keepdims=False), layers)
     return Layer(
         attention_norm=jax.reshard(layer.attention_norm, spec("embed")),
         attention=layer.attention.in_use(compute),
@@ -140,14 +292,4 @@ def _ready(layer: Layer, *, compute: str) -> Layer:
     )
 
 
-def _scores_of_last(
-    weights: GenerationWeights,
-    x: Float[Array, "batch seq embed"],
-    *,
-    order: Int32[Array, "batch seq"],
-    config: ModelConfig,
-) -> Float32[Array, "batch vocab"]:
-    x = rms_norm(x, weights.norm, eps=config.norm_eps)
-    is_last = (order == jnp.max(order, axis=1, keepdims=True)).astype(x.dtype)
-    last = jnp.einsum("bs,bse->be", is_last, x, out_sharding=spec("batch", "embed"))
-    return logits(last[:, None, :], weights.head)[:, 0]
+_fill = jax.jit(fill)

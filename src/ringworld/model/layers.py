@@ -13,8 +13,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from ringworld.core.divisors import largest_divisor
 from ringworld.core.sharding import TENSOR_AXIS, spec
-from ringworld.model.config import ModelConfig
+from ringworld.model.config import Architecture
+from ringworld.model.forward import Forward
 from ringworld.model.rope import Rotation, rotate
 
 Attend = Callable[
@@ -30,7 +32,7 @@ Attend = Callable[
 def normal(
     key: PRNGKeyArray, shape: tuple[int, ...], *dimensions: str, deviation: float
 ) -> Float[Array, "..."]:
-    """Return a float32 weight, made where it lies: no device ever holds the whole."""
+    """Return a float32 weight, initialized in its sharding: no device ever holds the whole."""
     return deviation * jax.random.normal(key, shape, jnp.float32, out_sharding=spec(*dimensions))
 
 
@@ -50,16 +52,6 @@ def rms_norm(
         return (wide * jax.lax.rsqrt(mean_square + eps) * scale[None, None, :]).astype(x.dtype)
 
 
-def largest_block(tokens: int, limit: int) -> int:
-    """Return the largest divisor of `tokens` that is at most `limit`; `limit` 0 means all tokens.
-
-    Example:
-        `largest_block(96, 40)` is 32.
-    """
-    limit = min(limit or tokens, tokens)
-    return next(block for block in range(limit, 0, -1) if tokens % block == 0)
-
-
 class Attention(eqx.Module):
     """Projections round an attention that the caller gives: the ring in training, the cache in generation."""
 
@@ -69,11 +61,16 @@ class Attention(eqx.Module):
     wo: Float[Array, "heads head embed"]
 
     @staticmethod
-    def init(config: ModelConfig, *, key: PRNGKeyArray) -> "Attention":
+    def init(architecture: Architecture, *, key: PRNGKeyArray) -> "Attention":
         """Draw weights of deviation `fan_in ** -0.5`, less on the way back into the residual stream."""
         keys = jax.random.split(key, 4)
-        embed, heads, kv_heads, head = config.embed, config.heads, config.kv_heads, config.head
-        into, back = embed**-0.5, (2 * config.layers * heads * head) ** -0.5
+        embed, heads, kv_heads, head = (
+            architecture.embed,
+            architecture.heads,
+            architecture.kv_heads,
+            architecture.head,
+        )
+        into, back = embed**-0.5, (2 * architecture.layers * heads * head) ** -0.5
         return Attention(
             wq=normal(keys[0], (embed, heads, head), "weight", "heads", "head", deviation=into),
             wk=normal(keys[1], (embed, kv_heads, head), "weight", "kv_heads", "head", deviation=into),
@@ -91,13 +88,13 @@ class Attention(eqx.Module):
         )
 
     def __call__(
-        self, x: Float[Array, "batch seq embed"], *, turn: Rotation, attend: Attend, compute: str
+        self, x: Float[Array, "batch seq embed"], *, rotation: Rotation, attend: Attend, compute: str
     ) -> Float[Array, "batch seq embed"]:
         """Project, rotate, attend with `attend(q, k, v)` and project back."""
         with jax.named_scope("attention"):
             ready = self.in_use(compute)
-            q = rotate(jnp.einsum("bse,ehd->bshd", x, ready.wq), turn)
-            k = rotate(jnp.einsum("bse,ehd->bshd", x, ready.wk), turn)
+            q = rotate(jnp.einsum("bse,ehd->bshd", x, ready.wq), rotation)
+            k = rotate(jnp.einsum("bse,ehd->bshd", x, ready.wk), rotation)
             v = jnp.einsum("bse,ehd->bshd", x, ready.wv)
             out = attend(q, k, v)
             return jnp.einsum("bshd,hde->bse", out, ready.wo, out_sharding=jax.typeof(x).sharding)
@@ -111,14 +108,15 @@ class FeedForward(eqx.Module):
     down: Float[Array, "mlp embed"]
 
     @staticmethod
-    def init(config: ModelConfig, *, key: PRNGKeyArray) -> "FeedForward":
+    def init(architecture: Architecture, *, key: PRNGKeyArray) -> "FeedForward":
         """Draw weights of deviation `fan_in ** -0.5`, less on the way back into the residual stream."""
         keys = jax.random.split(key, 3)
-        embed, mlp = config.embed, config.mlp
+        embed, mlp = architecture.embed, architecture.mlp
+        back = (2 * architecture.layers * mlp) ** -0.5
         return FeedForward(
             gate=normal(keys[0], (embed, mlp), "weight", "mlp", deviation=embed**-0.5),
             up=normal(keys[1], (embed, mlp), "weight", "mlp", deviation=embed**-0.5),
-            down=normal(keys[2], (mlp, embed), "mlp", "weight", deviation=(2 * config.layers * mlp) ** -0.5),
+            down=normal(keys[2], (mlp, embed), "mlp", "weight", deviation=back),
         )
 
     def in_use(self, compute: str) -> "FeedForward":
@@ -145,7 +143,7 @@ class FeedForward(eqx.Module):
                 lambda w: jax.lax.pcast(w.astype(jnp.float32), axes, to="varying"), weights
             )
             tokens = math.prod(x.shape[:2])
-            block = largest_block(tokens, block_tokens)
+            block = largest_divisor(tokens, limit=block_tokens or tokens)
             blocks = x.reshape(tokens // block, block, x.shape[-1])
             if len(blocks) == 1:
                 out = _swiglu(weights, blocks[0])
@@ -166,25 +164,31 @@ class Layer(eqx.Module):
     mlp: FeedForward
 
     @staticmethod
-    def init(config: ModelConfig, *, key: PRNGKeyArray) -> "Layer":
+    def init(architecture: Architecture, *, key: PRNGKeyArray) -> "Layer":
         """Draw one layer."""
         attention_key, mlp_key = jax.random.split(key)
-        ones = jnp.ones(config.embed, jnp.float32, out_sharding=spec("weight"))
+        ones = jnp.ones(architecture.embed, jnp.float32, out_sharding=spec("weight"))
         return Layer(
             attention_norm=ones,
-            attention=Attention.init(config, key=attention_key),
+            attention=Attention.init(architecture, key=attention_key),
             mlp_norm=ones,
-            mlp=FeedForward.init(config, key=mlp_key),
+            mlp=FeedForward.init(architecture, key=mlp_key),
         )
 
     def __call__(
-        self, x: Float[Array, "batch seq embed"], *, turn: Rotation, attend: Attend, config: ModelConfig
+        self,
+        x: Float[Array, "batch seq embed"],
+        *,
+        rotation: Rotation,
+        attend: Attend,
+        forward: Forward,
     ) -> Float[Array, "batch seq embed"]:
         """Return the residual stream after this layer."""
-        normed = rms_norm(x, self.attention_norm, eps=config.norm_eps)
-        x = x + self.attention(normed, turn=turn, attend=attend, compute=config.compute)
-        normed = rms_norm(x, self.mlp_norm, eps=config.norm_eps)
-        return x + self.mlp(normed, block_tokens=config.mlp_block_tokens, compute=config.compute)
+        eps, execution = forward.architecture.norm_eps, forward.execution
+        normed = rms_norm(x, self.attention_norm, eps=eps)
+        x = x + self.attention(normed, rotation=rotation, attend=attend, compute=execution.compute)
+        normed = rms_norm(x, self.mlp_norm, eps=eps)
+        return x + self.mlp(normed, block_tokens=execution.mlp_block_tokens, compute=execution.compute)
 
 
 def _swiglu(weights: FeedForward, x: Float[Array, "tokens embed"]) -> Float[Array, "tokens embed"]:

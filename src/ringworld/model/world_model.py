@@ -9,9 +9,11 @@ from jaxtyping import Array, Float, Float32, Int32, PRNGKeyArray
 
 from ringworld.attention.attend import LSE_NAME, OUT_NAME, attention
 from ringworld.core.sharding import TENSOR_AXIS, spec
-from ringworld.model.config import ModelConfig
+from ringworld.model.config import Architecture
+from ringworld.model.cross_entropy import cross_entropy
+from ringworld.model.forward import Forward
 from ringworld.model.layers import Layer, in_use, normal, rms_norm
-from ringworld.model.rope import frequencies, rotation
+from ringworld.model.rope import rotation
 
 
 class WorldModel(eqx.Module):
@@ -23,23 +25,23 @@ class WorldModel(eqx.Module):
     head: Float[Array, "embed vocab"]
 
     @staticmethod
-    def init(config: ModelConfig, *, key: PRNGKeyArray) -> "WorldModel":
+    def init(architecture: Architecture, *, key: PRNGKeyArray) -> "WorldModel":
         """Draw a model. Call it inside jit, under `jax.set_mesh`; the values do not depend on the mesh."""
         embed_key, layers_key, head_key = jax.random.split(key, 3)
-        keys = jax.random.split(layers_key, config.layers)
-        shape = (config.vocab, config.embed)
+        keys = jax.random.split(layers_key, architecture.layers)
+        shape = (architecture.vocab, architecture.embed)
         return WorldModel(
-            embed=normal(embed_key, shape, "vocab", "weight", deviation=config.embed**-0.5),
-            layers=jax.vmap(lambda key: Layer.init(config, key=key))(keys),
-            norm=jnp.ones(config.embed, jnp.float32, out_sharding=spec("weight")),
+            embed=normal(embed_key, shape, "vocab", "weight", deviation=architecture.embed**-0.5),
+            layers=jax.vmap(lambda key: Layer.init(architecture, key=key))(keys),
+            norm=jnp.ones(architecture.embed, jnp.float32, out_sharding=spec("weight")),
             # So small that the first predictions are nearly uniform, whatever the width.
-            head=normal(head_key, shape[::-1], "weight", "vocab", deviation=1 / config.embed),
+            head=normal(head_key, shape[::-1], "weight", "vocab", deviation=1 / architecture.embed),
         )
 
     @staticmethod
-    def abstract(config: ModelConfig) -> "WorldModel":
+    def abstract(architecture: Architecture) -> "WorldModel":
         """Return shapes, types and shardings under the mesh that is set, without arrays."""
-        return jax.eval_shape(lambda: WorldModel.init(config, key=jax.random.key(0)))
+        return jax.eval_shape(lambda: WorldModel.init(architecture, key=jax.random.key(0)))
 
 
 def hidden(
@@ -48,7 +50,7 @@ def hidden(
     *,
     order: Int32[Array, "batch seq"],
     first: Int32[Array, "batch seq"],
-    config: ModelConfig,
+    forward: Forward,
 ) -> Float[Array, "batch seq embed"]:
     """Return what the head reads: the residual stream after the last norm, in the compute type.
 
@@ -57,19 +59,36 @@ def hidden(
     padding has order -1 and first 0. Nothing of size seq x mlp or seq x seq is kept, and with
     `remat="layer"` backward computes a layer again except for its attention.
     """
-    turn = rotation(positions(order, first), frequencies(head=config.head, base=config.rope_base))
-    attend = partial(attention, order=order, first=first, config=config.attention)
+    rotated = rotation(positions(order, first), forward.frequencies)
+    attend = partial(attention, order=order, first=first, config=forward.execution.attention)
 
     def step(
         x: Float[Array, "batch seq embed"], layer: Layer
     ) -> tuple[Float[Array, "batch seq embed"], None]:
-        return layer(x, turn=turn, attend=attend, config=config), None
+        return layer(x, rotation=rotated, attend=attend, forward=forward), None
 
-    if config.remat == "layer":
+    if forward.execution.remat == "layer":
         keep = jax.checkpoint_policies.save_only_these_names(OUT_NAME, LSE_NAME)
         step = jax.checkpoint(step, policy=keep, prevent_cse=False)
-    x, _ = jax.lax.scan(step, embedded(model.embed, tokens, compute=config.compute), model.layers)
-    return rms_norm(x, model.norm, eps=config.norm_eps)
+    x, _ = jax.lax.scan(step, embedded(model.embed, tokens, compute=forward.execution.compute), model.layers)
+    return rms_norm(x, model.norm, eps=forward.architecture.norm_eps)
+
+
+def token_losses(
+    model: WorldModel,
+    tokens: Int32[Array, "batch seq"],
+    targets: Int32[Array, "batch seq"],
+    *,
+    order: Int32[Array, "batch seq"],
+    first: Int32[Array, "batch seq"],
+    forward: Forward,
+) -> Float32[Array, "batch seq"]:
+    """Return the negative log-likelihood of each target in nats, among the ids of its own modality.
+
+    Arrays and layout as in `hidden`; see `cross_entropy` for targets below 0.
+    """
+    states = hidden(model, tokens, order=order, first=first, forward=forward)
+    return cross_entropy(states, model.head, targets, text_vocab=forward.architecture.text_vocab)
 
 
 def positions(
@@ -101,7 +120,7 @@ def embedded(
 def logits(
     hidden: Float[Array, "batch seq embed"], head: Float[Array, "embed vocab"]
 ) -> Float32[Array, "batch seq vocab"]:
-    """Return the scores of all ids, for generation; training uses `token_losses`, which never holds them."""
+    """Return the scores of all ids, for generation; training uses `cross_entropy`, which never holds them."""
     with jax.named_scope("logits"):
         ready = in_use(head, "embed", "vocab", compute=str(hidden.dtype))
         return jnp.einsum("bse,ev->bsv", hidden, ready, preferred_element_type=jnp.float32)

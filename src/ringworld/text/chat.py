@@ -1,7 +1,7 @@
 """The wording and layout of every prompt: the one place that knows LWM's templates.
 
 A template is a tuple of segments. `encode` turns it into token ids. What a user wrote is always inside a
-segment of text, no word of which ever becomes a special id.
+text segment, which never gives a special id.
 """
 
 from collections.abc import Sequence
@@ -37,7 +37,7 @@ Segments = tuple[Segment, ...]
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Encoded:
-    """Token ids, and which of them are learnt as targets."""
+    """Token ids, and which of them are trained on as targets."""
 
     tokens: Int32[np.ndarray, " tokens"]
     loss: Bool[np.ndarray, " tokens"]
@@ -48,12 +48,12 @@ _VISION = (Segment(kind="vision_start"), Segment(kind="frames"), Segment(kind="v
 
 
 def document(text: str) -> Segments:
-    """`<s>{text}</s>`, all of it learnt."""
+    """`<s>{text}</s>`, all of it with loss."""
     return (_BEGIN, Segment(kind="text", text=text, loss=True), Segment(kind="end", loss=True))
 
 
 def uncaptioned_video() -> Segments:
-    """`<s><vision>{frames}</vision></s>`, all of it learnt."""
+    """`<s><vision>{frames}</vision></s>`, all of it with loss."""
     parts = (*_VISION, Segment(kind="end"))
     return (_BEGIN, *(Segment(kind=part.kind, loss=True) for part in parts))
 
@@ -88,8 +88,8 @@ def video_question_prompt(question: str) -> Segments:
 def generation_prompt(caption: str, *, kind: Literal["image", "video"]) -> Segments:
     """`<s>You are a helpful assistant. USER: Generate a video of {caption} ASSISTANT:<vision>`.
 
-    An image is asked for as "an image of". The caption is put as the end of that sentence: "A red circle
-    moves." asks as "a red circle moves" does.
+    For an image it says "an image of". The caption becomes the end of that sentence: "A red circle moves." is
+    written "a red circle moves".
     """
     article = "an image" if kind == "image" else "a video"
     words = f"{_SYSTEM} USER: Generate {article} of {_as_object(caption)} ASSISTANT:"
@@ -97,18 +97,18 @@ def generation_prompt(caption: str, *, kind: Literal["image", "video"]) -> Segme
 
 
 def unconditional_prompt() -> Segments:
-    """`<s><vision>`: what guidance compares with."""
+    """`<s><vision>`: the unconditional half of classifier-free guidance."""
     return (_BEGIN, Segment(kind="vision_start"))
 
 
 def answered(prompt: Segments, answer: str) -> Segments:
-    """Add ` {answer}</s>`, the only part that is learnt."""
-    said = Segment(kind="text", text=f" {answer.strip()}", loss=True)
-    return (*prompt, said, Segment(kind="end", loss=True))
+    """Add ` {answer}</s>`, the only part with loss."""
+    reply = Segment(kind="text", text=f" {answer.strip()}", loss=True)
+    return (*prompt, reply, Segment(kind="end", loss=True))
 
 
 def generated(prompt: Segments) -> Segments:
-    """Add `{frames}</vision></s>` to a generation prompt; only the frames are learnt."""
+    """Add `{frames}</vision></s>` to a generation prompt; only the frames have loss."""
     return (*prompt, Segment(kind="frames", loss=True), Segment(kind="vision_end"), Segment(kind="end"))
 
 
@@ -121,12 +121,12 @@ def encode(
 ) -> Encoded:
     r"""Turn a template into ids; each `frames` segment takes the next of `frames`.
 
-    A video question over one frame of two codes, answered (`*` marks what is learnt):
+    A video question over one frame of two codes, answered (`*` marks what has loss):
 
         <s> | You | are | ... | USER | : | What | color | ? | \n | <vision> | code 3 | code 0 | end of vision
             | </vision> | ASSISTANT | : | red* | </s>*
 
-    A generation example of two such frames, where the end of a frame is learnt as its codes are:
+    A generation example of two such frames, where the end of a frame has loss as its codes have:
 
         <s> | You | ... | of | a | red | circle | ASSISTANT | : | <vision> | code 3* | code 0* | end of frame*
             | code 7* | code 1* | end of vision* | </vision> | </s>

@@ -1,8 +1,8 @@
-"""Words to ids: a byte-level BPE that loses nothing, or any tokenizer.json."""
+"""Text to token ids: a byte-level BPE that loses nothing, or any tokenizer.json."""
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,18 @@ from ringworld.core.files import read_json, write_json_atomic, write_text_atomic
 BOS, EOS, VISION_START, VISION_END = "<s>", "</s>", "<vision>", "</vision>"
 SPECIAL = (BOS, EOS, VISION_START, VISION_END)
 _ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())
-_FILE, _NAMES_FILE = "tokenizer.json", "tokenizer_config.json"
+_FILE, _SETTINGS_FILE, _TEMPLATE_FILE = "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"
+_SETTINGS = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
+"""What transformers needs to know of a tokenizer that we trained."""
+_LONGEST_PIECE_BYTES = 64
+"""Merging within a piece takes more than linear time; no word of a language is so long."""
+_CONTEXTS = ("{0}", "a{0}", "{0}a", " {0}", "{0} ", "{0}{0}", "a {0} b", "\n{0}\n")
+_RARE = "\x00\u2603\u6771\U0001f600"
+"""Characters that a vocabulary without bytes lacks: its unknown token may be a special one."""
 
 
 class TextTokenizer:
-    """Encodes text without ever making a special id of it: those come from the fields alone."""
+    """Encodes text without ever making a special id from it: those come from the fields alone."""
 
     bos: int
     """Id that begins every example (`<s>`)."""
@@ -30,26 +37,64 @@ class TextTokenizer:
     vision_end: tuple[int, ...]
     """`</vision>`."""
 
-    def __init__(self, tokenizer: Tokenizer, *, bos: str = BOS, eos: str = EOS) -> None:
-        """Wrap a tokenizer whose vocabulary has the two tokens `bos` and `eos`."""
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        *,
+        bos: str = BOS,
+        eos: str = EOS,
+        settings: Mapping[str, Any] = _SETTINGS,
+    ) -> None:
+        """Wrap a tokenizer; its tokens `bos`, `eos`, `<vision>` and `</vision>` become special if present.
+
+        Args:
+            tokenizer: of the tokenizers library.
+            bos: the token that begins a text.
+            eos: the token that ends a text.
+            settings: what `tokenizer_config.json` says besides.
+
+        Raises:
+            InputError: it lacks `bos` or `eos`, or some text is encoded as a special id.
+        """
         tokenizer.encode_special_tokens = True
         tokenizer.no_truncation()
         tokenizer.no_padding()
-        self._tokenizer, self._bos, self._eos = tokenizer, bos, eos
-        self.bos, self.eos = self._id_of(bos), self._id_of(eos)
+        self._tokenizer, self._settings = tokenizer, {**settings, "bos_token": bos, "eos_token": eos}
+        for field, token in (("bos", bos), ("eos", eos)):
+            if tokenizer.token_to_id(token) is None:
+                raise InputError(
+                    f"the tokenizer has no token {token!r}",
+                    field=field,
+                    value=token,
+                    remedy="name the tokens that begin and end a text (bos, eos), such as <|begin_of_text|>",
+                )
+        # A dict, since one token may both begin and end a text.
+        names = {name: tokenizer.token_to_id(name) for name in (bos, eos, VISION_START, VISION_END)}
+        self._special = {name: id for name, id in names.items() if id is not None}
+        _mark_special(tokenizer, self._special)
+        self._refuse_leaks()
+        self.bos, self.eos = self._special[bos], self._special[eos]
         self.vision_start = self._vision(VISION_START)
         self.vision_end = self._vision(VISION_END)
 
     @classmethod
-    def train(cls, texts: Iterable[str], *, vocab_size: int) -> "TextTokenizer":
+    def train(
+        cls,
+        texts: Iterable[str],
+        *,
+        vocab_size: int,
+        on_progress: Callable[[int], None] = lambda characters: None,
+    ) -> "TextTokenizer":
         """Train a byte-level BPE; the same texts give the same tokenizer.
 
-        No normalisation, so that every text comes back as it was. Digits stand alone, as in Llama's
-        tokenizer, so that a number never seen is made of known parts.
+        No normalization, so that every text comes back as it was. Digits stand alone, as in Llama's
+        tokenizer, so that a number never seen is made of known parts. Text without blanks is cut into pieces
+        of 64 bytes, so that time is linear in its length.
 
         Args:
             texts: read once.
             vocab_size: upper bound on the number of ids; a small corpus gives fewer.
+            on_progress: called after each text with the number of characters read so far.
 
         Raises:
             InputError: `vocab_size` leaves no room for the 256 bytes and the special tokens.
@@ -57,14 +102,18 @@ class TextTokenizer:
         smallest = len(_ALPHABET) + len(SPECIAL)
         if vocab_size < smallest:
             raise InputError(
-                what="size of the text vocabulary",
-                got=str(vocab_size),
-                expected=f"at least {smallest} ids",
-                remedy="Ask for more; 512 is small already.",
+                f"{vocab_size} text ids are too few for the 256 bytes and {len(SPECIAL)} special tokens",
+                field="vocab_size",
+                value=vocab_size,
+                remedy=f"use {smallest} or more; 512 is small already",
             )
         tokenizer = Tokenizer(models.BPE())
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-            [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+            [
+                pre_tokenizers.Digits(individual_digits=True),
+                pre_tokenizers.ByteLevel(add_prefix_space=False),
+                pre_tokenizers.FixedLength(length=_LONGEST_PIECE_BYTES),
+            ]
         )
         tokenizer.decoder = decoders.ByteLevel()
         trainer = trainers.BpeTrainer(
@@ -73,7 +122,7 @@ class TextTokenizer:
             initial_alphabet=_ALPHABET,
             show_progress=False,
         )
-        tokenizer.train_from_iterator(texts, trainer)
+        tokenizer.train_from_iterator(_counted(texts, on_progress), trainer)
         return cls(tokenizer)
 
     @classmethod
@@ -86,31 +135,37 @@ class TextTokenizer:
             eos: the token that ends one; likewise, or `</s>`.
 
         Raises:
-            InputError: no such file, not a tokenizer, or it lacks `bos` or `eos`.
+            InputError: no such file, not a tokenizer, it lacks `bos` or `eos`, or it encodes some text as one
+                of them, as Unigram models do whose vocabulary holds `</s>`.
         """
         file = path / _FILE if path.is_dir() else path
-        read_json(file)  # says which file is missing or broken
-        names_file = file.parent / _NAMES_FILE
-        names = read_as(dict[str, Any], names_file) if names_file.exists() else {}
+        read_json(file)  # names the file if it is missing or damaged
+        settings_file, template_file = (file.parent / name for name in (_SETTINGS_FILE, _TEMPLATE_FILE))
+        settings = read_as(dict[str, Any], settings_file) if settings_file.exists() else {**_SETTINGS}
+        if template_file.exists():
+            settings["chat_template"] = template_file.read_text(encoding="utf-8")
         try:
             tokenizer = Tokenizer.from_file(str(file))
         except Exception as error:  # the library raises bare Exception
             raise InputError(
-                what=str(file),
-                got=f"JSON that is not a tokenizer ({error})",
-                expected="a tokenizer.json of the tokenizers library",
-                remedy="Train one with `ringworld train-tokenizer`, or name another file.",
+                f"{file} is not a tokenizer.json of the tokenizers library ({error})",
+                path=file,
+                remedy="train a tokenizer, or name another file",
             ) from error
-        return cls(
-            tokenizer,
-            bos=bos or _named(names, "bos_token", names_file) or BOS,
-            eos=eos or _named(names, "eos_token", names_file) or EOS,
-        )
+        bos = bos or _named(settings, "bos_token", settings_file) or BOS
+        eos = eos or _named(settings, "eos_token", settings_file) or EOS
+        try:
+            return cls(tokenizer, bos=bos, eos=eos, settings=settings)
+        except InputError as error:
+            problem = f"{file} cannot be used: {error.problem}"
+            raise InputError(
+                problem, field=error.field, value=error.value, path=file, remedy=error.remedy
+            ) from None
 
     def save(self, directory: Path) -> None:
-        """Write `tokenizer.json`, and `tokenizer_config.json` with the names of the two ends of a text."""
+        """Write `tokenizer.json`, and `tokenizer_config.json` with all that it said when it was loaded."""
         write_text_atomic(directory / _FILE, self._tokenizer.to_str(pretty=True))
-        write_json_atomic(directory / _NAMES_FILE, {"bos_token": self._bos, "eos_token": self._eos})
+        write_json_atomic(directory / _SETTINGS_FILE, self._settings)
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of `text`, with none added and none special, whatever the text says.
@@ -125,15 +180,16 @@ class TextTokenizer:
             return self._tokenizer.encode(text, add_special_tokens=False).ids
         except (TypeError, UnicodeEncodeError):
             raise InputError(
-                what="text",
-                got="a string with half of a surrogate pair",
-                expected="valid Unicode",
-                remedy="Mend the text where it was decoded.",
+                "the text holds half of a surrogate pair, which is not Unicode",
+                field="text",
+                value=text,
+                remedy="fix how it was decoded",
             ) from None
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of `ids` without the special ones; bytes that are not UTF-8 become U+FFFD."""
-        return self._tokenizer.decode(list(ids), skip_special_tokens=True)
+        special = set(self._special.values())
+        return self._tokenizer.decode([id for id in ids if id not in special], skip_special_tokens=True)
 
     @property
     def size(self) -> int:
@@ -143,34 +199,55 @@ class TextTokenizer:
     @property
     def fingerprint(self) -> str:
         """SHA-256 of all that decides the ids; prepared data carries it."""
-        parts = [json.loads(self._tokenizer.to_str()), self._bos, self._eos]
+        ends = [self._settings["bos_token"], self._settings["eos_token"]]
+        parts = [json.loads(self._tokenizer.to_str()), *ends]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
-    def _id_of(self, token: str) -> int:
-        found = self._tokenizer.token_to_id(token)
-        if found is None:
-            raise InputError(
-                what=f"token {token!r}",
-                got="a tokenizer without it",
-                expected="a token of its vocabulary",
-                remedy="Name the tokens that begin and end a text (bos, eos), such as <|begin_of_text|>.",
-            )
-        return found
+    def _refuse_leaks(self) -> None:
+        """Encode the names of the special tokens as a user might write them, and look for special ids."""
+        names = {id: name for name, id in self._special.items()}
+        tried = [context.format(name) for name in self._special for context in _CONTEXTS]
+        for text in (*tried, _RARE):
+            for id in names.keys() & self.encode(text):
+                raise InputError(
+                    f"the text {text!r} is encoded as the special token {names[id]!r}, so that any user "
+                    "could write it",
+                    field="tokenizer",
+                    value=text,
+                    remedy="use a tokenizer that spells it out, such as a byte-level BPE",
+                )
 
-    def _vision(self, token: str) -> tuple[int, ...]:
-        found = self._tokenizer.token_to_id(token)
-        return tuple(self.encode(token)) if found is None else (found,)
+    def _vision(self, name: str) -> tuple[int, ...]:
+        return (self._special[name],) if name in self._special else tuple(self.encode(name))
 
 
-def _named(names: dict[str, Any], key: str, file: Path) -> str | None:
+def _mark_special(tokenizer: Tokenizer, names: Iterable[str]) -> None:
+    """Mark added tokens as special, which only then are left alone in text."""
+    added = tokenizer.get_added_tokens_decoder()
+    special = {token.content for token in added.values() if token.special}
+    tokenizer.add_special_tokens(
+        [AddedToken(name, special=True, normalized=False) for name in names if name not in special]
+    )
+
+
+def _counted(texts: Iterable[str], on_progress: Callable[[int], None]) -> Iterator[str]:
+    characters = 0
+    for text in texts:
+        yield text
+        characters += len(text)
+        on_progress(characters)
+
+
+def _named(settings: Mapping[str, Any], key: str, file: Path) -> str | None:
     """Read a token's name as Hugging Face writes it: a string, or an object with the field `content`."""
-    value = names.get(key)
+    value = settings.get(key)
     name = value.get("content") if isinstance(value, dict) else value
     if not isinstance(name, str | None):
         raise InputError(
-            what=f"{key} in {file}",
-            got=f"a {type(name).__name__}",
-            expected="the name of a token",
-            remedy="Mend it, or copy the file again.",
+            f"{key} in {file} is a {type(name).__name__}, not the name of a token",
+            field=key,
+            value=value,
+            path=file,
+            remedy="copy the file again, or edit it",
         )
     return name

@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Bool, Int, Int32
 
 from ringworld.core.errors import InputError
+from ringworld.core.ranges import check_range
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -13,15 +14,31 @@ class Vocabulary:
     """Who owns which id.
 
     With `text_size=100, codes=8, codes_per_frame=2`: ids 0-99 are text, 100-107 are codes 0-7, 108 ends a
-    frame that another follows, 109 ends the last frame.
+    frame that another follows, 109 ends the last frame. With `text_size=100` alone, text is all there is.
     """
 
     text_size: int
     """Number of text ids; rounding it up leaves unused ids between text and codes."""
-    codes: int
-    """Size of the frame tokenizer's codebook."""
-    codes_per_frame: int
-    """Codes of one frame, in raster order."""
+    codes: int = 0
+    """Size of the frame tokenizer's codebook; 0 for text alone."""
+    codes_per_frame: int = 0
+    """Codes of one frame, in raster order; 0 for text alone."""
+
+    def __post_init__(self) -> None:
+        """Refuse sizes below zero, and codes without frames or frames without codes.
+
+        Raises:
+            InputError: a rule does not hold.
+        """
+        check_range(self, "text_size", least=1, of="vocabulary")
+        check_range(self, "codes", "codes_per_frame", least=0, of="vocabulary")
+        if bool(self.codes) != bool(self.codes_per_frame):
+            raise InputError(
+                f"{self.codes} codes do not go with {self.codes_per_frame} codes per frame",
+                field="vocabulary.codes",
+                value=self.codes,
+                remedy="make both 0 for text alone, or both more",
+            )
 
     @property
     def code_offset(self) -> int:
@@ -31,6 +48,7 @@ class Vocabulary:
     @property
     def eof(self) -> int:
         """Id that ends a frame which another frame follows."""
+        assert self.codes, "a vocabulary of text alone has no frames"
         return self.code_offset + self.codes
 
     @property
@@ -40,8 +58,8 @@ class Vocabulary:
 
     @property
     def vision_size(self) -> int:
-        """Number of vision ids: the codes and the two ends."""
-        return self.codes + 2
+        """Number of vision ids: the codes and the two ends, or none."""
+        return self.codes + 2 if self.codes else 0
 
     @property
     def size(self) -> int:
@@ -50,12 +68,12 @@ class Vocabulary:
 
     @property
     def frame_tokens(self) -> int:
-        """Tokens that one frame takes: its codes and its end."""
-        return self.codes_per_frame + 1
+        """Tokens of one frame: its codes and its end, or none."""
+        return self.codes_per_frame + 1 if self.codes else 0
 
     def is_vision(self, ids: Int[np.ndarray, "..."]) -> Bool[np.ndarray, "..."]:
-        """Say which ids are codes or frame ends."""
-        return ids >= self.text_size
+        """Return which ids are codes or frame ends."""
+        return (ids >= self.text_size) & (self.codes > 0)
 
     def encode_frames(self, codes: Int[np.ndarray, "frames codes"]) -> Int32[np.ndarray, " tokens"]:
         """Turn codes of consecutive frames into ids (LWM's layout).
@@ -77,6 +95,7 @@ class Vocabulary:
         Raises:
             InputError: the ids are not whole frames with ends where they belong.
         """
+        assert self.codes, "a vocabulary of text alone has no frames"
         whole = ids[: len(ids) // self.frame_tokens * self.frame_tokens]
         frames = whole.reshape(-1, self.frame_tokens)
         codes, ends = frames[:, :-1] - self.code_offset, frames[:, -1].tolist()
@@ -84,9 +103,10 @@ class Vocabulary:
         expected_ends = [self.eof] * (len(frames) - 1) + [self.eov]
         if len(whole) != len(ids) or not is_code.all() or ends != expected_ends:
             raise InputError(
-                what="vision tokens",
-                got=f"{len(ids)} ids that do not form whole frames",
-                expected=f"frames of {self.codes_per_frame} codes with their ends, {self.eof} and {self.eov}",
-                remedy="Generate with the grammar of this vocabulary.",
+                f"{len(ids)} ids do not form whole frames of {self.codes_per_frame} codes that end with "
+                f"{self.eof} or, the last, with {self.eov}",
+                field="ids",
+                value=len(ids),
+                remedy="generate with the grammar of this vocabulary",
             )
         return codes.astype(np.int32)

@@ -1,17 +1,21 @@
 """What a training run is: stages, optimizer, seed; without importing jax."""
 
 import itertools
+import re
 from dataclasses import dataclass, field
 from functools import partial
 
+from ringworld.core.errors import InputError
 from ringworld.core.mesh_config import MeshConfig
-from ringworld.core.ranges import check_range, require
+from ringworld.core.ranges import check_range
 from ringworld.data.config import MixtureConfig, PackingConfig
-from ringworld.model.config import ModelConfig, check_mesh
+from ringworld.model.config import Architecture, Execution, check_mesh
+
+_FOLDER_NAME = re.compile(r"\w([\w.-]{0,62}[\w-])?")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class StageConfig:
+class Stage:
     """One step of context extension; it begins from the weights and moments that the last stage left."""
 
     name: str
@@ -34,15 +38,25 @@ class StageConfig:
     """Pieces of a batch that are computed one after another, to save memory; the update is the same."""
     mixture: MixtureConfig = field(default_factory=MixtureConfig)
     """How often each kind of example is drawn."""
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    """Devices of this stage; weights and moments are resharded where it begins."""
 
     def __post_init__(self) -> None:
-        """Refuse a stage that could not run by itself."""
-        check = partial(check_range, self, what=lambda name: f"{name} of stage {self.name}")
+        """Refuse a stage that could not run."""
+        check = partial(check_range, self, of=f"stage {self.name}")
         check("context_tokens", "steps", "batch_sequences", "accumulation_steps", least=1)
         check("rope_base", above=1)
         check("learning_rate", above=0)
         check("min_learning_rate", least=0, most=self.learning_rate)
         check("warmup_steps", least=0, below=self.steps)
+        # The model and the evaluations of a stage are folders of its name.
+        if not _FOLDER_NAME.fullmatch(self.name):
+            raise InputError(
+                f"the name of a stage is {self.name!r}, but must be up to 64 letters, digits, _, - and dots "
+                "inside",
+                field="name",
+                value=self.name,
+            )
 
     @property
     def tokens(self) -> int:
@@ -76,7 +90,7 @@ class OptimizerConfig:
 class TrainingConfig:
     """Stages in the order in which they run, on one state."""
 
-    stages: tuple[StageConfig, ...]
+    stages: tuple[Stage, ...]
     """At least one; contexts and rope bases never fall from one to the next."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     """The same through all stages; its moments carry over."""
@@ -96,9 +110,10 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         """Refuse an empty run, and names that metrics could not tell apart."""
         names = [stage.name for stage in self.stages]
-        require(len(names) > 0, "stages", got="none", expected="at least one")
-        apart = len(set(names)) == len(names)
-        require(apart, "stage names", got=", ".join(names), expected="a name of its own for each")
+        if not names:
+            raise InputError("a run needs at least one stage", field="stages", value=())
+        if len(set(names)) < len(names):
+            raise InputError(f"two stages share a name: {', '.join(names)}", field="stages", value=names)
         check_range(self, "checkpoint_every_steps", "log_every_steps", least=1)
         check_range(self, "text_loss_weight", "vision_loss_weight", above=0)
         # Each stage adds its index, and Grain takes 32 bits.
@@ -114,31 +129,38 @@ class TrainingConfig:
         return tuple(itertools.accumulate((stage.steps for stage in self.stages), initial=0))
 
 
-def validate(config: TrainingConfig, model: ModelConfig, mesh: MeshConfig) -> None:
-    """Check what stages, model and mesh demand of each other, before anything is computed.
+def validate(config: TrainingConfig, architecture: Architecture, execution: Execution) -> None:
+    """Check what stages, model and meshes demand of each other, before anything is computed.
 
     Raises:
         InputError: a rule does not hold; the first one found.
     """
     _validate_order(config)
     for stage in config.stages:
-        _validate_batch(stage, mesh)
-    check_mesh(model, mesh, contexts_tokens=(stage.context_tokens for stage in config.stages))
+        _validate_batch(stage)
+        contexts = (stage.context_tokens,)
+        check_mesh(architecture, execution.attention, stage.mesh, contexts_tokens=contexts)
 
 
 def _validate_order(config: TrainingConfig) -> None:
     for before, after in itertools.pairwise(config.stages):
         for name in ("context_tokens", "rope_base"):
             least, value = getattr(before, name), getattr(after, name)
-            expected = f"at least the {least} of stage {before.name} before it"
-            require(value >= least, f"{name} of stage {after.name}", got=value, expected=expected)
+            if value < least:
+                raise InputError(
+                    f"{name} falls from {least} in stage {before.name} to {value} in stage {after.name}",
+                    field=f"stage {after.name}.{name}",
+                    value=value,
+                )
 
 
-def _validate_batch(stage: StageConfig, mesh: MeshConfig) -> None:
-    pieces = stage.accumulation_steps * mesh.batch_members
-    require(
-        stage.batch_sequences % pieces == 0,
-        f"batch_sequences of stage {stage.name}",
-        got=stage.batch_sequences,
-        expected=f"a multiple of {pieces}, the product of accumulation_steps and the data and fsdp axes",
-    )
+def _validate_batch(stage: Stage) -> None:
+    pieces = stage.accumulation_steps * stage.mesh.batch_members
+    if stage.batch_sequences % pieces:
+        raise InputError(
+            f"stage {stage.name} cannot cut {stage.batch_sequences} sequences into {pieces} equal parts, the "
+            "product of accumulation_steps and the data and fsdp axes",
+            field=f"stage {stage.name}.batch_sequences",
+            value=stage.batch_sequences,
+            remedy=f"use a multiple of {pieces}",
+        )

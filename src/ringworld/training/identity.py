@@ -1,39 +1,35 @@
-"""Which run a folder belongs to, so that another one does not go on with its weights."""
+"""Which run a folder belongs to, so that another run does not resume with its weights."""
 
-from pathlib import Path
 from typing import Any
 
 from ringworld.core.config import to_json
-from ringworld.core.files import claim_folder
-from ringworld.model.config import ModelConfig
+from ringworld.model.config import Architecture, Execution
 from ringworld.training.config import TrainingConfig
 
-RUN_IDENTITY_FILE = "training.json"
 _FREE_OF_TRAINING = {"checkpoint_every_steps", "log_every_steps"}
-_FREE_OF_MODEL = {"rope_base", "attention", "remat", "mlp_block_tokens"}
-"""What may change between two calls: how often something is written, and how the same thing is computed. The
-rope base is free because the stages have their own."""
+_FREE_OF_STAGE = {"mesh"}
+"""What may change between two calls: how often something is written, and where it is computed. How it is
+computed may change too, but for the compute type."""
 
 
-def claim_run(out: Path, config: TrainingConfig, model_config: ModelConfig, *, data: str) -> None:
-    """Write into `out` what is trained there and on which data, or compare with what stands there.
+def identity(
+    config: TrainingConfig, architecture: Architecture, execution: Execution, *, data: str
+) -> dict[str, Any]:
+    """Return JSON that is equal for calls that may resume each other's run, and only for those.
 
     Args:
-        out: folder of the run.
         config: stages and optimizer.
-        model_config: shape of the model.
+        architecture: of the model; stages have rope bases of their own.
+        execution: its compute type.
         data: fingerprint of the examples.
-
-    Raises:
-        InputError: another run began in this folder.
     """
-    stages = {stage.name: to_json(stage) for stage in config.stages}
-    identity = _without(_FREE_OF_TRAINING, to_json(config)) | {
+    stages = {stage.name: _without(_FREE_OF_STAGE, to_json(stage)) for stage in config.stages}
+    return _without(_FREE_OF_TRAINING, to_json(config)) | {
         "stages": stages,
-        "model": _without(_FREE_OF_MODEL, to_json(model_config)),
+        "model": _without({"rope"}, to_json(architecture)) | {"compute": execution.compute},
+        "rope_scaling": to_json(architecture.rope.scaling),
         "data": data,
     }
-    claim_folder(out / RUN_IDENTITY_FILE, identity, holds="a training of another configuration or data")
 
 
 def _without(free: set[str], values: dict[str, Any]) -> dict[str, Any]:

@@ -5,9 +5,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float32, Int32
 
 from ringworld.data.batch import PackedBatch
-from ringworld.model.config import ModelConfig
-from ringworld.model.cross_entropy import token_losses
-from ringworld.model.world_model import WorldModel, hidden
+from ringworld.model.forward import Forward
+from ringworld.model.world_model import WorldModel, token_losses
 
 
 class LossWeights(eqx.Module):
@@ -38,7 +37,7 @@ class LossOutput(eqx.Module):
     """Vision targets that carry loss."""
 
 
-def loss_weights(batch: PackedBatch[Array], *, text_weight: float, vision_weight: float) -> LossWeights:
+def loss_weights(batch: PackedBatch, *, text_weight: float, vision_weight: float) -> LossWeights:
     """Scale the weights of a whole update, so that parts of it can be computed apart and added.
 
     With `text_weight = vision_weight = 0.5`:
@@ -70,30 +69,34 @@ def loss_weights(batch: PackedBatch[Array], *, text_weight: float, vision_weight
 
 def modality_losses(
     model: WorldModel,
-    batch: PackedBatch[Array],
+    batch: PackedBatch,
     text: Float32[Array, "batch seq"],
     vision: Float32[Array, "batch seq"],
     *,
-    config: ModelConfig,
+    forward: Forward,
 ) -> Float32[Array, "modalities=2"]:
     """Return the parts of text and of vision in the loss, whose sum is the loss.
 
     Args:
         model: the parameters.
-        batch: every field [batch, seq], on the devices, in the layout of `config`.
+        batch: every field [batch, seq], on the devices, in the layout of its attention.
         text: the share of each text target in the loss.
         vision: the share of each vision target.
-        config: static.
+        forward: rotary frequencies of the stage, and configuration.
     """
-    states = hidden(model, batch.tokens, order=batch.order, first=batch.first, config=config)
     nll = token_losses(
-        states, model.head, batch.targets, text_vocab=config.text_vocab, vision_vocab=config.vision_vocab
+        model,
+        batch.tokens,
+        batch.targets,
+        order=batch.order,
+        first=batch.first,
+        forward=forward,
     )
     return jnp.stack([(text * nll).sum(), (vision * nll).sum()])
 
 
 def loss_output(
-    parts: Float32[Array, "modalities=2"], weights: LossWeights, batch: PackedBatch[Array]
+    parts: Float32[Array, "modalities=2"], weights: LossWeights, batch: PackedBatch
 ) -> LossOutput:
     """Undo the shares: from the parts of a loss to the loss over each modality."""
     return LossOutput(

@@ -10,7 +10,7 @@ import optax
 from jaxtyping import Array, Float32, Int32
 
 from ringworld.model.world_model import WorldModel
-from ringworld.training.config import StageConfig, TrainingConfig
+from ringworld.training.config import Stage, TrainingConfig
 
 
 def learning_rate(step: Int32[Array, ""], config: TrainingConfig) -> Float32[Array, ""]:
@@ -59,10 +59,10 @@ def _optimizer(config: TrainingConfig) -> optax.GradientTransformation:
 
 
 def decayed(model: WorldModel) -> WorldModel:
-    """Say of each parameter, as a tree of bools, whether it decays: every matrix does, the head among them.
+    """Return whether each parameter decays, as a tree of bools: every matrix does, the head among them.
 
-    Norm scales do not, since their rest is 1 and not 0; nor does the embedding, since the row of a rare token
-    would fade between the few batches that hold the token.
+    Norm scales do not, since they start at 1 and not 0; nor does the embedding, since the vector of a rare
+    token would fade between the few batches that hold the token.
     """
     every = jax.tree.map(lambda _: True, model)
     return eqx.tree_at(
@@ -72,7 +72,7 @@ def decayed(model: WorldModel) -> WorldModel:
     )
 
 
-def _of_stage(stage: StageConfig) -> optax.Schedule:
+def _of_stage(stage: Stage) -> optax.Schedule:
     return optax.warmup_cosine_decay_schedule(
         init_value=stage.learning_rate / (stage.warmup_steps + 1),
         peak_value=stage.learning_rate,

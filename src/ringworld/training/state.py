@@ -10,7 +10,7 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding
 from jaxtyping import Array, Int32
 
 from ringworld.core.sharding import spec
-from ringworld.model.config import ModelConfig
+from ringworld.model.config import Architecture
 from ringworld.model.world_model import WorldModel
 from ringworld.training.config import TrainingConfig
 from ringworld.training.optimizer import init_moments
@@ -27,24 +27,37 @@ class TrainState(eqx.Module):
     """Updates done since the run began, over all stages."""
 
 
-def init_state(config: TrainingConfig, model_config: ModelConfig, *, mesh: Mesh) -> TrainState:
+def init_state(config: TrainingConfig, architecture: Architecture, *, mesh: Mesh) -> TrainState:
     """Draw the first weights from the seed, each made on the devices on which it lies.
 
     The values do not depend on the mesh.
     """
     with jax.set_mesh(mesh):
-        shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(config, model_config, mesh=mesh))
-        return jax.jit(partial(_init, config, model_config), out_shardings=shardings)(
-            jax.random.key(config.seed)
-        )
+        where = shardings(config, architecture, mesh=mesh)
+        draw = jax.jit(partial(_init, config, architecture), out_shardings=where)
+        return draw(jax.random.key(config.seed))
+
+
+def state_from(
+    model: WorldModel, config: TrainingConfig, architecture: Architecture, *, mesh: Mesh
+) -> TrainState:
+    """Return the first state of a run that begins from weights which lie on the mesh."""
+    with jax.set_mesh(mesh):
+        where = shardings(config, architecture, mesh=mesh)
+        return jax.jit(partial(_begin, config), out_shardings=where)(model)
+
+
+def shardings(config: TrainingConfig, architecture: Architecture, *, mesh: Mesh) -> TrainState:
+    """Return where each part of a state lies on a mesh."""
+    return jax.tree.map(lambda leaf: leaf.sharding, abstract_state(config, architecture, mesh=mesh))
 
 
 def abstract_state(
-    config: TrainingConfig, model_config: ModelConfig, *, mesh: Mesh | AbstractMesh
+    config: TrainingConfig, architecture: Architecture, *, mesh: Mesh | AbstractMesh
 ) -> TrainState:
     """Return shapes, types and shardings without arrays: to restore a checkpoint, or to plan a run."""
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-        shapes = jax.eval_shape(lambda: _init(config, model_config, jax.random.key(config.seed)))
+        shapes = jax.eval_shape(lambda: _init(config, architecture, jax.random.key(config.seed)))
 
     def on_mesh(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         # The type of a constant, such as a step count, names no sharding.
@@ -54,6 +67,9 @@ def abstract_state(
     return jax.tree.map(on_mesh, shapes)
 
 
-def _init(config: TrainingConfig, model_config: ModelConfig, key: Array) -> TrainState:
-    params = WorldModel.init(model_config, key=key)
-    return TrainState(params=params, optimizer=init_moments(config, params), step=jnp.int32(0))
+def _init(config: TrainingConfig, architecture: Architecture, key: Array) -> TrainState:
+    return _begin(config, WorldModel.init(architecture, key=key))
+
+
+def _begin(config: TrainingConfig, model: WorldModel) -> TrainState:
+    return TrainState(params=model, optimizer=init_moments(config, model), step=jnp.int32(0))

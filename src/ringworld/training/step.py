@@ -1,6 +1,5 @@
 """One update of the weights: compiled once a stage."""
 
-import dataclasses
 from collections.abc import Callable
 from functools import partial
 
@@ -11,14 +10,15 @@ import optax
 from jaxtyping import Array, Float32
 
 from ringworld.data.batch import PackedBatch
-from ringworld.model.config import ModelConfig
+from ringworld.model.config import Architecture, Execution
+from ringworld.model.forward import Forward
 from ringworld.model.world_model import WorldModel
-from ringworld.training.config import StageConfig, TrainingConfig
+from ringworld.training.config import Stage, TrainingConfig
 from ringworld.training.loss import LossOutput, loss_output, loss_weights, modality_losses
 from ringworld.training.optimizer import apply_gradient, learning_rate
 from ringworld.training.state import TrainState
 
-Pieces = tuple[PackedBatch[Array], ...]
+Pieces = tuple[PackedBatch, ...]
 """The sequences of one update, in `accumulation_steps` parts; every field [batch, seq], on the devices."""
 
 
@@ -34,21 +34,25 @@ class StepOutput(eqx.Module):
 
 
 def make_step(
-    config: TrainingConfig, stage: StageConfig, model_config: ModelConfig
+    config: TrainingConfig, stage: Stage, architecture: Architecture, execution: Execution
 ) -> Callable[[TrainState, Pieces], tuple[TrainState, StepOutput]]:
     """Return the update of one stage, to be compiled for the mesh that is set.
 
-    It takes over the memory of the state that it is given, and `stage.rope_base` instead of the model's.
+    It takes over the memory of the state that it is given. The rope base is the stage's.
     """
-    model_config = dataclasses.replace(model_config, rope_base=stage.rope_base)
-    return jax.jit(partial(update, config=config, model_config=model_config), donate_argnums=0)
+    forward = Forward.of(architecture, execution, rope_base=stage.rope_base)
+    return jax.jit(partial(update, config=config, forward=forward), donate_argnums=0)
 
 
 def update(
-    state: TrainState, pieces: Pieces, *, config: TrainingConfig, model_config: ModelConfig
+    state: TrainState,
+    pieces: Pieces,
+    *,
+    config: TrainingConfig,
+    forward: Forward,
 ) -> tuple[TrainState, StepOutput]:
     """Return the state one step on, and what is worth a line in the log."""
-    loss, gradient = loss_and_gradient(state.params, pieces, config=config, model_config=model_config)
+    loss, gradient = loss_and_gradient(state.params, pieces, config=config, forward=forward)
     params, moments = apply_gradient(config, gradient, state.optimizer, state.params)
     output = StepOutput(
         loss=loss,
@@ -59,7 +63,11 @@ def update(
 
 
 def loss_and_gradient(
-    params: WorldModel, pieces: Pieces, *, config: TrainingConfig, model_config: ModelConfig
+    params: WorldModel,
+    pieces: Pieces,
+    *,
+    config: TrainingConfig,
+    forward: Forward,
 ) -> tuple[LossOutput, WorldModel]:
     """Return the loss of one update and its gradient, in float32 and spread as the weights.
 
@@ -72,13 +80,13 @@ def loss_and_gradient(
     )
 
     def piece_loss(
-        params: WorldModel, piece: PackedBatch[Array], text: Array, vision: Array
+        params: WorldModel, piece: PackedBatch, text: Array, vision: Array
     ) -> tuple[Float32[Array, ""], Float32[Array, "modalities=2"]]:
-        parts = modality_losses(params, piece, text, vision, config=model_config)
+        parts = modality_losses(params, piece, text, vision, forward=forward)
         return parts.sum(), parts
 
     def add_piece(
-        total: tuple[WorldModel, Array], piece: tuple[PackedBatch[Array], Array, Array]
+        total: tuple[WorldModel, Array], piece: tuple[PackedBatch, Array, Array]
     ) -> tuple[tuple[WorldModel, Array], None]:
         return jax.tree.map(jnp.add, total, jax.grad(piece_loss, has_aux=True)(params, *piece)), None
 

@@ -1,8 +1,9 @@
-"""A codebook that follows the latents: founded by k-means++, kept by moving averages, dead codes revived.
+"""A codebook that follows the latents: initialized by k-means++, updated by moving averages.
 
-Moving averages: van den Oord et al., 2017 (arXiv 1711.00937), appendix A.1. Founding on data: SoundStream
-(arXiv 2107.03312), III.C. Restarts: Jukebox (arXiv 2005.00341), 3.1, there at any latent; here far latents
-are likelier, since in a frame that is mostly background a latent at random is background too.
+Moving averages: van den Oord et al., 2017 (arXiv 1711.00937), appendix A.1. Initialization from data:
+SoundStream (arXiv 2107.03312), III.C. Restarts of dead codes: Jukebox (arXiv 2005.00341), 3.1, there at any
+latent; here latents far from their code are likelier, since in a frame that is mostly background a random
+latent is background too.
 """
 
 import equinox as eqx
@@ -17,7 +18,7 @@ _TINY = 1e-12
 
 
 class CodebookAverages(eqx.Module):
-    """Moving averages, a step, of how many latents each code took and of their sum."""
+    """Moving averages over steps of how many latents chose each code and of their sum."""
 
     counts: Float[Array, " codes"]
     sums: Float[Array, "codes latent"]
@@ -27,14 +28,14 @@ class CodebookAverages(eqx.Module):
         return self.sums / self.counts[:, None]
 
 
-def found_codebook(
+def init_codebook(
     latents: Float[Array, "vectors latent"], *, codes: int, key: PRNGKeyArray
 ) -> CodebookAverages:
-    """Cluster the latents: k-means++ (Arthur and Vassilvitskii, 2007), then a few of Lloyd's rounds."""
+    """Cluster the latents: k-means++ (Arthur and Vassilvitskii, 2007), then a few of Lloyd's iterations."""
 
     def choose(nearest: Array, key: PRNGKeyArray) -> tuple[Array, Array]:
-        centre = latents[jax.random.categorical(key, jnp.log(nearest + _TINY))]
-        return jnp.minimum(nearest, jnp.square(latents - centre[None]).sum(1)), centre
+        center = latents[jax.random.categorical(key, jnp.log(nearest + _TINY))]
+        return jnp.minimum(nearest, jnp.square(latents - center[None]).sum(1)), center
 
     def refine(codebook: Array, _: None) -> tuple[Array, None]:
         counts, sums = _assigned(latents, nearest_codes(latents, codebook), codes)

@@ -1,6 +1,6 @@
-"""Media files opened with suspicion: a decoder that walks a video by timestamp, and why a file is refused."""
+"""Video files opened with suspicion: a decoder that walks a video by timestamp, and why a file is refused."""
 
-import warnings
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -9,24 +9,41 @@ import av
 import av.logging
 from av.container import InputContainer
 from av.error import FFmpegError
-from PIL import Image, UnidentifiedImageError
+from av.stream import Disposition
+from av.video.reformatter import ColorPrimaries, ColorTrc
+from PIL import Image
 
 from ringworld.core.errors import InputError
+from ringworld.vision.bitstream import BitstreamCheck
 from ringworld.vision.config import MediaLimits
+from ringworld.vision.images import Picture, refuse_missing, refuse_size
+from ringworld.vision.orientation import SIDEWAYS, mirroring, rotation
 
-# FFmpeg's own words would interleave with ours from its threads; errors reach us as exceptions all the same.
+# FFmpeg's own words would interleave with ours from its threads. Reading them here instead can deadlock, as
+# its threads then wait for the interpreter. Errors are exceptions, and concealed ones are marked on frames.
 av.logging.set_libav_level(av.logging.PANIC)
 
 # A jump shorter than this decodes through: most files have a key frame every few seconds.
 _SEEK_BEYOND_SECONDS = 5.0
 # Matroska rounds times to a millisecond; a frame may begin this much after the moment asked for.
 _TIME_TOLERANCE_SECONDS = 1e-3
+# A video up to this length is decoded whole to see whether it can be read.
+_CHECKED_WHOLE_SECONDS = 10.0
+_MOV = "mov,mp4,m4a,3gp,3g2,mj2"
+_MATROSKA = "matroska,webm"
 # Containers that write down their duration; elsewhere FFmpeg guesses it from the bit rate.
-_DECLARES_DURATION = frozenset({"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi"})
-# A file may end this much before its declared duration, or a tenth of it, without being called cut.
+_DECLARES_DURATION = frozenset({_MOV, _MATROSKA, "avi", "flv"})
+# Playlists open other files; the last draws text files as a terminal would.
+_NO_VIDEO_FORMATS = frozenset({"hls", "concat", "dash", "sdp", "imf", "tty"})
+_HEIF_BRANDS = frozenset({"heic", "heix", "heim", "heis", "mif1", "msf1"})
+# A file may end this much before its declared end, or a tenth of its duration, without being called cut.
 _MISSING_TAIL_SECONDS = 1.0
-_IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "AVIF")
-_DAMAGED_REMEDY = "Copy or download it again, or save what is left: ffmpeg -i FILE -c copy NEW_FILE."
+# FFmpeg's own decoders of these notice no damage (VP9) and know no transparency.
+_STRICT_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
+# Every packet of these shows a frame, or the second field of one.
+_A_FRAME_A_PACKET = ("h264", "hevc", "av1")
+_HIGH_DYNAMIC_RANGE = (ColorTrc.SMPTE2084, ColorTrc.ARIB_STD_B67)
+_DAMAGED_REMEDY = "copy or download it again, or save what is left: ffmpeg -i FILE -c copy NEW_FILE"
 
 
 class VideoDecoder:
@@ -40,30 +57,36 @@ class VideoDecoder:
         """
         self._path, self._limits = path, limits
         self._container = _open_container(path)
-        stream = self._container.streams.best("video")
-        if not isinstance(stream, av.VideoStream):
+        try:
+            self._stream = _picture_stream(path, self._container)
+        except InputError:
             self._container.close()
-            raise _refused(path, "a file without video, only sound", "a video", "Give a file with pictures.")
-        if stream.codec_context is None:
-            self._container.close()
-            raise _refused(path, "a codec that is not known", "a common codec", "Convert it, to H.264 say.")
-        stream.thread_type = "AUTO"
-        self._stream, self._tick = stream, float(stream.time_base or 0)
-        self._start = (stream.start_time or 0) * self._tick
-        self._declared_seconds = self._declared_duration()
-        self._read_seconds = 0.0
+            raise
+        self._decoder = _decoder(self._stream)
+        self._check = BitstreamCheck(self._stream)
+        self._tick = float(self._stream.time_base or 0)
+        self._start = (self._stream.start_time or 0) * self._tick
+        self._pixel_aspect = float(self._stream.sample_aspect_ratio or 1) or 1.0
+        # MP4 says how long each stream is; elsewhere the file's end is that of its longest stream.
+        is_mov = self._container.format.name == _MOV
+        self._mirroring = mirroring(path, track=self._stream.id) if is_mov else None
+        self._has_own_end = is_mov and bool(self._stream.duration)
+        self._declared_end = self._end_declared()
+        self._read_end = self._start
+        self._has_begun = False
         self._seekable = True
         self._shown: av.VideoFrame | None = None
+        self._next: av.VideoFrame | None = None
 
     def __enter__(self) -> "VideoDecoder":
         """Check sizes and decode the first frame."""
         try:
-            refuse_size(self._path, self._stream.width, self._stream.height, self._limits)
-            self._refuse_duration(self._declared_seconds)
+            self._refuse_size(self._stream.width, self._stream.height)
+            self._refuse_duration(self._declared_end - self._start)
             self._frames = self._decoded()
             self._next = next(self._frames, None)
             if self._next is None:
-                raise _refused(self._path, "a video without a frame", "frames", _DAMAGED_REMEDY)
+                raise InputError(f"{self._path} holds no frame", path=self._path, remedy=_DAMAGED_REMEDY)
         except InputError:
             self._container.close()
             raise
@@ -75,8 +98,32 @@ class VideoDecoder:
         """Close the file."""
         self._container.close()
 
-    def frame_at(self, seconds: float) -> av.VideoFrame | None:
-        """Return the frame on screen at `seconds` from the beginning, or None once the video has ended."""
+    def picture_at(self, seconds: float) -> Picture | None:
+        """Return what is on screen at `seconds` from the first frame, or None once the video has ended."""
+        frame = self._frame_at(seconds)
+        if frame is None:
+            return None
+        image, transpose = _rgb(frame), self._mirroring
+        if transpose is None:
+            transpose = rotation(frame)
+        if transpose is not None:
+            image = image.transpose(transpose)
+        is_sideways = transpose in SIDEWAYS
+        return Picture(image=image, pixel_aspect=self._pixel_aspect ** (-1 if is_sideways else 1))
+
+    def read_to_end(self) -> None:
+        """Decode to the end, of a longer video only from its last key frame.
+
+        Raises:
+            InputError: the video is cut or damaged there.
+        """
+        last_second = self._declared_end - self._start - _MISSING_TAIL_SECONDS
+        if last_second > _CHECKED_WHOLE_SECONDS:
+            self._seek(last_second)
+        while self._next is not None:
+            self._next = next(self._frames, None)
+
+    def _frame_at(self, seconds: float) -> av.VideoFrame | None:
         if self._next is not None and seconds - self._time(self._next) > _SEEK_BEYOND_SECONDS:
             self._seek(seconds)
         while self._next is not None and self._time(self._next) <= seconds + _TIME_TOLERANCE_SECONDS:
@@ -87,20 +134,25 @@ class VideoDecoder:
         over = self._next is None and seconds > self._end(shown) - _TIME_TOLERANCE_SECONDS
         return None if over and seconds > self._time(shown) + _TIME_TOLERANCE_SECONDS else shown
 
-    def _declared_duration(self) -> float:
-        guessed = (self._container.duration or 0) / av.time_base
-        if self._container.format.name != "avi":
-            return guessed
-        # A cut AVI has lost its index, and FFmpeg guesses by the size; the header's length is here, in ticks.
-        return max(guessed, self._stream.frames * self._tick)
+    def _end_declared(self) -> float:
+        """Return the second, on the container's clock, at which the file says that it ends, or the start."""
+        if self._has_own_end:
+            return self._start + (self._stream.duration or 0) * self._tick
+        container = self._container
+        # Matroska counts its duration from 0, whenever the first picture stands.
+        begin = 0 if container.format.name == _MATROSKA else container.start_time or 0
+        guessed = (begin + (container.duration or 0)) / av.time_base
+        if container.format.name == "avi":
+            # A cut AVI has lost its index, and FFmpeg guesses by the size; the header's length is here.
+            guessed = max(guessed, self._stream.frames * self._tick)
+        return max(guessed, self._start)
 
     def _time(self, frame: av.VideoFrame) -> float:
         if frame.pts is None:
-            raise _refused(
-                self._path,
-                "frames without a time",
-                "a container that keeps times",
-                "Put it in one: ffmpeg -i FILE -c copy NEW_FILE.mp4.",
+            raise InputError(
+                f"{self._path} has frames without a time",
+                path=self._path,
+                remedy="put it in a container that keeps times: ffmpeg -i FILE -c copy NEW_FILE.mp4",
             )
         return frame.pts * self._tick - self._start
 
@@ -108,127 +160,164 @@ class VideoDecoder:
         return self._time(frame) + (frame.duration or 0) * self._tick
 
     def _seek(self, seconds: float) -> None:
-        """Jump to the last key frame before `seconds`, unless jumping has proved to lead backwards."""
-        if not self._seekable or seconds >= self._declared_seconds or self._next is None:
+        """Jump to the last key frame before `seconds`, unless jumping has proved to lead elsewhere."""
+        if not self._seekable or self._start + seconds >= self._declared_end or self._next is None:
             return
         reached = self._time(self._next)
+        self._seekable = self._jump(seconds) and self._next is not None and self._time(self._next) > reached
+        if self._next is None or self._time(self._next) > seconds:
+            # The index is missing or wrong. From the beginning, then, without another jump.
+            self._seekable = False
+            if not self._jump(0.0):
+                raise self._damaged("it cannot be searched")
+
+    def _jump(self, seconds: float) -> bool:
         try:
             self._container.seek(int((seconds + self._start) / self._tick), stream=self._stream)
         except FFmpegError:
-            self._seekable = False
-            return
+            return False
+        self._decoder.flush_buffers()
         self._frames = self._decoded()
         self._next = next(self._frames, None)
-        self._seekable = self._next is not None and self._time(self._next) > reached
+        return True
 
     def _decoded(self) -> Iterator[av.VideoFrame]:
+        last_packet = last_frame = last_end = -1
+        is_flv = self._container.format.name == "flv"
+        times: list[int] = []
         try:
             for packet in self._container.demux():
-                is_ours = packet.stream.index == self._stream.index
-                if is_ours and packet.is_corrupt:
-                    raise self._damaged("")
-                if is_ours:
-                    yield from map(self._checked, self._stream.decode(packet))
+                if is_flv and not self._has_begun:
+                    self._begin_flv(packet)
+                if packet.stream.index == self._stream.index:
+                    if is_flv and packet.pts is not None:
+                        times.append(packet.pts)
+                    if packet.is_corrupt or (packet.size and self._check.is_damaged(bytes(packet))):
+                        raise self._damaged("")
+                    if not packet.is_discard:
+                        last_packet = max(last_packet, -1 if packet.pts is None else packet.pts)
+                    for frame in self._decoder.decode(packet if packet.size else None):
+                        last_frame = max(last_frame, frame.pts or 0)
+                        last_end = last_frame + (frame.duration or 0)
+                        yield self._checked(frame)
+                elif self._has_own_end:
+                    continue
                 if packet.pts is not None and packet.time_base is not None:
-                    end = float((packet.pts + (packet.duration or 0)) * packet.time_base) - self._start
-                    self._read_seconds = max(self._read_seconds, end)
+                    end = float((packet.pts + (packet.duration or 0)) * packet.time_base)
+                    self._read_end = max(self._read_end, end)
         except FFmpegError as error:
-            raise self._damaged(f" ({error.strerror})") from None
-        missing = self._declared_seconds - self._read_seconds
-        tolerated = min(_MISSING_TAIL_SECONDS, 0.1 * self._declared_seconds)
+            raise self._damaged(error.strerror or "") from None
+        if last_packet >= last_end > last_frame and self._decoder.name in _A_FRAME_A_PACKET:
+            raise self._damaged("the last frames cannot be decoded")
+        if is_flv and not times:
+            return  # a jump beyond the last packet, as FLV is searched by decoding times
+        if is_flv:
+            self._read_end = max(self._read_end, (max(times) + self._spacing(times)) * self._tick)
+        missing = self._declared_end - self._read_end
+        tolerated = min(_MISSING_TAIL_SECONDS, 0.1 * (self._declared_end - self._start))
         if self._container.format.name in _DECLARES_DURATION and missing > tolerated:
             raise self._damaged("")
 
+    def _begin_flv(self, packet: av.Packet) -> None:
+        """Count the duration of FLV from the first decoding time; FFmpeg does from the first picture."""
+        self._has_begun = True
+        container = self._container
+        if packet.dts is not None and packet.time_base is not None and container.start_time is not None:
+            early = container.start_time / av.time_base - float(packet.dts * packet.time_base)
+            self._declared_end = max(self._declared_end - max(early, 0.0), self._start)
+
+    def _spacing(self, times: list[int]) -> float:
+        """Return how many ticks a frame of FLV, where none has a duration, is shown on average."""
+        if len(times) > 1:
+            return (max(times) - min(times)) / (len(times) - 1)
+        return 1 / (float(self._stream.average_rate or 0) * self._tick or math.inf)
+
     def _checked(self, frame: av.VideoFrame) -> av.VideoFrame:
-        refuse_size(self._path, frame.width, frame.height, self._limits)
+        if frame.is_corrupt:
+            raise self._damaged("a frame is damaged")
+        self._refuse_size(frame.width, frame.height)
         self._refuse_duration(self._time(frame))
         return frame
 
+    def _refuse_size(self, width: int, height: int) -> None:
+        refuse_size(self._path, width, height, self._limits)
+        refuse_size(self._path, width * self._pixel_aspect, height, self._limits)
+
     def _refuse_duration(self, seconds: float) -> None:
         if seconds > self._limits.duration_seconds:
-            raise _refused(
-                self._path,
-                f"a video of {seconds:.0f} s",
-                f"at most {self._limits.duration_seconds:.0f} s",
-                "Cut it into shorter files or raise MediaLimits.duration_seconds.",
+            raise InputError(
+                f"{self._path} lasts {seconds:.0f} s; at most {self._limits.duration_seconds:.0f} s are read",
+                path=self._path,
+                value=seconds,
+                remedy="cut it into shorter files, or raise MediaLimits.duration_seconds",
             )
 
     def _damaged(self, reason: str) -> InputError:
-        declared = f" of {self._declared_seconds:.2f} s" if self._declared_seconds else ""
-        return _refused(
-            self._path,
-            f"a cut or damaged video{declared}, of which {self._read_seconds:.2f} s could be read{reason}",
-            "a whole video",
-            _DAMAGED_REMEDY,
-        )
-
-
-def open_image(path: Path) -> Image.Image:
-    """Open an image without decoding it.
-
-    Raises:
-        InputError: the file is missing, empty, enormous or not an image.
-    """
-    _refuse_missing(path)
-    try:
-        with warnings.catch_warnings():
-            # Our own limit is the lower one.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            return Image.open(path)
-    except Image.DecompressionBombError as error:
-        raise _refused(path, str(error), "an image of ordinary size", "Make it smaller.") from None
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError):
-        raise _refused(path, "not an image", "JPEG, PNG or the like", "Check the file.") from None
-
-
-def image_format(path: Path) -> str | None:
-    """Return the name of a still image's format, or None for anything else, GIF included."""
-    try:
-        with Image.open(path, formats=_IMAGE_FORMATS) as image:
-            return image.format
-    except Image.DecompressionBombError:
-        return "very large"
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError):
-        return None
-
-
-def refuse_size(path: Path, width: int, height: int, limits: MediaLimits) -> None:
-    """Raise InputError for a frame above `limits`."""
-    short, long = sorted((width, height))
-    if width * height > limits.frame_pixels or long > limits.aspect_ratio * short:
-        raise _refused(
-            path,
-            f"frames of {width} x {height} pixels",
-            f"at most {limits.frame_pixels} pixels and sides of at most {limits.aspect_ratio:g} to 1",
-            "Scale or crop it, or raise MediaLimits.",
+        read, declared = self._read_end - self._start, self._declared_end - self._start
+        whole = f" of {declared:.2f} s" if declared else ""
+        return InputError(
+            f"{self._path} is a cut or damaged video{whole}, of which {read:.2f} s could be read"
+            + (f" ({reason})" if reason else ""),
+            path=self._path,
+            value=read,
+            remedy=_DAMAGED_REMEDY,
         )
 
 
 def _open_container(path: Path) -> InputContainer:
-    _refuse_missing(path)
-    if kind := image_format(path):
-        raise _refused(path, f"a {kind} image", "a video", "Use it as an image, or correct the file's name.")
+    refuse_missing(path)
     try:
         # Names and titles in another encoding than UTF-8 are common, and no reason to refuse a video.
-        return av.open(str(path), metadata_errors="replace")
+        opened = av.open(str(path), metadata_errors="replace", options={"protocol_whitelist": "file"})
     except FFmpegError as error:
         with path.open("rb") as stream:
             is_mp4 = stream.read(12)[4:8] == b"ftyp"
-        if is_mp4:
-            got = "an MP4 file without an index (moov): 0 s could be read, the recording or download was cut"
-            raise _refused(path, got, "a whole video", "Record or download it again.") from None
-        raise _refused(
-            path, f"not a media file ({error.strerror})", "a video", "Check the file's name."
-        ) from None
+        cut = "an MP4 file without a whole index (moov), as after a recording or download that was cut"
+        problem = cut if is_mp4 else "not a media file"
+        raise InputError(f"{path} is {problem} ({error.strerror})", path=path) from None
+    heif = opened.metadata.get("major_brand") in _HEIF_BRANDS
+    if heif or opened.format.name in _NO_VIDEO_FORMATS:
+        opened.close()
+        remedy = "convert it to JPEG" if heif else ""
+        name = "a HEIF image, which is not read" if heif else f"not a video, but {opened.format.name}"
+        raise InputError(f"{path} is {name}", path=path, remedy=remedy)
+    return opened
 
 
-def _refuse_missing(path: Path) -> None:
-    if not path.is_file():
-        got = "a folder" if path.is_dir() else "no such file"
-        raise _refused(path, got, "a media file", "Check the file's name.")
-    if path.stat().st_size == 0:
-        raise _refused(path, "an empty file", "a media file", "Copy or download it again.")
+def _picture_stream(path: Path, container: InputContainer) -> av.VideoStream:
+    """Return the main stream of pictures; the cover of a song is none."""
+    moving = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+    if not moving:
+        has = "only sound" if container.streams.audio else "neither pictures nor sound"
+        raise InputError(f"{path} holds {has}", path=path, remedy="use a file with pictures")
+    best = container.streams.best("video")
+    stream = best if isinstance(best, av.VideoStream) and best in moving else moving[0]
+    if stream.codec_context is None:
+        raise InputError(f"{path} has an unknown codec", path=path, remedy="convert it, to H.264 say")
+    return stream
 
 
-def _refused(path: Path, got: str, expected: str, remedy: str) -> InputError:
-    return InputError(what=str(path), got=got, expected=expected, remedy=remedy)
+def _decoder(stream: av.VideoStream) -> av.VideoCodecContext:
+    name = _STRICT_DECODERS.get(stream.codec_context.name, "")
+    if name not in av.codecs_available:
+        stream.thread_type = "AUTO"
+        return stream.codec_context
+    decoder = av.CodecContext.create(name, "r")
+    assert isinstance(decoder, av.VideoCodecContext)
+    decoder.extradata = stream.codec_context.extradata
+    decoder.width, decoder.height = stream.width, stream.height
+    decoder.thread_count = 0
+    return decoder
+
+
+def _rgb(frame: av.VideoFrame) -> Image.Image:
+    """Return the pixels of a frame in sRGB, transparent parts on white."""
+    if any(component.is_alpha for component in frame.format.components):
+        clear = Image.fromarray(frame.to_ndarray(format="rgba"), "RGBA")
+        return Image.alpha_composite(Image.new("RGBA", clear.size, "white"), clear).convert("RGB")
+    if frame.color_trc in _HIGH_DYNAMIC_RANGE:
+        shown = frame.reformat(
+            format="rgb24", dst_color_trc=ColorTrc.IEC61966_2_1, dst_color_primaries=ColorPrimaries.BT709
+        )
+        return Image.fromarray(shown.to_ndarray())
+    return frame.to_image()

@@ -13,7 +13,8 @@ _GROUPS = 8
 class PatchDiscriminator(eqx.Module):
     """Judges patches of 23 pixels, one every four pixels (PatchGAN: Isola et al., 2017, arXiv 1611.07004).
 
-    Group normalisation replaces the paper's batch normalisation, so that a frame is judged by itself.
+    Group normalization replaces the paper's batch normalization, so that the score of a frame does not depend
+    on its batch.
     """
 
     conv_in: Conv

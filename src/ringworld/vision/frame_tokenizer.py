@@ -1,33 +1,30 @@
 """Frames to codes and back, with the weights of one trained frame tokenizer."""
 
 import functools
+import hashlib
+import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int32, UInt8
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save
 
-from ringworld.core.config import read_as, to_json
+from ringworld.core.config import to_json
 from ringworld.core.errors import InputError
-from ringworld.core.files import reading, write_bytes_atomic, write_json_atomic
-from ringworld.vision.config import FrameTokenizerConfig
+from ringworld.vision.config import FrameTokenizerConfig, PixelRange
+from ringworld.vision.vq_model import named_weights, read_vq_model, write_vq_model
 from ringworld.vision.vqgan import FrameAutoencoder
-
-CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 
 
 class FrameTokenizer:
-    """One frame tokenizer, ready for use on any number of frames.
+    """One frame tokenizer, ready for use on any number of frames."""
 
-    Attributes:
-        config: its shapes.
-        autoencoder: its weights.
-    """
+    config: FrameTokenizerConfig
+    """Its shapes."""
+    autoencoder: FrameAutoencoder
+    """Its weights."""
 
     def __init__(
         self, config: FrameTokenizerConfig, autoencoder: FrameAutoencoder, *, batch_frames: int = 32
@@ -36,21 +33,44 @@ class FrameTokenizer:
         self.config, self.autoencoder, self._batch_frames = config, autoencoder, batch_frames
 
     @staticmethod
-    def load(directory: Path, *, batch_frames: int = 32) -> "FrameTokenizer":
-        """Read what `save` wrote.
+    def load(
+        directory: Path,
+        *,
+        resolution: int | None = None,
+        pixel_range: PixelRange | None = None,
+        batch_frames: int = 32,
+    ) -> "FrameTokenizer":
+        """Read what `save` wrote, or a `VQModel` of the same architecture that diffusers wrote.
+
+        Args:
+            directory: with `config.json` and `diffusion_pytorch_model.safetensors`.
+            resolution: side of a frame in pixels; by default what `save` stored, which diffusers does not.
+            pixel_range: what the network sees; likewise. aMUSEd's is `unit`.
+            batch_frames: frames that are encoded or decoded at a time.
 
         Raises:
-            InputError: a file is missing or does not hold what `config.json` says.
+            InputError: a file is missing or damaged, or does not hold such a model; all problems are listed.
         """
-        config = read_as(FrameTokenizerConfig, directory / CONFIG_FILE)
-        weights = _load_weights(directory / WEIGHTS_FILE, config)
-        return FrameTokenizer(config, weights, batch_frames=batch_frames)
+        stored = read_vq_model(directory, resolution=resolution, pixel_range=pixel_range)
+        return FrameTokenizer(stored.config, stored.autoencoder, batch_frames=batch_frames)
 
     def save(self, directory: Path) -> None:
-        """Write `model.safetensors` and `config.json`."""
-        named = {name: np.asarray(leaf) for name, leaf in _named_leaves(self.autoencoder)}
-        write_bytes_atomic(directory / WEIGHTS_FILE, save(named))
-        write_json_atomic(directory / CONFIG_FILE, to_json(self.config))
+        """Write `config.json` and `diffusion_pytorch_model.safetensors`, a `VQModel` for diffusers."""
+        write_vq_model(directory, self.config, self.autoencoder)
+
+    @property
+    def resolution(self) -> int:
+        """Side of a frame in pixels."""
+        return self.config.resolution
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of all that decides the codes, shapes and weights; prepared data carries it."""
+        digest = hashlib.sha256(json.dumps(to_json(self.config), sort_keys=True).encode())
+        for name, leaf in named_weights(self.autoencoder).items():
+            digest.update(name.encode())
+            digest.update(np.asarray(leaf).tobytes())
+        return digest.hexdigest()
 
     def encode(self, frames: UInt8[np.ndarray, "frames side side 3"]) -> Int32[np.ndarray, "frames codes"]:
         """Return the codes of each frame in row-major order.
@@ -58,8 +78,13 @@ class FrameTokenizer:
         Raises:
             InputError: the frames have another side than the tokenizer's.
         """
-        if frames.shape[1] != self.config.resolution:
-            raise _mismatch("frames", f"{frames.shape[1]} px", f"{self.config.resolution} px", "Resize them.")
+        if frames.shape[1] != self.resolution:
+            raise InputError(
+                f"frames of {frames.shape[1]} pixels do not fit a tokenizer of {self.resolution} pixels",
+                field="frames",
+                value=frames.shape,
+                remedy="resize them",
+            )
         return self._in_batches(functools.partial(_encode, config=self.config), frames)
 
     def decode(self, codes: Int32[np.ndarray, "frames codes"]) -> UInt8[np.ndarray, "frames side side 3"]:
@@ -70,11 +95,11 @@ class FrameTokenizer:
         """
         size, per_frame = self.config.codebook_size, self.config.codes_per_frame
         if codes.shape[1] != per_frame or (codes.size and not 0 <= codes.min() <= codes.max() < size):
-            raise _mismatch(
-                "codes of frames",
-                f"{codes.shape[1]} a frame",
-                f"{per_frame} a frame, each from 0 to {size - 1}",
-                "Give the codes that this frame tokenizer made.",
+            raise InputError(
+                f"codes of shape {codes.shape} are not {per_frame} per frame, each from 0 to {size - 1}",
+                field="codes",
+                value=codes.shape,
+                remedy="pass codes that this frame tokenizer made",
             )
         return self._in_batches(functools.partial(_decode, config=self.config), codes)
 
@@ -117,34 +142,3 @@ def _decode(
     autoencoder: FrameAutoencoder, codes: Int32[Array, "frames codes"], *, config: FrameTokenizerConfig
 ) -> UInt8[Array, "frames side side 3"]:
     return to_bytes(autoencoder.decode(codes), config)
-
-
-def _named_leaves(autoencoder: FrameAutoencoder) -> list[tuple[str, Any]]:
-    """Name each weight by its path, as in `encoder.levels.0.blocks.1.conv1.kernel`."""
-    paths = jax.tree_util.tree_leaves_with_path(autoencoder)
-    return [(jax.tree_util.keystr(path, simple=True, separator="."), leaf) for path, leaf in paths]
-
-
-def _load_weights(path: Path, config: FrameTokenizerConfig) -> FrameAutoencoder:
-    # NumPy lacks the number types of some checkpoints: safetensors passes on its AttributeError.
-    damage = (SafetensorError, AttributeError)
-    remedy = "Copy it again or train again."
-    with reading(path, expected="the weights of a frame tokenizer", damage=damage, remedy=remedy):
-        stored = load_file(path)
-    abstract = FrameAutoencoder.abstract(config)
-    expected = {name: (leaf.shape, str(leaf.dtype)) for name, leaf in _named_leaves(abstract)}
-    got = {name: (array.shape, str(array.dtype)) for name, array in stored.items()}
-    if got != expected:
-        differing = sorted(got.items() ^ expected.items())[:4]
-        raise _mismatch(
-            str(path),
-            f"other tensors than config.json says, such as {differing}",
-            f"{len(expected)} tensors",
-            "Take both files from the same run.",
-        )
-    leaves = [jnp.asarray(stored[name]) for name in expected]
-    return jax.tree.unflatten(jax.tree.structure(abstract), leaves)
-
-
-def _mismatch(what: str, got: str, expected: str, remedy: str) -> InputError:
-    return InputError(what=what, got=got, expected=expected, remedy=remedy)

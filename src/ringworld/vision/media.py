@@ -1,18 +1,24 @@
 """Images and videos of any kind to square RGB frames, one at a time and by timestamp."""
 
 import itertools
-import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
-import av
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageOps
+from PIL import Image
 
 from ringworld.core.errors import InputError
+from ringworld.core.ranges import check_number
 from ringworld.vision.config import DEFAULT_LIMITS, MediaLimits
-from ringworld.vision.decoding import VideoDecoder, open_image, refuse_size
+from ringworld.vision.decoding import VideoDecoder
+from ringworld.vision.images import Animation, is_animated, load_still, open_image
+
+# Files of these names are opened when they are read, not when they are found.
+_VIDEO_SUFFIXES = frozenset(
+    {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".flv", ".wmv"}
+)
 
 
 def stream_video(
@@ -26,74 +32,103 @@ def stream_video(
     """Yield (seconds, frame) at a fixed rate, holding no more than a few decoded frames.
 
     A frame is chosen by its timestamp: the frame shown at second t is the last that begins at or before t, so
-    that a slow video repeats frames and a variable rate is followed. Rotation metadata is applied. Wide
-    distances are crossed by seeking.
+    that a slow video repeats frames and a variable rate is followed. The first frame of the picture is at
+    second 0, whenever the sound begins. Each frame is shown as a player would: rotated and mirrored, with the
+    proportions of its pixels, transparent parts on white. Wide distances are crossed by seeking.
 
     Example: a 25 frames/s video of one second at `frames_per_second=4` gives the frames that begin at 0,
     0.24, 0.48 and 0.72 seconds, for the seconds 0, 0.25, 0.5 and 0.75.
 
     Args:
-        path: any container and codec that FFmpeg reads, GIF among them.
+        path: any container and codec that FFmpeg reads, or an animated GIF, WebP, PNG or AVIF.
         frames_per_second: rate of the result.
         resolution: side of the result in pixels; see `fit_frame`.
-        start_seconds: moment of the first frame, from the beginning of the video.
+        start_seconds: moment of the first frame, from the beginning of the picture.
         limits: sizes above which the file is refused.
 
     Raises:
-        InputError: the file is missing, empty, an image, without video, not a media file, above `limits`, or
-            ends before `start_seconds`; or it is cut or damaged, which is refused whole, however much of it
-            could be read, once the reading reaches the damage (the message says at which second).
+        InputError: the file is missing, empty, a still image, without video, not a media file, above
+            `limits`, or ends before `start_seconds`; or it is cut or damaged, which is refused whole, however
+            much of it could be read, once the reading reaches the damage (`value` is that second). Damage is
+            what the container, the bitstream or the decoder shows. Bytes that changed within a whole file
+            may show in none: in VP8 nearly never, in HEVC and AV1 not always outside key frames, in H.264
+            seldom not.
     """
-    for name, value in (("frames_per_second", frames_per_second), ("resolution", resolution)):
-        if not 0 < value < math.inf:
-            raise _bad_argument(name, str(value), "a number above zero")
-    if not 0 <= start_seconds < math.inf:
-        raise _bad_argument("start_seconds", str(start_seconds), "zero or more")
-    with VideoDecoder(path, limits) as video:
+    check_number("frames_per_second", frames_per_second, above=0)
+    check_number("resolution", resolution, least=1)
+    check_number("start_seconds", start_seconds, least=0)
+    with _open_video(path, limits) as video:
         for index in itertools.count():
             seconds = start_seconds + index / frames_per_second
-            frame = video.frame_at(seconds)
-            if frame is None and index == 0:
+            picture = video.picture_at(seconds)
+            if picture is None and index == 0:
                 raise InputError(
-                    what=str(path),
-                    got=f"a video that ends before {start_seconds:g} s",
-                    expected="a longer video",
-                    remedy="Start earlier.",
+                    f"{path} ends before {start_seconds:g} s", path=path, field="start_seconds", value=seconds
                 )
-            if frame is None:
+            if picture is None:
                 return
-            yield seconds, fit_frame(_upright(frame), resolution)
+            yield seconds, fit_frame(picture.image, resolution, pixel_aspect=picture.pixel_aspect)
+
+
+def check_video(path: Path, *, limits: MediaLimits = DEFAULT_LIMITS) -> None:
+    """Read the beginning and the end of a video, which finds most that cannot be read, at little cost.
+
+    Raises:
+        InputError: see `stream_video`.
+    """
+    with _open_video(path, limits) as video:
+        video.picture_at(0.0)
+        if isinstance(video, VideoDecoder):
+            video.read_to_end()
 
 
 def read_image(
     path: Path, *, resolution: int, limits: MediaLimits = DEFAULT_LIMITS
 ) -> UInt8[np.ndarray, "side side 3"]:
-    """Read an image as one frame: EXIF rotation applied, any colour mode, transparent parts on white.
+    """Read an image as one frame: EXIF rotation applied, any color mode, transparent parts on white.
 
     Raises:
-        InputError: the file is missing, empty, not an image, cut, or above `limits`.
+        InputError: the file is missing, empty, not an image, animated, of several pages, cut, or above
+            `limits`.
     """
-    with open_image(path) as image:
-        refuse_size(path, *image.size, limits)
-        try:
-            image.load()
-            upright = _as_rgb(ImageOps.exif_transpose(image))
-        except (OSError, ValueError, SyntaxError) as error:
-            raise InputError(
-                what=str(path),
-                got=f"a cut or damaged {image.format} image ({error})",
-                expected="a whole image",
-                remedy="Copy or download it again.",
-            ) from None
-        return fit_frame(upright, resolution)
+    return fit_frame(load_still(path, limits), resolution)
 
 
-def fit_frame(image: Image.Image, resolution: int) -> UInt8[np.ndarray, "side side 3"]:
+def media_format(path: Path) -> Literal["video", "image"]:
+    """Return what a file is. What is inside decides, not the name; an animated image is a video.
+
+    Raises:
+        InputError: it is neither. A file that is named like a video is opened only when it is read.
+    """
+    try:
+        with open_image(path) as image:
+            return "video" if is_animated(image) else "image"
+    except InputError as error:
+        no_image = error
+    suffix = path.suffix.lower()
+    if suffix in _VIDEO_SUFFIXES:
+        return "video"
+    try:
+        with VideoDecoder(path, DEFAULT_LIMITS):
+            return "video"
+    except InputError as no_video:
+        is_named_image = suffix in Image.registered_extensions()
+        raise (no_image if is_named_image else no_video) from None
+
+
+def fit_frame(
+    image: Image.Image, resolution: int, *, pixel_aspect: float | int = 1.0
+) -> UInt8[np.ndarray, "side side 3"]:
     """Resize the short side to `resolution` and crop the middle square, to the pixel as LWM does.
 
     Bicubic (Pillow's default), the long side truncated to an integer (LWM `lwm/vision_chat.py`).
+
+    Args:
+        image: any picture.
+        resolution: side of the result in pixels.
+        pixel_aspect: width of a pixel of `image` over its height; those of the result are square.
     """
-    width, height = image.size
+    width, height = image.width * pixel_aspect, image.height
     if width < height:
         size = resolution, int(resolution * height / width)
     else:
@@ -103,20 +138,12 @@ def fit_frame(image: Image.Image, resolution: int) -> UInt8[np.ndarray, "side si
     return np.asarray(resized.convert("RGB"))
 
 
-def _upright(frame: av.VideoFrame) -> Image.Image:
-    image = frame.to_image()
-    quarter_turns = round(frame.rotation / 90) % 4
-    return image.rotate(90 * quarter_turns, expand=True) if quarter_turns else image
-
-
-def _as_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image.convert("RGB")
-
-
-def _bad_argument(what: str, got: str, expected: str) -> InputError:
-    return InputError(what=what, got=got, expected=expected, remedy=f"Change {what}.")
+def _open_video(path: Path, limits: MediaLimits) -> VideoDecoder | Animation:
+    try:
+        with open_image(path) as image:
+            format_, is_clip = image.format, is_animated(image) or image.format == "GIF"
+    except InputError:
+        return VideoDecoder(path, limits)
+    if not is_clip:
+        raise InputError(f"{path} is a still image ({format_}), not a video", path=path)
+    return Animation(path, limits)

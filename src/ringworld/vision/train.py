@@ -1,7 +1,8 @@
 """Training of a frame tokenizer, from frames to a folder that `FrameTokenizer.load` reads."""
 
 import math
-import time
+from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -13,19 +14,18 @@ from jaxtyping import UInt8
 from ringworld.core.checkpoint import Checkpoints
 from ringworld.core.config import to_json
 from ringworld.core.errors import InputError
-from ringworld.core.files import append_jsonl, claim_folder, keep_jsonl, write_json_atomic
+from ringworld.core.files import read_jsonl, write_json_atomic
 from ringworld.core.mesh import make_mesh
 from ringworld.core.mesh_config import MeshConfig
-from ringworld.core.progress import Progress
-from ringworld.core.ranges import check_finite
+from ringworld.core.origin import Origin, claim
 from ringworld.core.sharding import spec
+from ringworld.core.steps import CHECKPOINTS_FOLDER, Batch, RunFiles, check_rows, run_steps
 from ringworld.vision.config import FrameTokenizerConfig, FrameTrainingConfig
 from ringworld.vision.frame_tokenizer import FrameTokenizer
 from ringworld.vision.quality import codebook_perplexity, codebook_usage, psnr
-from ringworld.vision.train_step import TokenizerState, init_state, train_step
+from ringworld.vision.train_step import TokenizerMetrics, TokenizerState, init_state, train_step
 
-RUN_IDENTITY_FILE = "training.json"
-METRICS_FILE, REPORT_FILE, CHECKPOINTS = "metrics.jsonl", "report.json", "checkpoints"
+REPORT_FILE = "report.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,7 @@ class FrameTokenizerReport:
         codebook_usage: fraction of the codebook that occurs.
         codebook_perplexity: exponential of the entropy of the codes.
         steps: optimizer steps.
-        seconds: time that training took, compilation included, without steps that a killed run lost.
+        seconds: time that the steps took, compilation included; steps that a killed run lost do not count.
     """
 
     psnr_db: float
@@ -55,24 +55,30 @@ def train_frame_tokenizer(
     training: FrameTrainingConfig,
     out: Path,
 ) -> FrameTokenizerReport:
-    """Train on `frames`, measure on `held_out` and save; go on from the last checkpoint if there is one.
+    """Train on `frames`, measure on `held_out` and save; resume from the last checkpoint if there is one.
 
-    The folder `out` gets `model.safetensors`, `config.json`, `report.json`, `metrics.jsonl` (losses by step),
-    `training.json` (what is trained) and `checkpoints`. A run that was killed ends with the same weights and
-    metrics as one that was not.
+    The folder `out` gets what `FrameTokenizer.save` writes, `report.json`, `metrics.jsonl` (losses by step),
+    `origin.json` (what is trained) and `checkpoints`. A run that was killed and resumed ends with the same
+    weights and losses as one that was not.
 
     Raises:
-        InputError: the frames have another side than `config.resolution`, there are none, `out` holds the
-            run of another configuration, or a loss is not finite.
+        InputError: the frames have another side than `config.resolution`, there are none, or `out` holds the
+            run of another configuration.
+        Diverged: a loss is not finite.
+        Stopped: on SIGINT or SIGTERM, after the step was finished and saved.
     """
     _refuse_frames(frames, held_out, config)
     run = {"config": to_json(config), "training": to_json(training)}
-    claim_folder(out / RUN_IDENTITY_FILE, run, holds="a frame tokenizer of another configuration")
-    checkpoints = Checkpoints(out / CHECKPOINTS)
-    try:
-        state, seconds = _steps(frames, config=config, training=training, out=out, checkpoints=checkpoints)
-    finally:
-        checkpoints.close()
+    claim(out, Origin(kind="run", identity=run), results=f"{CHECKPOINTS_FOLDER}/*")
+    with closing(Checkpoints(out / CHECKPOINTS_FOLDER)) as checkpoints:
+        files = RunFiles(
+            folder=out,
+            checkpoints=checkpoints,
+            log_every_steps=training.log_every_steps,
+            checkpoint_every_steps=training.checkpoint_every_steps,
+            check=check_rows,
+        )
+        state = _train(frames, config=config, training=training, files=files)
     tokenizer = FrameTokenizer(config, jax.device_put(state.autoencoder, jax.devices()[0]))
     tokenizer.save(out)
     codes = tokenizer.encode(held_out)
@@ -82,58 +88,42 @@ def train_frame_tokenizer(
         codebook_usage=codebook_usage(codes, codebook_size=config.codebook_size),
         codebook_perplexity=codebook_perplexity(codes),
         steps=training.steps,
-        seconds=seconds,
+        seconds=sum(row["seconds"] for row in read_jsonl(files.metrics)),
     )
     write_json_atomic(out / REPORT_FILE, to_json(report))
     return report
 
 
-def _steps(
-    frames: np.ndarray,
-    *,
-    config: FrameTokenizerConfig,
-    training: FrameTrainingConfig,
-    out: Path,
-    checkpoints: Checkpoints,
-) -> tuple[TokenizerState, float]:
-    """Run all steps that the newest checkpoint has not, and return the last state and the seconds of all."""
-    state, first_step, seconds = _begin(config, training, out, checkpoints)
+def _train(
+    frames: np.ndarray, *, config: FrameTokenizerConfig, training: FrameTrainingConfig, files: RunFiles
+) -> TokenizerState:
+    """Run all steps that the newest checkpoint has not."""
     everywhere, apart = _shardings(training.batch_frames)
-    state = jax.device_put(state, everywhere)
-    began = time.monotonic()
-    with Progress("frame tokenizer", total=training.steps, unit="steps", done=first_step) as progress:
-        for step in range(first_step, training.steps):
-            batch = jax.device_put(frames[_batch_indices(len(frames), step, training)], apart)
-            state, metrics = train_step(state, batch, step, config=config, training=training)
-            done = step + 1
-            logs, saves = (
-                done % every == 0 or done == training.steps
-                for every in (training.log_every_steps, training.checkpoint_every_steps)
-            )
-            if not (logs or saves):
-                continue
-            row = {name: value.item() for name, value in asdict(metrics).items()}
-            check_finite(row, where=f"step {done} of the frame tokenizer")
-            if logs:
-                append_jsonl(out / METRICS_FILE, {"step": done} | row)
-                progress.update(done, reconstruction=row["reconstruction"])
-            if saves:
-                taken = seconds + time.monotonic() - began
-                checkpoints.save(done, jax.tree.leaves(state), {"seconds": taken})
-    return state, seconds + time.monotonic() - began
+    state = jax.device_put(init_state(config, training), everywhere)
+    resumed = files.resume(state, first=lambda: state)
 
+    def batches() -> Iterator[Batch[tuple[int, jax.Array]]]:
+        for step in range(resumed.step, training.steps):
+            batch = frames[_batch_indices(len(frames), step, training)]
+            yield Batch(inputs=(step, jax.device_put(batch, apart)))
 
-def _begin(
-    config: FrameTokenizerConfig, training: FrameTrainingConfig, out: Path, checkpoints: Checkpoints
-) -> tuple[TokenizerState, int, float]:
-    state = init_state(config, training)
-    leaves, structure = jax.tree.flatten(state)
-    restored = checkpoints.restore(leaves)
-    done = restored.step if restored else 0
-    keep_jsonl(out / METRICS_FILE, lambda row: row["step"] <= done)
-    if restored is None:
-        return state, 0, 0.0
-    return jax.tree.unflatten(structure, restored.tree), done, restored.meta["seconds"]
+    def update(
+        state: TokenizerState, inputs: tuple[int, jax.Array]
+    ) -> tuple[TokenizerState, TokenizerMetrics]:
+        step, batch = inputs
+        return train_step(state, batch, step, config=config, training=training)
+
+    return run_steps(
+        resumed,
+        batches(),
+        last=training.steps,
+        files=files,
+        update=update,
+        row=lambda metrics, _: {name: loss.item() for name, loss in asdict(metrics).items()},
+        title="frame tokenizer",
+        total=training.steps,
+        shown=("reconstruction",),
+    )
 
 
 def _shardings(batch_frames: int) -> tuple[NamedSharding, NamedSharding]:
@@ -145,16 +135,17 @@ def _shardings(batch_frames: int) -> tuple[NamedSharding, NamedSharding]:
 
 
 def _batch_indices(frames: int, step: int, training: FrameTrainingConfig) -> np.ndarray:
-    """Draw the frames of one step from seed and step alone, so that a run can go on anywhere."""
+    """Draw the frames of one step from seed and step alone, so that a run can resume anywhere."""
     return np.random.default_rng((training.seed, step)).integers(0, frames, training.batch_frames)
 
 
 def _refuse_frames(frames: np.ndarray, held_out: np.ndarray, config: FrameTokenizerConfig) -> None:
-    for name, some in (("training frames", frames), ("held-out frames", held_out)):
+    for name, some in (("frames", frames), ("held_out", held_out)):
         if not len(some) or some.shape[1] != config.resolution:
             raise InputError(
-                what=name,
-                got=f"{len(some)} of {some.shape[1]} px",
-                expected=f"one or more of {config.resolution} px",
-                remedy="Prepare the data again for this frame tokenizer.",
+                f"{name} holds {len(some)} frames of {some.shape[1]} px, but must hold one or more of "
+                f"{config.resolution} px",
+                field=name,
+                value=some.shape,
+                remedy="prepare the data again for this frame tokenizer",
             )

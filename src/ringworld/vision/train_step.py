@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int32, PRNGKeyArray, PyTree, UInt8
 
-from ringworld.vision.codebook import CodebookAverages, follow_latents, found_codebook
+from ringworld.vision.codebook import CodebookAverages, follow_latents, init_codebook
 from ringworld.vision.config import FrameTokenizerConfig, FrameTrainingConfig
 from ringworld.vision.discriminator import PatchDiscriminator, discriminator_loss, generator_loss
 from ringworld.vision.frame_tokenizer import to_pixels
@@ -45,7 +45,7 @@ class TokenizerMetrics(eqx.Module):
 
 
 class _Forward(eqx.Module):
-    """A batch through the autoencoder, and the way back to the gradient of its weights."""
+    """A batch through the autoencoder, and the function that gives the gradient of its weights."""
 
     pixels: Float[Array, "frames side side 3"]
     output: Float[Array, "frames side side 3"]
@@ -56,12 +56,12 @@ class _Forward(eqx.Module):
     chosen: Int32[Array, " vectors"]
 
 
-class _Verdict(eqx.Module):
-    """What the discriminator says of a batch; the gradient has its weight already."""
+class _Adversarial(eqx.Module):
+    """Losses and gradient of the discriminator on a batch; the gradient is already weighted."""
 
     pixel_gradient: Float[Array, "frames side side 3"]
-    adversarial: Float[Array, ""]
-    discriminator: Float[Array, ""]
+    generator_loss: Float[Array, ""]
+    discriminator_loss: Float[Array, ""]
     balance: Float[Array, ""]
 
 
@@ -91,31 +91,31 @@ def train_step(
 
     | step | latents reach the decoder | codebook | discriminator |
     |---|---|---|---|
-    | below `continuous_steps` | as they are | not there yet | rests |
-    | equal to `continuous_steps` | quantised, straight through | founded, then follows the latents | rests |
-    | above | quantised, straight through | follows the latents | rests |
-    | `adversarial_start_step` and on | quantised, straight through | follows the latents | learns, judges |
+    | below `continuous_steps` | as they are | not there yet | not used |
+    | `continuous_steps` | quantized, straight through | initialized, follows the latents | not used |
+    | above | quantized, straight through | follows the latents | not used |
+    | `adversarial_start_step` and on | quantized, straight through | follows the latents | trained and used |
     """
     key = jax.random.fold_in(jax.random.key(training.seed), step)
-    quantised = jnp.bool_(step >= training.continuous_steps)
+    quantized = jnp.bool_(step >= training.continuous_steps)
     if step == training.continuous_steps:
-        latents = _forward(state.autoencoder, frames, quantised, config=config).latents
-        state = _found(state, latents, key)
-    forward = _forward(state.autoencoder, frames, quantised, config=config)
+        latents = _forward(state.autoencoder, frames, quantized, config=config).latents
+        state = _init_codebook(state, latents, key)
+    forward = _forward(state.autoencoder, frames, quantized, config=config)
     if step < training.adversarial_start_step:
-        # Where the discriminator's own would lie, so that its first word compiles no second `_update`.
+        # On the devices where the discriminator's would be, so that `_update` is compiled once.
         zero = jnp.zeros_like(forward.commitment)
-        verdict = _Verdict(jnp.zeros_like(forward.output), zero, zero, zero)
+        adversarial = _Adversarial(jnp.zeros_like(forward.output), zero, zero, zero)
     else:
-        state, verdict = _judge(state, forward, training=training)
-    return _update(state, forward, verdict, quantised, key, training=training)
+        state, adversarial = _discriminate(state, forward, training=training)
+    return _update(state, forward, adversarial, quantized, key, training=training)
 
 
 @functools.partial(jax.jit, static_argnames="config")
 def _forward(
     autoencoder: FrameAutoencoder,
     frames: UInt8[Array, "frames side side 3"],
-    quantised: Bool[Array, ""],
+    quantized: Bool[Array, ""],
     *,
     config: FrameTokenizerConfig,
 ) -> _Forward:
@@ -128,7 +128,7 @@ def _forward(
         chosen = nearest_codes(flat, codebook)
         codes = codebook[chosen].reshape(latents.shape)
         to_code = jax.lax.stop_gradient(codes - latents)
-        features = autoencoder.decoder_features(latents + jnp.where(quantised, to_code, 0.0))
+        features = autoencoder.decoder_features(latents + jnp.where(quantized, to_code, 0.0))
         output = autoencoder.decoder.conv_out(features)
         return (output, jnp.square(latents - codes).mean()), (features, flat, chosen)
 
@@ -139,18 +139,18 @@ def _forward(
 
 
 @jax.jit
-def _found(
+def _init_codebook(
     state: TokenizerState, latents: Float[Array, "vectors latent"], key: PRNGKeyArray
 ) -> TokenizerState:
-    averages = found_codebook(latents, codes=len(state.autoencoder.codebook), key=key)
+    averages = init_codebook(latents, codes=len(state.autoencoder.codebook), key=key)
     return _with_averages(state, averages)
 
 
 @functools.partial(jax.jit, static_argnames="training")
-def _judge(
+def _discriminate(
     state: TokenizerState, forward: _Forward, *, training: FrameTrainingConfig
-) -> tuple[TokenizerState, _Verdict]:
-    """Train the discriminator, and weigh its gradient by VQGAN's equation 7 at the decoder's last layer."""
+) -> tuple[TokenizerState, _Adversarial]:
+    """Train the discriminator, and weight its gradient by VQGAN's equation 7 at the decoder's last layer."""
     adversarial, gradient = jax.value_and_grad(generator_loss)(forward.output, state.discriminator)
     reconstruction_gradient = jax.grad(_reconstruction_loss)(forward.output, forward.pixels, training)
     _, pull_back = jax.vjp(lambda last: last(forward.features), state.autoencoder.decoder.conv_out)
@@ -168,15 +168,15 @@ def _judge(
         state,
         (eqx.apply_updates(state.discriminator, updates), moments),
     )
-    return state, _Verdict(balance * gradient, adversarial, loss, balance)
+    return state, _Adversarial(balance * gradient, adversarial, loss, balance)
 
 
 @functools.partial(jax.jit, static_argnames="training")
 def _update(
     state: TokenizerState,
     forward: _Forward,
-    verdict: _Verdict,
-    quantised: Bool[Array, ""],
+    adversarial: _Adversarial,
+    quantized: Bool[Array, ""],
     key: PRNGKeyArray,
     *,
     training: FrameTrainingConfig,
@@ -184,8 +184,8 @@ def _update(
     reconstruction, pixel_gradient = jax.value_and_grad(_reconstruction_loss)(
         forward.output, forward.pixels, training
     )
-    commitment_gradient = jnp.where(quantised, training.commitment_weight, 0.0)
-    (gradient,) = forward.pull_back((pixel_gradient + verdict.pixel_gradient, commitment_gradient))
+    commitment_gradient = jnp.where(quantized, training.commitment_weight, 0.0)
+    (gradient,) = forward.pull_back((pixel_gradient + adversarial.pixel_gradient, commitment_gradient))
     updates, moments = _adam(gradient, state.autoencoder_moments, training)
     state = eqx.tree_at(
         lambda tree: (tree.autoencoder, tree.autoencoder_moments),
@@ -200,14 +200,14 @@ def _update(
         revive_below=training.revive_below,
         key=key,
     )
-    averages = jax.tree.map(lambda new, old: jnp.where(quantised, new, old), followed, state.averages)
+    averages = jax.tree.map(lambda new, old: jnp.where(quantized, new, old), followed, state.averages)
     used = jnp.zeros(len(averages.counts), jnp.int32).at[forward.chosen].set(1).sum()
     return _with_averages(state, averages), TokenizerMetrics(
         reconstruction,
         forward.commitment,
-        verdict.adversarial,
-        verdict.discriminator,
-        verdict.balance,
+        adversarial.generator_loss,
+        adversarial.discriminator_loss,
+        adversarial.balance,
         used,
     )
 

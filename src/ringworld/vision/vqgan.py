@@ -1,9 +1,10 @@
-"""The VQGAN of LWM: a convolutional encoder and decoder round a codebook, without attention.
+"""The VQGAN of LWM: a convolutional encoder, a codebook and a convolutional decoder, without attention.
 
 Architecture: LWM `lwm/vqgan.py`, which is `VQModel` of diffusers without attention (aMUSEd) and follows
 taming-transformers (Esser et al., 2021, arXiv 2012.09841). Images are [frames, height, width, channels].
 """
 
+import itertools
 from collections.abc import Callable
 
 import equinox as eqx
@@ -58,7 +59,7 @@ class Conv(eqx.Module):
 
 
 class GroupNorm(eqx.Module):
-    """Normalisation over space and a group of neighbouring channels (Wu and He, 2018, arXiv 1803.08494)."""
+    """Normalization over space and a group of neighboring channels (Wu and He, 2018, arXiv 1803.08494)."""
 
     scale: Float[Array, " channels"]
     bias: Float[Array, " channels"]
@@ -66,16 +67,16 @@ class GroupNorm(eqx.Module):
 
     @staticmethod
     def init(channels: int, groups: int) -> "GroupNorm":
-        """Start as a plain normalisation."""
+        """Start with scale one and bias zero."""
         return GroupNorm(_constant(1, channels), _constant(0, channels), groups)
 
     def __call__(
         self, x: Float[Array, "frames height width channels"]
     ) -> Float[Array, "frames height width channels"]:
-        """Normalise every frame by itself."""
-        centred = x - self._per_channel(x.mean((1, 2)))
-        variance = self._per_channel(jnp.square(centred).mean((1, 2)))
-        normal = centred * jax.lax.rsqrt(variance + _NORM_EPSILON)
+        """Normalize each frame independently."""
+        centered = x - self._per_channel(x.mean((1, 2)))
+        variance = self._per_channel(jnp.square(centered).mean((1, 2)))
+        normal = centered * jax.lax.rsqrt(variance + _NORM_EPSILON)
         return normal * self.scale[None, None, None] + self.bias[None, None, None]
 
     def _per_channel(self, x: Float[Array, "frames channels"]) -> Float[Array, "frames 1 1 channels"]:
@@ -88,7 +89,7 @@ class GroupNorm(eqx.Module):
 
 
 class ResBlock(eqx.Module):
-    """Two normalised convolutions and a shortcut, which is a 1x1 convolution where the channels change."""
+    """Two normalized convolutions and a shortcut, which is a 1x1 convolution where the channels change."""
 
     norm1: GroupNorm
     conv1: Conv
@@ -100,8 +101,8 @@ class ResBlock(eqx.Module):
     def init(inputs: int, outputs: int, groups: int, *, draw: Draw) -> "ResBlock":
         """Draw the kernels; the second is zero, so that a block begins as its shortcut.
 
-        Without normalisation on its way, the color of a plain shape is learnt in half the steps (Fixup: Zhang
-        et al., 2019, arXiv 1901.09321).
+        Without normalization on its way, a plain shape gets its color in half the steps (Fixup: Zhang et al.,
+        2019, arXiv 1901.09321).
         """
         return ResBlock(
             GroupNorm.init(inputs, groups),
@@ -156,20 +157,10 @@ class Encoder(eqx.Module):
     @staticmethod
     def init(config: FrameTokenizerConfig, *, draw: Draw) -> "Encoder":
         """Draw the kernels."""
-        widths = (config.hidden, *config.channels)
-        levels = tuple(
-            Level.init(
-                widths[i],
-                widths[i + 1],
-                blocks=config.res_blocks,
-                resamples=i + 1 < len(config.channels),
-                groups=config.groups,
-                draw=draw,
-            )
-            for i in range(len(config.channels))
-        )
+        widths = (config.channels[0], *config.channels)
+        levels = _levels(widths, blocks=config.res_blocks, config=config, draw=draw)
         return Encoder(
-            Conv.init(3, 3, config.hidden, draw=draw),
+            Conv.init(3, 3, config.channels[0], draw=draw),
             levels,
             _middle(config, draw=draw),
             GroupNorm.init(widths[-1], config.groups),
@@ -200,17 +191,7 @@ class Decoder(eqx.Module):
     def init(config: FrameTokenizerConfig, *, draw: Draw) -> "Decoder":
         """Draw the kernels; `levels` are in order of execution, from codes to pixels."""
         widths = (config.channels[-1], *reversed(config.channels))
-        levels = tuple(
-            Level.init(
-                widths[i],
-                widths[i + 1],
-                blocks=config.res_blocks + 1,
-                resamples=i + 1 < len(config.channels),
-                groups=config.groups,
-                draw=draw,
-            )
-            for i in range(len(config.channels))
-        )
+        levels = _levels(widths, blocks=config.res_blocks + 1, config=config, draw=draw)
         return Decoder(
             Conv.init(3, config.latent, widths[0], draw=draw),
             _middle(config, draw=draw),
@@ -242,7 +223,7 @@ class FrameAutoencoder(eqx.Module):
 
     @staticmethod
     def init(config: FrameTokenizerConfig, *, draw: Draw) -> "FrameAutoencoder":
-        """Draw the kernels and a codebook close to zero, which training founds anew."""
+        """Draw the kernels and a codebook close to zero, which training replaces."""
         return FrameAutoencoder(
             Encoder.init(config, draw=draw),
             Conv.init(1, config.latent, config.latent, draw=draw),
@@ -290,7 +271,18 @@ def nearest_codes(
 
 
 def _constant(value: int, *shape: int) -> Float[Array, "..."]:
-    return jnp.asarray(np.full(shape, value, np.float32))
+    # A view, so that an abstract tree takes no memory.
+    return jnp.asarray(np.broadcast_to(np.float32(value), shape))
+
+
+def _levels(
+    widths: tuple[int, ...], *, blocks: int, config: FrameTokenizerConfig, draw: Draw
+) -> tuple[Level, ...]:
+    last = len(widths) - 2
+    return tuple(
+        Level.init(inputs, outputs, blocks=blocks, resamples=i < last, groups=config.groups, draw=draw)
+        for i, (inputs, outputs) in enumerate(itertools.pairwise(widths))
+    )
 
 
 def _middle(config: FrameTokenizerConfig, *, draw: Draw) -> Level:

@@ -34,10 +34,8 @@ def write_video(
     """
     if path.suffix.lower() != ".mp4" or not len(frames):
         raise InputError(
-            what=str(path),
-            got=f"{len(frames)} frames for a {path.suffix or 'nameless'} file",
-            expected="one frame or more and a name that ends in .mp4",
-            remedy="Change the name of the output.",
+            f"{path} does not end in .mp4" if len(frames) else f"{path} would be a video of 0 frames",
+            path=path,
         )
     with writing(path) as temporary:
         _encode(temporary, frames, Fraction(frames_per_second).limit_denominator(1001), scale)
@@ -51,12 +49,7 @@ def write_image(path: Path, frame: UInt8[np.ndarray, "height width 3"], *, scale
     """
     formats = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
     if path.suffix.lower() not in formats:
-        raise InputError(
-            what=str(path),
-            got=f"the ending {path.suffix!r}",
-            expected=", ".join(formats),
-            remedy="Change the name of the output.",
-        )
+        raise InputError(f"{path} ends in none of {', '.join(formats)}", path=path, value=path.suffix)
     encoded = io.BytesIO()
     Image.fromarray(_enlarged(frame, scale)).save(encoded, formats[path.suffix.lower()])
     write_bytes_atomic(path, encoded.getvalue())

@@ -1,0 +1,143 @@
+"""Seconds from starting Python to the first token of a text model, with the compilation cache cold and warm.
+
+    python benchmarks/first_token.py > benchmarks/results/first_token_cpu.json
+
+Weights are random. Each start is a fresh process, which calls `ringworld.load` on a model folder, as a user's
+does; what loading adds to the peak of its memory stands beside the bytes of the weights.
+A token's time is the least of several calls, and the seconds of the processor stand beside those of the
+clock, so that what else the machine does can be told apart.
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from importlib import metadata
+from pathlib import Path
+
+_STARTED = time.perf_counter()
+
+SHAPES = {
+    "quickstart": dict(layers=4, embed=256, heads=4, kv_heads=2, head=64, mlp=704, text_vocab=768),
+    "smollm2_135m": dict(layers=30, embed=576, heads=9, kv_heads=3, head=64, mlp=1536, text_vocab=49152),
+}
+PROMPT_TOKENS, MORE_TOKENS, REPEATS = 32, 32, 5
+
+
+def start(folder: Path) -> None:
+    """Load a model, complete a prompt, and print the seconds and the memory that each part took."""
+    import jax
+    import numpy as np
+
+    import ringworld as rw
+    from ringworld.core.memory import peak_memory_bytes
+
+    jax.numpy.zeros(1).block_until_ready()
+    imported, memory_before = time.perf_counter(), peak_memory_bytes()
+    world = rw.load(folder)
+    generator = world.generator
+    weights = jax.block_until_ready(jax.tree.leaves(world.scorer.weights))
+    loaded, memory_after = time.perf_counter(), peak_memory_bytes()
+    prompt = np.arange(1, PROMPT_TOKENS + 1, dtype=np.int32)
+    generator.generate([prompt], max_new_tokens=1)
+    first, used = time.perf_counter(), time.process_time()
+
+    def seconds(new_tokens: int) -> float:
+        begun = time.perf_counter()
+        (ids,) = generator.generate([prompt], max_new_tokens=new_tokens)
+        assert len(ids) == new_tokens, "the end of text was drawn"
+        return time.perf_counter() - begun
+
+    seconds(MORE_TOKENS)
+    again = min(seconds(1) for _ in range(REPEATS))
+    more = min(seconds(MORE_TOKENS) for _ in range(REPEATS))
+    print(
+        json.dumps(
+            {
+                "import_seconds": imported - _STARTED,
+                "load_seconds": loaded - imported,
+                "generate_seconds": first - loaded,
+                "start_to_first_token_seconds": first - _STARTED,
+                "start_to_first_token_cpu_seconds": used,
+                "weight_bytes": sum(leaf.nbytes for leaf in weights),
+                "largest_tensor_bytes": max(leaf.nbytes for leaf in weights),
+                "peak_bytes_of_loading": memory_after - memory_before,
+                "milliseconds_a_token": 1e3 * (more - again) / (MORE_TOKENS - 1),
+            }
+        )
+    )
+
+
+def measure(shape: str, work: Path) -> dict:
+    """Start twice in fresh processes with one new cache, and return what each printed."""
+    import jax
+
+    from ringworld.artifacts.model_folder import save_model
+    from ringworld.artifacts.tokenizers import Tokenizers
+    from ringworld.core.mesh import mesh_of
+    from ringworld.core.mesh_config import MeshConfig
+    from ringworld.core.origin import Origin
+    from ringworld.model.config import Architecture
+    from ringworld.model.flops import parameters
+    from ringworld.model.world_model import WorldModel
+    from ringworld.text.tokenizer import TextTokenizer
+
+    architecture, mesh, folder = Architecture(**SHAPES[shape]), mesh_of(MeshConfig()), work / shape
+    with jax.set_mesh(mesh):
+        model = jax.jit(lambda key: WorldModel.init(architecture, key=key))(jax.random.key(0))
+    save_model(
+        folder,
+        model,
+        architecture=architecture,
+        tokenizers=Tokenizers(text=TextTokenizer.train(["a b c"], vocab_size=300), frames=None),
+        context_tokens=1024,
+        generation={},
+        origin=Origin(kind="model"),
+        mesh=mesh,
+    )
+    count = parameters(architecture)
+    environment = os.environ | {"RINGWORLD_COMPILATION_CACHE": str(work / f"cache-{shape}")}
+    command = [sys.executable, __file__, "--start", str(folder)]
+    starts = []
+    for name in ("cold", "warm"):
+        begun = time.perf_counter()
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        assert not done.stderr, done.stderr
+        starts.append(
+            {"cache": name} | json.loads(done.stdout) | {"whole_process_seconds": time.perf_counter() - begun}
+        )
+    return {"shape": SHAPES[shape], "parameters": count, "starts": starts}
+
+
+def main() -> None:
+    """Measure every shape and print one JSON object."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--start", type=Path, metavar="MODEL")
+    asked = parser.parse_args()
+    if asked.start:
+        return start(asked.start)
+    with tempfile.TemporaryDirectory() as work:
+        results = {shape: measure(shape, Path(work)) for shape in SHAPES}
+    record = {
+        "command": "python benchmarks/first_token.py",
+        "versions": {name: metadata.version(name) for name in ("ringworld", "jax", "jaxlib", "numpy")},
+        "hardware": {"machine": platform.machine(), "processor": _processor(), "cores": os.cpu_count()},
+        "compute": "float32",
+        "prompt_tokens": PROMPT_TOKENS,
+        "results": results,
+    }
+    print(json.dumps(record, indent=2))
+
+
+def _processor() -> str:
+    cpu = Path("/proc/cpuinfo")
+    names = [line for line in cpu.read_text().splitlines() if "model name" in line] if cpu.exists() else []
+    return names[0].partition(":")[2].strip() if names else platform.processor()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,37 @@
+"""Three documents packed into one sequence have the loss that they have one to a row, padded.
+
+python examples/pack_and_check_the_loss.py
+"""
+
+import jax
+import numpy as np
+
+from ringworld.core.mesh import mesh_of
+from ringworld.data.examples import Example
+from ringworld.data.packing import pack_rows, to_batch
+from ringworld.model.arrange import Layout
+from ringworld.model.forward import Forward
+from ringworld.presets import smoke
+from ringworld.training.state import init_state
+from ringworld.training.step import loss_and_gradient
+
+run, draw = smoke(), np.random.default_rng(0)
+stage, vocab = run.training.stages[0], run.model.text_vocab
+jax.config.update("jax_num_cpu_devices", stage.mesh.devices)
+mesh, forward = mesh_of(stage.mesh), Forward.of(run.model, run.execution)
+documents = [
+    Example(tokens=draw.integers(0, vocab, n).astype(np.int32), loss=np.ones(n, bool), kind="text", source="")
+    for n in (20, 31, 7)
+]
+packed = list(pack_rows(documents, context_tokens=stage.context_tokens, open_rows=1))
+losses = []
+with jax.set_mesh(mesh):
+    model = init_state(run.training, run.model, mesh=mesh).params
+    for rows in (packed, [[document] for document in documents]):
+        batch = to_batch(rows, context_tokens=stage.context_tokens, text_size=vocab)
+        pieces = (Layout(run.execution.attention, mesh=mesh).place(batch.batch, batch.lengths).arrays,)
+        loss, _ = loss_and_gradient(model, pieces, config=run.training, forward=forward)
+        losses.append(float(loss.loss))
+        print(f"{len(rows)} rows: {losses[-1]:.6f} nats")
+np.testing.assert_allclose(*losses, rtol=1e-5)
+print("equal")

@@ -1,0 +1,1 @@
+"""What the public names of `ringworld` do: one file a verb, on plain arguments."""

@@ -1,0 +1,113 @@
+"""`ringworld generate`: one result of a model, with an account of how it was made."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import UInt8
+
+from ringworld.api.load import load_opened
+from ringworld.api.machine import begin_process
+from ringworld.artifacts.model_folder import ModelFolder
+from ringworld.core.config import to_json
+from ringworld.core.errors import InputError
+from ringworld.core.files import only_one, write_json_atomic
+from ringworld.core.origin import ORIGIN_FILE, Origin, parent, read_origin, write_origin
+from ringworld.data.find_sources import why_no_file
+from ringworld.data.sources import TEXT_SUFFIXES
+from ringworld.inference.config import SamplingConfig
+from ringworld.inference.world import World
+from ringworld.vision.media import media_format
+from ringworld.vision.write_media import write_image, write_video
+
+Kind = Literal["text", "answer", "image", "video"]
+_WATCHABLE_PIXELS = 256
+
+
+def generate(
+    model: Path,
+    *,
+    kind: Kind,
+    prompt: str,
+    out: Path,
+    about: Path | None,
+    frames: int,
+    max_new_tokens: int,
+    sampling: dict[str, Any],
+    devices: int | None,
+) -> str:
+    """Make a text, an answer, an image or a video, write it to `out`, and return the text or the path.
+
+    Args:
+        model: model folder.
+        kind: what to make.
+        prompt: text to continue, question to answer, or caption to draw.
+        out: folder for `output.json`, `origin.json`, and `image.png` or `video.mp4`.
+        about: the video, image or text file that a question is about.
+        frames: length of a video.
+        max_new_tokens: most tokens of a text or an answer.
+        sampling: fields of `SamplingConfig` that differ from the model's defaults; None leaves one.
+        devices: of the ring; by default one CPU, or all accelerators.
+
+    Raises:
+        InputError: a number makes no sense, or a file or folder cannot be used.
+    """
+    given = {name: value for name, value in sampling.items() if value is not None}
+    replace(SamplingConfig(), **given)  # refuses bad numbers before anything is read
+    file = None if about is None else _checked(about)
+    with only_one(out):
+        if (out / ORIGIN_FILE).exists():
+            read_origin(out, kind="generation")  # of another kind it is kept
+        begin_process(devices=devices)
+        folder = ModelFolder.open(model)
+        world = load_opened(folder, devices=devices)
+        if kind in ("image", "video"):
+            drawn = world.draw(prompt, frames=frames if kind == "video" else 1, **given)
+            path = out / ("video.mp4" if kind == "video" else "image.png")
+            write_frames(path, drawn, frames_per_second=world.watching.frames_per_second)
+            made = str(path)
+        elif kind == "text":
+            made = world.complete(prompt, max_new_tokens=max_new_tokens, **given)
+        else:
+            made = _answer(world, prompt, file, max_new_tokens=max_new_tokens, **given)
+        default = getattr(world.sampling, kind)
+        used = to_json(replace(default, **given)) | {"kind": kind, "prompt": prompt, "frames": frames}
+        about_file = None if about is None else str(about.resolve())
+        write_json_atomic(out / "output.json", used | {"about": about_file, "output": made})
+        parents = {"model": parent(model, folder.fingerprint)}
+        write_origin(out, Origin(kind="generation", configuration=used, parents=parents))
+    return made
+
+
+def write_frames(
+    path: Path, frames: UInt8[np.ndarray, "frames side side 3"], *, frames_per_second: float
+) -> None:
+    """Write frames as an MP4 or, where the name ends in .png, the first as an image, large enough to see."""
+    scale = max(1, _WATCHABLE_PIXELS // frames.shape[1])
+    if path.suffix == ".png":
+        write_image(path, frames[0], scale=scale)
+    else:
+        write_video(path, frames, frames_per_second=frames_per_second, scale=scale)
+
+
+def _answer(world: World, question: str, file: Path | None, **options: Any) -> str:
+    if file is None:
+        return world.answer(question, **options)
+    if file.suffix.lower() in TEXT_SUFFIXES:
+        return world.answer(question, document=file, **options)
+    if media_format(file) == "video":
+        return world.answer(question, video=file, **options)
+    return world.answer(question, image=file, **options)
+
+
+def _checked(about: Path) -> Path:
+    """Return the file that a question is about.
+
+    Raises:
+        InputError: it is no file.
+    """
+    if not about.is_file():
+        reason = "is a folder" if about.is_dir() else why_no_file(about) or "does not exist"
+        raise InputError(f"{about} {reason}", field="about", value=about, path=about)
+    return about

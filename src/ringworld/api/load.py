@@ -1,0 +1,113 @@
+"""`ringworld.load`: a model folder on this machine's devices."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from jax.sharding import Mesh
+
+from ringworld.api.machine import PathArgument, begin_process, ring_of
+from ringworld.artifacts.model_folder import ModelFolder
+from ringworld.artifacts.tokenizers import Tokenizers
+from ringworld.core.config import from_json, to_json
+from ringworld.core.files import fitted
+from ringworld.core.mesh_config import MeshConfig
+from ringworld.inference.config import GenerationLimits, SamplingDefaults, WatchingConfig
+from ringworld.inference.prompts import Prompts
+from ringworld.inference.world import World
+from ringworld.model.config import Execution, check_mesh
+from ringworld.model.decode import GenerationWeights
+from ringworld.model.forward import Forward
+from ringworld.text.vocabulary import Vocabulary
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelDefaults:
+    """What a model folder keeps for those who load it, besides what other libraries read."""
+
+    sampling: SamplingDefaults = field(default_factory=SamplingDefaults)
+    watching: WatchingConfig = field(default_factory=WatchingConfig)
+    execution: Execution = field(default_factory=Execution)
+
+    @staticmethod
+    def of(generation: Mapping[str, Any]) -> "ModelDefaults":
+        """Read what a model folder keeps, by any version; what it lacks is as in any model.
+
+        Raises:
+            InputError: a value has another type or is out of range.
+        """
+        known = fitted(to_json(ModelDefaults()), generation)
+        return from_json(ModelDefaults, known, where="generation_config")
+
+
+def load(
+    folder: PathArgument,
+    *,
+    devices: int | None = None,
+    execution: Execution | None = None,
+    context_tokens: int | None = None,
+) -> World:
+    """Return the model of a folder with its tokenizers, ready to complete, answer, draw and score.
+
+    Args:
+        folder: that `train` wrote, or that holds a LLaMA in Hugging Face's format.
+        devices: of the ring over which it is cut: by default one CPU, or all accelerators; more CPU devices
+            are simulated.
+        execution: how it is computed; by default as it was trained.
+        context_tokens: longest prompt with what follows it; by default the context that it was trained on.
+
+    Raises:
+        InputError: it is no model folder, it is damaged, or the devices cannot hold it.
+    """
+    begin_process(devices=devices)
+    return load_opened(
+        ModelFolder.open(Path(folder)), devices=devices, execution=execution, context_tokens=context_tokens
+    )
+
+
+def load_opened(
+    found: ModelFolder,
+    *,
+    devices: int | None,
+    execution: Execution | None = None,
+    context_tokens: int | None = None,
+) -> World:
+    """Return the model of a folder that is open; otherwise as `load`."""
+    mesh = ring_of(devices)
+    defaults = ModelDefaults.of(found.generation)
+    execution = execution or defaults.execution
+    check_mesh(found.architecture, execution.attention, MeshConfig(**mesh.shape))
+    return world_of(
+        found.read_generation_weights(mesh, compute=execution.compute),
+        forward=Forward.of(found.architecture, execution),
+        tokenizers=found.tokenizers,
+        vocabulary=found.vocabulary,
+        mesh=mesh,
+        context_tokens=found.context_tokens if context_tokens is None else context_tokens,
+        sampling=defaults.sampling,
+        watching=defaults.watching,
+    )
+
+
+def world_of(
+    weights: GenerationWeights,
+    *,
+    forward: Forward,
+    tokenizers: Tokenizers,
+    vocabulary: Vocabulary,
+    mesh: Mesh,
+    context_tokens: int,
+    sampling: SamplingDefaults,
+    watching: WatchingConfig,
+) -> World:
+    """Return a model whose weights lie on a mesh, ready to complete, answer, draw and score."""
+    return World.of(
+        weights,
+        forward=forward,
+        prompts=Prompts(tokenizers.text, vocabulary=vocabulary, frame_tokenizer=tokenizers.frames),
+        mesh=mesh,
+        limits=GenerationLimits(max_context_tokens=context_tokens),
+        sampling=sampling,
+        watching=watching,
+    )

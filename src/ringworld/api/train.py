@@ -1,0 +1,212 @@
+"""`ringworld.train`: a world model in stages, with an evaluation and a model folder after each."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+from jax.sharding import Mesh
+
+from ringworld.api.evaluate import packed_as
+from ringworld.api.load import ModelDefaults, world_of
+from ringworld.api.machine import PathArgument, begin_process, on_this_machine
+from ringworld.artifacts.examples_folder import ExamplesFolder
+from ringworld.artifacts.model_folder import ModelFolder, check_replaceable, is_saved, save_model
+from ringworld.artifacts.tokenizers import Tokenizers
+from ringworld.core.config import to_json
+from ringworld.core.errors import InputError, not_a_choice
+from ringworld.core.files import differences, only_one
+from ringworld.core.fingerprint import fingerprint
+from ringworld.core.origin import Origin, parent
+from ringworld.evaluation.runner import evaluate as run_tasks
+from ringworld.evaluation.subject import WorldSubject
+from ringworld.inference.config import WatchingConfig
+from ringworld.model.decode import GenerationWeights
+from ringworld.model.extend import add_vision_ids
+from ringworld.model.forward import Forward
+from ringworld.model.world_model import WorldModel
+from ringworld.presets.run import RunConfig
+from ringworld.training.config import Stage
+from ringworld.training.loop import train as train_stages
+
+MODELS_FOLDER, EVALUATIONS_FOLDER = "models", "evaluation"
+When = Literal["before", "after"]
+
+
+def train(
+    run: RunConfig,
+    *,
+    data: PathArgument,
+    out: PathArgument,
+    init: PathArgument | None = None,
+    evaluate: Literal["stages", "never"] = "stages",
+    devices: int | None = None,
+) -> Path:
+    """Train through the stages of a run, or what is left of them; a second call resumes to the bit.
+
+    Args:
+        run: what is trained, how and on which devices; such as `ringworld.presets.laptop()`.
+        data: examples folder that `prepare` wrote; the model keeps its tokenizers.
+        out: folder for `metrics.jsonl`, checkpoints, `evaluation/` and `models/STAGE`, a model folder each.
+        init: model folder whose weights the first stage begins from; by default they are drawn. A model of
+            text alone gains the vision ids of the run, each the mean of the text ids.
+        evaluate: measure before the first stage and after each, or never.
+        devices: of the ring; by default as the run says, or all accelerators that there are.
+
+    Returns:
+        The model folder of the last stage.
+
+    Raises:
+        InputError: the configuration does not fit together, or not to the data, or `out` holds another run.
+        Diverged: the loss is not finite.
+        Stopped: on Ctrl-C or SIGTERM, after the step was finished and saved.
+    """
+    begin_process(run)
+    out = Path(out)
+    with only_one(out):
+        run = on_this_machine(run, devices=devices)
+        examples = ExamplesFolder.open(Path(data))
+        examples.check(run.vocabulary)
+        begun_from = None if init is None else _checked_init(Path(init), run, examples.tokenizers)
+        if evaluate not in ("stages", "never"):
+            raise not_a_choice("evaluate", evaluate, choices=("stages", "never"))
+        job = _Job(run=run, examples=examples, out=out, begun_from=begun_from, evaluate=evaluate)
+        for stage in run.training.stages:
+            check_replaceable(job.model_folder(stage))
+        train_stages(
+            run.training,
+            architecture=run.model,
+            execution=run.execution,
+            data_dir=examples.path,
+            out=out,
+            initial=None if begun_from is None else job.initial,
+            origin=job.origin(),
+            on_stage=job.at_stage,
+        )
+    return job.model_folder(run.training.stages[-1])
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Job:
+    """What happens around the stages: the folder is claimed, models are saved, and each is measured."""
+
+    run: RunConfig
+    examples: ExamplesFolder
+    out: Path
+    begun_from: ModelFolder | None
+    evaluate: Literal["stages", "never"]
+
+    def origin(self) -> Origin:
+        """Return the origin of the run; what is trained, and on which data, is added by the loop."""
+        init = None if self.begun_from is None else self.begun_from.fingerprint
+        return self._origin("run", {"init": init})
+
+    def initial(self, mesh: Mesh) -> WorldModel:
+        """Return the weights of `init`, with the vision ids that it lacks."""
+        assert self.begun_from is not None
+        model = self.begun_from.read_weights(mesh)
+        missing = self.run.model.vocab - self.begun_from.architecture.vocab
+        with jax.set_mesh(mesh):
+            return add_vision_ids(model, ids=missing) if missing else model
+
+    def at_stage(self, when: When, stage: Stage, model: WorldModel, mesh: Mesh) -> None:
+        """Save the model that a stage ends with, and measure what is not measured yet."""
+        step = self.run.training.boundaries[self.run.training.stages.index(stage) + (when == "after")]
+        if when == "after":
+            self._save(stage, model, mesh, step=step)
+        if self.evaluate == "never":
+            return
+        with jax.set_mesh(mesh):
+            weights = GenerationWeights.from_model(model, compute=self.run.execution.compute)
+            weights_fingerprint = fingerprint(model)
+        world = world_of(
+            weights,
+            forward=Forward.of(self.run.model, self.run.execution, rope_base=stage.rope_base),
+            tokenizers=self.examples.tokenizers,
+            vocabulary=self.run.vocabulary,
+            mesh=mesh,
+            context_tokens=max(
+                *(stage.context_tokens for stage in self.run.training.stages),
+                self.run.evaluation.longest_context_tokens,
+            ),
+            sampling=self.run.sampling,
+            watching=self._defaults.watching,
+        )
+        run_tasks(
+            WorldSubject(world),
+            self.run.evaluation.tasks,
+            data=packed_as(self.run, folder=self.examples.path),
+            out=evaluation_folder(self.out, stage.name, when),
+            label={"when": when, "stage": stage.name},
+            identity={"weights": weights_fingerprint},
+        )
+
+    @property
+    def _defaults(self) -> ModelDefaults:
+        prepare = self.run.prepare
+        return ModelDefaults(
+            sampling=self.run.sampling,
+            watching=WatchingConfig(
+                max_frames=prepare.max_frames, frames_per_second=prepare.frames_per_second
+            ),
+            execution=self.run.execution,
+        )
+
+    def model_folder(self, stage: Stage) -> Path:
+        """Return where the model of a stage is."""
+        return self.out / MODELS_FOLDER / stage.name
+
+    def _save(self, stage: Stage, model: WorldModel, mesh: Mesh, *, step: int) -> None:
+        folder = self.model_folder(stage)
+        origin = self._origin("model", {"step": step, "stage": stage.name})
+        if is_saved(folder, origin):
+            return
+        save_model(
+            folder,
+            model,
+            architecture=replace(self.run.model, rope=replace(self.run.model.rope, base=stage.rope_base)),
+            tokenizers=self.examples.tokenizers,
+            context_tokens=stage.context_tokens,
+            generation=to_json(self._defaults),
+            origin=origin,
+            mesh=mesh,
+        )
+
+    def _origin(self, kind: Literal["run", "model"], decides: dict[str, Any]) -> Origin:
+        parents = {"data": parent(self.examples.path, self.examples.fingerprint)}
+        if self.begun_from is not None:
+            parents["init"] = parent(self.begun_from.path, self.begun_from.fingerprint)
+        return Origin(kind=kind, identity=decides, configuration=to_json(self.run), parents=parents)
+
+
+def evaluation_folder(out: Path, stage: str, when: When) -> Path:
+    """Return where the evaluation before or after a stage is."""
+    return out / EVALUATIONS_FOLDER / f"{when}-{stage}"
+
+
+def _checked_init(folder: Path, run: RunConfig, tokenizers: Tokenizers) -> ModelFolder:
+    begun_from = ModelFolder.open(folder)
+    theirs = replace(begun_from.architecture, rope=run.model.rope)
+    if theirs.vision_vocab == 0:
+        theirs = replace(theirs, vision_vocab=run.model.vision_vocab)
+    if theirs != run.model:
+        differing = differences(to_json(run.model), to_json(theirs))
+        raise InputError(
+            f"the model in {folder} differs from the run's in {', '.join(differing)}",
+            field="init",
+            value=differing,
+            path=folder,
+            remedy="override these fields of the run's model, or begin from another folder",
+        )
+    ours = begun_from.tokenizers.fingerprint
+    differing = [name for name, value in tokenizers.fingerprint.items() if ours[name] not in (None, value)]
+    if differing:
+        raise InputError(
+            f"the ids of the model in {folder} mean something else: the data was prepared with another "
+            f"tokenizer of {' and '.join(differing)}",
+            field="init",
+            path=folder,
+            remedy="prepare the data with its tokenizers; to add frames to a model of text, take over "
+            f"its text tokenizer with train-tokenizer --text-tokenizer {folder}",
+        )
+    return begun_from

@@ -1,0 +1,1 @@
+"""The folders that people hand on: tokenizer, examples, model."""

@@ -1,0 +1,198 @@
+"""A model as one self-contained folder, which transformers and diffusers open too.
+
+FOLDER/config.json                  of `LlamaForCausalLM`; our own values under the key `ringworld`
+FOLDER/model.safetensors            or model-*-of-*.safetensors with an index
+FOLDER/generation_config.json       how it is sampled by default
+FOLDER/tokenizer.json, ...          see `ringworld.artifacts.tokenizers`
+FOLDER/frame_tokenizer/             of diffusers' `VQModel`; absent for a model of text alone
+FOLDER/origin.json                  command, versions, data and parent
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from ringworld.artifacts.tokenizers import Tokenizers
+from ringworld.core.config import from_json, read_as
+from ringworld.core.errors import InputError
+from ringworld.core.files import sha256_file, write_json_atomic, writing_folder
+from ringworld.core.fingerprint import fingerprint
+from ringworld.core.origin import ORIGIN_FILE, Origin, read_origin, write_origin
+from ringworld.interop.hf_config import CONFIG_FILE, OUR_KEY, hf_config, read_architecture
+from ringworld.interop.hf_llama import check_weights, read_generation_weights, read_weights, write_weights
+from ringworld.model.config import Architecture
+from ringworld.model.decode import GenerationWeights
+from ringworld.model.world_model import WorldModel
+from ringworld.text.vocabulary import Vocabulary
+
+GENERATION_FILE = "generation_config.json"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class ModelFolder:
+    """A model on disk: everything but its weights, which `read_weights` places on a mesh."""
+
+    path: Path
+    architecture: Architecture
+    """With the rope base that the model ended with."""
+    tokenizers: Tokenizers
+    vocabulary: Vocabulary
+    tied: bool
+    """Whether the head is the embedding."""
+    context_tokens: int
+    """Longest context that it was trained on."""
+    generation: Mapping[str, Any]
+    """Defaults of generation, as whoever saved the model wrote them."""
+    origin: Origin | None
+    """None for a folder that ringworld did not write."""
+
+    @staticmethod
+    def open(path: Path) -> "ModelFolder":
+        """Read everything but the weights.
+
+        Raises:
+            InputError: it is no folder of a LLaMA-shaped model, or its parts do not fit together.
+        """
+        config = path / CONFIG_FILE
+        if not path.is_dir():
+            raise InputError(f"there is no model folder {path}", path=path)
+        if not config.exists():
+            raise InputError(
+                f"{path} is not a model folder: it has no {CONFIG_FILE}",
+                path=path,
+                remedy=_where_models_are(path),
+            )
+        architecture, tokenizers = read_architecture(path), Tokenizers.load(path)
+        described = read_as(dict[str, Any], config)
+        generation = path / GENERATION_FILE
+        theirs = read_as(dict[str, Any], generation) if generation.exists() else {}
+        ours = from_json(dict[str, Any], theirs.get(OUR_KEY) or {}, where=generation)
+        vocabulary = tokenizers.vocabulary(text_vocab=architecture.text_vocab)
+        if vocabulary.vision_size > architecture.vision_vocab:
+            raise InputError(
+                f"the frame tokenizer of {path} needs {vocabulary.vision_size} ids for vision, but the model "
+                f"has {architecture.vision_vocab}",
+                path=path,
+            )
+        return ModelFolder(
+            path=path,
+            architecture=architecture,
+            tokenizers=tokenizers,
+            vocabulary=vocabulary,
+            tied=described.get("tie_word_embeddings") is True,
+            context_tokens=described.get("max_position_embeddings", 2048),
+            generation=ours,
+            origin=read_origin(path, kind="model") if (path / ORIGIN_FILE).exists() else None,
+        )
+
+    @property
+    def fingerprint(self) -> str:
+        """What changes with any weight; of a folder that ringworld did not write, with any byte of them."""
+        if self.origin is not None and "weights" in self.origin.identity:
+            return self.origin.identity["weights"]
+        files = sorted(self.path.glob("*.safetensors"))
+        return hashlib.sha256("".join(map(sha256_file, files)).encode()).hexdigest()
+
+    def read_weights(self, mesh: Mesh) -> WorldModel:
+        """Read float32 weights, to be trained; each tensor goes straight to its shards.
+
+        Raises:
+            InputError: a tensor is missing, unknown, damaged or of another shape.
+        """
+        with jax.set_mesh(mesh):
+            return read_weights(self.path, self.architecture, tied=self.tied)
+
+    def read_generation_weights(self, mesh: Mesh, *, compute: str) -> GenerationWeights:
+        """Read weights ready for inference, in the compute type.
+
+        Raises:
+            InputError: as for `read_weights`.
+        """
+        with jax.set_mesh(mesh):
+            return read_generation_weights(self.path, self.architecture, compute=compute, tied=self.tied)
+
+
+def save_model(
+    folder: Path,
+    model: WorldModel,
+    *,
+    architecture: Architecture,
+    tokenizers: Tokenizers,
+    context_tokens: int,
+    generation: Mapping[str, Any],
+    origin: Origin,
+    mesh: Mesh,
+) -> None:
+    """Write a model folder whole, in place of one that stood there.
+
+    Args:
+        folder: its path.
+        model: float32 weights on `mesh`.
+        architecture: with the rope base that the model ended with.
+        tokenizers: those it was trained with.
+        context_tokens: longest context that it was trained on.
+        generation: defaults of generation, as JSON.
+        origin: where it comes from; the fingerprint of the weights is added to its identity.
+        mesh: on which the weights lie.
+
+    Raises:
+        InputError: something else stands there.
+    """
+    check_replaceable(folder)
+    bos, eos = tokenizers.text.bos, tokenizers.text.eos
+    with writing_folder(folder) as unfinished, jax.set_mesh(mesh):
+        identity = {**origin.identity, "weights": fingerprint(model)}
+        write_weights(unfinished, model, architecture)
+        config = hf_config(architecture, context_tokens=context_tokens, bos=bos, eos=eos)
+        write_json_atomic(unfinished / CONFIG_FILE, config)
+        write_json_atomic(
+            unfinished / GENERATION_FILE,
+            {"bos_token_id": bos, "eos_token_id": eos, OUR_KEY: dict(generation)},
+        )
+        tokenizers.save(unfinished)
+        write_origin(unfinished, replace(origin, identity=identity))
+
+
+def check_replaceable(folder: Path) -> None:
+    """Refuse to put a model in the place of what ringworld did not write.
+
+    Raises:
+        InputError: something stands there that is no model folder of ringworld.
+    """
+    if folder.exists() and not (folder / ORIGIN_FILE).exists():
+        problem = f"{folder} is where a model is to be saved, but has no {ORIGIN_FILE} of ringworld"
+        raise InputError(problem, path=folder, remedy="move it away, or name another folder")
+    if folder.exists():
+        read_origin(folder, kind="model")
+
+
+def is_saved(folder: Path, origin: Origin) -> bool:
+    """Return whether a folder holds the model of an origin already, so that a resumed run can leave it.
+
+    One from which a part was deleted, as remedies of damage say, is written again.
+    """
+    try:
+        found = ModelFolder.open(folder)
+        check_weights(folder, found.architecture, tied=found.tied)
+    except InputError:
+        return False
+    saved = found.origin
+    if saved is None:
+        return False
+    theirs = {name: value for name, value in saved.identity.items() if name != "weights"}
+    return theirs == origin.identity and saved.parents == origin.parents
+
+
+def _where_models_are(path: Path) -> str:
+    found = sorted((config.parent for config in path.glob("models/*/config.json")), key=_finished_at)
+    found += [path / "model"] if (path / "model" / CONFIG_FILE).exists() else []
+    return f"name one of its models, such as {found[-1]}" if found else "name a folder that train wrote"
+
+
+def _finished_at(folder: Path) -> float:
+    return (folder / CONFIG_FILE).stat().st_mtime

@@ -1,0 +1,85 @@
+"""Workloads: the lengths of the documents that a packed sequence may be made of."""
+
+from typing import Literal
+
+import numpy as np
+
+from ringworld.attention.layouts import MOST_TOKENS
+from ringworld.core.errors import InputError
+from ringworld.core.ranges import check_number
+
+Workload = Literal["one", "equal", "random", "lognormal", "book"]
+_BOOK = 0.4
+
+
+def draw(
+    workload: Workload, *, seq: int, documents: int, seed: int, median_tokens: int = 2000, sigma: float = 1.5
+) -> list[int]:
+    """Return lengths that fill a sequence.
+
+    | workload | lengths |
+    |---|---|
+    | `one` | one document |
+    | `equal` | `documents` that differ by one token at most |
+    | `random` | `documents`, cut at random places |
+    | `lognormal` | log-normal ones of a median and a spread, until the sequence is full |
+    | `book` | a book of 40% of the sequence, and log-normal ones for the rest |
+
+    Raises:
+        InputError: a number is out of range, or a length is beyond all numbers.
+    """
+    check_number("seq", seq, least=1, most=MOST_TOKENS)
+    check_number("seed", seed, least=0)
+    match workload:
+        case "one":
+            return [seq]
+        case "equal":
+            return equal(documents, seq=seq)
+        case "random":
+            return random_cuts(documents, seq=seq, seed=seed)
+        case "lognormal" | "book":
+            book = _BOOK if workload == "book" else 0.0
+            return lognormal(seq=seq, seed=seed, book=book, median_tokens=median_tokens, sigma=sigma)
+
+
+def equal(documents: int, *, seq: int) -> list[int]:
+    """Return lengths that differ by one token at most and fill a sequence."""
+    check_number("documents", documents, least=1, most=seq)
+    return np.diff(np.arange(documents + 1) * seq // documents).tolist()
+
+
+def random_cuts(documents: int, *, seq: int, seed: int) -> list[int]:
+    """Cut a sequence at random places into so many documents."""
+    check_number("documents", documents, least=1, most=seq)
+    cuts = np.random.default_rng(seed).choice(seq - 1, size=documents - 1, replace=False) + 1
+    return np.diff(np.sort(cuts), prepend=0, append=seq).tolist()
+
+
+def lognormal(
+    *, seq: int, seed: int, book: float = 0.0, median_tokens: int = 2000, sigma: float = 1.5
+) -> list[int]:
+    """Draw log-normal lengths until they fill a sequence, after one document of the share `book` of it.
+
+    Raises:
+        InputError: a number is out of range, or a length is beyond all numbers.
+    """
+    check_number("median_tokens", median_tokens, least=1, most=MOST_TOKENS)
+    check_number("sigma", sigma, least=0)
+    first = [max(int(book * seq), 1)] if book else []
+    # A draw is a token at least, so these are enough.
+    draws = np.random.default_rng(seed).lognormal(np.log(median_tokens), sigma, size=seq)
+    if not np.isfinite(draws).all():
+        raise InputError(f"sigma is {sigma}, which makes lengths infinite", field="sigma", value=sigma)
+    return first + until_full(draws, seq=seq - sum(first))
+
+
+def until_full(draws: np.ndarray, *, seq: int) -> list[int]:
+    """Return as many of these lengths as fill a sequence, the last one shortened; at least one token each.
+
+    Example:
+        Draws of 3.7, 0.2, 9 and 5 fill 10 tokens as 3, 1 and 6.
+    """
+    if not seq:
+        return []
+    ends = np.minimum(np.cumsum(np.clip(draws, 1, seq).astype(np.int64)), seq)
+    return np.diff(ends[: np.searchsorted(ends, seq) + 1], prepend=0).tolist()

@@ -1,0 +1,109 @@
+"""`origin.json`, one in every folder that ringworld writes: what the folder is and what it was made of."""
+
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+from ringworld.core.config import from_json, read_as, to_json, typed_command
+from ringworld.core.errors import InputError
+from ringworld.core.files import differences, fitted, write_json_atomic
+from ringworld.core.version import __version__
+
+ORIGIN_FILE = "origin.json"
+Kind = Literal["tokenizer", "examples", "run", "model", "evaluation", "generation", "toy world", "quickstart"]
+"""What a folder holds."""
+_LIBRARIES = ("jax", "jaxlib", "equinox", "optax", "orbax-checkpoint", "grain", "av", "tokenizers", "numpy")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Origin:
+    """Where a folder comes from."""
+
+    kind: Kind
+    ringworld: str = __version__
+    """Version that wrote it."""
+    command: str = field(default_factory=typed_command)
+    """Command line of the process that wrote it."""
+    versions: dict[str, str] = field(default_factory=lambda: versions())
+    """Of Python and the libraries that decide results."""
+    identity: dict[str, Any] = field(default_factory=dict)
+    """Equal for calls that may resume each other's work, and only for those."""
+    configuration: Any = None
+    """Everything that was configured, as plain JSON."""
+    parents: dict[str, Any] = field(default_factory=dict)
+    """The folders that it was made from, each with its path and fingerprint."""
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the libraries that decide results."""
+    return {"python": platform.python_version()} | {name: version(name) for name in _LIBRARIES}
+
+
+def read_origin(folder: Path, *, kind: Kind | None = None) -> Origin:
+    """Read the origin of a folder.
+
+    Args:
+        folder: that ringworld wrote.
+        kind: what it should hold.
+
+    Raises:
+        InputError: it has no origin, or holds something else.
+    """
+    path = folder / ORIGIN_FILE
+    if not folder.is_dir():
+        raise InputError(f"the folder {folder} does not exist", path=folder)
+    if not path.exists():
+        what = f"a {kind} folder" if kind else "a folder"
+        raise InputError(f"{folder} is not {what} of ringworld: it has no {ORIGIN_FILE}", path=folder)
+    blank = Origin(kind="run", ringworld="unknown", command="unknown", versions={})
+    found = read_as(dict[str, Any], path)
+    # The one key without a default must be there.
+    origin = from_json(Origin, fitted(to_json(blank), found | {"kind": found.get("kind")}), where=path)
+    if kind not in (None, origin.kind):
+        problem = f"the kind of {folder}, which ringworld wrote, is {origin.kind!r}, not {kind!r}"
+        raise InputError(problem, path=folder, remedy="name another folder")
+    return origin
+
+
+def write_origin(folder: Path, origin: Origin) -> None:
+    """Write `origin.json`, whole or not at all."""
+    write_json_atomic(folder / ORIGIN_FILE, to_json(origin))
+
+
+def claim(folder: Path, origin: Origin, *, results: str = "") -> None:
+    """Write the origin of a folder that is begun, or compare with the one that stands there.
+
+    Args:
+        folder: to be claimed.
+        origin: whose identity decides; what else changed since the first call is written anew.
+        results: glob of what appears with the first result: a folder of this kind without it can be claimed
+            anew. By default the claim itself binds.
+
+    Raises:
+        InputError: the folder is of another kind or identity; `value` lists what differs, as `model.layers`.
+    """
+    if (folder / ORIGIN_FILE).exists():
+        theirs = read_origin(folder, kind=origin.kind)
+        binding = not results or any(folder.glob(results))
+        if binding and (differing := differences(to_json(origin.identity), theirs.identity)):
+            raise InputError(
+                f"{folder} holds another {origin.kind}, which differs in {', '.join(differing)}",
+                path=folder,
+                field=differing[0],
+                value=differing,
+                remedy="choose another folder, or repeat the command that began it",
+            )
+        if (theirs.identity, theirs.configuration) == (
+            to_json(origin.identity),
+            to_json(origin.configuration),
+        ):
+            return
+    write_origin(folder, origin)
+
+
+def parent(folder: Path, fingerprint: str) -> Mapping[str, str]:
+    """Return how an origin names a folder that something was made from."""
+    return {"path": str(folder.resolve()), "fingerprint": fingerprint}

@@ -1,0 +1,45 @@
+"""SIGINT and SIGTERM as a request that a loop reads between two steps."""
+
+import os
+import signal
+import threading
+from types import FrameType, TracebackType
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class StopRequest:
+    """Holds back the first SIGINT or SIGTERM while it is entered; a second one acts at once.
+
+    Outside the main thread, where Python takes no signals, it never asks to stop.
+    """
+
+    def __init__(self) -> None:
+        """Ask for nothing yet."""
+        self.signal: signal.Signals | None = None
+        """The signal that came, if one did; it may change between two readings."""
+        self._previous: dict[signal.Signals, object] = {}
+
+    def __enter__(self) -> "StopRequest":
+        """Install the handlers."""
+        if threading.current_thread() is threading.main_thread():
+            self._previous = {number: signal.signal(number, self._note) for number in _SIGNALS}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Restore the handlers that were there."""
+        self._restore()
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.signal = signal.Signals(number)
+        self._restore()
+        # Not print: a signal may interrupt one, and print cannot be entered twice.
+        message = f"\n{self.signal.name}: stopping after this step; once more stops at once\n"
+        os.write(2, message.encode())
+
+    def _restore(self) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)  # pyright: ignore[reportArgumentType]
+        self._previous = {}

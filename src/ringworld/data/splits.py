@@ -1,0 +1,97 @@
+"""Which files are held out. The content of a file decides, so that a copy is on the side of its original."""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from ringworld.data.config import PrepareConfig
+from ringworld.data.quarantine import Quarantined, quarantine
+from ringworld.data.sources import HELD_OUT_FOLDER, Source, read_sidecar
+from ringworld.text.read_text import read_lines, read_text
+from ringworld.vision.media import check_video, read_image
+
+_SAMPLE_BYTES = 16 * 2**10
+
+
+def hold_out(roots: Sequence[Sequence[Source]], config: PrepareConfig) -> list[Source]:
+    """Give each file of one kind its split.
+
+    | files below a root | held out |
+    |---|---|
+    | some in a folder `held_out` | those |
+    | of all other roots together | those with the smallest hashes of their content |
+    | whose content is held out elsewhere | those, too |
+
+    Of the second group, where two files or more differ, each split is given one that can be read: that of the
+    smallest hash is held out, and that of the largest is not.
+    """
+    content = {source.path: _fingerprint(source.path) for sources in roots for source in sources}
+    held_out: set[str] = set()
+    drawn: list[Source] = []
+    for sources in roots:
+        inside = [s for s in sources if HELD_OUT_FOLDER in Path(s.relative).parts[:-1]]
+        held_out |= {content[source.path] for source in inside}
+        drawn += [] if inside else sources
+    held_out |= _draw(drawn, content, config)
+    return [
+        replace(source, split="held_out") if content[source.path] in held_out else source
+        for sources in roots
+        for source in sources
+    ]
+
+
+def _draw(sources: Sequence[Source], content: dict[Path, str], config: PrepareConfig) -> set[str]:
+    copies: dict[str, list[Source]] = {}
+    for source in sources:
+        copies.setdefault(content[source.path], []).append(source)
+    if len(copies) < 2 or config.held_out_fraction == 0:
+        return set()
+    drawn = {name: _fraction(f"{config.seed} {name}") for name in copies}
+    smallest_first = sorted(copies, key=lambda name: drawn[name])
+
+    def first_readable(names: list[str]) -> str:
+        return next((name for name in names if any(_is_readable(s, config) for s in copies[name])), names[0])
+
+    held_out = {name for name in copies if drawn[name] < config.held_out_fraction}
+    return (held_out | {first_readable(smallest_first)}) - {first_readable(smallest_first[::-1])}
+
+
+def _fingerprint(path: Path) -> str:
+    """Hash the size of a file and a few pieces of it; files that agree in these are held out together."""
+    try:
+        with path.open("rb") as stream:
+            size = os.fstat(stream.fileno()).st_size
+            digest = hashlib.sha256(str(size).encode())
+            for at in (0, size // 2, size - _SAMPLE_BYTES):
+                stream.seek(max(0, at))
+                digest.update(stream.read(_SAMPLE_BYTES))
+    except OSError:
+        return str(path)  # it will be quarantined where it is read
+    return digest.hexdigest()
+
+
+def _fraction(name: str) -> float:
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
+
+
+def _is_readable(source: Source, config: PrepareConfig) -> bool:
+    """Return whether a file can be read, as far as its beginning, its end and its sidecars show."""
+    problems: list[Quarantined] = []
+    with quarantine(source.relative, into=problems):
+        read_sidecar(source)
+        match source.format:
+            case "video":
+                check_video(source.path)
+            case "image":
+                read_image(source.path, resolution=8)
+            case "text":
+                read_text(source.path, max_bytes=config.max_text_bytes)
+            case "lines":
+                next(
+                    line
+                    for line in read_lines(source.path, longest=config.max_text_bytes)
+                    if not line.problem
+                )
+    return not problems

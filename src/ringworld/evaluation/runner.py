@@ -1,0 +1,119 @@
+"""Asks a model the items of every task; what an earlier call asked is not asked again."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ringworld.core.config import read_as, to_json
+from ringworld.core.errors import InputError
+from ringworld.core.files import append_jsonl, keep_jsonl, read_jsonl, write_json_atomic
+from ringworld.core.origin import Origin, claim
+from ringworld.core.results import Evaluation
+from ringworld.data.store import ExampleStore
+from ringworld.evaluation.task import EvaluationData, Item, Outcome, Subject, Task, TaskConfig, Unmeasured
+
+SUMMARY_FILE = "evaluation.json"
+_BATCH_TOKENS = 2**17
+"""Asked in one call: what a killed process may have to ask again."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Summary:
+    asked: list[dict[str, Any]]
+    evaluation: Evaluation
+
+
+def evaluate(
+    subject: Subject,
+    tasks: Sequence[TaskConfig],
+    *,
+    data: EvaluationData,
+    out: Path,
+    label: Mapping[str, str],
+    identity: Mapping[str, Any],
+) -> Evaluation:
+    """Measure what is not measured yet.
+
+    Args:
+        subject: the model.
+        tasks: what to measure.
+        data: held-out examples to score, and texts to hide needles in.
+        out: folder of this model's results: `evaluation.json`, and for each task the outcomes of its items,
+            one a line, written as soon as they are there.
+        label: what the results are called.
+        identity: JSON that is equal for equal models, and only for those.
+
+    Raises:
+        InputError: `out` holds results of another model or of other data, or there is no prepared data. What
+            cannot be measured is no error: its results say why.
+    """
+    measured_of = {**identity, "data": ExampleStore(data.folder).fingerprint}
+    claim(out, Origin(kind="evaluation", identity=measured_of))
+    packed = {name: value for name, value in to_json(data).items() if name != "folder"}
+    asked = [{"task": type(task).__name__, "config": to_json(task), "data": packed} for task in tasks]
+    if (out / SUMMARY_FILE).exists():
+        summary = read_as(_Summary, out / SUMMARY_FILE)
+        if summary.asked == asked and summary.evaluation.label == dict(label):
+            return summary.evaluation
+    results = []
+    for config, of_task in zip(tasks, asked):
+        task = config.build(subject, data=data)
+        digest = hashlib.sha256(json.dumps(of_task).encode()).hexdigest()[:8]
+        results += task.aggregate(_outcomes(subject, task, file=out / f"{task.name}-{digest}.jsonl"))
+    evaluation = Evaluation(label=dict(label), results=tuple(results))
+    write_json_atomic(out / SUMMARY_FILE, to_json(_Summary(asked=asked, evaluation=evaluation)))
+    return evaluation
+
+
+def read_evaluation(out: Path) -> Evaluation:
+    """Read what `evaluate` wrote.
+
+    Raises:
+        InputError: it is missing or damaged.
+    """
+    return read_as(_Summary, out / SUMMARY_FILE).evaluation
+
+
+def _outcomes(subject: Subject, task: Task[Any], *, file: Path) -> dict[str, Outcome | Unmeasured]:
+    """Return the outcome of each item by its key; `file` gains those that it lacks."""
+    keep_jsonl(file, lambda row: isinstance(row["item"], str) and isinstance(row["outcome"], dict))
+    outcomes: dict[str, Outcome | Unmeasured] = {row["item"]: row["outcome"] for row in read_jsonl(file)}
+    keys = []
+
+    def waiting() -> Iterator[Item[Any]]:
+        for item in task.items():
+            keys.append(item.key)
+            if item.key not in outcomes:
+                yield item
+
+    for batch in _batches(waiting()):
+        for item, outcome in zip(batch, _scored(subject, task, batch)):
+            outcomes[item.key] = outcome
+            if not isinstance(outcome, Unmeasured):
+                append_jsonl(file, {"item": item.key, "outcome": outcome})
+    return {key: outcomes[key] for key in keys}
+
+
+def _batches(items: Iterable[Item[Any]]) -> Iterator[list[Item[Any]]]:
+    """Yield consecutive items of one length, of `_BATCH_TOKENS` at most or a single one."""
+    batch: list[Item[Any]] = []
+    for item in items:
+        if batch and (item.tokens != batch[0].tokens or (len(batch) + 1) * item.tokens > _BATCH_TOKENS):
+            yield batch
+            batch = []
+        batch.append(item)
+    if batch:
+        yield batch
+
+
+def _scored(subject: Subject, task: Task[Any], items: Sequence[Item[Any]]) -> Iterator[Outcome | Unmeasured]:
+    done = 0
+    try:
+        for outcome in task.score(subject, items):
+            done += 1
+            yield outcome
+    except InputError as error:
+        yield from [Unmeasured(reason=str(error))] * (len(items) - done)

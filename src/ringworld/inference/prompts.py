@@ -1,0 +1,126 @@
+"""Words and frames to ids and back."""
+
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Int32, UInt8
+
+from ringworld.core.errors import InputError
+from ringworld.text import chat
+from ringworld.text.tokenizer import TextTokenizer
+from ringworld.text.vocabulary import Vocabulary
+from ringworld.vision.frame_tokenizer import FrameTokenizer
+
+Ids = Int32[np.ndarray, " _"]
+
+
+class Prompts:
+    """The templates of a model, with its tokenizers.
+
+    Attributes:
+        tokenizer: of text.
+        vocabulary: which ids are text, and which codes.
+        frame_tokenizer: of frames; None for a model of text alone.
+    """
+
+    def __init__(
+        self, tokenizer: TextTokenizer, *, vocabulary: Vocabulary, frame_tokenizer: FrameTokenizer | None
+    ) -> None:
+        """Keep the tokenizers.
+
+        Raises:
+            InputError: the ids or the codes of one do not fit into the vocabulary.
+        """
+        self.tokenizer, self.vocabulary, self.frame_tokenizer = tokenizer, vocabulary, frame_tokenizer
+        if tokenizer.size > vocabulary.text_size:
+            raise InputError(
+                f"a text tokenizer of {tokenizer.size} ids does not fit into {vocabulary.text_size} text ids",
+                field="tokenizer",
+                value=tokenizer.size,
+                remedy="use the tokenizers that the model was trained with",
+            )
+        if frame_tokenizer is not None:
+            config = frame_tokenizer.config
+            made, wanted = (config.codebook_size, config.codes_per_frame), _codes(vocabulary)
+            if made != wanted:
+                raise InputError(
+                    f"a frame tokenizer of {made[1]} codes a frame out of {made[0]} does not match a model "
+                    f"of {wanted[1]} out of {wanted[0]}",
+                    field="frame_tokenizer",
+                    value=made,
+                    remedy="use the tokenizers that the model was trained with",
+                )
+
+    def text(self, text: str) -> Ids:
+        """Return `<s>{text}`, to be continued."""
+        return np.array([self.tokenizer.bos, *self.tokenizer.encode(text)], np.int32)
+
+    def question(
+        self,
+        question: str,
+        *,
+        frames: UInt8[np.ndarray, "frames side side 3"] | None = None,
+        document: str | None = None,
+        answers: Literal["one", "several"] = "one",
+    ) -> Ids:
+        """Return a question, alone, about a video (or an image, of one frame) or about a document.
+
+        Args:
+            question: what is asked.
+            frames: of the size of the frame tokenizer.
+            document: a text.
+            answers: of a document: whether one thing is asked for or several, which the prompt says.
+
+        Raises:
+            InputError: it is about two things, or the frames have another size, or no tokenizer.
+        """
+        if frames is not None and document is not None:
+            problem = "a question is about a video or about a document, not about both"
+            raise InputError(problem, field="document", remedy="ask two questions")
+        if frames is not None:
+            codes = self.seeing().encode(frames)
+            return self._encode(chat.video_question_prompt(question), codes=[codes])
+        if document is not None:
+            return self._encode(chat.document_question_prompt(document, question, answers=answers))
+        return self._encode(chat.question_prompt(question))
+
+    def drawing(self, caption: str, *, frames: int) -> Ids:
+        """Return what asks for a video of so many frames, or for an image where it is one."""
+        return self._encode(chat.generation_prompt(caption, kind="image" if frames == 1 else "video"))
+
+    def unconditional(self) -> Ids:
+        """Return what asks for any frames: guidance compares with it."""
+        return self._encode(chat.unconditional_prompt())
+
+    def words(self, ids: Ids) -> str:
+        """Return the text of generated ids."""
+        return self.tokenizer.decode(ids.tolist())
+
+    def pixels(self, ids: Ids) -> UInt8[np.ndarray, "frames side side 3"]:
+        """Return the frames of generated ids.
+
+        Raises:
+            InputError: they are not whole frames, or there is no frame tokenizer.
+        """
+        return self.seeing().decode(self.vocabulary.decode_frames(ids))
+
+    def seeing(self) -> FrameTokenizer:
+        """Return the frame tokenizer.
+
+        Raises:
+            InputError: there is none.
+        """
+        if self.frame_tokenizer is None:
+            problem = "this model has no frame tokenizer, so it neither sees nor draws"
+            raise InputError(problem, field="frame_tokenizer", remedy="use a model of video and text")
+        return self.frame_tokenizer
+
+    def _encode(self, segments: chat.Segments, *, codes: list[np.ndarray] | None = None) -> Ids:
+        encoded = chat.encode(
+            segments, tokenizer=self.tokenizer, vocabulary=self.vocabulary, frames=codes or ()
+        )
+        return encoded.tokens
+
+
+def _codes(vocabulary: Vocabulary) -> tuple[int, int]:
+    return vocabulary.codes, vocabulary.codes_per_frame

@@ -1,0 +1,195 @@
+"""`config.json` of Hugging Face `LlamaForCausalLM`, to and from an `Architecture`."""
+
+from pathlib import Path
+from reprlib import repr as short
+from typing import Any
+
+from ringworld.core.config import read_as
+from ringworld.core.errors import InputError
+from ringworld.model.config import Architecture, Linear, Llama3, Rope, Scaling, Yarn
+
+CONFIG_FILE = "config.json"
+OUR_KEY = "ringworld"
+"""Under which our own values stand in files that other libraries read too."""
+_SUPPORTED = {
+    "model_type": "llama",
+    "hidden_act": "silu",
+    "attention_bias": False,
+    "mlp_bias": False,
+    "partial_rotary_factor": 1.0,
+    "quantization_config": None,
+    "compression_config": None,
+}
+"""What the keys that change the result must say, where they are there."""
+_YARN = {"attention_factor": None, "mscale": None, "mscale_all_dim": None, "truncate": True}
+"""What YaRN is supported with."""
+_SIZES = {
+    "num_hidden_layers": "layers",
+    "hidden_size": "embed",
+    "num_attention_heads": "heads",
+    "intermediate_size": "mlp",
+    "vocab_size": "vocab",
+}
+
+
+def hf_config(architecture: Architecture, *, context_tokens: int, bos: int, eos: int) -> dict[str, Any]:
+    """Return the configuration that `LlamaForCausalLM.from_pretrained` reads.
+
+    Args:
+        architecture: with the rope base that the model ended with.
+        context_tokens: longest context that it was trained on.
+        bos: id that begins a text.
+        eos: id that ends one.
+    """
+    rope = {"rope_type": "default", "rope_theta": architecture.rope.base} | _their_scaling(architecture.rope)
+    return {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "num_hidden_layers": architecture.layers,
+        "hidden_size": architecture.embed,
+        "num_attention_heads": architecture.heads,
+        "num_key_value_heads": architecture.kv_heads,
+        "head_dim": architecture.head,
+        "intermediate_size": architecture.mlp,
+        "vocab_size": architecture.vocab,
+        "rms_norm_eps": architecture.norm_eps,
+        # transformers 4 reads the first, transformers 5 the second.
+        "rope_theta": architecture.rope.base,
+        "rope_parameters": rope,
+        "max_position_embeddings": context_tokens,
+        "hidden_act": "silu",
+        "attention_bias": False,
+        "mlp_bias": False,
+        "tie_word_embeddings": False,
+        "bos_token_id": bos,
+        "eos_token_id": eos,
+        "torch_dtype": "float32",
+        OUR_KEY: {"text_vocab": architecture.text_vocab},
+    }
+
+
+def read_architecture(folder: Path) -> Architecture:
+    """Return the architecture that a `config.json` describes.
+
+    A model that ringworld did not write has no vision ids: all of its vocabulary is text.
+
+    Raises:
+        InputError: one error that names everything that is missing or not supported.
+    """
+    path = folder / CONFIG_FILE
+    theirs = read_as(dict[str, Any], path)
+    problems: list[str] = []
+    sizes = {name: theirs.get(key) for key, name in _SIZES.items()}
+    problems += [
+        f"{key} is {short(theirs.get(key))}" for key, name in _SIZES.items() if type(sizes[name]) is not int
+    ]
+    problems += [
+        f"{key} is {short(theirs[key])}, not {supported!r}"
+        for key, supported in _SUPPORTED.items()
+        if theirs.get(key, supported) != supported
+    ]
+    context = theirs.get("max_position_embeddings", 2048)
+    if type(context) is not int or not 1 <= context < 2**31:
+        problems.append(f"max_position_embeddings is {context!r}, not a length in tokens")
+    ours = theirs.get(OUR_KEY) or {}
+    if not isinstance(ours, dict) or type(ours.get("text_vocab", 0)) is not int:
+        problems.append(f"{OUR_KEY} is {ours!r}, not an object with a whole number text_vocab")
+    rope = _rope(theirs, problems)
+    if not problems:
+        try:
+            return _architecture(theirs, sizes, rope)
+        except InputError as error:
+            problems.append(error.problem)
+        except (TypeError, ValueError, ZeroDivisionError, OverflowError) as error:
+            problems.append(f"a size is not a number ({error})")
+    raise InputError(
+        f"{path} is not a LLaMA that ringworld can run: {'; '.join(problems)}",
+        path=path,
+        value=tuple(problems),
+    )
+
+
+def _architecture(theirs: dict[str, Any], sizes: dict[str, Any], rope: Rope) -> Architecture:
+    ours = theirs.get(OUR_KEY) or {}
+    vocab = sizes.pop("vocab")
+    text_vocab = ours.get("text_vocab", vocab)
+    return Architecture(
+        **sizes,
+        kv_heads=theirs.get("num_key_value_heads") or sizes["heads"],
+        head=theirs.get("head_dim") or sizes["embed"] // sizes["heads"],
+        text_vocab=text_vocab,
+        vision_vocab=vocab - text_vocab,
+        rope=rope,
+        norm_eps=float(theirs.get("rms_norm_eps", 1e-6)),
+    )
+
+
+def _rope(theirs: dict[str, Any], problems: list[str]) -> Rope:
+    described = theirs.get("rope_parameters") or theirs.get("rope_scaling") or {}
+    if not isinstance(described, dict):
+        problems.append(f"RoPE is described by a {type(described).__name__}, not an object")
+        return Rope()
+    kind = described.get("rope_type", described.get("type", "default"))
+    if (part := described.get("partial_rotary_factor", 1.0)) != 1.0:
+        problems.append(f"partial_rotary_factor of RoPE is {short(part)}, not 1.0")
+    try:
+        base = float(described.get("rope_theta", theirs.get("rope_theta", 10_000.0)))
+        return Rope(base=base, scaling=_our_scaling(kind, described, theirs))
+    except InputError as error:
+        problems.append(error.problem)
+    except KeyError as error:
+        problems.append(f"RoPE scaled by {kind!r} lacks {error}")
+    except (TypeError, ValueError, OverflowError) as error:
+        problems.append(f"RoPE scaled by {kind!r} has a value that is not a number ({error})")
+    return Rope()
+
+
+def _our_scaling(kind: str, described: dict[str, Any], theirs: dict[str, Any]) -> Scaling | None:
+    if kind == "default":
+        return None
+    original = described.get("original_max_position_embeddings") or theirs.get("max_position_embeddings") or 0
+    match kind:
+        case "linear":
+            return Linear(factor=float(described["factor"]))
+        case "llama3":
+            return Llama3(
+                factor=float(described["factor"]),
+                low_frequency_factor=float(described["low_freq_factor"]),
+                high_frequency_factor=float(described["high_freq_factor"]),
+                original_context_tokens=int(original),
+            )
+        case "yarn":
+            if unknown := [name for name, usual in _YARN.items() if described.get(name, usual) != usual]:
+                raise ValueError(f"{', '.join(unknown)} is not supported")
+            return Yarn(
+                factor=float(described["factor"]),
+                original_context_tokens=int(original),
+                beta_fast=float(described.get("beta_fast", 32.0)),
+                beta_slow=float(described.get("beta_slow", 1.0)),
+            )
+    raise InputError(
+        f"RoPE is scaled by {kind!r}, not by one of linear, llama3, yarn", field="rope.scaling", value=kind
+    )
+
+
+def _their_scaling(rope: Rope) -> dict[str, Any]:
+    match rope.scaling:
+        case Linear(factor=factor):
+            return {"rope_type": "linear", "factor": factor}
+        case Llama3() as scaling:
+            return {
+                "rope_type": "llama3",
+                "factor": scaling.factor,
+                "low_freq_factor": scaling.low_frequency_factor,
+                "high_freq_factor": scaling.high_frequency_factor,
+                "original_max_position_embeddings": scaling.original_context_tokens,
+            }
+        case Yarn() as scaling:
+            return {
+                "rope_type": "yarn",
+                "factor": scaling.factor,
+                "original_max_position_embeddings": scaling.original_context_tokens,
+                "beta_fast": scaling.beta_fast,
+                "beta_slow": scaling.beta_slow,
+            }
+    return {}

@@ -1,0 +1,160 @@
+"""The runs of the paper, with its figures (arXiv 2402.08268v4, tables 11 and 13)."""
+
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from ringworld.attention.config import AttentionConfig
+from ringworld.core.mesh_config import MeshConfig
+from ringworld.data.config import MixtureConfig, PackingConfig, PrepareConfig
+from ringworld.evaluation.config import EvaluationConfig
+from ringworld.evaluation.held_out import HeldOutConfig
+from ringworld.evaluation.needles import NeedleConfig
+from ringworld.inference.config import SamplingConfig, SamplingDefaults
+from ringworld.model.config import Architecture, Execution
+from ringworld.presets.run import RunConfig
+from ringworld.training.config import Stage, TrainingConfig
+from ringworld.vision.config import FrameTokenizerConfig, FrameTrainingConfig
+
+_LLAMA_7B = Architecture(
+    layers=32, embed=4096, heads=32, kv_heads=32, head=128, mlp=11_008, text_vocab=32_000, norm_eps=1e-5
+)
+_EXECUTION = Execution(
+    attention=AttentionConfig(layout="balanced"), mlp_block_tokens=4_096, compute="bfloat16"
+)
+_SAMPLING = SamplingDefaults(
+    image=SamplingConfig(top_k=8_192, guidance_scale=5.0), video=SamplingConfig(top_k=1_000)
+)
+# 16% of text, and a quarter of the rest for each of: image and video, drawn and understood.
+_VISION_MIXTURE = MixtureConfig(
+    text=0.16,
+    text_qa=0.0,
+    video=0.0,
+    video_caption=0.42,
+    video_qa=0.0,
+    caption_video=0.21,
+    caption_image=0.21,
+)
+_TEXT_MIXTURE = MixtureConfig(
+    text_qa=0.0, video=0.0, video_caption=0.0, video_qa=0.0, caption_video=0.0, caption_image=0.0
+)
+_CHAT_MIXTURE = MixtureConfig(
+    text=0.0, text_qa=0.1, video=0.0, video_caption=0.2, video_qa=0.7, caption_video=0.0, caption_image=0.0
+)
+
+
+def _stage(name: str, power: int, *, tokens: int, rates: tuple[float, float], **fields: Any) -> Stage:
+    """Return a column of the paper's tables, whose updates are of so many tokens."""
+    return Stage(
+        name=name,
+        context_tokens=2**power,
+        batch_sequences=tokens // 2**power,
+        learning_rate=rates[0],
+        min_learning_rate=rates[1],
+        **fields,
+    )
+
+
+_text = partial(_stage, tokens=2**22, rates=(4e-5, 4e-5), mixture=_TEXT_MIXTURE)
+_vision = partial(_stage, tokens=2**23, rates=(6e-4, 6e-5), mixture=_VISION_MIXTURE, rope_base=5e7)
+_chat = partial(_vision, rates=(8e-5, 8e-5), mixture=_CHAT_MIXTURE)
+_TEXT_STAGES = (
+    _text("32K", 15, rope_base=1e6, steps=1_200, warmup_steps=100, mesh=MeshConfig(fsdp=64, tensor=4)),
+    _text("128K", 17, rope_base=1e7, steps=3_000, warmup_steps=200, mesh=MeshConfig(fsdp=32, tensor=8)),
+    _text("256K", 18, rope_base=1e7, steps=3_000, warmup_steps=200, mesh=MeshConfig(fsdp=16, tensor=16)),
+    _text("512K", 19, rope_base=25e6, steps=720, warmup_steps=50, mesh=MeshConfig(fsdp=8, ring=2, tensor=16)),
+    _text("1M", 20, rope_base=5e7, steps=450, warmup_steps=25, mesh=MeshConfig(fsdp=4, ring=4, tensor=16)),
+)
+_VISION_STAGES = (
+    _vision("1K", 10, steps=45_000, warmup_steps=1_000, mesh=MeshConfig(fsdp=512)),
+    _vision("8K", 13, steps=14_000, warmup_steps=500, mesh=MeshConfig(fsdp=512)),
+)
+_CHAT_STAGES = (
+    _chat("32K", 15, steps=1_200, warmup_steps=100, mesh=MeshConfig(fsdp=128, tensor=4)),
+    _chat("128K", 17, steps=450, warmup_steps=50, mesh=MeshConfig(fsdp=64, tensor=8)),
+    _chat("1M", 20, steps=50, warmup_steps=5, mesh=MeshConfig(fsdp=8, ring=4, tensor=16)),
+)
+
+
+def _needles(longest_power: int) -> EvaluationConfig:
+    contexts = tuple(2**power for power in range(12, longest_power + 1, 2))
+    single = NeedleConfig(context_tokens=contexts, rounds=3)
+    return EvaluationConfig(tasks=(single, replace(single, needles=4, asked=2, rounds=10), HeldOutConfig()))
+
+
+def lwm_text_7b() -> RunConfig:
+    """LWM-Text: LLaMA-2 7B over text alone, extended from 32K to 1M tokens in five stages.
+
+    Hardware: 256 TPU v4 chips, the paper's v4-512 slice, each stage on the paper's own mesh.
+    Cost: 241 hours of that slice in the paper (8, 45, 83, 47 and 58 by stage).
+    Never run by us: the project had no TPU. Its step is type-checked at full size on these meshes.
+
+    Give it LLaMA-2's weights and tokenizer with `--init`; without, it begins from random weights.
+
+        ringworld train --preset lwm_text_7b --data examples --init llama-2-7b --out runs/lwm_text_7b
+    """
+    return RunConfig(
+        frames=None,
+        frame_training=None,
+        prepare=PrepareConfig(document_tokens=2**20, held_out_fraction=0.001),
+        model=_LLAMA_7B,
+        execution=_EXECUTION,
+        training=TrainingConfig(stages=_TEXT_STAGES, packing=PackingConfig(open_rows=64), log_every_steps=10),
+        evaluation=_needles(20),
+        sampling=_SAMPLING,
+    )
+
+
+def lwm_7b() -> RunConfig:
+    """LWM: the first two vision-language stages of the 7B model, images at 1K and short videos at 8K tokens.
+
+    Hardware: 512 TPU v4 chips, the paper's v4-1024 slice, weights sharded over all of them.
+    Cost: 115 hours of that slice in the paper (83 and 32 by stage).
+    Never run by us: the project had no TPU. Its step is type-checked at full size on these meshes.
+
+        ringworld train --preset lwm_7b --data examples --init runs/lwm_text_7b/models/1M --out runs/lwm_7b
+    """
+    return RunConfig(
+        frames=FrameTokenizerConfig(),
+        frame_training=FrameTrainingConfig(
+            steps=500_000,
+            batch_frames=256,
+            learning_rate=1e-4,
+            warmup_steps=5_000,
+            continuous_steps=5_000,
+            adversarial_start_step=250_000,
+            checkpoint_every_steps=5_000,
+        ),
+        frame_training_frames=2**16,
+        prepare=PrepareConfig(max_frames=30, document_tokens=2**13, held_out_fraction=0.001),
+        model=replace(_LLAMA_7B, vision_vocab=8_448),
+        execution=_EXECUTION,
+        training=TrainingConfig(
+            stages=_VISION_STAGES,
+            packing=PackingConfig(open_rows=64),
+            log_every_steps=10,
+        ),
+        evaluation=_needles(12),
+        sampling=_SAMPLING,
+    )
+
+
+def lwm_chat_7b() -> RunConfig:
+    """LWM-Chat: questions about videos of 100, 450 and 4,000 frames, at 32K, 128K and 1M tokens.
+
+    Hardware: 512 TPU v4 chips, the paper's v4-1024 slice, each stage on the paper's own mesh.
+    Cost: 24 hours of that slice in the paper (10, 6 and 8 by stage).
+    Never run by us: the project had no TPU. Its step is type-checked at full size on these meshes.
+
+    Examples are prepared once, with up to 4,000 frames each; those longer than a stage's context are left out
+    of it and counted.
+
+        ringworld train --preset lwm_chat_7b --data examples --init runs/lwm_7b/models/8K --out runs/chat
+    """
+    run = lwm_7b()
+    return replace(
+        run,
+        prepare=replace(run.prepare, max_frames=4_000, document_tokens=2**20),
+        training=replace(run.training, stages=_CHAT_STAGES),
+        evaluation=_needles(20),
+    )

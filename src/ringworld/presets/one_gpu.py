@@ -1,0 +1,99 @@
+"""A model that one large GPU trains in days."""
+
+from dataclasses import replace
+
+from ringworld.attention.config import AttentionConfig
+from ringworld.data.config import PackingConfig, PrepareConfig
+from ringworld.evaluation.config import EvaluationConfig
+from ringworld.evaluation.held_out import HeldOutConfig
+from ringworld.evaluation.needles import NeedleConfig
+from ringworld.inference.config import SamplingConfig, SamplingDefaults
+from ringworld.model.config import Architecture, Execution
+from ringworld.presets.run import RunConfig
+from ringworld.training.config import Stage, TrainingConfig
+from ringworld.vision.config import FrameTokenizerConfig, FrameTrainingConfig
+
+
+def one_gpu() -> RunConfig:
+    """400M parameters over one's own videos at 256 px and texts, from 4K to 64K tokens, on one GPU.
+
+    Hardware: one GPU of 80 GB (H100, A100).
+    Cost: by arithmetic, 6 x 10^19 FLOPs for 18 billion tokens: 2 days at 350 TFLOP/s; never measured.
+    Never run by us on a GPU. Its step is type-checked at full size.
+
+        ringworld train --preset one_gpu --data examples --out runs/one_gpu
+    """
+    frames = FrameTokenizerConfig(channels=(64, 128, 128, 256, 256), codebook_size=4096)
+    stage = Stage(
+        name="4K",
+        context_tokens=2**12,
+        rope_base=5e5,
+        steps=60_000,
+        batch_sequences=64,
+        accumulation_steps=8,
+        learning_rate=3e-4,
+        min_learning_rate=3e-5,
+        warmup_steps=2_000,
+    )
+    longer = replace(stage, learning_rate=6e-5, min_learning_rate=6e-6, warmup_steps=100)
+    return RunConfig(
+        frames=frames,
+        frame_training=FrameTrainingConfig(
+            steps=100_000,
+            batch_frames=32,
+            learning_rate=3e-4,
+            warmup_steps=1_000,
+            continuous_steps=2_000,
+            adversarial_start_step=60_000,
+            checkpoint_every_steps=2_000,
+            log_every_steps=100,
+        ),
+        frame_training_frames=2**15,
+        prepare=PrepareConfig(max_frames=60, document_tokens=2**16, held_out_fraction=0.01),
+        model=Architecture(
+            layers=24,
+            embed=1024,
+            heads=16,
+            kv_heads=4,
+            head=64,
+            mlp=4096,
+            text_vocab=32_000,
+            vision_vocab=frames.codebook_size + 2,
+        ),
+        execution=Execution(
+            attention=AttentionConfig(layout="contiguous"), mlp_block_tokens=4_096, compute="bfloat16"
+        ),
+        training=TrainingConfig(
+            stages=(
+                stage,
+                replace(
+                    longer,
+                    name="16K",
+                    context_tokens=2**14,
+                    rope_base=5e6,
+                    steps=8_000,
+                    batch_sequences=16,
+                    accumulation_steps=8,
+                ),
+                replace(
+                    longer,
+                    name="64K",
+                    context_tokens=2**16,
+                    rope_base=2e7,
+                    steps=2_000,
+                    batch_sequences=4,
+                    accumulation_steps=4,
+                ),
+            ),
+            packing=PackingConfig(open_rows=32),
+            checkpoint_every_steps=500,
+            log_every_steps=10,
+        ),
+        evaluation=EvaluationConfig(
+            tasks=(NeedleConfig(context_tokens=(2**12, 2**14, 2**16), rounds=3), HeldOutConfig())
+        ),
+        sampling=SamplingDefaults(
+            image=SamplingConfig(top_k=2_000, guidance_scale=3.0),
+            video=SamplingConfig(top_k=1_000, guidance_scale=2.0),
+        ),
+    )

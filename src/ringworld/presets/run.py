@@ -1,0 +1,176 @@
+"""What a preset returns, and how one is found by its name."""
+
+import importlib
+import inspect
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from ringworld.core.errors import InputError, not_a_choice
+from ringworld.core.mesh_config import MeshConfig
+from ringworld.core.ranges import check_range
+from ringworld.data.config import PrepareConfig
+from ringworld.evaluation.config import EvaluationConfig
+from ringworld.inference.config import SamplingDefaults
+from ringworld.model.config import Architecture, Execution
+from ringworld.text.vocabulary import Vocabulary
+from ringworld.training.config import TrainingConfig, validate
+from ringworld.vision.config import FrameTokenizerConfig, FrameTrainingConfig
+
+Preset = Callable[[], "RunConfig"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunConfig:
+    """Everything that decides a run, from files to a trained model."""
+
+    frames: FrameTokenizerConfig | None
+    """Shape of the frame tokenizer; None for a model of text alone."""
+    frame_training: FrameTrainingConfig | None
+    """How it is trained."""
+    frame_training_frames: int = 4096
+    """Most frames that are kept in memory to train it on."""
+    prepare: PrepareConfig = field(default_factory=PrepareConfig)
+    """How files become examples."""
+    model: Architecture
+    """Shape of the world model; `text_vocab` is also the size asked of the text tokenizer."""
+    execution: Execution = field(default_factory=Execution)
+    """How it is computed."""
+    training: TrainingConfig
+    """Stages and optimizer."""
+    evaluation: EvaluationConfig
+    """What is measured before and after each stage."""
+    sampling: SamplingDefaults = field(default_factory=SamplingDefaults)
+    """How text, images and videos are drawn where a caller does not say."""
+
+    def __post_init__(self) -> None:
+        """Check what the parts demand of each other.
+
+        Raises:
+            InputError: a rule does not hold.
+        """
+        check_range(self, "frame_training_frames", least=1)
+        validate(self.training, self.model, self.execution)
+        if (self.frames is None) != (self.frame_training is None):
+            problem = "frames and frame_training describe one frame tokenizer: give both, or neither"
+            raise InputError(problem, field="frame_training")
+        needed = self.vocabulary.vision_size
+        if self.model.vision_vocab < needed:
+            raise InputError(
+                f"model.vision_vocab is {self.model.vision_vocab}, but codes and their ends need {needed}",
+                field="model.vision_vocab",
+                value=self.model.vision_vocab,
+                remedy="raise vision_vocab or shrink the codebook",
+            )
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The one id space of this run."""
+        return Vocabulary(
+            text_size=self.model.text_vocab,
+            codes=self.frames.codebook_size if self.frames else 0,
+            codes_per_frame=self.frames.codes_per_frame if self.frames else 0,
+        )
+
+    @property
+    def devices(self) -> int:
+        """Devices of the stage that has most."""
+        return max(stage.mesh.devices for stage in self.training.stages)
+
+    def on_devices(self, count: int) -> "RunConfig":
+        """Return the same run with the ring as large as `count` devices allow, the other axes kept.
+
+        Raises:
+            InputError: the other axes do not divide `count`, or the model or a context does not divide.
+        """
+
+        def on(mesh: MeshConfig) -> MeshConfig:
+            others = mesh.devices // mesh.ring
+            if count < 1 or count % others:
+                raise InputError(
+                    f"{count} devices do not make whole rings beside the other axes of a mesh, whose product "
+                    f"is {others}",
+                    field="devices",
+                    value=count,
+                    remedy=f"use a multiple of {others}, or another mesh",
+                )
+            return replace(mesh, ring=count // others)
+
+        stages = tuple(replace(stage, mesh=on(stage.mesh)) for stage in self.training.stages)
+        return replace(self, training=replace(self.training, stages=stages))
+
+
+def find_preset(name: str) -> Preset:
+    """Return the preset of that name: one of ringworld's, or `module:function` of anyone's.
+
+    A module is looked for in the current folder too.
+
+    Raises:
+        InputError: there is none; the message names the nearest.
+    """
+    module_name, colon, function_name = name.partition(":")
+    if not colon:
+        module_name, function_name = "ringworld.presets", name
+    if not all(part.isidentifier() for part in (*module_name.split("."), function_name)):
+        problem = f"{name!r} is neither the name of a preset nor MODULE:FUNCTION"
+        raise InputError(problem, field="preset", value=name)
+    functions = _functions(module_name, name)
+    if function_name not in functions:
+        raise not_a_choice("preset", function_name, choices=functions)
+    return functions[function_name]
+
+
+def load_preset(name: str) -> RunConfig:
+    """Return the run of the preset of that name; see `find_preset`.
+
+    Raises:
+        InputError: there is none, or it returns something else.
+    """
+    preset = find_preset(name)
+    try:
+        inspect.signature(preset).bind()
+    except TypeError as error:
+        raise InputError(f"the preset {name} needs arguments ({error})", field="preset", value=name) from None
+    run = preset()
+    if not isinstance(run, RunConfig):
+        problem = f"the preset {name} returns an object of type {type(run).__name__}, not a RunConfig"
+        raise InputError(problem, field="preset", value=name)
+    return run
+
+
+def catalog() -> str:
+    """Return a paragraph for each of ringworld's presets: what it is, on which hardware, at what cost."""
+    return "\n".join(f"  {name}: {_in_short(preset)}" for name, preset in presets().items())
+
+
+def presets(module_name: str = "ringworld.presets") -> dict[str, Preset]:
+    """Return the functions of a module and its package by name; by default ringworld's presets."""
+    package = module_name.partition(".")[0]
+    module = importlib.import_module(module_name)
+    functions = {name: value for name, value in vars(module).items() if inspect.isfunction(value)}
+    return {
+        name: value
+        for name, value in functions.items()
+        if not name.startswith("_") and value.__module__.partition(".")[0] == package
+    }
+
+
+def _in_short(function: Preset) -> str:
+    lines = inspect.cleandoc(function.__doc__ or "").splitlines()
+    hardware = [line for line in lines if line.startswith(("Hardware:", "Cost:", "Never run"))]
+    return "\n    ".join([lines[0], *hardware])
+
+
+def _functions(module_name: str, name: str) -> dict[str, Preset]:
+    here = os.getcwd()
+    sys.path.insert(0, here)
+    try:
+        return presets(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+            raise
+        problem = f"there is no module {error.name} for the preset {name}"
+        raise InputError(problem, field="preset", value=name) from None
+    finally:
+        sys.path.remove(here)

@@ -1,0 +1,1 @@
+"""The toy world, and the whole path from files to a report."""

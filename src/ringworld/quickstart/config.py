@@ -1,0 +1,104 @@
+"""The toy world, and what a quickstart runs with."""
+
+from dataclasses import dataclass
+
+from ringworld.core.errors import InputError
+from ringworld.core.ranges import check_range
+from ringworld.presets import RunConfig, quickstart, smoke
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ToyWorldConfig:
+    """Videos of moving shapes and documents that hold facts."""
+
+    clips: int = 200
+    """Number of videos to train on."""
+    held_out_clips: int = 20
+    """Number of further videos. Videos to train on show none of their scenes, and none of some poses (color,
+    shape and place) that they show."""
+    frame_pixels: int = 64
+    """Width and height of the videos."""
+    frames_per_second: int = 8
+    """Frame rate of the videos."""
+    clip_seconds: float = 2.0
+    """Length of each video."""
+    cut_fraction: float = 0.3
+    """Part of the videos that cut to a second scene in the middle."""
+    shape_pixels: int = 24
+    """Width and height of each shape."""
+    speed_pixels: float = 16.0
+    """Pixels that a shape moves in a second."""
+    grid_pixels: int = 4
+    """Shapes stand at multiples of this, so that frames have fewer distinct patches; 0 is no grid."""
+    documents: int = 200
+    """Number of text files."""
+    shortest_words: int = 70
+    """Length of the shortest document."""
+    longest_words: int = 4500
+    """Length of the longest document; lengths are spread evenly over their logarithm."""
+    most_facts: int = 4
+    """A document holds from one to this many needles, and up to half as many other facts of each family."""
+    seed: int = 0
+    """Same seed, same files."""
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that leave the shapes no room."""
+        check_range(self, "clips", "held_out_clips", "documents", "speed_pixels", "grid_pixels", least=0)
+        check_range(self, "frames_per_second", "most_facts", least=1)
+        check_range(self, "shape_pixels", least=4)
+        check_range(self, "clip_seconds", above=0)
+        check_range(self, "cut_fraction", least=0, most=1)
+        check_range(self, "shortest_words", least=10, most=self.longest_words)
+        room, travel = self.room_pixels, self.speed_pixels * self.clip_seconds
+        if travel > room:
+            problem = f"a shape travels {travel:g} pixels in a clip, but the frame leaves it {room}"
+            raise InputError(problem, field="speed_pixels", value=self.speed_pixels)
+        check_range(self, "seed", least=0, below=2**63)
+
+    @property
+    def room_pixels(self) -> int:
+        """How far a shape can go from one edge of the frame to the other."""
+        return self.frame_pixels - self.shape_pixels
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class QuickstartConfig:
+    """A run, and the world that is rendered for it."""
+
+    toy_world: ToyWorldConfig
+    """Videos and documents that the quickstart renders for itself."""
+    run: RunConfig
+    """From files to a trained model."""
+
+
+def full() -> QuickstartConfig:
+    """Return the quickstart: minutes on two CPU cores."""
+    toy_world = ToyWorldConfig(
+        clips=800,
+        held_out_clips=24,
+        clip_seconds=1.5,
+        cut_fraction=0.2,
+        shape_pixels=32,
+        grid_pixels=16,
+        speed_pixels=21.0,
+        documents=600,
+        longest_words=1500,
+    )
+    return QuickstartConfig(toy_world=toy_world, run=quickstart())
+
+
+def tiny() -> QuickstartConfig:
+    """Return one too small to learn anything, about a minute: what the tests run."""
+    toy_world = ToyWorldConfig(
+        clips=12,
+        held_out_clips=3,
+        documents=8,
+        frame_pixels=32,
+        shape_pixels=12,
+        speed_pixels=4.0,
+        longest_words=300,
+    )
+    return QuickstartConfig(toy_world=toy_world, run=smoke())
+
+
+QUICKSTARTS = {"quickstart": full, "smoke": tiny}

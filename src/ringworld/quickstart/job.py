@@ -1,0 +1,116 @@
+"""The whole path from files to a report, each part as its own command does it."""
+
+import shutil
+from pathlib import Path
+
+from ringworld.api.load import load
+from ringworld.api.machine import on_this_machine
+from ringworld.api.prepare import prepare
+from ringworld.api.tokenizer import train_tokenizer
+from ringworld.api.train import train
+from ringworld.core.config import to_json, typed_command
+from ringworld.core.errors import InputError
+from ringworld.core.files import only_one, writing_folder
+from ringworld.core.memory import peak_memory_bytes
+from ringworld.core.origin import Origin, claim
+from ringworld.core.progress import Progress
+from ringworld.data.find_sources import find_sources, why_no_file
+from ringworld.quickstart.config import QuickstartConfig, ToyWorldConfig
+from ringworld.quickstart.demonstrations import demonstrate
+from ringworld.quickstart.phases import Phases
+from ringworld.quickstart.summary import summarize
+from ringworld.quickstart.toy_world import ToyWorld, render_toy_world
+from ringworld.report.report import write_report
+
+PHASES_FOLDER, MODEL_FOLDER = "phases", "model"
+Paths = tuple[Path, ...]
+
+
+def quickstart(
+    config: QuickstartConfig, *, out: Path, videos: Paths, texts: Paths, devices: int | None
+) -> Path:
+    """Do what is not done yet of the whole path, and return the path of the report.
+
+    Args:
+        config: the toy world and the run.
+        out: folder of everything; a second call resumes in it.
+        videos: the user's, besides the toy world's.
+        texts: likewise.
+        devices: of the ring, or None for the default of this machine.
+
+    Raises:
+        InputError: an input cannot be used, or `out` holds another run.
+    """
+    with only_one(out):
+        _claim(out, config, videos=videos, texts=texts)
+        run = on_this_machine(config.run, devices=devices)
+        if videos or texts:
+            find_sources(videos=videos, texts=texts, config=run.prepare)
+        toy, tokenizer, examples, trained, samples = (
+            out / name for name in ("toy", "tokenizer", "examples", "train", "samples")
+        )
+        phases = Phases(out / PHASES_FOLDER)
+        with phases("toy world", leaves=toy):
+            rendered = _render(toy, config.toy_world)
+        videos, texts = (rendered.videos, *videos), (rendered.texts, *texts)
+        sources = find_sources(videos=videos, texts=texts, config=run.prepare)
+        with phases("tokenizers", leaves=tokenizer):
+            train_tokenizer(run, videos=videos, texts=texts, out=tokenizer)
+        with phases("preparation", leaves=examples):
+            prepared = prepare(run, videos=videos, texts=texts, tokenizer=tokenizer, out=examples)
+        with phases("training and evaluation", leaves=trained):
+            model = train(run, data=examples, out=trained, devices=devices)
+        if not (out / MODEL_FOLDER).exists():
+            with writing_folder(out / MODEL_FOLDER) as unfinished:
+                shutil.copytree(model, unfinished, dirs_exist_ok=True)
+        with phases("generation", leaves=samples):
+            shown = demonstrate(
+                load(out / MODEL_FOLDER, devices=run.training.stages[-1].mesh.devices),
+                run,
+                sources=sources,
+                root=out,
+                folder=samples,
+            )
+        metrics = summarize(
+            run,
+            toy_world=config.toy_world,
+            tokenizer=tokenizer,
+            examples=examples,
+            train=trained,
+            command=typed_command(),
+            sources=sources,
+            prepared=prepared,
+            shown=shown,
+            phases=phases.done(),
+            peak_bytes=peak_memory_bytes(),
+        )
+        return write_report(metrics, out=out)
+
+
+def _claim(out: Path, config: QuickstartConfig, *, videos: Paths, texts: Paths) -> None:
+    """Write which run this is and which inputs join in, or check that both are those of an earlier call.
+
+    A call that was refused before its first part leaves nothing that binds the next.
+
+    Raises:
+        InputError: an input is missing, or `out` holds the run of another configuration or of other inputs.
+    """
+    for field, paths in (("videos", videos), ("texts", texts)):
+        for path in paths:
+            if reason := why_no_file(path) or ("" if path.exists() else "no such file"):
+                problem = f"{path} cannot be read: {reason}"
+                raise InputError(problem, field=field, value=path, path=path, remedy="check its name")
+    identity = {
+        "videos": [str(path.resolve()) for path in videos],
+        "texts": [str(path.resolve()) for path in texts],
+        "config": to_json(config),
+    }
+    origin = Origin(kind="quickstart", identity=identity, configuration=to_json(config.run))
+    claim(out, origin, results=PHASES_FOLDER)
+
+
+def _render(folder: Path, config: ToyWorldConfig) -> ToyWorld:
+    with Progress("toy world", total=1, unit="files") as progress:
+        return render_toy_world(
+            folder, config, on_progress=lambda done, total: progress.update(done, total=total)
+        )

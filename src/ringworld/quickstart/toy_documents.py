@@ -1,0 +1,99 @@
+"""Documents of simple sentences in which facts are hidden, with questions that ask for them."""
+
+import math
+from dataclasses import dataclass
+from random import Random
+
+from ringworld.data.sources import Question
+from ringworld.quickstart.config import ToyWorldConfig
+from ringworld.text import needles
+
+_WHO = ("old man", "young woman", "tall boy", "small girl", "baker", "farmer", "teacher", "sailor")
+_HOW = ("slowly", "quietly", "often", "gladly", "again", "alone")
+_DOES = ("walks to", "looks at", "comes from", "thinks of", "talks about", "waits near")
+_WHAT = ("river", "house", "garden", "market", "bridge", "field", "tower", "road", "school", "lake")
+_WHEN = ("In the morning", "At noon", "In the evening", "On a cold day", "After the rain", "Every week")
+_NAMES = ("Anna", "Ben", "Clara", "David", "Emma", "Felix", "Grace", "Henry", "Ida", "Jonas", "Karl", "Lena")
+_JOBS = ("pilot", "doctor", "painter", "lawyer", "singer", "tailor", "gardener", "writer")
+_BOXES = ("iron", "wooden", "paper", "glass", "silver", "copper", "leather", "stone")
+_THINGS = ("apples", "coins", "books", "keys", "shells", "stamps", "ropes", "candles")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HiddenFact:
+    """A sentence to be hidden, and what is asked about it."""
+
+    sentence: str
+    asked: Question
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ToyDocument:
+    """A text, and what can be asked about it."""
+
+    text: str
+    questions: tuple[Question, ...]
+
+
+def write_document(random: Random, config: ToyWorldConfig) -> ToyDocument:
+    """Write filler of a length drawn evenly over its logarithm, with facts at random depths.
+
+    One question asks for each fact, and one for several needles at once where there are several.
+    """
+    longest = math.log(config.longest_words / config.shortest_words)
+    words = round(config.shortest_words * math.exp(random.uniform(0, longest)))
+    cities = {
+        city: str(random.randrange(10**6, 10**7))
+        for city in _some(random, needles.CITIES, 1, config.most_facts)
+    }
+    facts = [_needle_fact([city], cities) for city in cities]
+    for name in _some(random, _NAMES, 0, config.most_facts // 2):
+        sentence = f"{name} is a {random.choice(_JOBS)}."
+        facts.append(_sentence_fact(sentence, f"What is the work of {name}?"))
+    for box in _some(random, _BOXES, 0, config.most_facts // 2):
+        sentence = f"The {box} box holds {random.randint(2, 99)} {random.choice(_THINGS)}."
+        facts.append(_sentence_fact(sentence, f"What does the {box} box hold?"))
+    sentences = filler(random, words)
+    for fact in facts:
+        sentences.insert(random.randint(0, len(sentences)), fact.sentence)
+    if len(cities) > 1:
+        facts.append(_needle_fact(random.sample(list(cities), 2), cities))
+    # A needle brings its own line ends, so that it takes no space before or after.
+    text = " ".join(sentences).replace(" \n", "\n").replace("\n ", "\n").strip()
+    return ToyDocument(text=text, questions=tuple(fact.asked for fact in facts))
+
+
+def filler(random: Random, words: int) -> list[str]:
+    """Return simple sentences of about so many words in all."""
+    sentences, count = [], 0
+    while count < words:
+        sentence = _sentence(random)
+        sentences.append(sentence)
+        count += sentence.count(" ") + 1
+    return sentences
+
+
+def _sentence(random: Random) -> str:
+    action = (
+        f"the {random.choice(_WHO)} {random.choice(_HOW)} {random.choice(_DOES)} the {random.choice(_WHAT)}"
+    )
+    if random.random() < 0.5:
+        return f"{random.choice(_WHEN)} {action}."
+    return f"T{action[1:]}."
+
+
+def _some(random: Random, names: tuple[str, ...], fewest: int, most: int) -> list[str]:
+    return random.sample(names, random.randint(fewest, most))
+
+
+def _needle_fact(cities: list[str], numbers: dict[str, str]) -> HiddenFact:
+    asked = Question(
+        question=needles.question(cities),
+        answer=needles.answer({city: numbers[city] for city in cities}),
+        answers="one" if len(cities) == 1 else "several",
+    )
+    return HiddenFact(sentence="".join(needles.needle(city, numbers[city]) for city in cities), asked=asked)
+
+
+def _sentence_fact(sentence: str, question: str) -> HiddenFact:
+    return HiddenFact(sentence=sentence, asked=Question(question=question, answer=sentence))

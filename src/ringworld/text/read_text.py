@@ -1,0 +1,176 @@
+"""Text files as they are found: byte-order marks, line ends, Project Gutenberg's frame, binary files.
+
+Documents, captions and sidecars are all decoded here, by one rule.
+"""
+
+import codecs
+import re
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO, TypeGuard
+
+from ringworld.core.errors import InputError
+from ringworld.core.files import parse_json
+
+# The mark of UTF-32 begins with that of UTF-16, so it comes first.
+_MARKS = (
+    (codecs.BOM_UTF32_LE, "utf-32-le"),
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
+_GUTENBERG_START = re.compile(
+    r"\*\*\* ?START OF TH(?:E|IS) PROJECT GUTENBERG EBOOK.{0,400}?\*\*\*[ \t]*\n", re.DOTALL
+)
+_GUTENBERG_END = re.compile(
+    r"\n(?:End of (?:the )?Project Gutenberg|\*\*\* ?END OF TH(?:E|IS) PROJECT GUTENBERG EBOOK)",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Line:
+    """One line of a JSONL file: its text, or why it has none."""
+
+    number: int
+    """Counted from 1."""
+    text: str = ""
+    problem: str = ""
+
+
+def read_text(path: Path, *, max_bytes: int) -> str:
+    r"""Read a document whole, without Project Gutenberg's frame.
+
+    Raises:
+        InputError: see `decode_file`; or there is nothing but white space.
+    """
+    text = strip_gutenberg(decode_file(path, max_bytes=max_bytes))
+    if not text.strip():
+        raise InputError(f"{path} is empty", path=path)
+    return text
+
+
+def decode_file(path: Path, *, max_bytes: int) -> str:
+    r"""Read a text file: UTF-8, or what its byte-order mark says, with `\n` line ends and without the mark.
+
+    Raises:
+        InputError: the file is missing, larger than `max_bytes`, binary, or in another encoding; the message
+            names the file and, for an encoding, the byte.
+    """
+    return _decode(path, _read_bytes(path, max_bytes)).replace("\r\n", "\n").replace("\r", "\n")
+
+
+def read_lines(path: Path, *, longest: int) -> Iterator[Line]:
+    r"""Yield the lines of a JSONL file of `{"text": ...}` objects (LWM's format); a bad line says why.
+
+    Args:
+        path: in any encoding of `decode_file`.
+        longest: most characters of a line.
+
+    Raises:
+        InputError: the file has not one line with text.
+    """
+    usable = 0
+    with path.open("rb") as stream:
+        encoding, _ = _encoding(stream.read(4))
+    # Bytes that are not UTF-8 then spoil their own line alone, as halves of surrogate pairs.
+    errors = "surrogateescape" if encoding == "utf-8" else "surrogatepass"
+    with path.open(encoding=encoding, errors=errors, newline="\n") as stream:
+        for number, words in enumerate(_bounded_lines(stream, longest), start=1):
+            if words.strip():
+                line = _parse_line(number, words, encoding, longest)
+                usable += not line.problem
+                yield line
+    if not usable:
+        raise InputError(f'{path} has no line such as {{"text": "..."}}', path=path)
+
+
+def strip_gutenberg(text: str) -> str:
+    """Return what stands between the lines with which Project Gutenberg begins and ends a book, if any."""
+    start = _GUTENBERG_START.search(text)
+    if start is None:
+        return text
+    end = _GUTENBERG_END.search(text, start.end())
+    return text[start.end() : end.start() if end else None].strip("\n") + "\n"
+
+
+def is_text(value: Any) -> TypeGuard[str]:
+    """Return whether a value of JSON is text; halves of surrogate pairs, which JSON can spell, are none."""
+    if not isinstance(value, str):
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _read_bytes(path: Path, max_bytes: int) -> bytes:
+    try:
+        size = path.stat().st_size
+        if size > max_bytes:
+            raise InputError(
+                f"{path} has {size} bytes; at most {max_bytes} are read",
+                path=path,
+                value=size,
+                remedy="split it, or raise max_text_bytes",
+            )
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror or error})", path=path) from None
+
+
+def _encoding(beginning: bytes) -> tuple[str, bytes]:
+    return next(((name, mark) for mark, name in _MARKS if beginning.startswith(mark)), ("utf-8", b""))
+
+
+def _decode(path: Path, raw: bytes) -> str:
+    encoding, mark = _encoding(raw)
+    if encoding == "utf-8" and b"\0" in raw:
+        raise InputError(
+            f"{path} is not text, or is UTF-16 without a byte-order mark: byte {raw.index(0)} is NUL",
+            path=path,
+            remedy=f"remove it if it is a binary file, or convert it: {_iconv(path, 'UTF-16LE')}",
+        )
+    try:
+        return raw[len(mark) :].decode(encoding)
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{path} is not {encoding.upper()} at byte {error.start + len(mark)}",
+            path=path,
+            remedy=f"convert it to UTF-8 from what it is in, such as {_iconv(path, 'LATIN1')}",
+        ) from None
+
+
+def _iconv(path: Path, encoding: str) -> str:
+    new = path.with_stem(f"{path.stem}-utf8")
+    return f"iconv -f {encoding} -t UTF-8 {shlex.quote(str(path))} > {shlex.quote(str(new))}"
+
+
+def _bounded_lines(stream: TextIO, longest: int) -> Iterator[str]:
+    """Yield the lines of a file, no more than `longest` + 1 characters of each."""
+    begin = stream.readline(longest + 1).removeprefix("\ufeff")
+    while begin:
+        rest = begin
+        while rest and not rest.endswith("\n"):
+            rest = stream.readline(longest)
+        yield begin
+        begin = stream.readline(longest + 1)
+
+
+def _parse_line(number: int, words: str, encoding: str, longest: int) -> Line:
+    if len(words.removesuffix("\n")) > longest:
+        return Line(number=number, problem=f"line {number} has more than {longest} characters")
+    if not is_text(words):
+        return Line(number=number, problem=f"line {number} is not {encoding.upper()}")
+    try:
+        value = parse_json(words, numbers="any")
+    except ValueError as error:
+        return Line(number=number, problem=f"line {number} is not JSON ({error})")
+    text = value.get("text") if isinstance(value, dict) else None
+    if not is_text(text) or not text.strip():
+        return Line(number=number, problem=f'line {number} has no "text" that is valid Unicode')
+    return Line(number=number, text=text)

@@ -1,0 +1,69 @@
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ringworld.api.generate import generate
+from ringworld.cli.generate import Generate
+from ringworld.core.errors import InputError
+
+
+def call(model: Path, **changes: Any) -> str:
+    options: dict[str, Any] = dict(
+        kind="text", prompt="a", about=None, frames=1, max_new_tokens=1, sampling={}, devices=None
+    )
+    return generate(model, **(options | changes))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("temperature", -1.0), ("top_k", -1), ("seed", -1), ("guidance_scale", -1.0)]
+)
+def test_numbers_out_of_range_are_named_before_anything_is_read(tmp_path, field, value):
+    with pytest.raises(InputError) as refused:
+        call(tmp_path, out=tmp_path / "out", sampling={field: value})
+    assert (refused.value.field, refused.value.value) == (field, value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_that_cannot_be_asked_about_is_named(tmp_path):
+    (tmp_path / "link.mp4").symlink_to("nothing")
+    os.mkfifo(tmp_path / "pipe.mp4")
+    for name in (".", "none.mp4", "link.mp4", "pipe.mp4"):
+        with pytest.raises(InputError) as refused:
+            call(tmp_path, out=tmp_path, kind="answer", about=tmp_path / name)
+        assert (refused.value.field, refused.value.path) == ("about", tmp_path / name)
+
+
+@pytest.mark.parametrize("origin", ['{"kind": "examples", "ringworld": "0.1"}', '{"name": "mine"}'])
+def test_a_folder_of_something_else_is_left_alone(tmp_path, origin):
+    (tmp_path / "origin.json").write_text(origin)
+    with pytest.raises(InputError) as refused:
+        call(tmp_path, out=tmp_path)
+    assert refused.value.path in (tmp_path, tmp_path / "origin.json")
+    assert (tmp_path / "origin.json").read_text() == origin
+
+
+def command(**options: Any) -> Generate:
+    return Generate(**{"kind": "text", "prompt": "a", "model": Path("m"), "out": Path("o")} | options)
+
+
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [
+        ({"about": Path("f")}, "about"),
+        ({"frames": 3}, "frames"),
+        ({"kind": "image", "frames": 3}, "frames"),
+        ({"kind": "video", "max_new_tokens": 3}, "max_new_tokens"),
+        ({"kind": "answer", "guidance_scale": 2.0}, "guidance_scale"),
+    ],
+)
+def test_an_option_that_the_kind_would_not_heed_is_refused(options, field):
+    with pytest.raises(InputError) as refused:
+        command(**options).check_kind()
+    assert refused.value.field == field
+
+
+def test_options_left_out_fit_every_kind():
+    for kind in ("text", "answer", "image", "video"):
+        command(kind=kind).check_kind()

@@ -1,0 +1,172 @@
+"""A run over text alone, from files to answers: the paper's first half."""
+
+import json
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import ringworld as rw
+from ringworld.artifacts.tokenizers import FRAME_TOKENIZER_FOLDER
+from ringworld.core.errors import InputError
+from ringworld.core.mesh_config import MeshConfig
+from ringworld.evaluation.config import EvaluationConfig
+from ringworld.evaluation.held_out import HeldOutConfig
+from ringworld.text.tokenizer import TextTokenizer
+from ringworld.vision.write_media import write_video
+from tests.inference.tiny_world import make_world
+from tests.report.sample_run import moving_square
+
+RUN = replace(
+    rw.presets.smoke(),
+    frames=None,
+    frame_training=None,
+    model=replace(rw.presets.smoke().model, vision_vocab=0, text_vocab=300),
+    training=replace(rw.presets.smoke().training, stages=rw.presets.smoke().training.stages[2:]),
+    evaluation=EvaluationConfig(tasks=(HeldOutConfig(examples_per_kind=4, position_edges=(0, 16)),)),
+)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("text")
+    for index in range(6):
+        words = f"The river is {index} miles long. " * (8 + index)
+        (root / "texts").mkdir(exist_ok=True)
+        (root / "texts" / f"{index}.txt").write_text(words)
+    report = rw.train_tokenizer(RUN, texts=root / "texts", out=root / "tokenizer")
+    assert report.frames is None and report.text.vocabulary <= 300
+    rw.prepare(RUN, texts=root / "texts", tokenizer=root / "tokenizer", out=root / "examples")
+    rw.train(RUN, data=root / "examples", out=root / "run")
+    return root
+
+
+def test_it_trains_and_is_measured(made):
+    rows = [json.loads(line) for line in (made / "run/metrics.jsonl").read_text().splitlines()]
+    assert len(rows) == 6 and all(row["vision_loss"] is None for row in rows)
+    evaluation = json.loads((made / "run/evaluation/after-256/evaluation.json").read_text())["evaluation"]
+    measured = {one["metric"]: one["value"] for one in evaluation["results"] if one["task"] == "held_out"}
+    assert measured["text_loss"] > 0
+
+
+def test_it_completes_answers_and_scores_but_draws_nothing(made):
+    world = rw.load(made / "run/models/256")
+    assert isinstance(world.complete("The river", max_new_tokens=4), str)
+    assert isinstance(world.answer("How long?", document="The river is long.", max_new_tokens=4), str)
+    assert world.score("The river is 3 miles long.").mean_nats < 6
+    with pytest.raises(InputError) as refused:
+        world.draw("A river.")
+    assert refused.value.field == "frame_tokenizer"
+
+
+def test_its_folder_has_no_frame_tokenizer_and_a_config_of_text(made):
+    folder = made / "run/models/256"
+    assert not (folder / "frame_tokenizer").exists()
+    config = json.loads((folder / "config.json").read_text())
+    assert config["vocab_size"] == config["ringworld"]["text_vocab"] == 300
+
+
+def test_a_run_without_frames_takes_no_videos(made, tmp_path):
+    write_video(tmp_path / "in" / "a.mp4", moving_square(color=(9, 9, 9)), frames_per_second=4)
+    with pytest.raises(InputError) as refused:
+        rw.prepare(RUN, videos=tmp_path / "in", tokenizer=made / "tokenizer", out=tmp_path / "out")
+    assert refused.value.field == "frame_tokenizer"
+
+
+def test_data_of_another_vocabulary_are_refused_before_anything_is_written(made, tmp_path):
+    other = replace(RUN, model=replace(RUN.model, text_vocab=302))
+    with pytest.raises(InputError) as refused:
+        rw.train(other, data=made / "examples", out=tmp_path / "out")
+    assert (refused.value.field, refused.value.path) == ("data", made / "examples")
+    assert not (tmp_path / "out" / "origin.json").exists()
+
+
+def test_a_model_of_another_shape_begins_no_run(made, tmp_path):
+    wider = replace(RUN, model=replace(RUN.model, mlp=96))
+    with pytest.raises(InputError) as refused:
+        rw.train(wider, data=made / "examples", out=tmp_path / "out", init=made / "run/models/256")
+    assert (refused.value.field, refused.value.value) == ("init", ["mlp"])
+
+
+def test_a_model_of_text_learns_to_see(made, tmp_path):
+    """As in the paper: the vision stages begin from the text model, with its tokenizer."""
+    frames = make_world(ring=1).frames
+    seeing = replace(
+        RUN,
+        frames=frames.config,
+        frame_training=rw.presets.smoke().frame_training,
+        model=replace(RUN.model, vision_vocab=34),
+        training=replace(
+            RUN.training, stages=(replace(RUN.training.stages[-1], steps=2, mesh=MeshConfig(fsdp=2)),)
+        ),
+    )
+    for name in ("a", "b", "c"):
+        path = tmp_path / "videos" / f"{name}.mp4"
+        write_video(path, moving_square(color=(9, 99, 9)), frames_per_second=4)
+        path.with_suffix(".txt").write_text(f"The river {name} is long.")
+    init = made / "run/models/256"
+    rw.train_tokenizer(RUN, texts=made / "texts", text_tokenizer=init, out=tmp_path / "tokenizer")
+    frames.save(tmp_path / "tokenizer" / FRAME_TOKENIZER_FOLDER)
+    shutil.copytree(tmp_path / "tokenizer", tmp_path / "other")
+    TextTokenizer.train(["other words"], vocab_size=270).save(tmp_path / "other")
+    for name in ("tokenizer", "other"):
+        examples = tmp_path / f"examples of {name}"
+        rw.prepare(seeing, videos=tmp_path / "videos", tokenizer=tmp_path / name, out=examples)
+    data = tmp_path / "examples of tokenizer"
+    folder = rw.train(seeing, data=data, out=tmp_path / "run", init=init, evaluate="never")
+    assert rw.load(folder).draw("The river a is long.").shape[0] == 1
+    with pytest.raises(InputError, match="another tokenizer of text") as refused:
+        rw.train(seeing, data=tmp_path / "examples of other", out=tmp_path / "refused", init=init)
+    assert (refused.value.field, refused.value.path) == ("init", init)
+
+
+def test_what_stands_where_a_model_would_is_never_replaced(made, tmp_path):
+    mine = tmp_path / "out/models/256/thesis.txt"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    with pytest.raises(InputError) as refused:
+        rw.train(RUN, data=made / "examples", out=tmp_path / "out")
+    assert refused.value.path == mine.parent and mine.read_text() == "mine"
+
+
+def test_results_do_not_stand_among_inputs(made):
+    for refuse in (
+        lambda: rw.train_tokenizer(RUN, texts=made / "texts", out=made / "texts"),
+        lambda: rw.prepare(RUN, texts=made / "texts", tokenizer=made / "tokenizer", out=made / "texts"),
+    ):
+        with pytest.raises(InputError) as refused:
+            refuse()
+        assert refused.value.field == "out"
+    with pytest.raises(InputError) as refused:  # nor a folder of another kind claimed
+        rw.prepare(RUN, texts=made / "texts", tokenizer=made / "tokenizer", out=made / "run")
+    assert refused.value.path == made / "run"
+
+
+def test_numbers_that_make_no_sense_are_named(made, tmp_path):
+    data = made / "examples"
+    for refuse, field in (
+        (lambda: rw.train(RUN, data=data, out=tmp_path, devices=0), "devices"),
+        (lambda: rw.load(made / "run/models/256", devices=0), "devices"),
+        (lambda: rw.load(made / "run/models/256", context_tokens=0), "max_context_tokens"),
+    ):
+        with pytest.raises(InputError) as refused:
+            refuse()
+        assert refused.value.field == field
+
+
+def test_tasks_can_be_named_for_any_model(made, tmp_path):
+    theirs = tmp_path / "theirs"
+    shutil.copytree(made / "run/models/256", theirs)
+    (theirs / "origin.json").unlink()
+    with pytest.raises(InputError) as refused:
+        rw.evaluate(theirs, data=made / "examples", out=tmp_path / "out")
+    assert refused.value.field == "tasks"
+    measured = rw.evaluate(theirs, data=made / "examples", out=tmp_path / "out", tasks=RUN.evaluation)
+    assert {one.metric for one in measured.results} >= {"text_loss"}
+    with (theirs / "model.safetensors").open("r+b") as stream:
+        stream.seek(-4, os.SEEK_END)
+        stream.write(b"\0\0\0\0")
+    with pytest.raises(InputError, match="weights"):  # other weights, other results
+        rw.evaluate(theirs, data=made / "examples", out=tmp_path / "out", tasks=RUN.evaluation)

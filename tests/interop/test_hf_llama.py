@@ -1,0 +1,240 @@
+import json
+import shutil
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from ringworld.core.errors import InputError
+from ringworld.core.files import write_json_atomic
+from ringworld.core.mesh import mesh_of
+from ringworld.core.mesh_config import MeshConfig
+from ringworld.interop.hf_config import hf_config, read_architecture
+from ringworld.interop.hf_llama import read_generation_weights, read_weights, write_weights
+from ringworld.model.config import Architecture, Linear, Llama3, Rope, Yarn
+from ringworld.model.decode import GenerationWeights
+from ringworld.model.world_model import WorldModel
+
+# embed, mlp and vocab are equal, so that a matrix which should be transposed and is not has the right shape.
+ARCHITECTURE = Architecture(
+    layers=3,
+    embed=32,
+    heads=4,
+    kv_heads=2,
+    head=8,
+    mlp=32,
+    text_vocab=20,
+    vision_vocab=12,
+    rope=Rope(base=5e5),
+)
+
+
+@pytest.fixture(scope="module")
+def mesh():
+    return mesh_of(MeshConfig(fsdp=2, tensor=2))
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory, mesh):
+    with jax.set_mesh(mesh):
+        model = jax.jit(partial(WorldModel.init, ARCHITECTURE))(key=jax.random.key(0))
+        # Norms begin at one, which would hide a norm read from the wrong place.
+        model = jax.tree.map(lambda x: x + jnp.arange(x.size, dtype=x.dtype).reshape(x.shape) / x.size, model)
+        folder = tmp_path_factory.mktemp("written")
+        write_weights(folder, model, ARCHITECTURE)
+    write_json_atomic(folder / "config.json", hf_config(ARCHITECTURE, context_tokens=128, bos=1, eos=2))
+    return folder, model
+
+
+@pytest.fixture
+def written(tmp_path, original):
+    """A copy that a test may damage."""
+    shutil.copytree(original[0], tmp_path, dirs_exist_ok=True)
+    return tmp_path, original[1]
+
+
+def change_config(folder, **change):
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+
+
+def change_tensors(folder, change):
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    change(tensors)
+    save_file(tensors, path)
+
+
+def assert_same(model, want):
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(np.asarray(a), np.asarray(b)), model, want)
+
+
+def read(folder, mesh, **options):
+    with jax.set_mesh(mesh):
+        return read_weights(folder, read_architecture(folder), **options)
+
+
+def test_comes_back_as_it_was_written(written, mesh):
+    folder, model = written
+    assert read_architecture(folder) == ARCHITECTURE
+    again = read(folder, mesh)
+    assert_same(again, model)
+    assert jax.tree.map(lambda x: x.sharding, again) == jax.tree.map(lambda x: x.sharding, model)
+
+
+@pytest.mark.parametrize("compute", ["float32", "bfloat16"])
+def test_is_read_ready_for_inference_as_masters_are_made_ready(written, mesh, compute):
+    folder, model = written
+    with jax.set_mesh(mesh):
+        ready = read_generation_weights(folder, read_architecture(folder), compute=compute)
+        made = GenerationWeights.from_model(model, compute=compute)
+    assert_same(ready, made)
+    assert jax.tree.map(lambda x: (x.dtype, x.sharding), ready) == jax.tree.map(
+        lambda x: (x.dtype, x.sharding), made
+    )
+
+
+def test_is_read_onto_another_mesh(written):
+    folder, model = written
+    assert_same(read(folder, mesh_of(MeshConfig(ring=4, fsdp=2))), model)
+
+
+def test_files_of_bounded_size_come_back_too(written, mesh, tmp_path):
+    _, model = written
+    folder = tmp_path / "sharded"
+    folder.mkdir()
+    shutil.copy(tmp_path / "config.json", folder)
+    with jax.set_mesh(mesh):
+        write_weights(folder, model, ARCHITECTURE, largest_file_bytes=2**13)
+    files = sorted(path.name for path in folder.glob("*.safetensors"))
+    assert len(files) > 3 and files[0] == f"model-00001-of-{len(files):05d}.safetensors"
+    assert max(path.stat().st_size for path in folder.glob("*.safetensors")) < 2**13 + 2**12
+    assert_same(read(folder, mesh), model)
+
+
+@pytest.mark.parametrize(
+    "scaling",
+    [None, Linear(factor=4.0), Llama3(factor=8.0), Yarn(factor=4.0, original_context_tokens=64)],
+    ids=lambda scaling: type(scaling).__name__,
+)
+def test_rope_comes_back_and_is_named_for_both_transformers(tmp_path, scaling):
+    rope = Rope(base=5e5, scaling=scaling)
+    architecture = Architecture(
+        layers=1, embed=8, heads=2, kv_heads=1, head=4, mlp=8, text_vocab=8, rope=rope
+    )
+    config = hf_config(architecture, context_tokens=256, bos=1, eos=2)
+    write_json_atomic(tmp_path / "config.json", config)
+    assert read_architecture(tmp_path) == architecture
+    assert config["rope_theta"] == config["rope_parameters"]["rope_theta"] == 5e5
+
+
+def test_weights_are_out_by_in(written):
+    folder, model = written
+    tensors, layers = load_file(folder / "model.safetensors"), jax.tree.map(np.asarray, model.layers)
+    np.testing.assert_array_equal(tensors["model.layers.1.mlp.gate_proj.weight"], layers.mlp.gate[1].T)
+    np.testing.assert_array_equal(
+        tensors["model.layers.1.self_attn.k_proj.weight"][8:16], layers.attention.wk[1, :, 1, :].T
+    )
+
+
+def test_reads_several_files_in_bfloat16_with_tied_head_and_no_vision(written, mesh):
+    folder, model = written
+    tensors = load_file(folder / "model.safetensors")
+    tensors = {k: v.astype(ml_dtypes.bfloat16) for k, v in tensors.items() if k != "lm_head.weight"}
+    (folder / "model.safetensors").unlink()
+    files = {name: f"model-0000{i % 2 + 1}-of-00002.safetensors" for i, name in enumerate(tensors)}
+    for file in set(files.values()):
+        save_file({name: tensors[name] for name in tensors if files[name] == file}, folder / file)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": files}))
+    config = json.loads((folder / "config.json").read_text())
+    del config["ringworld"], config["rope_parameters"]
+    (folder / "config.json").write_text(json.dumps(config))
+    architecture = read_architecture(folder)
+    assert (architecture.text_vocab, architecture.vision_vocab) == (32, 0)
+    assert architecture.rope == Rope(base=5e5)
+    again = read(folder, mesh, tied=True)
+    rounded = np.asarray(model.embed).astype(ml_dtypes.bfloat16).astype(np.float32)
+    np.testing.assert_array_equal(again.embed, rounded)
+    np.testing.assert_array_equal(again.head, rounded.T)
+
+
+def test_names_every_problem_at_once(written, mesh):
+    folder, _ = written
+
+    def damage(tensors):
+        del tensors["model.norm.weight"]
+        tensors["model.layers.0.mlp.up_proj.weight"] = np.zeros((3, 4), np.float32)
+        tensors["model.layers.7.mlp.up_proj.weight"] = np.zeros((3, 4), np.float32)
+        tensors["lm_head.weight"] = np.zeros((32, 32), np.int8)
+
+    change_tensors(folder, damage)
+    with pytest.raises(InputError) as caught:
+        read(folder, mesh)
+    assert caught.value.path == folder
+    named = [problem.split()[0] for problem in caught.value.value]
+    assert named == [
+        "lm_head.weight",
+        "model.layers.0.mlp.up_proj.weight",
+        "model.layers.7.mlp.up_proj.weight",
+        "model.norm.weight",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "problems"),
+    [
+        ({"attention_bias": True, "hidden_act": "gelu"}, 2),
+        ({"rope_parameters": {"rope_type": "longrope", "rope_theta": 5e5}}, 1),
+        ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 5e5}}, 1),
+        ({"num_key_value_heads": 3}, 1),
+        ({"hidden_size": "wide", "vocab_size": None}, 2),
+        ({"num_attention_heads": 0}, 1),
+        ({"rope_parameters": ["default"]}, 1),
+        ({"model_type": "mamba"}, 1),
+        ({"partial_rotary_factor": 0.5}, 1),
+        ({"rope_parameters": {"rope_type": "default", "rope_theta": 5e5, "partial_rotary_factor": 0.5}}, 1),
+        ({"quantization_config": {"quant_method": "gptq"}, "hidden_act": "gelu"}, 2),
+        ({"num_hidden_layers": 10**12}, 1),
+    ],
+    ids=str,
+)
+def test_refuses_what_it_cannot_run(written, change, problems):
+    change_config(written[0], **change)
+    with pytest.raises(InputError) as caught:
+        read_architecture(written[0])
+    assert caught.value.path == written[0] / "config.json"
+    assert len(caught.value.value) == problems
+
+
+def test_more_layers_than_tensors_are_all_missing(written, mesh):
+    change_config(written[0], num_hidden_layers=2**16 - 1)
+    with pytest.raises(InputError) as caught:
+        read(written[0], mesh)
+    assert len(caught.value.value) == 9 * (2**16 - 1 - ARCHITECTURE.layers)
+    assert len(str(caught.value)) < 1000
+
+
+def test_a_file_that_cannot_be_read_is_the_problem_and_its_tensors_are_not(written, mesh):
+    folder, _ = written
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(InputError) as caught:
+        read(folder, mesh)
+    assert [problem.split()[0] for problem in caught.value.value] == ["model.safetensors"]
+
+
+def test_refuses_a_truncated_file_and_a_way_out_of_the_folder(written, mesh):
+    folder, _ = written
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(InputError):
+        read(folder, mesh)
+    path.unlink()
+    index = folder / "model.safetensors.index.json"
+    for damaged in ('{"weight_map": [3]}', '{"weight_map": {"lm_head.weight": "../secret.safetensors"}}'):
+        index.write_text(damaged)
+        with pytest.raises(InputError):
+            read(folder, mesh)

@@ -1,0 +1,81 @@
+import sys
+from dataclasses import replace
+
+import pytest
+
+from ringworld.core.config import from_json, to_json
+from ringworld.core.errors import InputError
+from ringworld.presets import RunConfig, lwm_text_7b, quickstart
+from ringworld.presets.run import catalog, load_preset, presets
+
+
+@pytest.mark.parametrize("preset", presets().values(), ids=presets())
+def test_a_preset_comes_back_from_json_and_says_what_it_needs(preset):
+    assert from_json(RunConfig, to_json(preset())) == preset()
+    assert "Hardware: " in preset.__doc__
+
+
+def test_the_catalog_names_every_preset_with_its_hardware():
+    listed = catalog()
+    assert all(f"{name}: " in listed for name in presets())
+    assert listed.count("Hardware: ") == len(presets())
+
+
+def test_a_preset_of_ones_own_is_found_in_the_current_folder(tmp_path, monkeypatch):
+    (tmp_path / "my_module_of_runs.py").write_text(
+        "from dataclasses import replace\n"
+        "from ringworld.presets import smoke\n"
+        "def mine():\n"
+        "    return replace(smoke(), frame_training_frames=7)\n"
+        "def number():\n"
+        "    return 3\n"
+        "def sized(layers):\n"
+        "    return smoke()\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    before = list(sys.path)
+    assert load_preset("my_module_of_runs:mine").frame_training_frames == 7
+    assert sys.path == before
+    for name in ("my_module_of_runs:number", "my_module_of_runs:sized", "my_module_of_runs:replace"):
+        with pytest.raises(InputError) as refused:
+            load_preset(name)
+        assert refused.value.field == "preset"
+
+
+@pytest.mark.parametrize(
+    "name", ["quickstrat", "no_such_module:run", "ringworld.presets:nothing", "", ":f", ".x:f", "os:f x"]
+)
+def test_an_unknown_preset_is_an_input_error(name):
+    with pytest.raises(InputError) as refused:
+        load_preset(name)
+    assert refused.value.field == "preset"
+
+
+def test_a_module_that_fails_to_import_shows_its_own_error(tmp_path, monkeypatch):
+    (tmp_path / "broken_module_of_runs.py").write_text("import not_installed_anywhere\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModuleNotFoundError, match="not_installed_anywhere"):
+        load_preset("broken_module_of_runs:run")
+
+
+def test_the_ring_of_every_stage_takes_the_devices_that_there_are():
+    assert {stage.mesh.ring for stage in quickstart().on_devices(4).training.stages} == {4}
+    for run, devices in ((quickstart(), 0), (load_preset("lwm_7b"), 100)):
+        with pytest.raises(InputError) as refused:
+            run.on_devices(devices)
+        assert (refused.value.field, refused.value.value) == ("devices", devices)
+
+
+def test_a_codebook_that_the_model_has_no_ids_for_is_refused():
+    run = quickstart()
+    with pytest.raises(InputError) as refused:
+        replace(run, model=replace(run.model, vision_vocab=run.model.vision_vocab - 1))
+    assert refused.value.field == "model.vision_vocab"
+
+
+def test_a_run_of_text_alone_has_a_vocabulary_of_text_alone():
+    run = lwm_text_7b()
+    assert (run.vocabulary.vision_size, run.model.vocab) == (0, 32_000)
+    with pytest.raises(InputError) as refused:
+        replace(run, frame_training=quickstart().frame_training)
+    assert refused.value.field == "frame_training"
