@@ -55,9 +55,11 @@ def begin_process(run: RunConfig | None = None, *, devices: int | None = None) -
     if devices is not None:
         check_number("devices", devices, least=1)
     keep_compiled_programs()
-    few = run is not None and run.devices <= _MOST_SIMULATED
-    with suppress(InputError):
-        simulate_devices(devices or (run.devices if run is not None and few else 1))
+    if devices is None and run is not None and run.devices <= _MOST_SIMULATED:
+        devices = run.devices
+    if devices is not None:
+        with suppress(InputError):
+            simulate_devices(devices)
 
 
 def on_this_machine(run: RunConfig, *, devices: int | None) -> RunConfig:

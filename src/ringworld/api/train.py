@@ -205,6 +205,7 @@ def _checked_init(folder: Path, run: RunConfig, tokenizers: Tokenizers) -> Model
             f"the ids of the model in {folder} mean something else: the data was prepared with another "
             f"tokenizer of {' and '.join(differing)}",
             field="init",
+            value=differing,
             path=folder,
             remedy="prepare the data with its tokenizers; to add frames to a model of text, take over "
             f"its text tokenizer with train-tokenizer --text-tokenizer {folder}",

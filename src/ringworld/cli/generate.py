@@ -64,7 +64,7 @@ class Generate:
                     "temperature": self.temperature,
                     "top_k": self.top_k,
                     "seed": self.seed,
-                    **({} if self.guidance_scale is None else {"guidance_scale": self.guidance_scale}),
+                    "guidance_scale": self.guidance_scale,
                 },
                 devices=self.devices,
             )

@@ -38,10 +38,9 @@ def check_number(
     Raises:
         InputError: it is outside, or no number.
     """
-    given, number = value, _number(value)
-    if number is None:
+    given, value = value, _number(value)
+    if value is None:
         raise _not_a(field, given, "a number")
-    value = number
     bounds = (("at least", ge, least), ("more than", gt, above), ("at most", le, most), ("below", lt, below))
     asked = [(words, holds, bound) for words, holds, bound in bounds if bound is not None]
     storable = abs(value) <= _LARGEST_INTEGER if isinstance(value, int) else math.isfinite(value)

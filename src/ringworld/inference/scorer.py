@@ -78,7 +78,3 @@ class Scorer:
         order[0, : len(ids)] = np.arange(len(ids))
         lengths = [[len(ids)], *[[]] * (batch - 1)]
         return self.score(tokens, targets, order=order, first=first, lengths=lengths)[0, : len(ids) - 1]
-
-    def loglikelihood(self, prompt: Ids, continuation: Ids) -> float:
-        """Return the log-likelihood, in nats, of a continuation of a prompt."""
-        return -float(self.losses(np.append(prompt, continuation))[len(prompt) - 1 :].sum(dtype=np.float64))
