@@ -1,6 +1,9 @@
 """Eight simulated devices, strict promotion and warnings as errors, for every test."""
 
+import atexit
 import os
+import shutil
+import tempfile
 
 # Tests compile much and compute little: this compiles the same programs several times faster.
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0".strip()
@@ -8,8 +11,23 @@ os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_opti
 # Programs of an earlier run would make tests depend on it.
 os.environ["RINGWORLD_COMPILATION_CACHE"] = "off"
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    _PROGRAMS = os.environ.pop("JAX_COMPILATION_CACHE_DIR")
+else:
+    _PROGRAMS = tempfile.mkdtemp(prefix="ringworld-tests-")
+    atexit.register(shutil.rmtree, _PROGRAMS, ignore_errors=True)
+
 import hypothesis  # noqa: E402
-import jax  # noqa: E402 (reads XLA_FLAGS)
+import jax  # noqa: E402 (reads the environment)
+
+# The processes that tests start compile the same programs, most of what so small a run costs, so they share
+# what they compile. A bound on the size makes jax lock the folder.
+os.environ |= {
+    "JAX_COMPILATION_CACHE_DIR": _PROGRAMS,
+    "JAX_COMPILATION_CACHE_MAX_SIZE": str(2**31),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
+}
 
 # The same examples in every run, so that a failure is a change of ours.
 hypothesis.settings.register_profile("ringworld", deadline=None, derandomize=True, database=None)

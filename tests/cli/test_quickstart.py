@@ -1,7 +1,6 @@
 """The whole path as a user runs it: real processes, real files, bad ones among them, and a kill."""
 
 import json
-import os
 import shlex
 import shutil
 import signal
@@ -20,24 +19,17 @@ from ringworld.vision.write_media import write_video
 from tests.report.sample_run import moving_square
 
 
-def start(command: str, *options: str, cache: Path) -> subprocess.Popen[str]:
-    # Programs of the first run serve the others: compilation is most of what such small runs cost.
-    compiled = {
-        "JAX_COMPILATION_CACHE_DIR": str(cache),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
-    }
+def start(command: str, *options: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         (sys.executable, "-m", "ringworld", command, *options),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | compiled,
     )
 
 
 def quickstart(out: Path, *inputs: str) -> subprocess.Popen[str]:
-    return start("quickstart", "--preset", "smoke", "--out", str(out), *inputs, cache=out.parent / "cache")
+    return start("quickstart", "--preset", "smoke", "--out", str(out), *inputs)
 
 
 def finish(process: subprocess.Popen[str]) -> str:
@@ -225,7 +217,7 @@ def test_a_trained_model_generates(kind, options, made, whole, inputs, tmp_path)
     about = ("--about", str(Path(inputs[1]) / "square0.mp4")) if kind == "answer" else ()
     prompt = ("--kind", kind, "--prompt", "A red circle moves right.")
     typed = (*prompt, "--model", str(whole / "model"), "--out", str(tmp_path), *options, *about)
-    finish(start("generate", *typed, cache=whole.parent / "cache"))
+    finish(start("generate", *typed))
     assert (tmp_path / made).stat().st_size
     origin = json.loads((tmp_path / "origin.json").read_text())
     assert shlex.split(origin["command"]) == ["ringworld", "generate", *typed]
@@ -250,7 +242,7 @@ def test_a_run_begins_from_the_model_of_another(whole, tmp_path):
     )
     folders = ("--data", str(whole / "examples"), "--out", str(out), "--init", str(whole / "model"))
     typed = ("--preset", "smoke", *folders, "--evaluate", "never", *changes)
-    printed = finish(start("train", *typed, cache=whole.parent / "cache"))
+    printed = finish(start("train", *typed))
     assert printed.splitlines()[-1] == str(out / "models" / "256")
     # Trained weights know more than those that are drawn, which begin near the logarithm of 418 ids.
     begun, drawn = (read_jsonl(path / "metrics.jsonl")[0]["loss"] for path in (out, whole / "train"))
@@ -266,7 +258,7 @@ def test_other_files_are_not_prepared_into_a_folder_and_nothing_is_touched(whole
     files = (path for path in examples.rglob("*") if path.is_file() and path.name != LOCK_FILE)
     before = {path: path.read_bytes() for path in files}
     folders = ("--videos", inputs[1], "--tokenizer", str(whole / "tokenizer"), "--out", str(examples))
-    process = start("prepare", "--preset", "smoke", *folders, cache=whole.parent / "cache")
+    process = start("prepare", "--preset", "smoke", *folders)
     message = process.communicate()[1]
     assert process.returncode == 2
     assert str(examples) in message and "videos" in message
@@ -276,7 +268,7 @@ def test_other_files_are_not_prepared_into_a_folder_and_nothing_is_touched(whole
 @pytest.mark.parametrize("name", ["train", "examples"])
 def test_a_folder_that_is_no_model_is_named_with_the_models_that_it_holds(name, whole, tmp_path):
     typed = ("--kind", "text", "--prompt", "a", "--model", str(whole / name), "--out", str(tmp_path))
-    process = start("generate", *typed, cache=whole.parent / "cache")
+    process = start("generate", *typed)
     message = process.communicate()[1]
     assert process.returncode == 2
     assert str(whole / name) in message

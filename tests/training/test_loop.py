@@ -35,16 +35,12 @@ ROOT = Path(__file__).parents[2]
 
 
 class Runs:
-    """Starts the program of `tiny_run.py` on one folder of data, with one cache of compiled programs."""
+    """Starts the program of `tiny_run.py` on one folder of data."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.data = folder, write_data(folder / "data")
         self.stderr = ""
-        self.environment = os.environ | {
-            "JAX_COMPILATION_CACHE_DIR": str(folder / "cache"),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-            "PYTHONPATH": str(ROOT / "src"),
-        }
+        self.environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
 
     def start(self, name: str, *options: str, data: Path | None = None) -> subprocess.Popen[str]:
         program = [sys.executable, "-m", "tests.training.tiny_run"]

@@ -1,6 +1,5 @@
 """The examples run as they stand, each in a process of its own, as a reader runs them."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +9,7 @@ import pytest
 from ringworld.vision.write_media import write_video
 from tests.report.sample_run import moving_square
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
 
 
@@ -21,7 +20,6 @@ def run(name: str, *arguments: str | Path) -> str:
         text=True,
         check=False,
         cwd=ROOT,
-        env=os.environ | {"RINGWORLD_COMPILATION_CACHE": "off"},
     )
     assert ran.returncode == 0, ran.stderr
     return ran.stdout
