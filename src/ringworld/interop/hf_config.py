@@ -1,5 +1,6 @@
 """`config.json` of Hugging Face `LlamaForCausalLM`, to and from an `Architecture`."""
 
+from dataclasses import asdict, fields
 from pathlib import Path
 from reprlib import repr as short
 from typing import Any
@@ -21,6 +22,13 @@ _SUPPORTED = {
     "compression_config": None,
 }
 """What the keys that change the result must say, where they are there."""
+_SCALINGS: dict[Any, type[Scaling]] = {"linear": Linear, "llama3": Llama3, "yarn": Yarn}
+_SCALING_KEYS = {
+    "low_frequency_factor": "low_freq_factor",
+    "high_frequency_factor": "high_freq_factor",
+    "original_context_tokens": "original_max_position_embeddings",
+}
+"""Theirs for the fields of a scaling that we name otherwise."""
 _YARN = {"attention_factor": None, "mscale": None, "mscale_all_dim": None, "truncate": True}
 """What YaRN is supported with."""
 _SIZES = {
@@ -41,7 +49,11 @@ def hf_config(architecture: Architecture, *, context_tokens: int, bos: int, eos:
         bos: id that begins a text.
         eos: id that ends one.
     """
-    rope = {"rope_type": "default", "rope_theta": architecture.rope.base} | _their_scaling(architecture.rope)
+    rope = {"rope_type": "default", "rope_theta": architecture.rope.base}
+    for kind, scaling in _SCALINGS.items():
+        if isinstance(ours := architecture.rope.scaling, scaling):
+            values = {_SCALING_KEYS.get(name, name): value for name, value in asdict(ours).items()}
+            rope |= {"rope_type": kind} | values
     return {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
@@ -144,52 +156,21 @@ def _rope(theirs: dict[str, Any], problems: list[str]) -> Rope:
     return Rope()
 
 
-def _our_scaling(kind: str, described: dict[str, Any], theirs: dict[str, Any]) -> Scaling | None:
+def _our_scaling(kind: Any, described: dict[str, Any], theirs: dict[str, Any]) -> Scaling | None:
     if kind == "default":
         return None
-    original = described.get("original_max_position_embeddings") or theirs.get("max_position_embeddings") or 0
-    match kind:
-        case "linear":
-            return Linear(factor=float(described["factor"]))
-        case "llama3":
-            return Llama3(
-                factor=float(described["factor"]),
-                low_frequency_factor=float(described["low_freq_factor"]),
-                high_frequency_factor=float(described["high_freq_factor"]),
-                original_context_tokens=int(original),
-            )
-        case "yarn":
-            if unknown := [name for name, usual in _YARN.items() if described.get(name, usual) != usual]:
-                raise ValueError(f"{', '.join(unknown)} is not supported")
-            return Yarn(
-                factor=float(described["factor"]),
-                original_context_tokens=int(original),
-                beta_fast=float(described.get("beta_fast", 32.0)),
-                beta_slow=float(described.get("beta_slow", 1.0)),
-            )
-    raise InputError(
-        f"RoPE is scaled by {kind!r}, not by one of linear, llama3, yarn", field="rope.scaling", value=kind
-    )
-
-
-def _their_scaling(rope: Rope) -> dict[str, Any]:
-    match rope.scaling:
-        case Linear(factor=factor):
-            return {"rope_type": "linear", "factor": factor}
-        case Llama3() as scaling:
-            return {
-                "rope_type": "llama3",
-                "factor": scaling.factor,
-                "low_freq_factor": scaling.low_frequency_factor,
-                "high_freq_factor": scaling.high_frequency_factor,
-                "original_max_position_embeddings": scaling.original_context_tokens,
-            }
-        case Yarn() as scaling:
-            return {
-                "rope_type": "yarn",
-                "factor": scaling.factor,
-                "original_max_position_embeddings": scaling.original_context_tokens,
-                "beta_fast": scaling.beta_fast,
-                "beta_slow": scaling.beta_slow,
-            }
-    return {}
+    if kind not in _SCALINGS:
+        problem = f"RoPE is scaled by {kind!r}, not by one of {', '.join(_SCALINGS)}"
+        raise InputError(problem, field="rope.scaling", value=kind)
+    if kind == "yarn" and (
+        other := [key for key, usual in _YARN.items() if described.get(key, usual) != usual]
+    ):
+        raise ValueError(f"{', '.join(other)} is not supported")
+    given = {"beta_fast": 32.0, "beta_slow": 1.0} | described
+    original = "original_max_position_embeddings"
+    given[original] = described.get(original) or theirs.get("max_position_embeddings") or 0
+    values: dict[str, Any] = {}
+    for field in fields(_SCALINGS[kind]):
+        key = _SCALING_KEYS.get(field.name, field.name)
+        values[field.name] = int(given[key]) if key == original else float(given[key])
+    return _SCALINGS[kind](**values)

@@ -16,7 +16,6 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
-import ml_dtypes
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Int32, Shaped
@@ -37,7 +36,6 @@ INDEX_FILE = "model.safetensors.index.json"
 _FLOATS = ("F64", "F32", "F16", "BF16")
 _LISTED = 8
 """Most problems that a message names."""
-_NUMPY_TYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -115,15 +113,6 @@ def weight_table(architecture: Architecture) -> tuple[_Weight, ...]:
     )
 
 
-def check_weights(folder: Path, architecture: Architecture, *, tied: bool = False) -> None:
-    """Look at the names, shapes and types of all tensors, and read none.
-
-    Raises:
-        InputError: as for `read_weights`.
-    """
-    _checked_sources(folder, weight_table(architecture), architecture, tied=tied)
-
-
 def read_weights(folder: Path, architecture: Architecture, *, tied: bool = False) -> WorldModel:
     """Read float32 weights onto the mesh that is set, to be trained; each tensor goes straight to its shards.
 
@@ -179,7 +168,7 @@ def _reader(folder: Path, architecture: Architecture, *, tied: bool) -> Callable
     No more of the model is in host memory at a time than a shard of one tensor.
     """
     weights = {weight.path: weight for weight in weight_table(architecture)}
-    sources = _checked_sources(folder, tuple(weights.values()), architecture, tied=tied)
+    sources = check_weights(folder, architecture, tied=tied)
     mesh = jax.sharding.get_mesh()
 
     def read(path: str, partition: PartitionSpec, layer: int = 0, *, dtype: str = "float32") -> jax.Array:
@@ -190,7 +179,7 @@ def _reader(folder: Path, architecture: Architecture, *, tied: bool) -> Callable
             assert index is not None
             with safe_open(sources[key], framework="numpy") as tensors:
                 theirs = tensors.get_slice(key)[weight.slices(index)]
-            return weight.to_ours(theirs, index).astype(_NUMPY_TYPES[dtype])
+            return weight.to_ours(theirs, index).astype(jnp.dtype(dtype))
 
         return jax.make_array_from_callback(weight.ours, NamedSharding(mesh, partition), part)
 
@@ -263,15 +252,17 @@ def _whole_layer(stack: Shaped[Array, "layers ..."], i: Int32[Array, ""]) -> Sha
     return jax.reshard(layer, spec(*(None,) * layer.ndim))
 
 
-def _checked_sources(
-    folder: Path, table: tuple[_Weight, ...], architecture: Architecture, *, tied: bool
-) -> dict[str, Path]:
-    """Return the file that holds each tensor."""
+def check_weights(folder: Path, architecture: Architecture, *, tied: bool = False) -> dict[str, Path]:
+    """Look at the names, shapes and types of all tensors, read none, and return the file that holds each.
+
+    Raises:
+        InputError: as for `read_weights`.
+    """
     unreadable: list[str] = []
     sources = _sources(folder, unreadable)
     expected = {
         weight.key.format(layer): weight
-        for weight in table
+        for weight in weight_table(architecture)
         if not (tied and weight.path == "head")
         for layer in range(architecture.layers if weight.layered else 1)
     }
