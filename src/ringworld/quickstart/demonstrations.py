@@ -57,12 +57,8 @@ def demonstrate(
 ) -> Demonstrations:
     """Make everything that the report shows, once; a second call reads what the first wrote.
 
-    Args:
-        world: the trained model.
-        run: the configuration.
-        sources: the user's files of all splits; held-out ones alone are used.
-        root: folder of the run, to which file names are relative.
-        folder: where pictures and videos go, below `root`.
+    Of the sources, those held out are used. Pictures and videos go to `folder`, below the run's `root`, to
+    which file names are relative.
     """
     path = folder / DEMONSTRATIONS_FILE
     if path.exists():
@@ -95,10 +91,6 @@ class _Seen:
     sidecar: Sidecar
     frames: UInt8[np.ndarray, "frames side side 3"] | None
     text: str | None
-
-    @property
-    def caption(self) -> str | None:
-        return self.sidecar.caption
 
 
 def _read(source: Source, run: RunConfig) -> _Seen | None:
@@ -153,11 +145,11 @@ def _captioned(world: World, clips: Sequence[_Seen], *, frames: int) -> dict[str
     """Return one clip for each caption that leaves room for so many frames."""
     room = world.generator.limits.max_context_tokens - frames * world.prompts.vocabulary.frame_tokens
     return {
-        one.caption: one.frames
+        caption: one.frames
         for one in clips
-        if one.caption is not None
+        if (caption := one.sidecar.caption) is not None
         and one.frames is not None
-        and len(world.prompts.drawing(one.caption, frames=frames)) <= room
+        and len(world.prompts.drawing(caption, frames=frames)) <= room
     }
 
 

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ringworld.api.tokenizer import FramesReport, read_tokenizer_report
+from ringworld.api.tokenizer import REPORT_FILE, FramesReport, TokenizerReport
 from ringworld.api.train import evaluation_folder
+from ringworld.core.config import read_as
 from ringworld.core.files import read_jsonl
 from ringworld.core.origin import versions
 from ringworld.core.results import Evaluation
@@ -50,27 +51,16 @@ def summarize(
     phases: tuple[Phase, ...],
     peak_bytes: int,
 ) -> Metrics:
-    """Return the metrics of a finished run.
+    """Return the metrics of a finished run, whose folders are `tokenizer`, `examples` and `train`.
 
-    Args:
-        run: its configuration.
-        toy_world: what was rendered for it.
-        tokenizer: what train-tokenizer wrote.
-        examples: what prepare wrote.
-        train: what train wrote.
-        command: how it was started.
-        sources: the files that were read.
-        prepared: what preparation made of them.
-        shown: what the model made.
-        phases: time and space of the parts.
-        peak_bytes: most memory of this process, which may have found much done.
+    `peak_bytes` is the most memory of this process, which may have found much done.
 
     Raises:
         InputError: what a part left is missing or damaged; rows of the training are, say, doubled.
     """
     rows = read_jsonl(train / METRICS_FILE)
     check_rows(rows, run.training, logged_steps=run.training.boundaries[-1], where=train / METRICS_FILE)
-    tokenizers = read_tokenizer_report(tokenizer)
+    tokenizers = read_as(TokenizerReport, tokenizer / REPORT_FILE)
     bytes_per_token = tokenizers.text.bytes_per_token
     assert bytes_per_token is not None  # the toy world has texts
     mesh, attention = run.training.stages[-1].mesh, run.execution.attention
