@@ -94,11 +94,7 @@ def _answer(world: World, question: str, file: Path | None, **options: Any) -> s
 
 
 def _checked(about: Path) -> Path:
-    """Return the file that a question is about.
-
-    Raises:
-        InputError: it is no file.
-    """
+    """Return the file that a question is about, or refuse what is no file."""
     if not about.is_file():
         reason = "is a folder" if about.is_dir() else why_no_file(about) or "does not exist"
         raise InputError(f"{about} {reason}", field="about", value=about, path=about)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float32, Int32, UInt32
 
 from ringworld.core.sharding import spec
-from ringworld.inference.grammar import Grammar, allowed, legal
+from ringworld.inference.grammar import Grammar, legal
 from ringworld.inference.sampling import guide, row_keys, sample
 from ringworld.model.cache import KVCache
 from ringworld.model.decode import GenerationWeights, decode_step, prefill
@@ -147,7 +147,7 @@ def _draw(
         scores = guide(scores[::2], scores[1::2], scale=request.guidance_scale)
     return sample(
         scores,
-        legal=legal(allowed(request.grammar, index), vocab=scores.shape[1]),
+        legal=legal(request.grammar, index, vocab=scores.shape[1]),
         keys=row_keys(request.seed, request.checksums[::group]),
         index=index,
         temperature=request.temperature,

@@ -1,4 +1,4 @@
-"""Which ids may come next: an interval of ids, known from the index of the new token alone.
+"""Which ids may come next: an interval of ids or a single one, known from the index of the new token alone.
 
 | what is written | index of the token | ids that may follow |
 |---|---|---|
@@ -7,8 +7,7 @@
 | frames | after the codes of a frame | end-of-frame only |
 | frames | after the codes of the last frame | end-of-vision only |
 
-An interval is two int32, so that a compiled loop masks with two comparisons, and an id that is forced is an
-interval of one.
+All of it is a few int32, so that a compiled loop masks with comparisons.
 """
 
 from typing import NamedTuple
@@ -41,13 +40,6 @@ class Grammar(NamedTuple):
     """The id after which a sequence is finished; -1 where only the number of tokens ends it."""
 
 
-class IdRange(NamedTuple):
-    """The ids from `start` up to, not including, `stop`."""
-
-    start: Int32[Array, ""]
-    stop: Int32[Array, ""]
-
-
 def text_grammar(vocabulary: Vocabulary, *, end: int) -> Grammar:
     """Allow text ids only, up to the id `end` (`</s>`)."""
     return _grammar(body=(0, vocabulary.code_offset), end=end)
@@ -71,20 +63,14 @@ def frame_grammar(vocabulary: Vocabulary, *, frames: int) -> Grammar:
     )
 
 
-def allowed(grammar: Grammar, index: Int32[Array, ""]) -> IdRange:
-    """Return the ids that token `index` may have, counted from the first token that is generated."""
+def legal(grammar: Grammar, index: Int32[Array, ""], *, vocab: int) -> Bool[Array, " vocab"]:
+    """Return which of all ids token `index` may have, counted from the first token that is generated."""
     stride = jnp.maximum(grammar.stride, 1)
     ends = (grammar.stride > 0) & ((index + 1) % stride == 0)
     structural = jnp.where(index == grammar.last, grammar.end_of_vision, grammar.end_of_frame)
-    return IdRange(
-        jnp.where(ends, structural, grammar.body_start), jnp.where(ends, structural + 1, grammar.body_stop)
-    )
-
-
-def legal(ids: IdRange, *, vocab: int) -> Bool[Array, " vocab"]:
-    """Return which of all ids lie in a range."""
     every = jnp.arange(vocab, dtype=jnp.int32)
-    return (every >= ids.start) & (every < ids.stop)
+    body = (every >= grammar.body_start) & (every < grammar.body_stop)
+    return jnp.where(ends, every == structural, body)
 
 
 def _grammar(

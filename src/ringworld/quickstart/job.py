@@ -88,9 +88,6 @@ def _claim(out: Path, config: QuickstartConfig, *, videos: Paths, texts: Paths) 
     """Write which run this is and which inputs join in, or check that both are those of an earlier call.
 
     A call that was refused before its first part leaves nothing that binds the next.
-
-    Raises:
-        InputError: an input is missing, or `out` holds the run of another configuration or of other inputs.
     """
     for field, paths in (("videos", videos), ("texts", texts)):
         for path in paths:
