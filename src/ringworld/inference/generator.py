@@ -49,7 +49,16 @@ class Generator:
         Raises:
             InputError: the vocabulary is not that of the model.
         """
-        _check_vocabulary(vocabulary, forward)
+        model, ids = forward.architecture, vocabulary.size if vocabulary.codes else vocabulary.text_size
+        # A model may keep more ids for vision than there are codes, as LWM does: 8448 for 8194.
+        if model.text_vocab != vocabulary.text_size or model.vocab < ids:
+            raise InputError(
+                f"a model of {model.text_vocab} text and {model.vision_vocab} vision ids does not match a "
+                f"vocabulary of {vocabulary.text_size} and {ids - vocabulary.text_size}",
+                field="vocabulary",
+                value=vocabulary,
+                remedy="take the model and its tokenizers from one folder",
+            )
         self.limits = limits
         self._weights, self._forward, self._mesh = weights, forward, mesh
         self._layout = Layout(forward.execution.attention, mesh=mesh)
@@ -160,17 +169,3 @@ def _float32(value: float) -> jax.Array:
     """Return the nearest finite float32 that is zero only for zero."""
     limits = np.finfo(np.float32)
     return jnp.float32(min(max(value, float(limits.tiny)), float(limits.max)) if value else 0)
-
-
-def _check_vocabulary(vocabulary: Vocabulary, forward: Forward) -> None:
-    model = forward.architecture
-    ids = vocabulary.size if vocabulary.codes else vocabulary.text_size
-    # A model may keep more ids for vision than there are codes, as LWM does: 8448 for 8194.
-    if model.text_vocab != vocabulary.text_size or model.vocab < ids:
-        raise InputError(
-            f"a model of {model.text_vocab} text and {model.vision_vocab} vision ids does not match a "
-            f"vocabulary of {vocabulary.text_size} and {ids - vocabulary.text_size}",
-            field="vocabulary",
-            value=vocabulary,
-            remedy="take the model and its tokenizers from one folder",
-        )

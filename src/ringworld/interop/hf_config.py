@@ -43,11 +43,8 @@ _SIZES = {
 def hf_config(architecture: Architecture, *, context_tokens: int, bos: int, eos: int) -> dict[str, Any]:
     """Return the configuration that `LlamaForCausalLM.from_pretrained` reads.
 
-    Args:
-        architecture: with the rope base that the model ended with.
-        context_tokens: longest context that it was trained on.
-        bos: id that begins a text.
-        eos: id that ends one.
+    The architecture has the rope base that the model ended with; `context_tokens` is the longest context that
+    it was trained on.
     """
     rope = {"rope_type": "default", "rope_theta": architecture.rope.base}
     for kind, scaling in _SCALINGS.items():

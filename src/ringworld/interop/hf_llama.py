@@ -6,7 +6,7 @@ ignore it. Tensors are read straight into their shards, and written file by file
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -116,10 +116,8 @@ def weight_table(architecture: Architecture) -> tuple[_Weight, ...]:
 def read_weights(folder: Path, architecture: Architecture, *, tied: bool = False) -> WorldModel:
     """Read float32 weights onto the mesh that is set, to be trained; each tensor goes straight to its shards.
 
-    Args:
-        folder: of `model.safetensors`, or of several files with an index.
-        architecture: of the model.
-        tied: whether the head is the embedding, and no tensor besides.
+    The folder holds `model.safetensors`, or several files with an index. In a `tied` model the head is the
+    embedding, and no tensor besides.
 
     Raises:
         InputError: one error that names everything that is missing, unknown, damaged or of another shape.
@@ -198,17 +196,15 @@ def write_weights(
 ) -> None:
     """Write safetensors: one file, or several with an index.
 
-    No more of the model is ever in host memory than one file. Call it under `jax.set_mesh`.
-
-    Args:
-        folder: where to write.
-        model: on any mesh of this process.
-        architecture: of the model.
-        largest_file_bytes: how large a file may become; a larger tensor has a file of its own.
+    No more of the model, on any mesh of this process, is ever in host memory than one file; a tensor larger
+    than `largest_file_bytes` has one of its own. Call it under `jax.set_mesh`.
     """
     files: list[list[tuple[_Weight, int]]] = [[]]
     room = largest_file_bytes
-    for weight, layer in _in_order(architecture):
+    table = weight_table(architecture)
+    order = [(weight, 0) for weight in table if not weight.layered]
+    order += [(weight, i) for i in range(architecture.layers) for weight in table if weight.layered]
+    for weight, layer in order:
         leaf = attrgetter(weight.path)(model.layers if weight.layered else model)
         size = math.prod(weight.ours) * leaf.dtype.itemsize
         if size > room and files[-1]:
@@ -228,13 +224,6 @@ def write_weights(
     if len(files) > 1:
         index = {"metadata": {"total_size": total_bytes}, "weight_map": where}
         write_json_atomic(folder / INDEX_FILE, index)
-
-
-def _in_order(architecture: Architecture) -> Iterator[tuple[_Weight, int]]:
-    table = weight_table(architecture)
-    yield from ((weight, 0) for weight in table if not weight.layered)
-    for layer in range(architecture.layers):
-        yield from ((weight, layer) for weight in table if weight.layered)
 
 
 def _fetched(model: WorldModel, weight: _Weight, layer: int) -> Shaped[np.ndarray, "..."]:

@@ -133,11 +133,12 @@ def presets(module_name: str = "ringworld.presets") -> dict[str, Preset]:
     """Return the functions of a module and its package by name; by default ringworld's presets."""
     package = module_name.partition(".")[0]
     module = importlib.import_module(module_name)
-    functions = {name: value for name, value in vars(module).items() if inspect.isfunction(value)}
     return {
         name: value
-        for name, value in functions.items()
-        if not name.startswith("_") and value.__module__.partition(".")[0] == package
+        for name, value in sorted(vars(module).items())
+        if not name.startswith("_")
+        and inspect.isfunction(value)
+        and value.__module__.partition(".")[0] == package
     }
 
 

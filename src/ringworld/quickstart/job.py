@@ -65,7 +65,6 @@ def quickstart(
                 load(out / MODEL_FOLDER, devices=run.training.stages[-1].mesh.devices),
                 run,
                 sources=sources,
-                root=out,
                 folder=samples,
             )
         metrics = summarize(

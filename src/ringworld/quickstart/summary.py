@@ -95,12 +95,7 @@ def summarize(
             stage_metrics(stage, rows, left_out=_left_out(stage, examples)) for stage in run.training.stages
         ),
         losses=tuple(
-            LossPoint(
-                step=row["step"],
-                stage=row["stage"],
-                text_loss=row["text_loss"],
-                vision_loss=row["vision_loss"],
-            )
+            LossPoint(**{name: row[name] for name in ("step", "stage", "text_loss", "vision_loss")})
             for row in rows
         ),
         evaluations=_evaluations(run, train),
@@ -178,10 +173,7 @@ def _frame_tokenizer(
 def stage_metrics(stage: Stage, rows: Sequence[dict[str, Any]], *, left_out: dict[str, int]) -> StageMetrics:
     """Add up the rows of a stage, each of which covers the steps since the one before it.
 
-    Args:
-        stage: its configuration.
-        rows: of `metrics.jsonl`, those of other stages among them.
-        left_out: examples that are too long for it.
+    Among the rows of `metrics.jsonl` are those of other stages; `left_out` are examples that are too long.
     """
     rows = [row for row in rows if row["stage"] == stage.name]
     steps, tokens, seconds = (sum(row[name] for row in rows) for name in ("steps", "tokens", "seconds"))

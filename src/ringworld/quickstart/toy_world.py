@@ -42,10 +42,7 @@ def render_toy_world(
     Every file follows from the seed and its number alone and appears whole or not at all, so that a run that
     was stopped resumes where it was.
 
-    Args:
-        out: folder to write in.
-        config: what to write.
-        on_progress: called after each file with the number of files done and the number of all.
+    After each file, `on_progress` gets the number of files done and the number of all.
 
     Raises:
         InputError: `out` holds the toy world of another configuration.
