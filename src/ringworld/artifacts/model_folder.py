@@ -108,11 +108,7 @@ class ModelFolder:
             return read_weights(self.path, self.architecture, tied=self.tied)
 
     def read_generation_weights(self, mesh: Mesh, *, compute: str) -> GenerationWeights:
-        """Read weights ready for inference, in the compute type.
-
-        Raises:
-            InputError: as for `read_weights`.
-        """
+        """Read weights ready for inference, in the compute type; otherwise as `read_weights`."""
         with jax.set_mesh(mesh):
             return read_generation_weights(self.path, self.architecture, compute=compute, tied=self.tied)
 

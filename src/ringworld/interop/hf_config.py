@@ -88,7 +88,7 @@ def read_architecture(folder: Path) -> Architecture:
     path = folder / CONFIG_FILE
     theirs = read_as(dict[str, Any], path)
     problems: list[str] = []
-    sizes = {name: theirs.get(key) for key, name in _SIZES.items()}
+    sizes: dict[str, Any] = {name: theirs.get(key) for key, name in _SIZES.items()}
     problems += [
         f"{key} is {short(theirs.get(key))}" for key, name in _SIZES.items() if type(sizes[name]) is not int
     ]
@@ -106,7 +106,17 @@ def read_architecture(folder: Path) -> Architecture:
     rope = _rope(theirs, problems)
     if not problems:
         try:
-            return _architecture(theirs, sizes, rope)
+            vocab = sizes.pop("vocab")
+            text_vocab = ours.get("text_vocab", vocab)
+            return Architecture(
+                **sizes,
+                kv_heads=theirs.get("num_key_value_heads") or sizes["heads"],
+                head=theirs.get("head_dim") or sizes["embed"] // sizes["heads"],
+                text_vocab=text_vocab,
+                vision_vocab=vocab - text_vocab,
+                rope=rope,
+                norm_eps=float(theirs.get("rms_norm_eps", 1e-6)),
+            )
         except InputError as error:
             problems.append(error.problem)
         except (TypeError, ValueError, ZeroDivisionError, OverflowError) as error:
@@ -115,21 +125,6 @@ def read_architecture(folder: Path) -> Architecture:
         f"{path} is not a LLaMA that ringworld can run: {'; '.join(problems)}",
         path=path,
         value=tuple(problems),
-    )
-
-
-def _architecture(theirs: dict[str, Any], sizes: dict[str, Any], rope: Rope) -> Architecture:
-    ours = theirs.get(OUR_KEY) or {}
-    vocab = sizes.pop("vocab")
-    text_vocab = ours.get("text_vocab", vocab)
-    return Architecture(
-        **sizes,
-        kv_heads=theirs.get("num_key_value_heads") or sizes["heads"],
-        head=theirs.get("head_dim") or sizes["embed"] // sizes["heads"],
-        text_vocab=text_vocab,
-        vision_vocab=vocab - text_vocab,
-        rope=rope,
-        norm_eps=float(theirs.get("rms_norm_eps", 1e-6)),
     )
 
 

@@ -8,10 +8,9 @@ from ringworld.api.machine import on_this_machine
 from ringworld.api.prepare import prepare
 from ringworld.api.tokenizer import train_tokenizer
 from ringworld.api.train import train
-from ringworld.core.config import to_json, typed_command
+from ringworld.core.config import to_json
 from ringworld.core.errors import InputError
 from ringworld.core.files import only_one, writing_folder
-from ringworld.core.memory import peak_memory_bytes
 from ringworld.core.origin import Origin, claim
 from ringworld.core.progress import Progress
 from ringworld.data.find_sources import find_sources, why_no_file
@@ -73,12 +72,10 @@ def quickstart(
             tokenizer=tokenizer,
             examples=examples,
             train=trained,
-            command=typed_command(),
             sources=sources,
             prepared=prepared,
             shown=shown,
             phases=phases.done(),
-            peak_bytes=peak_memory_bytes(),
         )
         return write_report(metrics, out=out)
 
