@@ -6,6 +6,7 @@ from collections.abc import Callable
 import numpy as np
 
 from ringworld.core.errors import InputError
+from ringworld.evaluation.task import Subject
 from ringworld.text.tokenizer import TextTokenizer
 from ringworld.text.vocabulary import Vocabulary
 
@@ -25,6 +26,15 @@ class FakeSubject:
         self.longest, self.finds = longest, finds
         self.asked = self.scored = 0
         self.stop_after: int | None = None
+
+    @property
+    def subject(self) -> Subject:
+        return Subject(
+            tokenizer=self.tokenizer,
+            vocabulary=self.vocabulary,
+            continue_ids=self.continue_ids,
+            score=self.score,
+        )
 
     def continue_ids(self, prompts, *, max_new_tokens, sampling):
         self._count(asked=len(prompts))

@@ -31,7 +31,7 @@ def measured(edges: tuple[int, ...], **batches: list[PackedRows]) -> dict:
     """Return value and count of each metric and cell, by its kind or its first position."""
     task = HeldOutTask(HeldOutConfig(position_edges=edges), batches, context_tokens=8, too_long={"video": 3})
     items = list(task.items())
-    outcomes = task.score(FakeSubject(TOKENIZER, VOCABULARY), items)
+    outcomes = task.score(FakeSubject(TOKENIZER, VOCABULARY).subject, items)
     results = list(task.aggregate({item.key: outcome for item, outcome in zip(items, outcomes)}))
     assert all(one.cell["context_tokens"] == 8 for one in results)
     return {
@@ -70,7 +70,7 @@ def test_a_loss_that_is_no_number_is_reported(monkeypatch):
     monkeypatch.setattr(FakeSubject, "score", lambda self, tokens, targets, **where: lost)
     task = HeldOutTask(HeldOutConfig(), {"text": [batch()]}, context_tokens=8, too_long={})
     (item,) = task.items()
-    (outcome,) = task.score(FakeSubject(TOKENIZER, VOCABULARY), [item])
+    (outcome,) = task.score(FakeSubject(TOKENIZER, VOCABULARY).subject, [item])
     (result,) = task.aggregate({item.key: outcome})
     assert result.value is None and result.reason
 

@@ -39,7 +39,7 @@ def prompt(
 def measured(config: NeedleConfig, haystack: Haystack = HAYSTACK, **subject) -> list:
     asked = task(config, haystack)
     items = list(asked.items())
-    outcomes = asked.score(FakeSubject(TOKENIZER, VOCABULARY, **subject), items)
+    outcomes = asked.score(FakeSubject(TOKENIZER, VOCABULARY, **subject).subject, items)
     return list(asked.aggregate({item.key: outcome for item, outcome in zip(items, outcomes)}))
 
 
@@ -125,7 +125,8 @@ def test_a_needle_is_found_where_its_number_stands_in_the_answer():
     config = NeedleConfig(context_tokens=(600,), depth_percents=(50.0,), needles=2, asked=2)
     first, second = prompt(config=config).needles
     item = next(iter(task(config).items()))
-    (outcome,) = task(config).score(FakeSubject(TOKENIZER, VOCABULARY, finds=first.number.__eq__), [item])
+    one = FakeSubject(TOKENIZER, VOCABULARY, finds=first.number.__eq__)
+    (outcome,) = task(config).score(one.subject, [item])
     assert not isinstance(outcome, Unmeasured)
     assert outcome["found"] == [True, False]
     assert outcome["answers"] == [first.number, second.number]

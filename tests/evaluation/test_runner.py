@@ -14,8 +14,8 @@ from ringworld.evaluation import runner
 from ringworld.evaluation.held_out import HeldOutConfig
 from ringworld.evaluation.needles import NeedleConfig
 from ringworld.evaluation.runner import evaluate, read_evaluation
-from ringworld.evaluation.subject import WorldSubject
-from ringworld.evaluation.task import EvaluationData, Item, Task, Unmeasured
+from ringworld.evaluation.subject import subject_of
+from ringworld.evaluation.task import EvaluationData, Item, Subject, Task, Unmeasured
 from tests.evaluation.fake_subject import FakeSubject
 from tests.inference.tiny_world import TOKENIZER, VOCABULARY, make_world
 from tests.training.tiny_run import write_examples
@@ -43,7 +43,8 @@ def subject(**options) -> FakeSubject:
 
 
 def run(subject, data, out: Path, *tasks, identity="weights") -> Evaluation:
-    return evaluate(subject, tasks, data=data, out=out, label=LABEL, identity={"weights": identity})
+    asked = subject if isinstance(subject, Subject) else subject.subject
+    return evaluate(asked, tasks, data=data, out=out, label=LABEL, identity={"weights": identity})
 
 
 def test_an_evaluation_that_was_stopped_asks_only_what_is_left(data, tmp_path, monkeypatch):
@@ -145,7 +146,7 @@ def test_a_third_task_is_one_class(data, tmp_path):
 
 
 def test_a_model_is_asked_and_scored(data, tmp_path):
-    asked = WorldSubject(make_world(ring=1).world)
+    asked = subject_of(make_world(ring=1).world)
     made = run(asked, data, tmp_path, NEEDLES, HELD_OUT)
     assert {one.cell["context_tokens"] for one in made.results if one.task == "needles"} == {440, 450}
     loss = next(one for one in made.results if one.metric == "text_loss")

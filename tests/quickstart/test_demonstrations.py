@@ -58,7 +58,7 @@ def root(tmp_path_factory) -> Path:
 def shown(root) -> Demonstrations:
     world = make_world(ring=1).world
     sources = find_sources(videos=[root / "in"], texts=[], config=RUN.prepare)
-    return demonstrate(world, RUN, sources=sources, root=root, folder=root / "samples")
+    return demonstrate(world, RUN, sources=sources, folder=root / "samples")
 
 
 def test_an_image_or_a_short_clip_makes_no_video_shorter(shown, root):

@@ -12,7 +12,7 @@ from ringworld.core.files import only_one
 from ringworld.core.results import Evaluation
 from ringworld.evaluation.config import EvaluationConfig
 from ringworld.evaluation.runner import evaluate as run_tasks
-from ringworld.evaluation.subject import WorldSubject
+from ringworld.evaluation.subject import subject_of
 from ringworld.evaluation.task import EvaluationData
 from ringworld.presets.run import RunConfig
 
@@ -57,7 +57,7 @@ def evaluate(
     with only_one(Path(out)):
         longest = max(folder.context_tokens, tasks.longest_context_tokens)
         return run_tasks(
-            WorldSubject(load_opened(folder, devices=devices, context_tokens=longest)),
+            subject_of(load_opened(folder, devices=devices, context_tokens=longest)),
             tasks.tasks,
             data=packed,
             out=Path(out),

@@ -37,18 +37,10 @@ def generate(
     sampling: dict[str, Any],
     devices: int | None,
 ) -> str:
-    """Make a text, an answer, an image or a video, write it to `out`, and return the text or the path.
+    """Do what the command `ringworld generate` says, and return the text or the path.
 
-    Args:
-        model: model folder.
-        kind: what to make.
-        prompt: text to continue, question to answer, or caption to draw.
-        out: folder for `output.json`, `origin.json`, and `image.png` or `video.mp4`.
-        about: the video, image or text file that a question is about.
-        frames: length of a video.
-        max_new_tokens: most tokens of a text or an answer.
-        sampling: fields of `SamplingConfig` that differ from the model's defaults; None leaves one.
-        devices: of the ring; by default one CPU, or all accelerators.
+    In `sampling` are fields of `SamplingConfig` that differ from the model's defaults; None leaves one. The
+    folder `out` gains `output.json`, `origin.json`, and `image.png` or `video.mp4`.
 
     Raises:
         InputError: a number makes no sense, or a file or folder cannot be used.
@@ -102,11 +94,7 @@ def _answer(world: World, question: str, file: Path | None, **options: Any) -> s
 
 
 def _checked(about: Path) -> Path:
-    """Return the file that a question is about.
-
-    Raises:
-        InputError: it is no file.
-    """
+    """Return the file that a question is about, or refuse what is no file."""
     if not about.is_file():
         reason = "is a folder" if about.is_dir() else why_no_file(about) or "does not exist"
         raise InputError(f"{about} {reason}", field="about", value=about, path=about)

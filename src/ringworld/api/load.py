@@ -5,11 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from jax.sharding import Mesh
-
 from ringworld.api.machine import PathArgument, begin_process, ring_of
 from ringworld.artifacts.model_folder import ModelFolder
-from ringworld.artifacts.tokenizers import Tokenizers
 from ringworld.core.config import from_json, to_json
 from ringworld.core.files import fitted
 from ringworld.core.mesh_config import MeshConfig
@@ -17,9 +14,7 @@ from ringworld.inference.config import GenerationLimits, SamplingDefaults, Watch
 from ringworld.inference.prompts import Prompts
 from ringworld.inference.world import World
 from ringworld.model.config import Execution, check_mesh
-from ringworld.model.decode import GenerationWeights
 from ringworld.model.forward import Forward
-from ringworld.text.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,36 +73,15 @@ def load_opened(
     defaults = ModelDefaults.of(found.generation)
     execution = execution or defaults.execution
     check_mesh(found.architecture, execution.attention, MeshConfig(**mesh.shape))
-    return world_of(
+    longest = found.context_tokens if context_tokens is None else context_tokens
+    return World.of(
         found.read_generation_weights(mesh, compute=execution.compute),
         forward=Forward.of(found.architecture, execution),
-        tokenizers=found.tokenizers,
-        vocabulary=found.vocabulary,
+        prompts=Prompts(
+            found.tokenizers.text, vocabulary=found.vocabulary, frame_tokenizer=found.tokenizers.frames
+        ),
         mesh=mesh,
-        context_tokens=found.context_tokens if context_tokens is None else context_tokens,
+        limits=GenerationLimits(max_context_tokens=longest),
         sampling=defaults.sampling,
         watching=defaults.watching,
-    )
-
-
-def world_of(
-    weights: GenerationWeights,
-    *,
-    forward: Forward,
-    tokenizers: Tokenizers,
-    vocabulary: Vocabulary,
-    mesh: Mesh,
-    context_tokens: int,
-    sampling: SamplingDefaults,
-    watching: WatchingConfig,
-) -> World:
-    """Return a model whose weights lie on a mesh, ready to complete, answer, draw and score."""
-    return World.of(
-        weights,
-        forward=forward,
-        prompts=Prompts(tokenizers.text, vocabulary=vocabulary, frame_tokenizer=tokenizers.frames),
-        mesh=mesh,
-        limits=GenerationLimits(max_context_tokens=context_tokens),
-        sampling=sampling,
-        watching=watching,
     )

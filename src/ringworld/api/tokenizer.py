@@ -107,7 +107,7 @@ def train_tokenizer(
             Tokenizers(text=words, frames=None).vocabulary(text_vocab=run.model.text_vocab)
         claim(out, _origin(run, sources, words), results=REPORT_FILE)
         if (out / REPORT_FILE).exists():
-            return read_tokenizer_report(out)
+            return read_as(TokenizerReport, out / REPORT_FILE)
         if run.frames is not None and not any(one.format in ("video", "image") for one in sources):
             raise InputError(
                 "there is no video or image to train a frame tokenizer on",
@@ -119,15 +119,6 @@ def train_tokenizer(
         report = TokenizerReport(text=text, frames=frames, quarantined=tuple(dict.fromkeys(quarantined)))
         write_json_atomic(out / REPORT_FILE, to_json(report))
         return report
-
-
-def read_tokenizer_report(folder: Path) -> TokenizerReport:
-    """Read what `train_tokenizer` reported.
-
-    Raises:
-        InputError: the folder holds no report.
-    """
-    return read_as(TokenizerReport, folder / REPORT_FILE)
 
 
 def _origin(run: RunConfig, sources: Sequence[Source], words: TextTokenizer | None) -> Origin:

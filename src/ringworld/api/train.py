@@ -8,7 +8,7 @@ import jax
 from jax.sharding import Mesh
 
 from ringworld.api.evaluate import packed_as
-from ringworld.api.load import ModelDefaults, world_of
+from ringworld.api.load import ModelDefaults
 from ringworld.api.machine import PathArgument, begin_process, on_this_machine
 from ringworld.artifacts.examples_folder import ExamplesFolder
 from ringworld.artifacts.model_folder import ModelFolder, check_replaceable, is_saved, save_model
@@ -19,8 +19,10 @@ from ringworld.core.files import differences, only_one
 from ringworld.core.fingerprint import fingerprint
 from ringworld.core.origin import Origin, parent
 from ringworld.evaluation.runner import evaluate as run_tasks
-from ringworld.evaluation.subject import WorldSubject
-from ringworld.inference.config import WatchingConfig
+from ringworld.evaluation.subject import subject_of
+from ringworld.inference.config import GenerationLimits, WatchingConfig
+from ringworld.inference.prompts import Prompts
+from ringworld.inference.world import World
 from ringworld.model.decode import GenerationWeights
 from ringworld.model.extend import add_vision_ids
 from ringworld.model.forward import Forward
@@ -119,21 +121,23 @@ class _Job:
         with jax.set_mesh(mesh):
             weights = GenerationWeights.from_model(model, compute=self.run.execution.compute)
             weights_fingerprint = fingerprint(model)
-        world = world_of(
+        tokenizers, stages = self.examples.tokenizers, self.run.training.stages
+        longest = max(one.context_tokens for one in stages)
+        world = World.of(
             weights,
             forward=Forward.of(self.run.model, self.run.execution, rope_base=stage.rope_base),
-            tokenizers=self.examples.tokenizers,
-            vocabulary=self.run.vocabulary,
+            prompts=Prompts(
+                tokenizers.text, vocabulary=self.run.vocabulary, frame_tokenizer=tokenizers.frames
+            ),
             mesh=mesh,
-            context_tokens=max(
-                *(stage.context_tokens for stage in self.run.training.stages),
-                self.run.evaluation.longest_context_tokens,
+            limits=GenerationLimits(
+                max_context_tokens=max(longest, self.run.evaluation.longest_context_tokens)
             ),
             sampling=self.run.sampling,
             watching=self._defaults.watching,
         )
         run_tasks(
-            WorldSubject(world),
+            subject_of(world),
             self.run.evaluation.tasks,
             data=packed_as(self.run, folder=self.examples.path),
             out=evaluation_folder(self.out, stage.name, when),
@@ -173,7 +177,7 @@ class _Job:
         )
 
     def _origin(self, kind: Literal["run", "model"], decides: dict[str, Any]) -> Origin:
-        parents = {"data": parent(self.examples.path, self.examples.fingerprint)}
+        parents = {"data": parent(self.examples.path, self.examples.store.fingerprint)}
         if self.begun_from is not None:
             parents["init"] = parent(self.begun_from.path, self.begun_from.fingerprint)
         return Origin(kind=kind, identity=decides, configuration=to_json(self.run), parents=parents)

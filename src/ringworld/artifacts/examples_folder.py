@@ -36,11 +36,6 @@ class ExamplesFolder:
         store = ExampleStore(path)
         return ExamplesFolder(path=path, store=store, tokenizers=Tokenizers.load(path / TOKENIZER_FOLDER))
 
-    @property
-    def fingerprint(self) -> str:
-        """Hash of all examples and their order."""
-        return self.store.fingerprint
-
     def check(self, vocabulary: Vocabulary) -> None:
         """Refuse examples whose ids mean something else than a model's.
 

@@ -108,11 +108,7 @@ class ModelFolder:
             return read_weights(self.path, self.architecture, tied=self.tied)
 
     def read_generation_weights(self, mesh: Mesh, *, compute: str) -> GenerationWeights:
-        """Read weights ready for inference, in the compute type.
-
-        Raises:
-            InputError: as for `read_weights`.
-        """
+        """Read weights ready for inference, in the compute type; otherwise as `read_weights`."""
         with jax.set_mesh(mesh):
             return read_generation_weights(self.path, self.architecture, compute=compute, tied=self.tied)
 
@@ -130,15 +126,8 @@ def save_model(
 ) -> None:
     """Write a model folder whole, in place of one that stood there.
 
-    Args:
-        folder: its path.
-        model: float32 weights on `mesh`.
-        architecture: with the rope base that the model ended with.
-        tokenizers: those it was trained with.
-        context_tokens: longest context that it was trained on.
-        generation: defaults of generation, as JSON.
-        origin: where it comes from; the fingerprint of the weights is added to its identity.
-        mesh: on which the weights lie.
+    Weights are float32 and lie on `mesh`, `generation` is JSON, and the identity of `origin` gains the
+    fingerprint of the weights; the rest is as in `ModelFolder`.
 
     Raises:
         InputError: something else stands there.
@@ -189,10 +178,8 @@ def is_saved(folder: Path, origin: Origin) -> bool:
 
 
 def _where_models_are(path: Path) -> str:
-    found = sorted((config.parent for config in path.glob("models/*/config.json")), key=_finished_at)
-    found += [path / "model"] if (path / "model" / CONFIG_FILE).exists() else []
-    return f"name one of its models, such as {found[-1]}" if found else "name a folder that train wrote"
-
-
-def _finished_at(folder: Path) -> float:
-    return (folder / CONFIG_FILE).stat().st_mtime
+    found = sorted(path.glob(f"models/*/{CONFIG_FILE}"), key=lambda config: config.stat().st_mtime)
+    found += path.glob(f"model/{CONFIG_FILE}")
+    return (
+        f"name one of its models, such as {found[-1].parent}" if found else "name a folder that train wrote"
+    )

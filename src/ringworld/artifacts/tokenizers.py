@@ -52,10 +52,7 @@ class Tokenizers:
         }
 
     def vocabulary(self, *, text_vocab: int) -> Vocabulary:
-        """Return the one id space of a model with these tokenizers.
-
-        Args:
-            text_vocab: ids that the model keeps for text; a small corpus fills fewer.
+        """Return the one id space of a model of `text_vocab` text ids, of which a small corpus fills fewer.
 
         Raises:
             InputError: the text tokenizer has more.

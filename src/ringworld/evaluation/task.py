@@ -1,7 +1,7 @@
 """What a task is, what it is asked of, and what it is made from."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
@@ -11,7 +11,6 @@ from jaxtyping import Float32, Int32
 
 from ringworld.core.results import Result
 from ringworld.data.config import MixtureConfig, PackingConfig
-from ringworld.inference.config import SamplingConfig
 from ringworld.text.tokenizer import TextTokenizer
 from ringworld.text.vocabulary import Vocabulary
 
@@ -20,37 +19,16 @@ Outcome = Mapping[str, Any]
 """What came of one item, as JSON."""
 
 
-@runtime_checkable
-class Subject(Protocol):
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Subject:
     """What is evaluated: a model that continues ids and scores them."""
 
-    @property
-    def tokenizer(self) -> TextTokenizer:
-        """The model's."""
-        ...
-
-    @property
-    def vocabulary(self) -> Vocabulary:
-        """The model's."""
-        ...
-
-    def continue_ids(
-        self, prompts: Sequence[Int32[np.ndarray, " _"]], *, max_new_tokens: int, sampling: SamplingConfig
-    ) -> Sequence[Int32[np.ndarray, " _"]]:
-        """Return the text ids that follow each prompt."""
-        ...
-
-    def score(
-        self,
-        tokens: Int32[np.ndarray, "batch seq"],
-        targets: Int32[np.ndarray, "batch seq"],
-        *,
-        order: Int32[np.ndarray, "batch seq"],
-        first: Int32[np.ndarray, "batch seq"],
-        lengths: Sequence[Sequence[int]],
-    ) -> Float32[np.ndarray, "batch seq"]:
-        """Return the negative log-likelihood of each target in nats."""
-        ...
+    tokenizer: TextTokenizer
+    vocabulary: Vocabulary
+    continue_ids: Callable[..., Sequence[Int32[np.ndarray, " _"]]]
+    """Return the text ids that follow each prompt; called as `Generator.generate` is."""
+    score: Callable[..., Float32[np.ndarray, "batch seq"]]
+    """Return the negative log-likelihood of each target in nats; called as `Scorer.score` is."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -66,18 +66,18 @@ def plan_batches(
         _check_fits(len(prompt), new_tokens=new_tokens, limits=limits)
     longest = {indices: max(len(prompts[i]) for i in indices) for indices in groups}
     waiting = sorted(groups, key=lambda indices: (-longest[indices], indices.start))
-    room = bucket(new_tokens)
+    room, together = bucket(new_tokens), math.lcm(multiple, group)
     while waiting:
         slots = bucket(longest[waiting[0]]) + room
         sequences = max(1, min(limits.max_sequences, limits.max_cache_tokens // slots))
         # A power of two at most, so that rounding up to one below stays within the limits.
         most = max(1, (1 << (sequences.bit_length() - 1)) // group)
         taken, waiting = waiting[:most], waiting[most:]
-        indices = tuple(i for together in taken for i in together)
+        indices = tuple(i for indices in taken for i in indices)
         yield _batch(
             indices,
             prompts=prompts,
-            sequences=_sequences(len(indices), multiple=math.lcm(multiple, group)),
+            sequences=math.ceil((1 << (len(indices) - 1).bit_length()) / together) * together,
             width=bucket(longest[taken[0]]),
             room=room,
         )
@@ -120,11 +120,6 @@ def _batch(
         checksums=keys,
         room=room,
     )
-
-
-def _sequences(count: int, *, multiple: int) -> int:
-    power = 1 << (count - 1).bit_length()
-    return -(-power // multiple) * multiple
 
 
 def _check_fits(length: int, *, new_tokens: int, limits: GenerationLimits) -> None:

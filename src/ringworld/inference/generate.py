@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float32, Int32, UInt32
 
 from ringworld.core.sharding import spec
-from ringworld.inference.grammar import Grammar, allowed, legal
+from ringworld.inference.grammar import Grammar, legal
 from ringworld.inference.sampling import guide, row_keys, sample
 from ringworld.model.cache import KVCache
 from ringworld.model.decode import GenerationWeights, decode_step, prefill
@@ -129,7 +129,16 @@ def _write(state: _State, scores: Float32[Array, "batch vocab"], *, request: Req
     index = state.index + 1
     # Scores of one token are small: every device draws for every sequence, and no draw depends on the mesh.
     scores = jax.reshard(scores, spec(None, None))
-    token = jnp.repeat(_draw(scores, index, request=request, group=group), group)
+    guided = guide(scores[::2], scores[1::2], scale=request.guidance_scale) if group == 2 else scores
+    drawn = sample(
+        guided,
+        legal=legal(request.grammar, index, vocab=scores.shape[1]),
+        keys=row_keys(request.seed, request.checksums[::group]),
+        index=index,
+        temperature=request.temperature,
+        top_k=request.top_k,
+    )
+    token = jnp.repeat(drawn, group)
     column = jnp.where(state.done, -1, token)[:, None]
     return _State(
         index=index,
@@ -137,19 +146,4 @@ def _write(state: _State, scores: Float32[Array, "batch vocab"], *, request: Req
         written=jax.lax.dynamic_update_slice_in_dim(state.written, column, index, axis=1),
         done=state.done | (token == request.grammar.stop),
         finite=state.finite & (jnp.isfinite(scores).all(axis=1) | state.done).all(),
-    )
-
-
-def _draw(
-    scores: Float32[Array, "batch vocab"], index: Int32[Array, ""], *, request: Request, group: int
-) -> Int32[Array, " groups"]:
-    if group == 2:
-        scores = guide(scores[::2], scores[1::2], scale=request.guidance_scale)
-    return sample(
-        scores,
-        legal=legal(allowed(request.grammar, index), vocab=scores.shape[1]),
-        keys=row_keys(request.seed, request.checksums[::group]),
-        index=index,
-        temperature=request.temperature,
-        top_k=request.top_k,
     )

@@ -1,5 +1,6 @@
 """Ids in, ids out: prompts are continued in batches of few shapes."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, SupportsIndex
 
@@ -16,13 +17,12 @@ from ringworld.inference.batches import PromptBatch, not_finite, plan_batches
 from ringworld.inference.config import GREEDY, GenerationLimits, SamplingConfig
 from ringworld.inference.generate import Request, generate
 from ringworld.inference.grammar import Grammar, frame_grammar, text_grammar
+from ringworld.inference.prompts import Ids
 from ringworld.model.arrange import Layout
 from ringworld.model.cache import padded_length
 from ringworld.model.decode import GenerationWeights
 from ringworld.model.forward import Forward
 from ringworld.text.vocabulary import Vocabulary
-
-Ids = Int32[np.ndarray, " _"]
 
 
 class Generator:
@@ -44,20 +44,21 @@ class Generator:
         mesh: Mesh,
         limits: GenerationLimits,
     ) -> None:
-        """Keep the model.
-
-        Args:
-            weights: in the compute type, on `mesh`.
-            forward: rotary frequencies of the stage that made them, and configuration.
-            vocabulary: which ids are text, and which codes.
-            end: id after which a text is finished (`</s>`).
-            mesh: as made by `core.mesh`.
-            limits: the model's context, and how much is decoded at once.
+        """Keep the model; arguments as for `World.of`, and the id `end` after which a text is finished.
 
         Raises:
             InputError: the vocabulary is not that of the model.
         """
-        _check_vocabulary(vocabulary, forward)
+        model, ids = forward.architecture, vocabulary.size if vocabulary.codes else vocabulary.text_size
+        # A model may keep more ids for vision than there are codes, as LWM does: 8448 for 8194.
+        if model.text_vocab != vocabulary.text_size or model.vocab < ids:
+            raise InputError(
+                f"a model of {model.text_vocab} text and {model.vision_vocab} vision ids does not match a "
+                f"vocabulary of {vocabulary.text_size} and {ids - vocabulary.text_size}",
+                field="vocabulary",
+                value=vocabulary,
+                remedy="take the model and its tokenizers from one folder",
+            )
         self.limits = limits
         self._weights, self._forward, self._mesh = weights, forward, mesh
         self._layout = Layout(forward.execution.attention, mesh=mesh)
@@ -119,7 +120,7 @@ class Generator:
             prompts,
             group=group,
             new_tokens=new_tokens,
-            multiple=_size(self._mesh, BATCH_AXES),
+            multiple=math.prod(self._mesh.shape[axis] for axis in BATCH_AXES),
             limits=self.limits,
         ):
             request = _request(batch, grammar=grammar, new_tokens=new_tokens, sampling=sampling)
@@ -127,7 +128,7 @@ class Generator:
         return [ids[ids >= 0] for ids in (followed[i] for i in range(0, len(prompts), group))]
 
     def _run(self, batch: PromptBatch, request: Request, *, group: int) -> Int32[np.ndarray, "batch room"]:
-        members = _size(self._mesh, SEQ_AXES)
+        members = math.prod(self._mesh.shape[axis] for axis in SEQ_AXES)
         width = padded_length(batch.tokens.shape[1], members=members)
         padding = ((0, 0), (0, width - batch.tokens.shape[1]))
         tokens, order = np.pad(batch.tokens, padding), np.pad(batch.order, padding, constant_values=-1)
@@ -168,21 +169,3 @@ def _float32(value: float) -> jax.Array:
     """Return the nearest finite float32 that is zero only for zero."""
     limits = np.finfo(np.float32)
     return jnp.float32(min(max(value, float(limits.tiny)), float(limits.max)) if value else 0)
-
-
-def _size(mesh: Mesh, axes: Sequence[str]) -> int:
-    return int(np.prod([mesh.shape[axis] for axis in axes]))
-
-
-def _check_vocabulary(vocabulary: Vocabulary, forward: Forward) -> None:
-    model = forward.architecture
-    ids = vocabulary.size if vocabulary.codes else vocabulary.text_size
-    # A model may keep more ids for vision than there are codes, as LWM does: 8448 for 8194.
-    if model.text_vocab != vocabulary.text_size or model.vocab < ids:
-        raise InputError(
-            f"a model of {model.text_vocab} text and {model.vision_vocab} vision ids does not match a "
-            f"vocabulary of {vocabulary.text_size} and {ids - vocabulary.text_size}",
-            field="vocabulary",
-            value=vocabulary,
-            remedy="take the model and its tokenizers from one folder",
-        )

@@ -1,4 +1,4 @@
-"""Which ids may come next: an interval of ids, known from the index of the new token alone.
+"""Which ids may come next: an interval of ids or a single one, known from the index of the new token alone.
 
 | what is written | index of the token | ids that may follow |
 |---|---|---|
@@ -7,8 +7,7 @@
 | frames | after the codes of a frame | end-of-frame only |
 | frames | after the codes of the last frame | end-of-vision only |
 
-An interval is two int32, so that a compiled loop masks with two comparisons, and an id that is forced is an
-interval of one.
+All of it is a few int32, so that a compiled loop masks with comparisons.
 """
 
 from typing import NamedTuple
@@ -20,6 +19,9 @@ from ringworld.core.errors import InputError
 from ringworld.core.ranges import check_number
 from ringworld.text.vocabulary import Vocabulary
 
+Number = int | Int32[Array, ""]
+"""An int32; inside a compiled program an array."""
+
 
 class Grammar(NamedTuple):
     """What may be written: text without end, or exactly so many frames.
@@ -29,28 +31,21 @@ class Grammar(NamedTuple):
         `100-103, 100-103, 104, 100-103, 100-103, 105`.
     """
 
-    body_start: Int32[Array, ""]
-    body_stop: Int32[Array, ""]
-    stride: Int32[Array, ""]
+    body_start: Number
+    body_stop: Number
+    stride: Number = 0
     """Tokens of one frame with the id that ends it; 0 where nothing is forced."""
-    last: Int32[Array, ""]
+    last: Number = -1
     """Index of end-of-vision."""
-    end_of_frame: Int32[Array, ""]
-    end_of_vision: Int32[Array, ""]
-    stop: Int32[Array, ""]
+    end_of_frame: Number = -1
+    end_of_vision: Number = -1
+    stop: Number = -1
     """The id after which a sequence is finished; -1 where only the number of tokens ends it."""
-
-
-class IdRange(NamedTuple):
-    """The ids from `start` up to, not including, `stop`."""
-
-    start: Int32[Array, ""]
-    stop: Int32[Array, ""]
 
 
 def text_grammar(vocabulary: Vocabulary, *, end: int) -> Grammar:
     """Allow text ids only, up to the id `end` (`</s>`)."""
-    return _grammar(body=(0, vocabulary.code_offset), end=end)
+    return Grammar(body_start=0, body_stop=vocabulary.code_offset, stop=end)
 
 
 def frame_grammar(vocabulary: Vocabulary, *, frames: int) -> Grammar:
@@ -63,36 +58,21 @@ def frame_grammar(vocabulary: Vocabulary, *, frames: int) -> Grammar:
     if not vocabulary.codes:
         raise InputError("this is a model of text alone, which draws no frames", field="frames", value=frames)
     stride = vocabulary.codes_per_frame + 1
-    return _grammar(
-        body=(vocabulary.code_offset, vocabulary.code_offset + vocabulary.codes),
+    return Grammar(
+        body_start=vocabulary.code_offset,
+        body_stop=vocabulary.code_offset + vocabulary.codes,
         stride=stride,
         last=frames * stride - 1,
-        forced=(vocabulary.eof, vocabulary.eov),
+        end_of_frame=vocabulary.eof,
+        end_of_vision=vocabulary.eov,
     )
 
 
-def allowed(grammar: Grammar, index: Int32[Array, ""]) -> IdRange:
-    """Return the ids that token `index` may have, counted from the first token that is generated."""
+def legal(grammar: Grammar, index: Int32[Array, ""], *, vocab: int) -> Bool[Array, " vocab"]:
+    """Return which of all ids token `index` may have, counted from the first token that is generated."""
     stride = jnp.maximum(grammar.stride, 1)
     ends = (grammar.stride > 0) & ((index + 1) % stride == 0)
     structural = jnp.where(index == grammar.last, grammar.end_of_vision, grammar.end_of_frame)
-    return IdRange(
-        jnp.where(ends, structural, grammar.body_start), jnp.where(ends, structural + 1, grammar.body_stop)
-    )
-
-
-def legal(ids: IdRange, *, vocab: int) -> Bool[Array, " vocab"]:
-    """Return which of all ids lie in a range."""
     every = jnp.arange(vocab, dtype=jnp.int32)
-    return (every >= ids.start) & (every < ids.stop)
-
-
-def _grammar(
-    *,
-    body: tuple[int, int],
-    stride: int = 0,
-    last: int = -1,
-    forced: tuple[int, int] = (-1, -1),
-    end: int = -1,
-) -> Grammar:
-    return Grammar(*(jnp.int32(value) for value in (*body, stride, last, *forced, end)))
+    body = (every >= grammar.body_start) & (every < grammar.body_stop)
+    return jnp.where(ends, every == structural, body)

@@ -1,5 +1,6 @@
 """Words and frames to ids and back."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -41,7 +42,8 @@ class Prompts:
             )
         if frame_tokenizer is not None:
             config = frame_tokenizer.config
-            made, wanted = (config.codebook_size, config.codes_per_frame), _codes(vocabulary)
+            made = config.codebook_size, config.codes_per_frame
+            wanted = vocabulary.codes, vocabulary.codes_per_frame
             if made != wanted:
                 raise InputError(
                     f"a frame tokenizer of {made[1]} codes a frame out of {made[0]} does not match a model "
@@ -115,12 +117,7 @@ class Prompts:
             raise InputError(problem, field="frame_tokenizer", remedy="use a model of video and text")
         return self.frame_tokenizer
 
-    def _encode(self, segments: chat.Segments, *, codes: list[np.ndarray] | None = None) -> Ids:
-        encoded = chat.encode(
-            segments, tokenizer=self.tokenizer, vocabulary=self.vocabulary, frames=codes or ()
-        )
-        return encoded.tokens
-
-
-def _codes(vocabulary: Vocabulary) -> tuple[int, int]:
-    return vocabulary.codes, vocabulary.codes_per_frame
+    def _encode(self, segments: chat.Segments, *, codes: Sequence[np.ndarray] = ()) -> Ids:
+        return chat.encode(
+            segments, tokenizer=self.tokenizer, vocabulary=self.vocabulary, frames=codes
+        ).tokens

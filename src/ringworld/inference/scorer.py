@@ -1,5 +1,6 @@
 """How likely given ids are: teacher-forced losses."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,19 +11,18 @@ from jaxtyping import Float32, Int32
 
 from ringworld.core.sharding import BATCH_AXES, SEQ_AXES
 from ringworld.inference.batches import bucket, not_finite
+from ringworld.inference.prompts import Ids
 from ringworld.model.arrange import Layout
 from ringworld.model.cache import padded_length
 from ringworld.model.decode import GenerationWeights, target_losses
 from ringworld.model.forward import Forward
-
-Ids = Int32[np.ndarray, " _"]
 
 
 class Scorer:
     """One model on one mesh, which scores ids."""
 
     def __init__(self, weights: GenerationWeights, *, forward: Forward, mesh: Mesh) -> None:
-        """Keep the model; arguments as for `Generator`, whose weights these may be."""
+        """Keep the model; arguments as for `World.of`. A `Generator` may share its weights."""
         self.weights, self._forward, self._mesh = weights, forward, mesh
         self._layout = Layout(forward.execution.attention, mesh=mesh)
 
@@ -69,8 +69,8 @@ class Scorer:
 
         The sequence is padded to one of few lengths, so that few programs are compiled.
         """
-        members = int(np.prod([self._mesh.shape[axis] for axis in SEQ_AXES]))
-        batch = int(np.prod([self._mesh.shape[axis] for axis in BATCH_AXES]))
+        members = math.prod(self._mesh.shape[axis] for axis in SEQ_AXES)
+        batch = math.prod(self._mesh.shape[axis] for axis in BATCH_AXES)
         shape = (batch, padded_length(bucket(len(ids)), members=members))
         tokens, targets = np.zeros(shape, np.int32), np.full(shape, -1, np.int32)
         order, first = np.full(shape, -1, np.int32), np.zeros(shape, np.int32)

@@ -304,22 +304,12 @@ class World:
 
 
 def _texts(field: str, given: str | Sequence[str]) -> list[str]:
-    """Return one text or several as a list.
-
-    Raises:
-        InputError: it is neither.
-    """
-    if isinstance(given, str) or not isinstance(given, Iterable) or isinstance(given, bytes | bytearray):
-        return [_text(field, given)]
-    return [_text(field, text) for text in given]
+    several = isinstance(given, Iterable) and not isinstance(given, str | bytes | bytearray)
+    return [_text(field, text) for text in (given if several else [given])]
 
 
 def _text(field: str, text: Any) -> str:
-    """Return a text as it is.
-
-    Raises:
-        InputError: it is no `str`.
-    """
+    """Return a text as it is, or refuse what is no `str`."""
     if not isinstance(text, str):
         remedy = "decode it" if isinstance(text, bytes | bytearray) else ""
         problem = f"{field} holds {type(text).__name__}, not str"

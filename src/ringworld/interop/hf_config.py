@@ -1,5 +1,6 @@
 """`config.json` of Hugging Face `LlamaForCausalLM`, to and from an `Architecture`."""
 
+from dataclasses import asdict, fields
 from pathlib import Path
 from reprlib import repr as short
 from typing import Any
@@ -21,6 +22,13 @@ _SUPPORTED = {
     "compression_config": None,
 }
 """What the keys that change the result must say, where they are there."""
+_SCALINGS: dict[Any, type[Scaling]] = {"linear": Linear, "llama3": Llama3, "yarn": Yarn}
+_SCALING_KEYS = {
+    "low_frequency_factor": "low_freq_factor",
+    "high_frequency_factor": "high_freq_factor",
+    "original_context_tokens": "original_max_position_embeddings",
+}
+"""Theirs for the fields of a scaling that we name otherwise."""
 _YARN = {"attention_factor": None, "mscale": None, "mscale_all_dim": None, "truncate": True}
 """What YaRN is supported with."""
 _SIZES = {
@@ -35,13 +43,14 @@ _SIZES = {
 def hf_config(architecture: Architecture, *, context_tokens: int, bos: int, eos: int) -> dict[str, Any]:
     """Return the configuration that `LlamaForCausalLM.from_pretrained` reads.
 
-    Args:
-        architecture: with the rope base that the model ended with.
-        context_tokens: longest context that it was trained on.
-        bos: id that begins a text.
-        eos: id that ends one.
+    The architecture has the rope base that the model ended with; `context_tokens` is the longest context that
+    it was trained on.
     """
-    rope = {"rope_type": "default", "rope_theta": architecture.rope.base} | _their_scaling(architecture.rope)
+    rope = {"rope_type": "default", "rope_theta": architecture.rope.base}
+    for kind, scaling in _SCALINGS.items():
+        if isinstance(ours := architecture.rope.scaling, scaling):
+            values = {_SCALING_KEYS.get(name, name): value for name, value in asdict(ours).items()}
+            rope |= {"rope_type": kind} | values
     return {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
@@ -79,7 +88,7 @@ def read_architecture(folder: Path) -> Architecture:
     path = folder / CONFIG_FILE
     theirs = read_as(dict[str, Any], path)
     problems: list[str] = []
-    sizes = {name: theirs.get(key) for key, name in _SIZES.items()}
+    sizes: dict[str, Any] = {name: theirs.get(key) for key, name in _SIZES.items()}
     problems += [
         f"{key} is {short(theirs.get(key))}" for key, name in _SIZES.items() if type(sizes[name]) is not int
     ]
@@ -97,7 +106,17 @@ def read_architecture(folder: Path) -> Architecture:
     rope = _rope(theirs, problems)
     if not problems:
         try:
-            return _architecture(theirs, sizes, rope)
+            vocab = sizes.pop("vocab")
+            text_vocab = ours.get("text_vocab", vocab)
+            return Architecture(
+                **sizes,
+                kv_heads=theirs.get("num_key_value_heads") or sizes["heads"],
+                head=theirs.get("head_dim") or sizes["embed"] // sizes["heads"],
+                text_vocab=text_vocab,
+                vision_vocab=vocab - text_vocab,
+                rope=rope,
+                norm_eps=float(theirs.get("rms_norm_eps", 1e-6)),
+            )
         except InputError as error:
             problems.append(error.problem)
         except (TypeError, ValueError, ZeroDivisionError, OverflowError) as error:
@@ -106,21 +125,6 @@ def read_architecture(folder: Path) -> Architecture:
         f"{path} is not a LLaMA that ringworld can run: {'; '.join(problems)}",
         path=path,
         value=tuple(problems),
-    )
-
-
-def _architecture(theirs: dict[str, Any], sizes: dict[str, Any], rope: Rope) -> Architecture:
-    ours = theirs.get(OUR_KEY) or {}
-    vocab = sizes.pop("vocab")
-    text_vocab = ours.get("text_vocab", vocab)
-    return Architecture(
-        **sizes,
-        kv_heads=theirs.get("num_key_value_heads") or sizes["heads"],
-        head=theirs.get("head_dim") or sizes["embed"] // sizes["heads"],
-        text_vocab=text_vocab,
-        vision_vocab=vocab - text_vocab,
-        rope=rope,
-        norm_eps=float(theirs.get("rms_norm_eps", 1e-6)),
     )
 
 
@@ -144,52 +148,21 @@ def _rope(theirs: dict[str, Any], problems: list[str]) -> Rope:
     return Rope()
 
 
-def _our_scaling(kind: str, described: dict[str, Any], theirs: dict[str, Any]) -> Scaling | None:
+def _our_scaling(kind: Any, described: dict[str, Any], theirs: dict[str, Any]) -> Scaling | None:
     if kind == "default":
         return None
-    original = described.get("original_max_position_embeddings") or theirs.get("max_position_embeddings") or 0
-    match kind:
-        case "linear":
-            return Linear(factor=float(described["factor"]))
-        case "llama3":
-            return Llama3(
-                factor=float(described["factor"]),
-                low_frequency_factor=float(described["low_freq_factor"]),
-                high_frequency_factor=float(described["high_freq_factor"]),
-                original_context_tokens=int(original),
-            )
-        case "yarn":
-            if unknown := [name for name, usual in _YARN.items() if described.get(name, usual) != usual]:
-                raise ValueError(f"{', '.join(unknown)} is not supported")
-            return Yarn(
-                factor=float(described["factor"]),
-                original_context_tokens=int(original),
-                beta_fast=float(described.get("beta_fast", 32.0)),
-                beta_slow=float(described.get("beta_slow", 1.0)),
-            )
-    raise InputError(
-        f"RoPE is scaled by {kind!r}, not by one of linear, llama3, yarn", field="rope.scaling", value=kind
-    )
-
-
-def _their_scaling(rope: Rope) -> dict[str, Any]:
-    match rope.scaling:
-        case Linear(factor=factor):
-            return {"rope_type": "linear", "factor": factor}
-        case Llama3() as scaling:
-            return {
-                "rope_type": "llama3",
-                "factor": scaling.factor,
-                "low_freq_factor": scaling.low_frequency_factor,
-                "high_freq_factor": scaling.high_frequency_factor,
-                "original_max_position_embeddings": scaling.original_context_tokens,
-            }
-        case Yarn() as scaling:
-            return {
-                "rope_type": "yarn",
-                "factor": scaling.factor,
-                "original_max_position_embeddings": scaling.original_context_tokens,
-                "beta_fast": scaling.beta_fast,
-                "beta_slow": scaling.beta_slow,
-            }
-    return {}
+    if kind not in _SCALINGS:
+        problem = f"RoPE is scaled by {kind!r}, not by one of {', '.join(_SCALINGS)}"
+        raise InputError(problem, field="rope.scaling", value=kind)
+    if kind == "yarn" and (
+        other := [key for key, usual in _YARN.items() if described.get(key, usual) != usual]
+    ):
+        raise ValueError(f"{', '.join(other)} is not supported")
+    given = {"beta_fast": 32.0, "beta_slow": 1.0} | described
+    original = "original_max_position_embeddings"
+    given[original] = described.get(original) or theirs.get("max_position_embeddings") or 0
+    values: dict[str, Any] = {}
+    for field in fields(_SCALINGS[kind]):
+        key = _SCALING_KEYS.get(field.name, field.name)
+        values[field.name] = int(given[key]) if key == original else float(given[key])
+    return _SCALINGS[kind](**values)

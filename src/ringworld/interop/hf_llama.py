@@ -6,7 +6,7 @@ ignore it. Tensors are read straight into their shards, and written file by file
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -16,7 +16,6 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
-import ml_dtypes
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Int32, Shaped
@@ -37,7 +36,6 @@ INDEX_FILE = "model.safetensors.index.json"
 _FLOATS = ("F64", "F32", "F16", "BF16")
 _LISTED = 8
 """Most problems that a message names."""
-_NUMPY_TYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -115,22 +113,11 @@ def weight_table(architecture: Architecture) -> tuple[_Weight, ...]:
     )
 
 
-def check_weights(folder: Path, architecture: Architecture, *, tied: bool = False) -> None:
-    """Look at the names, shapes and types of all tensors, and read none.
-
-    Raises:
-        InputError: as for `read_weights`.
-    """
-    _checked_sources(folder, weight_table(architecture), architecture, tied=tied)
-
-
 def read_weights(folder: Path, architecture: Architecture, *, tied: bool = False) -> WorldModel:
     """Read float32 weights onto the mesh that is set, to be trained; each tensor goes straight to its shards.
 
-    Args:
-        folder: of `model.safetensors`, or of several files with an index.
-        architecture: of the model.
-        tied: whether the head is the embedding, and no tensor besides.
+    The folder holds `model.safetensors`, or several files with an index. In a `tied` model the head is the
+    embedding, and no tensor besides.
 
     Raises:
         InputError: one error that names everything that is missing, unknown, damaged or of another shape.
@@ -179,7 +166,7 @@ def _reader(folder: Path, architecture: Architecture, *, tied: bool) -> Callable
     No more of the model is in host memory at a time than a shard of one tensor.
     """
     weights = {weight.path: weight for weight in weight_table(architecture)}
-    sources = _checked_sources(folder, tuple(weights.values()), architecture, tied=tied)
+    sources = check_weights(folder, architecture, tied=tied)
     mesh = jax.sharding.get_mesh()
 
     def read(path: str, partition: PartitionSpec, layer: int = 0, *, dtype: str = "float32") -> jax.Array:
@@ -190,7 +177,7 @@ def _reader(folder: Path, architecture: Architecture, *, tied: bool) -> Callable
             assert index is not None
             with safe_open(sources[key], framework="numpy") as tensors:
                 theirs = tensors.get_slice(key)[weight.slices(index)]
-            return weight.to_ours(theirs, index).astype(_NUMPY_TYPES[dtype])
+            return weight.to_ours(theirs, index).astype(jnp.dtype(dtype))
 
         return jax.make_array_from_callback(weight.ours, NamedSharding(mesh, partition), part)
 
@@ -209,17 +196,15 @@ def write_weights(
 ) -> None:
     """Write safetensors: one file, or several with an index.
 
-    No more of the model is ever in host memory than one file. Call it under `jax.set_mesh`.
-
-    Args:
-        folder: where to write.
-        model: on any mesh of this process.
-        architecture: of the model.
-        largest_file_bytes: how large a file may become; a larger tensor has a file of its own.
+    No more of the model, on any mesh of this process, is ever in host memory than one file; a tensor larger
+    than `largest_file_bytes` has one of its own. Call it under `jax.set_mesh`.
     """
     files: list[list[tuple[_Weight, int]]] = [[]]
     room = largest_file_bytes
-    for weight, layer in _in_order(architecture):
+    table = weight_table(architecture)
+    order = [(weight, 0) for weight in table if not weight.layered]
+    order += [(weight, i) for i in range(architecture.layers) for weight in table if weight.layered]
+    for weight, layer in order:
         leaf = attrgetter(weight.path)(model.layers if weight.layered else model)
         size = math.prod(weight.ours) * leaf.dtype.itemsize
         if size > room and files[-1]:
@@ -241,13 +226,6 @@ def write_weights(
         write_json_atomic(folder / INDEX_FILE, index)
 
 
-def _in_order(architecture: Architecture) -> Iterator[tuple[_Weight, int]]:
-    table = weight_table(architecture)
-    yield from ((weight, 0) for weight in table if not weight.layered)
-    for layer in range(architecture.layers):
-        yield from ((weight, layer) for weight in table if weight.layered)
-
-
 def _fetched(model: WorldModel, weight: _Weight, layer: int) -> Shaped[np.ndarray, "..."]:
     leaf = attrgetter(weight.path)(model.layers if weight.layered else model)
     if weight.layered:
@@ -263,15 +241,17 @@ def _whole_layer(stack: Shaped[Array, "layers ..."], i: Int32[Array, ""]) -> Sha
     return jax.reshard(layer, spec(*(None,) * layer.ndim))
 
 
-def _checked_sources(
-    folder: Path, table: tuple[_Weight, ...], architecture: Architecture, *, tied: bool
-) -> dict[str, Path]:
-    """Return the file that holds each tensor."""
+def check_weights(folder: Path, architecture: Architecture, *, tied: bool = False) -> dict[str, Path]:
+    """Look at the names, shapes and types of all tensors, read none, and return the file that holds each.
+
+    Raises:
+        InputError: as for `read_weights`.
+    """
     unreadable: list[str] = []
     sources = _sources(folder, unreadable)
     expected = {
         weight.key.format(layer): weight
-        for weight in table
+        for weight in weight_table(architecture)
         if not (tied and weight.path == "head")
         for layer in range(architecture.layers if weight.layered else 1)
     }

@@ -45,11 +45,7 @@ class RunConfig:
     """How text, images and videos are drawn where a caller does not say."""
 
     def __post_init__(self) -> None:
-        """Check what the parts demand of each other.
-
-        Raises:
-            InputError: a rule does not hold.
-        """
+        """Refuse parts that do not fit together."""
         check_range(self, "frame_training_frames", least=1)
         validate(self.training, self.model, self.execution)
         if (self.frames is None) != (self.frame_training is None):
@@ -101,33 +97,22 @@ class RunConfig:
         return replace(self, training=replace(self.training, stages=stages))
 
 
-def find_preset(name: str) -> Preset:
-    """Return the preset of that name: one of ringworld's, or `module:function` of anyone's.
+def load_preset(name: str) -> RunConfig:
+    """Return the run of a preset: one of ringworld's by its name, or `module:function` of anyone's.
 
     A module is looked for in the current folder too.
 
     Raises:
-        InputError: there is none; the message names the nearest.
+        InputError: there is none, and the message names the nearest; or it returns something else.
     """
-    module_name, colon, function_name = name.partition(":")
-    if not colon:
-        module_name, function_name = "ringworld.presets", name
+    module_name, function_name = name.split(":", 1) if ":" in name else ("ringworld.presets", name)
     if not all(part.isidentifier() for part in (*module_name.split("."), function_name)):
         problem = f"{name!r} is neither the name of a preset nor MODULE:FUNCTION"
         raise InputError(problem, field="preset", value=name)
     functions = _functions(module_name, name)
     if function_name not in functions:
         raise not_a_choice("preset", function_name, choices=functions)
-    return functions[function_name]
-
-
-def load_preset(name: str) -> RunConfig:
-    """Return the run of the preset of that name; see `find_preset`.
-
-    Raises:
-        InputError: there is none, or it returns something else.
-    """
-    preset = find_preset(name)
+    preset = functions[function_name]
     try:
         inspect.signature(preset).bind()
     except TypeError as error:
@@ -148,11 +133,12 @@ def presets(module_name: str = "ringworld.presets") -> dict[str, Preset]:
     """Return the functions of a module and its package by name; by default ringworld's presets."""
     package = module_name.partition(".")[0]
     module = importlib.import_module(module_name)
-    functions = {name: value for name, value in vars(module).items() if inspect.isfunction(value)}
     return {
         name: value
-        for name, value in functions.items()
-        if not name.startswith("_") and value.__module__.partition(".")[0] == package
+        for name, value in sorted(vars(module).items())
+        if not name.startswith("_")
+        and inspect.isfunction(value)
+        and value.__module__.partition(".")[0] == package
     }
 
 

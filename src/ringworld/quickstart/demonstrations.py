@@ -20,12 +20,7 @@ from ringworld.inference.config import GREEDY
 from ringworld.inference.world import World
 from ringworld.presets import RunConfig
 from ringworld.report import plots
-from ringworld.report.schema import (
-    AnsweredQuestion,
-    Continuation,
-    GeneratedVideo,
-    Picture,
-)
+from ringworld.report.schema import AnsweredQuestion, Continuation, GeneratedVideo, Picture
 from ringworld.text.read_text import read_text
 from ringworld.vision.frame_tokenizer import FrameTokenizer
 
@@ -47,22 +42,11 @@ class Demonstrations:
     continuations: tuple[Continuation, ...]
 
 
-def demonstrate(
-    world: World,
-    run: RunConfig,
-    *,
-    sources: Sequence[Source],
-    root: Path,
-    folder: Path,
-) -> Demonstrations:
+def demonstrate(world: World, run: RunConfig, *, sources: Sequence[Source], folder: Path) -> Demonstrations:
     """Make everything that the report shows, once; a second call reads what the first wrote.
 
-    Args:
-        world: the trained model.
-        run: the configuration.
-        sources: the user's files of all splits; held-out ones alone are used.
-        root: folder of the run, to which file names are relative.
-        folder: where pictures and videos go, below `root`.
+    Of the sources, those held out are used. Pictures and videos go to `folder`, and their names are relative
+    to the folder above it.
     """
     path = folder / DEMONSTRATIONS_FILE
     if path.exists():
@@ -73,9 +57,9 @@ def demonstrate(
     clips = [one for one in pictures if one.kind == "video"]
     texts = [one for one in seen if one.text]
     shown = Demonstrations(
-        reconstructions=_reconstructions(world.prompts.seeing(), pictures, root=root, folder=folder),
-        videos=_videos(world, run, clips, trained=captions, root=root, folder=folder),
-        images=_images(world, run, pictures, root=root, folder=folder),
+        reconstructions=_reconstructions(world.prompts.seeing(), pictures, folder=folder),
+        videos=_videos(world, run, clips, trained=captions, folder=folder),
+        images=_images(world, run, pictures, folder=folder),
         questions=(
             *_answers(world, pictures, each=2, most=_ABOUT_PICTURES),
             *_answers(world, texts, each=1, most=_ABOUT_TEXTS),
@@ -95,10 +79,6 @@ class _Seen:
     sidecar: Sidecar
     frames: UInt8[np.ndarray, "frames side side 3"] | None
     text: str | None
-
-    @property
-    def caption(self) -> str | None:
-        return self.sidecar.caption
 
 
 def _read(source: Source, run: RunConfig) -> _Seen | None:
@@ -132,7 +112,7 @@ def _captions_trained(sources: Sequence[Source]) -> frozenset[str]:
 
 
 def _reconstructions(
-    frames: FrameTokenizer, pictures: Sequence[_Seen], *, root: Path, folder: Path
+    frames: FrameTokenizer, pictures: Sequence[_Seen], *, folder: Path
 ) -> tuple[Picture, ...]:
     shown = pictures[:_RECONSTRUCTED]
     middles = [one.frames[len(one.frames) // 2] for one in shown if one.frames is not None]
@@ -142,7 +122,7 @@ def _reconstructions(
     file = folder / "reconstructions.png"
     _write_strip(file, [originals, frames.decode(frames.encode(originals))])
     caption = "Held-out frames, and below each what its codes give back."
-    return (Picture(file=str(file.relative_to(root)), caption=caption),)
+    return (Picture(file=str(file.relative_to(folder.parent)), caption=caption),)
 
 
 def _write_strip(file: Path, rows: Sequence[UInt8[np.ndarray, "_ side side 3"]]) -> None:
@@ -153,22 +133,16 @@ def _captioned(world: World, clips: Sequence[_Seen], *, frames: int) -> dict[str
     """Return one clip for each caption that leaves room for so many frames."""
     room = world.generator.limits.max_context_tokens - frames * world.prompts.vocabulary.frame_tokens
     return {
-        one.caption: one.frames
+        caption: one.frames
         for one in clips
-        if one.caption is not None
+        if (caption := one.sidecar.caption) is not None
         and one.frames is not None
-        and len(world.prompts.drawing(one.caption, frames=frames)) <= room
+        and len(world.prompts.drawing(caption, frames=frames)) <= room
     }
 
 
 def _videos(
-    world: World,
-    run: RunConfig,
-    clips: Sequence[_Seen],
-    *,
-    trained: frozenset[str],
-    root: Path,
-    folder: Path,
+    world: World, run: RunConfig, clips: Sequence[_Seen], *, trained: frozenset[str], folder: Path
 ) -> tuple[GeneratedVideo, ...]:
     length = run.prepare.max_frames
     chosen = list(_captioned(world, clips, frames=length).items())[:_VIDEOS]
@@ -188,8 +162,8 @@ def _videos(
         videos.append(
             GeneratedVideo(
                 caption=caption,
-                generated=str(generated.relative_to(root)),
-                real=str(real.relative_to(root)),
+                generated=str(generated.relative_to(folder.parent)),
+                real=str(real.relative_to(folder.parent)),
                 caption_trained=caption in trained,
                 seconds=seconds,
             )
@@ -197,9 +171,7 @@ def _videos(
     return tuple(videos)
 
 
-def _images(
-    world: World, run: RunConfig, pictures: Sequence[_Seen], *, root: Path, folder: Path
-) -> tuple[Picture, ...]:
+def _images(world: World, run: RunConfig, pictures: Sequence[_Seen], *, folder: Path) -> tuple[Picture, ...]:
     captions = list(_captioned(world, pictures, frames=1))[:_IMAGES]
     if not captions:
         return ()
@@ -207,7 +179,7 @@ def _images(
     for index, made in enumerate(world.draw(captions)):
         file = folder / f"image-{index}.png"
         write_frames(file, made, frames_per_second=run.prepare.frames_per_second)
-        images.append(Picture(caption=captions[index], file=str(file.relative_to(root))))
+        images.append(Picture(caption=captions[index], file=str(file.relative_to(folder.parent))))
     return tuple(images)
 
 

@@ -8,18 +8,17 @@ from ringworld.api.machine import on_this_machine
 from ringworld.api.prepare import prepare
 from ringworld.api.tokenizer import train_tokenizer
 from ringworld.api.train import train
-from ringworld.core.config import to_json, typed_command
+from ringworld.core.config import to_json
 from ringworld.core.errors import InputError
 from ringworld.core.files import only_one, writing_folder
-from ringworld.core.memory import peak_memory_bytes
 from ringworld.core.origin import Origin, claim
 from ringworld.core.progress import Progress
 from ringworld.data.find_sources import find_sources, why_no_file
-from ringworld.quickstart.config import QuickstartConfig, ToyWorldConfig
+from ringworld.quickstart.config import QuickstartConfig
 from ringworld.quickstart.demonstrations import demonstrate
 from ringworld.quickstart.phases import Phases
 from ringworld.quickstart.summary import summarize
-from ringworld.quickstart.toy_world import ToyWorld, render_toy_world
+from ringworld.quickstart.toy_world import render_toy_world
 from ringworld.report.report import write_report
 
 PHASES_FOLDER, MODEL_FOLDER = "phases", "model"
@@ -29,14 +28,9 @@ Paths = tuple[Path, ...]
 def quickstart(
     config: QuickstartConfig, *, out: Path, videos: Paths, texts: Paths, devices: int | None
 ) -> Path:
-    """Do what is not done yet of the whole path, and return the path of the report.
+    """Do what is not done yet of the whole path in `out`, and return the path of the report.
 
-    Args:
-        config: the toy world and the run.
-        out: folder of everything; a second call resumes in it.
-        videos: the user's, besides the toy world's.
-        texts: likewise.
-        devices: of the ring, or None for the default of this machine.
+    Videos and texts are the user's, besides the toy world's.
 
     Raises:
         InputError: an input cannot be used, or `out` holds another run.
@@ -50,8 +44,10 @@ def quickstart(
             out / name for name in ("toy", "tokenizer", "examples", "train", "samples")
         )
         phases = Phases(out / PHASES_FOLDER)
-        with phases("toy world", leaves=toy):
-            rendered = _render(toy, config.toy_world)
+        with phases("toy world", leaves=toy), Progress("toy world", total=1, unit="files") as progress:
+            rendered = render_toy_world(
+                toy, config.toy_world, on_progress=lambda done, total: progress.update(done, total=total)
+            )
         videos, texts = (rendered.videos, *videos), (rendered.texts, *texts)
         sources = find_sources(videos=videos, texts=texts, config=run.prepare)
         with phases("tokenizers", leaves=tokenizer):
@@ -68,7 +64,6 @@ def quickstart(
                 load(out / MODEL_FOLDER, devices=run.training.stages[-1].mesh.devices),
                 run,
                 sources=sources,
-                root=out,
                 folder=samples,
             )
         metrics = summarize(
@@ -77,12 +72,10 @@ def quickstart(
             tokenizer=tokenizer,
             examples=examples,
             train=trained,
-            command=typed_command(),
             sources=sources,
             prepared=prepared,
             shown=shown,
             phases=phases.done(),
-            peak_bytes=peak_memory_bytes(),
         )
         return write_report(metrics, out=out)
 
@@ -91,9 +84,6 @@ def _claim(out: Path, config: QuickstartConfig, *, videos: Paths, texts: Paths) 
     """Write which run this is and which inputs join in, or check that both are those of an earlier call.
 
     A call that was refused before its first part leaves nothing that binds the next.
-
-    Raises:
-        InputError: an input is missing, or `out` holds the run of another configuration or of other inputs.
     """
     for field, paths in (("videos", videos), ("texts", texts)):
         for path in paths:
@@ -107,10 +97,3 @@ def _claim(out: Path, config: QuickstartConfig, *, videos: Paths, texts: Paths) 
     }
     origin = Origin(kind="quickstart", identity=identity, configuration=to_json(config.run))
     claim(out, origin, results=PHASES_FOLDER)
-
-
-def _render(folder: Path, config: ToyWorldConfig) -> ToyWorld:
-    with Progress("toy world", total=1, unit="files") as progress:
-        return render_toy_world(
-            folder, config, on_progress=lambda done, total: progress.update(done, total=total)
-        )

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ringworld.api.tokenizer import FramesReport, read_tokenizer_report
+from ringworld.api.tokenizer import REPORT_FILE, FramesReport, TokenizerReport
 from ringworld.api.train import evaluation_folder
+from ringworld.core.config import read_as, typed_command
 from ringworld.core.files import read_jsonl
+from ringworld.core.memory import peak_memory_bytes
 from ringworld.core.origin import versions
-from ringworld.core.results import Evaluation
 from ringworld.data.loader import make_loader
 from ringworld.data.prepare import PrepareReport
 from ringworld.data.sources import Source
@@ -43,37 +44,23 @@ def summarize(
     tokenizer: Path,
     examples: Path,
     train: Path,
-    command: str,
     sources: Sequence[Source],
     prepared: PrepareReport,
     shown: Demonstrations,
     phases: tuple[Phase, ...],
-    peak_bytes: int,
 ) -> Metrics:
-    """Return the metrics of a finished run.
-
-    Args:
-        run: its configuration.
-        toy_world: what was rendered for it.
-        tokenizer: what train-tokenizer wrote.
-        examples: what prepare wrote.
-        train: what train wrote.
-        command: how it was started.
-        sources: the files that were read.
-        prepared: what preparation made of them.
-        shown: what the model made.
-        phases: time and space of the parts.
-        peak_bytes: most memory of this process, which may have found much done.
+    """Return the metrics of a finished run, whose folders are `tokenizer`, `examples` and `train`.
 
     Raises:
         InputError: what a part left is missing or damaged; rows of the training are, say, doubled.
     """
     rows = read_jsonl(train / METRICS_FILE)
     check_rows(rows, run.training, logged_steps=run.training.boundaries[-1], where=train / METRICS_FILE)
-    tokenizers = read_tokenizer_report(tokenizer)
+    tokenizers = read_as(TokenizerReport, tokenizer / REPORT_FILE)
     bytes_per_token = tokenizers.text.bytes_per_token
     assert bytes_per_token is not None  # the toy world has texts
-    mesh, attention = run.training.stages[-1].mesh, run.execution.attention
+    stages = run.training.stages
+    mesh, attention = stages[-1].mesh, run.execution.attention
     facts = {
         "devices": f"{mesh.devices} ({mesh.ring} in the ring)",
         "parameters": f"{parameters(run.model):,}",
@@ -83,12 +70,12 @@ def summarize(
         f"{attention.kernel} kernel",
         "held out of the toy world": held_out_words(toy_world),
         "training tokens": f"{sum(row['tokens'] for row in rows):,}",
-        "peak memory of the last call": f"{peak_bytes / 2**30:.2f} GiB",
+        "peak memory of the last call": f"{peak_memory_bytes() / 2**30:.2f} GiB",
         "processor": f"{os.cpu_count()} x {platform.machine()}",
     }
     return Metrics(
         title="ringworld: from files to a world model",
-        command=command,
+        command=typed_command(),
         summary=_summary(run, prepared, rows),
         facts=facts,
         versions=versions(),
@@ -101,19 +88,15 @@ def summarize(
             judged_on=tokenizers.text.judged_on,
         ),
         frame_tokenizer=_frame_tokenizer(run.frames, tokenizers.frames),
-        stages=tuple(
-            stage_metrics(stage, rows, left_out=_left_out(stage, examples)) for stage in run.training.stages
-        ),
+        stages=tuple(stage_metrics(stage, rows, left_out=_left_out(stage, examples)) for stage in stages),
         losses=tuple(
-            LossPoint(
-                step=row["step"],
-                stage=row["stage"],
-                text_loss=row["text_loss"],
-                vision_loss=row["vision_loss"],
-            )
+            LossPoint(**{name: row[name] for name in ("step", "stage", "text_loss", "vision_loss")})
             for row in rows
         ),
-        evaluations=_evaluations(run, train),
+        evaluations=(
+            read_evaluation(evaluation_folder(train, stages[0].name, "before")),
+            *(read_evaluation(evaluation_folder(train, stage.name, "after")) for stage in stages),
+        ),
         reconstructions=shown.reconstructions,
         videos=shown.videos,
         images=shown.images,
@@ -132,13 +115,6 @@ def _summary(run: RunConfig, prepared: PrepareReport, rows: Sequence[dict]) -> s
         f"them with ring attention over {stages[-1].mesh.sequence_members} devices, at contexts of "
         f"{contexts} tokens, each stage from the weights of the last."
     )
-
-
-def _evaluations(run: RunConfig, train: Path) -> tuple[Evaluation, ...]:
-    stages = run.training.stages
-    folders = [evaluation_folder(train, stages[0].name, "before")]
-    folders += [evaluation_folder(train, stage.name, "after") for stage in stages]
-    return tuple(map(read_evaluation, folders))
 
 
 def _inputs(examples: Path, sources: Sequence[Source]) -> tuple[InputFile, ...]:
@@ -188,10 +164,7 @@ def _frame_tokenizer(
 def stage_metrics(stage: Stage, rows: Sequence[dict[str, Any]], *, left_out: dict[str, int]) -> StageMetrics:
     """Add up the rows of a stage, each of which covers the steps since the one before it.
 
-    Args:
-        stage: its configuration.
-        rows: of `metrics.jsonl`, those of other stages among them.
-        left_out: examples that are too long for it.
+    Among the rows of `metrics.jsonl` are those of other stages; `left_out` are examples that are too long.
     """
     rows = [row for row in rows if row["stage"] == stage.name]
     steps, tokens, seconds = (sum(row[name] for row in rows) for name in ("steps", "tokens", "seconds"))

@@ -20,14 +20,6 @@ _THINGS = ("apples", "coins", "books", "keys", "shells", "stamps", "ropes", "can
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class HiddenFact:
-    """A sentence to be hidden, and what is asked about it."""
-
-    sentence: str
-    asked: Question
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class ToyDocument:
     """A text, and what can be asked about it."""
 
@@ -46,21 +38,22 @@ def write_document(random: Random, config: ToyWorldConfig) -> ToyDocument:
         city: str(random.randrange(10**6, 10**7))
         for city in _some(random, needles.CITIES, 1, config.most_facts)
     }
-    facts = [_needle_fact([city], cities) for city in cities]
+    hidden = [needles.needle(city, number) for city, number in cities.items()]
+    asked = [_needle_question([city], cities) for city in cities]
     for name in _some(random, _NAMES, 0, config.most_facts // 2):
-        sentence = f"{name} is a {random.choice(_JOBS)}."
-        facts.append(_sentence_fact(sentence, f"What is the work of {name}?"))
+        hidden.append(f"{name} is a {random.choice(_JOBS)}.")
+        asked.append(Question(question=f"What is the work of {name}?", answer=hidden[-1]))
     for box in _some(random, _BOXES, 0, config.most_facts // 2):
-        sentence = f"The {box} box holds {random.randint(2, 99)} {random.choice(_THINGS)}."
-        facts.append(_sentence_fact(sentence, f"What does the {box} box hold?"))
+        hidden.append(f"The {box} box holds {random.randint(2, 99)} {random.choice(_THINGS)}.")
+        asked.append(Question(question=f"What does the {box} box hold?", answer=hidden[-1]))
     sentences = filler(random, words)
-    for fact in facts:
-        sentences.insert(random.randint(0, len(sentences)), fact.sentence)
+    for sentence in hidden:
+        sentences.insert(random.randint(0, len(sentences)), sentence)
     if len(cities) > 1:
-        facts.append(_needle_fact(random.sample(list(cities), 2), cities))
+        asked.append(_needle_question(random.sample(list(cities), 2), cities))
     # A needle brings its own line ends, so that it takes no space before or after.
     text = " ".join(sentences).replace(" \n", "\n").replace("\n ", "\n").strip()
-    return ToyDocument(text=text, questions=tuple(fact.asked for fact in facts))
+    return ToyDocument(text=text, questions=tuple(asked))
 
 
 def filler(random: Random, words: int) -> list[str]:
@@ -86,14 +79,9 @@ def _some(random: Random, names: tuple[str, ...], fewest: int, most: int) -> lis
     return random.sample(names, random.randint(fewest, most))
 
 
-def _needle_fact(cities: list[str], numbers: dict[str, str]) -> HiddenFact:
-    asked = Question(
+def _needle_question(cities: list[str], numbers: dict[str, str]) -> Question:
+    return Question(
         question=needles.question(cities),
         answer=needles.answer({city: numbers[city] for city in cities}),
         answers="one" if len(cities) == 1 else "several",
     )
-    return HiddenFact(sentence="".join(needles.needle(city, numbers[city]) for city in cities), asked=asked)
-
-
-def _sentence_fact(sentence: str, question: str) -> HiddenFact:
-    return HiddenFact(sentence=sentence, asked=Question(question=question, answer=sentence))

@@ -42,10 +42,7 @@ def render_toy_world(
     Every file follows from the seed and its number alone and appears whole or not at all, so that a run that
     was stopped resumes where it was.
 
-    Args:
-        out: folder to write in.
-        config: what to write.
-        on_progress: called after each file with the number of files done and the number of all.
+    After each file, `on_progress` gets the number of files done and the number of all.
 
     Raises:
         InputError: `out` holds the toy world of another configuration.
@@ -55,7 +52,7 @@ def render_toy_world(
     total = len(clips) + config.documents
     world = ToyWorld(videos=out / "videos", texts=out / "texts")
     for index, (name, scenes) in enumerate(clips.items()):
-        _render_clip(world.videos / name, scenes, config)
+        _write_clip(world.videos / name, scenes, config)
         on_progress(index + 1, total)
     for index in range(config.documents):
         _write_text(world.texts / f"document_{index:05d}", Random(f"{config.seed} text {index}"), config)
@@ -131,19 +128,16 @@ def _draw_apart(random: Random, config: ToyWorldConfig, *, taken: set[Scene], un
     )
 
 
-def _render_clip(stem: Path, scenes: Scenes, config: ToyWorldConfig) -> None:
+def _write_clip(stem: Path, scenes: Scenes, config: ToyWorldConfig) -> None:
     video, sidecar = stem.with_suffix(".mp4"), stem.with_suffix(".json")
-    if video.exists() and sidecar.exists():
-        return
-    said = Sidecar(caption=caption(scenes), questions=questions(scenes))
-    write_json_atomic(sidecar, to_json(said))
-    write_video(video, render(scenes, config), frames_per_second=float(config.frames_per_second))
+    if not (video.exists() and sidecar.exists()):
+        write_json_atomic(sidecar, to_json(Sidecar(caption=caption(scenes), questions=questions(scenes))))
+        write_video(video, render(scenes, config), frames_per_second=float(config.frames_per_second))
 
 
 def _write_text(stem: Path, random: Random, config: ToyWorldConfig) -> None:
     text, sidecar = stem.with_suffix(".txt"), stem.with_suffix(".json")
-    if text.exists() and sidecar.exists():
-        return
-    document = write_document(random, config)
-    write_json_atomic(sidecar, to_json(Sidecar(questions=document.questions)))
-    write_text_atomic(text, document.text + "\n")
+    if not (text.exists() and sidecar.exists()):
+        document = write_document(random, config)
+        write_json_atomic(sidecar, to_json(Sidecar(questions=document.questions)))
+        write_text_atomic(text, document.text + "\n")

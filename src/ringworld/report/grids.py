@@ -14,7 +14,6 @@ NEEDLES, HELD_OUT = "needles", "held_out"
 class Row:
     """One cell of one task over all evaluations."""
 
-    task: str
     metric: str
     cell: dict[str, Any]
     columns: list[Result | None]
@@ -33,7 +32,7 @@ def rows(evaluations: Sequence[Evaluation], *, task: str) -> list[Row]:
         for one in evaluation.results:
             if one.task == task:
                 key = (one.metric, *sorted(one.cell.items()))
-                empty = Row(task=task, metric=one.metric, cell=one.cell, columns=[None for _ in evaluations])
+                empty = Row(metric=one.metric, cell=one.cell, columns=[None for _ in evaluations])
                 found.setdefault(key, empty).columns[index] = one
     return list(found.values())
 

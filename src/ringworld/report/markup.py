@@ -2,17 +2,12 @@
 
 import base64
 from collections.abc import Iterable, Sequence
-from html import escape
+from html import escape as text
 from pathlib import Path
 
 from ringworld.core.errors import InputError
 
 _MEDIA_TYPES = {".mp4": "video/mp4", ".png": "image/png", ".jpg": "image/jpeg"}
-
-
-def text(value: str) -> str:
-    """Escape text for element content and for attributes in double quotes."""
-    return escape(value, quote=True)
 
 
 def section(name: str, *parts: str) -> str:
@@ -38,13 +33,9 @@ def table(
     numbers: Sequence[int] = (),
     total: Sequence[str] = (),
 ) -> str:
-    """Return a table.
+    """Return a table of plain text with the columns `numbers` set to the right, and a last row `total`.
 
-    Args:
-        heads: of the columns; none are shown where all are empty.
-        rows: cells as plain text.
-        numbers: columns set to the right.
-        total: a last row, or none.
+    No heads are shown where all are empty.
     """
 
     def cells(row: Sequence[str], tag: str) -> str:
@@ -64,10 +55,10 @@ def folded(label: str, content: str) -> str:
     return f"<details><summary>{text(label)}</summary>{content}</details>" if content else ""
 
 
-def figure(content: str, *, caption: str = "", kind: str = "") -> str:
+def figure(content: str, *, caption: str = "") -> str:
     """Return a figure whose content is HTML already and whose caption is plain text."""
     below = f"<figcaption>{text(caption)}</figcaption>" if caption else ""
-    return f"<figure{_class(kind)}>{content}{below}</figure>"
+    return f"<figure>{content}{below}</figure>"
 
 
 def group(parts: Iterable[str], *, kind: str) -> str:

@@ -1,6 +1,8 @@
 """Sections of the report on what was measured: a section without content has no parts."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+
+from matplotlib.figure import Figure
 
 from ringworld.core.results import Evaluation
 from ringworld.report import grids, markup, plots
@@ -34,18 +36,17 @@ def needles(evaluations: Sequence[Evaluation]) -> tuple[str, ...]:
 def losses(metrics: Metrics) -> tuple[str, ...]:
     """Draw training curves and list held-out losses."""
 
-    def chart(modality: grids.Modality) -> str:
+    def curve(modality: grids.Modality) -> Figure | None:
         if all(getattr(point, f"{modality}_loss") is None for point in metrics.losses):
-            return ""
-        curve = plots.loss_curve(metrics.losses, stages=metrics.stages, modality=modality)
-        return markup.figure(plots.svg(curve, name=f"loss-{modality}"))
+            return None
+        return plots.loss_curve(metrics.losses, stages=metrics.stages, modality=modality)
 
     words = (
         "Negative log-likelihood in nats a token, text over the text ids and vision over the vision ids. "
         "Every example counts as it would alone in a padded row. Of held-out files, each example is measured "
         "once at the longest context, or evenly spread ones of a kind that has many."
     )
-    charts = markup.group((chart("vision"), chart("text")), kind="charts")
+    charts = _charts(curve, name="loss")
     if not charts:
         return ()
     table = _table(
@@ -55,6 +56,13 @@ def losses(metrics: Metrics) -> tuple[str, ...]:
         head="held out",
     )
     return charts, markup.paragraph(words), table
+
+
+def _charts(draw: Callable[[grids.Modality], Figure | None], *, name: str) -> str:
+    """Set the figures that there are of both modalities side by side."""
+    drawn: list[tuple[str, Figure | None]] = [("vision", draw("vision")), ("text", draw("text"))]
+    figures = (markup.figure(plots.svg(one, name=f"{name}-{which}")) for which, one in drawn if one)
+    return markup.group(figures, kind="charts")
 
 
 def _table(evaluations: Sequence[Evaluation], named: Sequence[tuple[str, grids.Row]], *, head: str) -> str:
@@ -76,15 +84,14 @@ def positions(evaluations: Sequence[Evaluation]) -> tuple[str, ...]:
     """Draw held-out loss by position."""
     rows = grids.losses(evaluations, by="start")
 
-    def chart(modality: grids.Modality) -> str:
+    def drawn(modality: grids.Modality) -> Figure | None:
         of_modality = [row for row in rows if row.metric == f"{modality}_loss"]
         counts = [one.count for row in of_modality for one in row.columns if one]
         if max(counts, default=0) < plots.FEWEST_TARGETS:
-            return ""
-        drawn = plots.loss_by_position(evaluations, modality=modality)
-        return markup.figure(plots.svg(drawn, name=f"position-{modality}"))
+            return None
+        return plots.loss_by_position(evaluations, modality=modality)
 
-    charts = markup.group((chart("vision"), chart("text")), kind="charts")
+    charts = _charts(drawn, name="position")
     if not charts:
         return ()
     words = (
@@ -115,41 +122,30 @@ def unmeasured(evaluations: Sequence[Evaluation]) -> tuple[str, ...]:
 
 def stages(metrics: Metrics) -> tuple[str, ...]:
     """List the stages, and how well their sequences were packed."""
+    if not metrics.stages:
+        return ()
     rows = [
-        (
-            stage.name,
-            f"{stage.context_tokens:,}",
-            f"{stage.rope_base:,.0f}",
-            f"{stage.steps:,}",
-            f"{stage.tokens:,}",
-            f"{stage.tokens / stage.seconds:,.0f}",
-            markup.rate(stage.model_flops_per_second),
-            f"{stage.examples:,}",
-            markup.percent(stage.fill),
-            markup.percent(stage.ring_efficiency),
-        )
+        {
+            "stage": stage.name,
+            "context": f"{stage.context_tokens:,}",
+            "RoPE base": f"{stage.rope_base:,.0f}",
+            "steps": f"{stage.steps:,}",
+            "tokens": f"{stage.tokens:,}",
+            "tokens/s": f"{stage.tokens / stage.seconds:,.0f}",
+            "FLOP/s": markup.rate(stage.model_flops_per_second),
+            "examples": f"{stage.examples:,}",
+            "filled": markup.percent(stage.fill),
+            "ring efficiency": markup.percent(stage.ring_efficiency),
+        }
         for stage in metrics.stages
     ]
-    heads = (
-        "stage",
-        "context",
-        "RoPE base",
-        "steps",
-        "tokens",
-        "tokens/s",
-        "FLOP/s",
-        "examples",
-        "filled",
-        "ring efficiency",
-    )
     words = (
         "Filled is the share of the packed sequences that is not padding. Ring efficiency is the attention "
         "work of all members over the members times the slowest one of each step. FLOP/s counts what the "
         "tokens need, without padding and what rematerialization repeats. Times are those of the updates."
     )
-    if not rows:
-        return ()
-    return markup.table(heads, rows, numbers=range(1, 10)), markup.paragraph(words), *_left_out(metrics)
+    table = markup.table(tuple(rows[0]), [tuple(row.values()) for row in rows], numbers=range(1, 10))
+    return table, markup.paragraph(words), *_left_out(metrics)
 
 
 def _left_out(metrics: Metrics) -> tuple[str, ...]:

@@ -54,7 +54,7 @@ def loss_curve(
 ) -> Figure:
     """Training loss of one modality: every step pale, a running mean dark, a rule where a stage ends."""
     figure, axes = _figure(width=4.6, height=2.9)
-    points = [(p.step, p.text_loss if modality == "text" else p.vision_loss) for p in losses]
+    points = [(point.step, getattr(point, f"{modality}_loss")) for point in losses]
     steps, values = np.array([(step, loss) for step, loss in points if loss is not None]).T
     axes.plot(steps, values, color=LINES[1], linewidth=0.7, alpha=0.5)
     axes.plot(steps, _running_mean(values), color=ACCENT, linewidth=1.6)
@@ -64,11 +64,10 @@ def loss_curve(
     for stage in stages:
         if start:
             axes.axvline(start, color=RULE, linewidth=1, zorder=0)
-        label = short(stage.context_tokens)
         axes.text(
             start + stage.steps / 2,
             1.03,
-            label,
+            short(stage.context_tokens),
             transform=axes.get_xaxis_transform(),
             ha="center",
             color=MUTED,
@@ -165,32 +164,26 @@ def frame_strip(
 ) -> bytes:
     """Return rows of frames one above the other as a PNG, such as originals above their reconstructions.
 
-    Args:
-        rows: frames, all of one size; what a row is shorter than the longest stays transparent.
-        scale: each pixel becomes a square of this side.
-        gap_pixels: transparent space between frames, in pixels of the result.
+    Frames are of one size; what a row is shorter than the longest stays transparent. Each pixel becomes a
+    square of side `scale`, with `gap_pixels` of the result, transparent, between frames.
     """
     height, width = (side * scale for side in rows[0].shape[1:3])
     columns = max(map(len, rows))
-    shape = (len(rows) * (height + gap_pixels) - gap_pixels, columns * (width + gap_pixels) - gap_pixels, 4)
-    sheet = np.zeros(shape, np.uint8)
+    down, right = height + gap_pixels, width + gap_pixels
+    sheet = Image.new("RGBA", (columns * right - gap_pixels, len(rows) * down - gap_pixels))
     for i, row in enumerate(rows):
         for j, frame in enumerate(row):
-            top, left = i * (height + gap_pixels), j * (width + gap_pixels)
-            cell = sheet[top : top + height, left : left + width]
-            cell[..., :3] = frame.repeat(scale, axis=0).repeat(scale, axis=1)
-            cell[..., 3] = 255
+            enlarged = Image.fromarray(frame).resize((width, height), Image.Resampling.NEAREST)
+            sheet.paste(enlarged, (j * right, i * down))
     stream = io.BytesIO()
-    Image.fromarray(sheet).save(stream, "PNG", optimize=True)
+    sheet.save(stream, "PNG", optimize=True)
     return stream.getvalue()
 
 
 def svg(figure: Figure, *, name: str) -> str:
     """Return a figure as an `<svg>` element for a page that defines the CSS variables of `VARIABLES`.
 
-    Args:
-        figure: what to draw.
-        name: unlike that of any other figure on the page, since ids inside derive from it.
+    The name is unlike that of any other figure on the page, since ids inside derive from it.
     """
     stream = io.StringIO()
     with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}):

@@ -5,6 +5,7 @@ It is a function of `metrics.json` and of the media files that it names, so that
 
 from importlib.resources import files
 from pathlib import Path
+from string import Template
 
 from ringworld.core.config import to_json
 from ringworld.core.files import write_json_atomic, write_text_atomic
@@ -26,11 +27,7 @@ def write_report(metrics: Metrics, *, out: Path) -> Path:
 
 
 def render(metrics: Metrics, *, media: Path) -> str:
-    """Return the page.
-
-    Args:
-        metrics: every number in it.
-        media: the folder to which the file names in `metrics` are relative.
+    """Return the page; the file names in `metrics` are relative to the folder `media`.
 
     Raises:
         InputError: a media file is missing.
@@ -54,30 +51,15 @@ def render(metrics: Metrics, *, media: Path) -> str:
     shown = {name: parts for name, parts in parts_of.items() if any(parts)}
     links = "\n".join(f'<a href="#{markup.anchor(name)}">{markup.text(name)}</a>' for name in shown)
     body = "".join(markup.section(name, *parts) for name, parts in shown.items())
-    style = files("ringworld.report").joinpath("report.css").read_text(encoding="utf-8")
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>{markup.text(metrics.title)}</title>
-<style>
-{style}</style>
-</head>
-<body>
-<main>
-<header>
-<h1>{markup.text(metrics.title)}</h1>
-{markup.paragraph(metrics.summary, kind="lead")}
-{_headline(metrics)}
-<nav>{links}</nav>
-</header>
-{body}<footer>Every number here stands in metrics.json, beside this file.</footer>
-</main>
-</body>
-</html>
-"""
+    ours = files("ringworld.report")
+    return Template(ours.joinpath("report.html").read_text(encoding="utf-8")).substitute(
+        title=markup.text(metrics.title),
+        style=ours.joinpath("report.css").read_text(encoding="utf-8"),
+        summary=markup.paragraph(metrics.summary, kind="lead"),
+        headline=_headline(metrics),
+        links=links,
+        body=body,
+    )
 
 
 def _headline(metrics: Metrics) -> str:

@@ -48,17 +48,13 @@ def questions(questions: Sequence[AnsweredQuestion]) -> tuple[str, ...]:
     for one in questions:
         again = counted[one.question] > 1
         groups.setdefault(one.question if again else f"other questions about a {one.kind}", []).append(one)
-    rows = [(name, f"{_right(group)}", f"{len(group)}") for name, group in groups.items()]
-    items = "\n".join(map(_answer, questions))
+    rows = [(name, f"{sum(one.correct for one in group)}", f"{len(group)}") for name, group in groups.items()]
+    right, items = sum(one.correct for one in questions), "\n".join(map(_answer, questions))
     return (
-        markup.paragraph(f"{_right(questions)} of {len(questions)} answers agree with the true one."),
+        markup.paragraph(f"{right} of {len(questions)} answers agree with the true one."),
         markup.table(("question", "right", "asked"), rows, numbers=(1, 2)),
         markup.folded(f"All {len(questions)} answers", f'<ul class="answers">\n{items}\n</ul>'),
     )
-
-
-def _right(questions: Sequence[AnsweredQuestion]) -> int:
-    return sum(one.correct for one in questions)
 
 
 def _answer(one: AnsweredQuestion) -> str:
@@ -155,13 +151,10 @@ def _questions_left_out(many: int) -> str:
 def _by_kind(inputs: Sequence[InputFile]) -> list[tuple[str, ...]]:
     rows = []
     for kind in dict.fromkeys(one.kind for one in inputs):
-        own = [one for one in inputs if one.kind == kind]
-        size, examples, tokens = (
-            sum(one.bytes for one in own),
-            sum(one.examples for one in own),
-            sum(one.tokens for one in own),
+        files, size, examples, tokens = (
+            sum(getattr(one, name) for one in inputs if one.kind == kind)
+            for name in ("files", "bytes", "examples", "tokens")
         )
-        files = sum(one.files for one in own)
         rows.append((kind, f"{files:,}", markup.size(size), f"{examples:,}", f"{tokens:,}"))
     return rows
 
