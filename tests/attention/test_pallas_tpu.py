@@ -17,6 +17,7 @@ from ringworld.attention.config import AttentionConfig
 from ringworld.attention.layouts import place
 from ringworld.attention.pallas_tpu_walk import places_by_keys, places_by_queries, visit_at, walk_over
 from ringworld.attention.visibility import ALL, NOTHING, PART, MaskSpec
+from ringworld.attention.visibility import MaskSpec
 from ringworld.core.mesh import make_mesh
 from ringworld.core.mesh_config import MeshConfig
 from tests.attention import reference
@@ -155,7 +156,8 @@ def test_a_ring_over_it_gives_what_the_oracle_gives(tolerance):
     heads, tokens = PartitionSpec(None, None, "ring"), PartitionSpec(None, "ring")
 
     def run(q, k, v, dout, order, first):
-        options = {"order": order, "first": first, "axes": ("ring",), "config": CONFIG}
+        mask = MaskSpec(q_order=order, q_first=first, k_order=order)
+        options = {"mask": mask, "axes": ("ring",), "config": CONFIG}
         out, lse = ring.forward(q, k, v, **options)
         return out, *ring.backward(q, k, v, dout, lse=lse, delta=jnp.sum(out * dout, axis=-1), **options)
 
