@@ -17,7 +17,6 @@ from ringworld.attention.config import AttentionConfig
 from ringworld.attention.layouts import place
 from ringworld.attention.pallas_tpu_walk import places_by_keys, places_by_queries, visit_at, walk_over
 from ringworld.attention.visibility import ALL, NOTHING, PART, MaskSpec
-from ringworld.attention.visibility import MaskSpec
 from ringworld.core.mesh import make_mesh
 from ringworld.core.mesh_config import MeshConfig
 from tests.attention import reference

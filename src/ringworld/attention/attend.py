@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec
-from jaxtyping import Array, Float, Float32, Int32
+from jaxtyping import Array, Float, Int32
 
 from ringworld.attention import ring
 from ringworld.attention.backends import on_each_device
@@ -68,23 +68,17 @@ def attention(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
 def _attention(q: Array, k: Array, v: Array, order: Array, first: Array, config: AttentionConfig) -> Array:
-    return _forward(q, k, v, order, first, config)[0]
+    return _forward_rule(q, k, v, order, first, config)[0]
 
 
-def _forward(
-    q: Array, k: Array, v: Array, order: Array, first: Array, config: AttentionConfig
-) -> tuple[Array, Float32[Array, "batch heads seq"]]:
+def _forward_rule(q: Array, k: Array, v: Array, order: Array, first: Array, config: AttentionConfig):
     attend = on_each_device(
         _local_forward,
         in_specs=(_Q, _KV, _KV, _TOKENS, _TOKENS),
         out_specs=(_Q, _lse_spec(config)),
         config=config,
     )
-    return attend(q, k, v, order, first)
-
-
-def _forward_rule(q: Array, k: Array, v: Array, order: Array, first: Array, config: AttentionConfig):
-    out, lse = _forward(q, k, v, order, first, config)
+    out, lse = attend(q, k, v, order, first)
     out, lse = checkpoint_name(out, OUT_NAME), checkpoint_name(lse, LSE_NAME)
     return out, (q, k, v, order, first, out, lse)
 

@@ -139,15 +139,9 @@ def forward(
 ) -> Partial:
     """Return attention of these queries to these keys alone; see `kernel.Kernel.forward`.
 
-    Args:
-        q: Queries.
-        k: Keys.
-        v: Values.
-        mask: Which keys each query sees.
-        config: Compiled or interpreted. Its block limits are for kernels whose memory grows with blocks; here
-            blocks have the sizes that the hardware needs.
-        tiles: How to cut the work; by default `choose_tiles`.
-        interpreter: Jax's parameters for interpreting Mosaic GPU kernels, which it does not export.
+    The block limits of `config` are for kernels whose memory grows with blocks; here blocks have the sizes
+    that the hardware needs, by default those of `choose_tiles`. `interpreter` is what jax interprets Mosaic
+    GPU kernels by, which it does not export.
     """
     tile, interpreter = (tiles or choose_tiles(head=q.shape[3])).forward, _used(interpreter, config)
     return Partial(*_run(_FORWARD, (q,), (k, v), mask=mask, tile=tile, interpreter=interpreter))
