@@ -184,14 +184,7 @@ def _run(
     Programs that run side by side should read the same blocks. So heads are grouped in sections whose blocks
     fit in the cache together, and each section starts with the blocks that have most to visit.
 
-    Args:
-        which: The kernel. It takes references to `LiveBlocks`, to the mask and all other arrays, to results,
-            and to scratch.
-        of_queries: [batch, heads, q_seq, ...].
-        of_keys: Keys and values.
-        mask: Which keys each query sees.
-        tile: How to cut the work.
-        interpreter: None to compile it.
+    The kernel takes references to `LiveBlocks`, to the mask and all other arrays, to results, and to scratch.
     """
     of_q = which.rows == "queries"
     q_block, kv_block = (_KEPT_ROWS, tile.other) if of_q else (tile.other, _KEPT_ROWS)

@@ -146,16 +146,9 @@ def _run(
 ) -> list[Array]:
     """Run a program for each block of queries, or of keys, of each head, those with most to visit first.
 
-    Args:
-        kernel: Takes references to `LiveBlocks` and the mask of its sequence, to what its head, or the heads
-            of its group, have of the other arrays, and to results.
-        of_queries: [batch, heads, q_seq, ...].
-        of_keys: Keys and values.
-        rows: Whose blocks stay, and whose shape the results have.
-        dimensions: Of each result: 4, or 3 for one without head.
-        mask: Which keys each query sees.
-        config: Upper limits of the blocks; compiled or interpreted.
-        tile: How to cut and compile it.
+    The kernel takes references to `LiveBlocks` and the mask of its sequence, to what its head, or the heads
+    of its group, have of the other arrays, and to results. These are shaped like the `rows`, whose blocks
+    stay: of 4 dimensions, or of 3 without head.
     """
     q, k = of_queries[0], of_keys[0]
     tile = _within(tile, config, q_seq=q.shape[2], kv_seq=k.shape[2])
