@@ -7,7 +7,7 @@ from ringworld.attention.balance import chunk_size, deal, needed_divisor
 from ringworld.attention.efficiency import ring_work, total_balance
 from ringworld.attention.layouts import place
 from ringworld.attention.work import by_step, efficiency_of
-from ringworld.bench.lengths import lognormal, until_full
+from ringworld.bench.lengths import draw, until_full
 from tests.attention.efficiencies import ring_efficiency
 
 K = 1024
@@ -72,10 +72,10 @@ def test_one_document_over_any_members_wastes_nothing(members):
 
 
 MIXTURES = {
-    "lognormal": lambda seed: lognormal(seq=256 * K, seed=seed),
-    "narrow": lambda seed: lognormal(seq=256 * K, seed=seed, median_tokens=1000, sigma=0.8),
-    "short": lambda seed: lognormal(seq=256 * K, seed=seed, median_tokens=300, sigma=1.0),
-    "book": lambda seed: lognormal(seq=256 * K, seed=seed, book=0.4),
+    "lognormal": lambda seed: draw("lognormal", seq=256 * K, seed=seed),
+    "narrow": lambda seed: draw("lognormal", seq=256 * K, seed=seed, median_tokens=1000, sigma=0.8),
+    "short": lambda seed: draw("lognormal", seq=256 * K, seed=seed, median_tokens=300, sigma=1.0),
+    "book": lambda seed: draw("book", seq=256 * K, seed=seed),
     "uniform to 8K": lambda seed: until_full(
         np.random.default_rng(seed).integers(1, 8 * K, 4000), seq=256 * K
     ),
@@ -102,7 +102,7 @@ def test_256k_tokens_over_8_members_reach_0_97(mixture, seed):
 @pytest.mark.parametrize("seed", range(3))
 def test_a_million_tokens_over_64_members_with_a_book_reach_0_85(seed):
     seq, members = K * K, 64
-    lengths = lognormal(seq=seq, seed=seed, book=0.4)
+    lengths = draw("book", seq=seq, seed=seed)
     placement = place("balanced", seq=seq, members=members, lengths=lengths)
     work = ring_work(lengths, placement)
     assert total_balance(work) >= 0.97

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from ringworld.attention.efficiency import ring_work, total_balance
 from ringworld.attention.layouts import place
-from ringworld.bench.lengths import lognormal
+from ringworld.bench.lengths import draw
 from ringworld.core.errors import InputError
 from tests.attention import reference
 from tests.attention.efficiencies import ring_efficiency
@@ -78,7 +78,7 @@ def test_blocks_count_whole_when_anything_is_visible():
 
 def test_in_blocks_of_a_kernel_balanced_wastes_least():
     for seed in range(3):
-        lengths = lognormal(seq=2**18, seed=seed)
+        lengths = draw("lognormal", seq=2**18, seed=seed)
         in_blocks = {
             layout: ring_efficiency(lengths, layout, members=8, block_tokens=256) for layout in LAYOUTS
         }

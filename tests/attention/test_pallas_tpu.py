@@ -155,7 +155,8 @@ def test_a_ring_over_it_gives_what_the_oracle_gives(tolerance):
     heads, tokens = PartitionSpec(None, None, "ring"), PartitionSpec(None, "ring")
 
     def run(q, k, v, dout, order, first):
-        options = {"order": order, "first": first, "axes": ("ring",), "config": CONFIG}
+        mask = MaskSpec(q_order=order, q_first=first, k_order=order)
+        options = {"mask": mask, "axes": ("ring",), "config": CONFIG}
         out, lse = ring.forward(q, k, v, **options)
         return out, *ring.backward(q, k, v, dout, lse=lse, delta=jnp.sum(out * dout, axis=-1), **options)
 

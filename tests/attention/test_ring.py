@@ -10,6 +10,7 @@ from ringworld.attention import ring
 from ringworld.attention.attend import attention
 from ringworld.attention.config import AttentionConfig
 from ringworld.attention.layouts import place
+from ringworld.attention.visibility import MaskSpec
 from ringworld.core.mesh import make_mesh
 from ringworld.core.mesh_config import MeshConfig
 from tests.attention import reference
@@ -57,7 +58,8 @@ def _errors(members: int) -> dict[str, np.ndarray]:
     @jax.jit
     @functools.partial(jax.vmap, axis_name="ring")
     def run(q, k, v, dout, order, first):
-        options = {"order": order, "first": first, "axes": ("ring",), "config": config}
+        mask = MaskSpec(q_order=order, q_first=first, k_order=order)
+        options = {"mask": mask, "axes": ("ring",), "config": config}
         out, lse = ring.forward(q, k, v, **options)
         return out, *ring.backward(q, k, v, dout, lse=lse, delta=jnp.sum(out * dout, axis=-1), **options)
 

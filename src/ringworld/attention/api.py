@@ -85,10 +85,17 @@ def attention(
     check_shapes(q, k, v)
     own_mesh = _own_mesh(mesh, kv_heads=k.shape[2], strategy=strategy)
     # A mesh that is set stays set; another one is known to this call alone.
-    with jax.sharding.use_abstract_mesh(own_mesh.abstract_mesh if own_mesh else _mesh_set()):
+    with jax.sharding.use_abstract_mesh(
+        own_mesh.abstract_mesh if own_mesh else jax.sharding.get_abstract_mesh()
+    ):
         check_inputs(q, k, v)
         check_self_attention(q, k)
-        config = _config(strategy, layout, kernel, kv_heads=k.shape[2])
+        strategy = strategy or advised_strategy(
+            kv_heads=k.shape[2] // axis_size(TENSOR_AXIS),
+            ring=axis_size(RING_AXIS),
+            ulysses=axis_size(ULYSSES_AXIS),
+        )
+        config = AttentionConfig(strategy=strategy, layout=layout, kernel=kernel)
         tokens = _place(q.shape[0], q.shape[1], config, lengths=lengths, window=window)
     if own_mesh is not None:
         even = q.shape[1] == tokens.order.shape[1]
@@ -118,10 +125,6 @@ def _to_jax(x: Any) -> Array:
     return array
 
 
-def _mesh_set() -> Any:
-    return jax.sharding.get_abstract_mesh()
-
-
 def _own_mesh(mesh: Mesh | None, *, kv_heads: int, strategy: Strategy | None) -> Mesh | None:
     """Return the mesh of this call, or None where one is set.
 
@@ -136,8 +139,8 @@ def _own_mesh(mesh: Mesh | None, *, kv_heads: int, strategy: Strategy | None) ->
             value=mesh,
             remedy="make one of a MeshConfig with core.mesh.make_mesh",
         )
-    if not _mesh_set().empty:
-        if mesh is not None and mesh.abstract_mesh != _mesh_set():
+    if not jax.sharding.get_abstract_mesh().empty:
+        if mesh is not None and mesh.abstract_mesh != jax.sharding.get_abstract_mesh():
             raise InputError(
                 "attention cannot use another mesh than the one that is set",
                 field="mesh",
@@ -152,17 +155,6 @@ def _own_mesh(mesh: Mesh | None, *, kv_heads: int, strategy: Strategy | None) ->
         shared = advised_sharing(kv_heads=kv_heads, members=len(devices), strategy=strategy)
         sizes = MeshConfig(ring=shared.ring, ulysses=shared.ulysses)
     return make_mesh(sizes, devices=devices, shardings="inferred")
-
-
-def _config(
-    strategy: Strategy | None, layout: LayoutName, kernel: KernelName, *, kv_heads: int
-) -> AttentionConfig:
-    strategy = strategy or advised_strategy(
-        kv_heads=kv_heads // axis_size(TENSOR_AXIS),
-        ring=axis_size(RING_AXIS),
-        ulysses=axis_size(ULYSSES_AXIS),
-    )
-    return AttentionConfig(strategy=strategy, layout=layout, kernel=kernel)
 
 
 def _place(
@@ -205,21 +197,17 @@ def _lengths_of_rows(
         InputError: there are none, they are not integers, there are not as many lists as sequences, or
             documents do not fit.
     """
+    rows, problem = [], ""
     try:
         given: list[Any] = [seq] if lengths is None else list(lengths)
         if given and all(np.ndim(one) == 0 for one in given):
             given = [given] * batch
         rows = [[index(length) for length in row] for row in given]
     except TypeError as error:
-        raise InputError(
-            f"lengths are not lists of whole numbers ({error})",
-            field="lengths",
-            value=lengths,
-            remedy="give one list for each sequence, or a single list of integers for all",
-        ) from error
+        problem = f"lengths are not lists of whole numbers ({error})"
     if len(rows) != batch:
         raise InputError(
-            f"there are lengths of {len(rows)} sequences, but {batch} sequences",
+            problem or f"there are lengths of {len(rows)} sequences, but {batch} sequences",
             field="lengths",
             value=lengths,
             remedy="give one list for each sequence, or a single list of integers for all",
@@ -239,7 +227,7 @@ def _run(
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
             out = attend_to(q, k, v, tokens)
         return jax.lax.with_sharding_constraint(out, NamedSharding(mesh, out_spec))
-    if _mesh_set().are_all_axes_explicit:  # gathers have no rule for them
+    if jax.sharding.get_abstract_mesh().are_all_axes_explicit:  # gathers have no rule for them
         attend_to: Any = jax.sharding.auto_axes(attend_to, out_sharding=out_spec)
     return attend_to(q, k, v, tokens)
 

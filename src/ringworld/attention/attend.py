@@ -6,19 +6,18 @@ one backward pass, which starts from the `out` and `lse` that are saved under th
 """
 
 import functools
-from types import ModuleType
 
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec
-from jaxtyping import Array, Float, Float32, Int32
+from jaxtyping import Array, Float, Int32
 
-from ringworld.attention import all_gather, ring
+from ringworld.attention import ring
 from ringworld.attention.backends import on_each_device
 from ringworld.attention.blocks import row_major
 from ringworld.attention.config import AttentionConfig, SequenceAxes, sequence_axes
-from ringworld.attention.exchange import all_tokens, heads_for_tokens, tokens_for_heads
+from ringworld.attention.exchange import all_keys, all_tokens, heads_for_tokens, own_keys, tokens_for_heads
 from ringworld.attention.inputs import (
     axis_size,
     check_inputs,
@@ -27,6 +26,7 @@ from ringworld.attention.inputs import (
     check_tokens,
 )
 from ringworld.attention.layouts import check_shares
+from ringworld.attention.visibility import MaskSpec
 from ringworld.core.sharding import BATCH_AXES, RING_AXIS, TENSOR_AXIS, ULYSSES_AXIS, spec
 
 # With a remat policy that saves these names, the backward pass does not run the forward pass again.
@@ -68,23 +68,17 @@ def attention(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
 def _attention(q: Array, k: Array, v: Array, order: Array, first: Array, config: AttentionConfig) -> Array:
-    return _forward(q, k, v, order, first, config)[0]
+    return _forward_rule(q, k, v, order, first, config)[0]
 
 
-def _forward(
-    q: Array, k: Array, v: Array, order: Array, first: Array, config: AttentionConfig
-) -> tuple[Array, Float32[Array, "batch heads seq"]]:
+def _forward_rule(q: Array, k: Array, v: Array, order: Array, first: Array, config: AttentionConfig):
     attend = on_each_device(
         _local_forward,
         in_specs=(_Q, _KV, _KV, _TOKENS, _TOKENS),
         out_specs=(_Q, _lse_spec(config)),
         config=config,
     )
-    return attend(q, k, v, order, first)
-
-
-def _forward_rule(q: Array, k: Array, v: Array, order: Array, first: Array, config: AttentionConfig):
-    out, lse = _forward(q, k, v, order, first, config)
+    out, lse = attend(q, k, v, order, first)
     out, lse = checkpoint_name(out, OUT_NAME), checkpoint_name(lse, LSE_NAME)
     return out, (q, k, v, order, first, out, lse)
 
@@ -120,7 +114,10 @@ def _local_forward(
     axes = _axes(config)
     q, k, v = map(_heads_first, heads_for_tokens(q, k, v, axes=axes.heads))
     order, first = all_tokens(order, first, axes=axes.heads)
-    out, lse = _transport(config).forward(q, k, v, order=order, first=first, axes=axes.tokens, config=config)
+    gathered, hops = _gathered_axes(config)
+    k, v, k_order = all_keys(k, v, order, axes=gathered)
+    mask = MaskSpec(q_order=order, q_first=first, k_order=k_order)
+    out, lse = ring.forward(q, k, v, mask=mask, axes=hops, config=config)
     (out,) = tokens_for_heads(_heads_first(out.astype(q.dtype)), axes=axes.heads)
     return out, lse
 
@@ -142,24 +139,19 @@ def _local_backward(
     of_heads = heads_for_tokens(q, k, v, dout, delta, axes=axes.heads)
     q, k, v, dout, delta = map(_heads_first, of_heads)
     order, first = all_tokens(order, first, axes=axes.heads)
-    gradients = _transport(config).backward(
-        q,
-        k,
-        v,
-        dout,
-        lse=lse,
-        delta=delta[..., 0],
-        order=order,
-        first=first,
-        axes=axes.tokens,
-        config=config,
-    )
+    gathered, hops = _gathered_axes(config)
+    k, v, k_order = all_keys(k, v, order, axes=gathered)
+    mask = MaskSpec(q_order=order, q_first=first, k_order=k_order)
+    final = {"lse": lse, "delta": delta[..., 0]}
+    dq, dk, dv = ring.backward(q, k, v, dout, **final, mask=mask, axes=hops, config=config)
+    gradients = (dq, *own_keys(dk, dv, axes=gathered))
     return tuple(tokens_for_heads(*(_heads_first(x.astype(q.dtype)) for x in gradients), axes=axes.heads))
 
 
-def _transport(config: AttentionConfig) -> ModuleType:
-    """Return the module that brings keys to the members whose tokens stay cut."""
-    return all_gather if config.strategy == "all_gather" else ring
+def _gathered_axes(config: AttentionConfig) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return over which axes keys are gathered, and over which they go round a ring."""
+    tokens = _axes(config).tokens
+    return (tokens, ()) if config.strategy == "all_gather" else ((), tokens)
 
 
 def _heads_first(x: Array) -> Array:

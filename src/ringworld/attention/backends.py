@@ -120,9 +120,8 @@ def _takes(name: KernelName, queries: Array) -> bool:
     | pallas_hopper | bfloat16 | up to 128 |
     | any other | any | any |
     """
-    return name != "pallas_hopper" or (
-        queries.dtype == jnp.bfloat16 and queries.shape[-1] <= _HOPPER_LARGEST_HEAD
-    )
+    small = queries.dtype == jnp.bfloat16 and queries.shape[-1] <= _HOPPER_LARGEST_HEAD
+    return name != "pallas_hopper" or small
 
 
 def _suits(name: KernelName, queries: Array) -> bool:

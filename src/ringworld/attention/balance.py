@@ -20,7 +20,7 @@ are exact whatever the order of addition, so that all hosts find the same layout
 """
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Int64
@@ -223,18 +223,11 @@ def _best_exchange(
         if size > more.size // 2:
             break
         first, second = (_stretches(chunks, size, work=work, parted=parted) for chunks in (more, less))
-        left = abs(first.work[:, None] - second.work - gap) + 2 * (first.parted[:, None] + second.parted)
+        left = abs(first[0][:, None] - second[0] - gap) + 2 * (first[1][:, None] + second[1])
         i, j = np.unravel_index(left.argmin(), left.shape)
         if left[i, j] < best:
             best, found = left[i, j], (slice(int(i), int(i) + size), slice(int(j), int(j) + size))
     return found
-
-
-class _Stretches(NamedTuple):
-    """All stretches of so many of a member's chunks."""
-
-    work: Int64[np.ndarray, " stretches"]
-    parted: Int64[np.ndarray, " stretches"]
 
 
 def _stretches(
@@ -243,10 +236,8 @@ def _stretches(
     *,
     work: Int64[np.ndarray, " chunks"],
     parted: Int64[np.ndarray, " borders"],
-) -> _Stretches:
+) -> tuple[Int64[np.ndarray, " stretches"], Int64[np.ndarray, " stretches"]]:
+    """Return the work of all stretches of so many of a member's chunks, and the pairs that each parts."""
     total = np.cumsum(np.concatenate([[0], work[chunks]]))
     last = size - 1
-    return _Stretches(
-        work=total[size:] - total[:-size],
-        parted=parted[chunks[: chunks.size - last]] + parted[chunks[last:] + 1],
-    )
+    return total[size:] - total[:-size], parted[chunks[: chunks.size - last]] + parted[chunks[last:] + 1]

@@ -95,6 +95,14 @@ def fill_blocks(
     return jnp.pad(x, [(0, missing if d == dimension else 0) for d in range(x.ndim)], constant_values=fill)
 
 
+def fill_heads(
+    x: Shaped[Array, "batch heads seq *head"], block: int, *, head: int
+) -> Shaped[Array, "batch heads filled *filled_head"]:
+    """Lengthen tokens to a multiple of a block, and the head, where there is one, to one of `head`."""
+    x = fill_blocks(x, 2, block)
+    return fill_blocks(x, 3, head) if x.ndim == 4 else x
+
+
 def row_major(x: Shaped[Array, "*dims"]) -> Shaped[Array, "*dims"]:
     """Lay an array out in memory in the order of its dimensions.
 

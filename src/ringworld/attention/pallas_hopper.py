@@ -14,15 +14,16 @@ does not choose it under CUDA 12.8 to 12.9.0, which miscompile masks.
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxtyping import Array, BFloat16, Float32
 
 from ringworld.attention.arithmetic import base_two
 from ringworld.attention.blocks import (
-    fill_blocks,
+    fill_heads,
     live_for_keys,
     live_for_queries,
     pad_mask,
@@ -51,6 +52,45 @@ from ringworld.core.errors import InputError
 _KEPT_ROWS = CONSUMERS * ROWS
 _LANE = 64  # numbers in a row of shared memory; a head takes whole rows
 _CACHE_BYTES = 32 * 2**20  # of the 50 MB of the second-level cache
+
+
+class _Pass(NamedTuple):
+    """A kernel, and what it has of shared memory besides the matrices that it works on."""
+
+    kernel: Callable[..., None]
+    rows: Literal["queries", "keys"]
+    """Whose blocks stay, and whose shape the results have."""
+    dimensions: tuple[int, ...]
+    """Of each result, tokens being cut in two: 5, or 4 for one without head."""
+    of_rows: tuple[Any, ...]
+    """Types of the numbers of each row that stays."""
+    of_tokens: tuple[tuple[Any, ...], tuple[Any, ...]]
+    """Types of the numbers that are visited with each of two matrices."""
+    scratch: tuple[Any, ...] = ()
+
+
+_FORWARD = _Pass(
+    kernel=forward_kernel,
+    rows="queries",
+    dimensions=(5, 4),
+    of_rows=(jnp.int32, jnp.int32),
+    of_tokens=((jnp.int32,), ()),
+    scratch=(plgpu.Barrier(num_arrivals=CONSUMERS),),
+)
+_BACKWARD_Q = _Pass(
+    kernel=backward_q_kernel,
+    rows="queries",
+    dimensions=(5,),
+    of_rows=(jnp.float32, jnp.float32, jnp.int32, jnp.int32),
+    of_tokens=((jnp.int32,), ()),
+)
+_BACKWARD_KV = _Pass(
+    kernel=backward_kv_kernel,
+    rows="keys",
+    dimensions=(5, 5),
+    of_rows=(jnp.int32,),
+    of_tokens=((jnp.float32, jnp.int32, jnp.int32), (jnp.float32,)),
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,37 +139,12 @@ def forward(
 ) -> Partial:
     """Return attention of these queries to these keys alone; see `kernel.Kernel.forward`.
 
-    Args:
-        q: Queries.
-        k: Keys.
-        v: Values.
-        mask: Which keys each query sees.
-        config: Compiled or interpreted. Its block limits are for kernels whose memory grows with blocks; here
-            blocks have the sizes that the hardware needs.
-        tiles: How to cut the work; by default `choose_tiles`.
-        interpreter: Jax's parameters for interpreting Mosaic GPU kernels, which it does not export.
+    The block limits of `config` are for kernels whose memory grows with blocks; here blocks have the sizes
+    that the hardware needs, by default those of `choose_tiles`. `interpreter` is what jax interprets Mosaic
+    GPU kernels by, which it does not export.
     """
-    q_seq, head = q.shape[2:]
-    tile = (tiles or choose_tiles(head=head)).forward
-    mask = pad_mask(mask, q_block=_KEPT_ROWS, kv_block=tile.other)
-    live = live_for_queries(mask, q_block=_KEPT_ROWS, kv_block=tile.other)
-    filled, k, v = _fill(q, _KEPT_ROWS), _fill(k, tile.other), _fill(v, tile.other)
-    out, lse = _launch(
-        forward_kernel,
-        (*live, *_cut_mask(mask, q_block=ROWS, kv_block=tile.other), filled, k, v),
-        results=(_cut_result(filled), _cut_result(filled[..., 0])),
-        scratch=(
-            _kept(filled, of_rows=(jnp.int32, jnp.int32)),
-            _pipeline(k, tile=tile, of_tokens=(jnp.int32,)),
-            _pipeline(v, tile=tile),
-            plgpu.Barrier(num_arrivals=CONSUMERS),
-        ),
-        streamed=(k, v),
-        scale=head**-0.5,
-        interpreter=_used(interpreter, config),
-    )
-    out, lse = out.reshape(filled.shape), lse.reshape(filled.shape[:3])
-    return Partial(out=out[:, :, :q_seq, :head], lse=lse[:, :, :q_seq])
+    tile, interpreter = (tiles or choose_tiles(head=q.shape[3])).forward, _used(interpreter, config)
+    return Partial(*_run(_FORWARD, (q,), (k, v), mask=mask, tile=tile, interpreter=interpreter))
 
 
 def backward(
@@ -145,117 +160,48 @@ def backward(
     tiles: HopperTiles | None = None,
     interpreter: Any = None,
 ) -> Gradients:
-    """Return what these keys contribute to the gradients; see `kernel.Kernel.backward`.
-
-    Args:
-        q: Queries.
-        k: Keys.
-        v: Values.
-        dout: Cotangents of the final output.
-        lse: Log-sum-exp over all keys of the sequence.
-        delta: Sum over head of `dout` times the final output.
-        mask: Which keys each query sees.
-        config: Compiled or interpreted, as for `forward`.
-        tiles: How to cut the work; by default `choose_tiles`.
-        interpreter: As for `forward`.
-    """
+    """Return what these keys contribute to the gradients; see `kernel.Kernel.backward`, and `forward`."""
     tiles = tiles or choose_tiles(head=q.shape[3])
-    of_queries = (q, dout, base_two(lse), delta)
+    of_queries, of_keys = (q, dout, base_two(lse), delta), (k, v)
+    run = functools.partial(_run, of_queries=of_queries, of_keys=of_keys, mask=mask)
     interpreter = _used(interpreter, config)
-    dk, dv = _backward_kv(of_queries, k, v, mask=mask, tile=tiles.backward_kv, interpreter=interpreter)
-    dq = _backward_q(of_queries, k, v, mask=mask, tile=tiles.backward_q, interpreter=interpreter)
+    dk, dv = run(_BACKWARD_KV, tile=tiles.backward_kv, interpreter=interpreter)
+    (dq,) = run(_BACKWARD_Q, tile=tiles.backward_q, interpreter=interpreter)
     return Gradients(dq=dq, dk=dk, dv=dv)
 
 
-def _backward_q(
+def _run(
+    which: _Pass,
     of_queries: tuple[Array, ...],
-    k: Array,
-    v: Array,
+    of_keys: tuple[Array, Array],
     *,
     mask: MaskSpec,
     tile: HopperTile,
     interpreter: Any,
-) -> Array:
-    q_seq, head = of_queries[0].shape[2:]
-    mask = pad_mask(mask, q_block=_KEPT_ROWS, kv_block=tile.other)
-    live = live_for_queries(mask, q_block=_KEPT_ROWS, kv_block=tile.other)
-    q, dout, lse, delta = (_fill(x, _KEPT_ROWS) for x in of_queries)
-    k, v = _fill(k, tile.other), _fill(v, tile.other)
-    per_query = (_cut(x, 2, ROWS) for x in (lse, delta))
-    (dq,) = _launch(
-        backward_q_kernel,
-        (*live, *_cut_mask(mask, q_block=ROWS, kv_block=tile.other), q, dout, *per_query, k, v),
-        results=(_cut_result(q),),
-        scratch=(
-            _kept(q, dout, of_rows=(jnp.float32, jnp.float32, jnp.int32, jnp.int32)),
-            _pipeline(k, tile=tile, of_tokens=(jnp.int32,)),
-            _pipeline(v, tile=tile),
-        ),
-        streamed=(k, v),
-        scale=head**-0.5,
-        interpreter=interpreter,
-    )
-    return dq.reshape(q.shape)[:, :, :q_seq, :head]
-
-
-def _backward_kv(
-    of_queries: tuple[Array, ...],
-    k: Array,
-    v: Array,
-    *,
-    mask: MaskSpec,
-    tile: HopperTile,
-    interpreter: Any,
-) -> tuple[Array, Array]:
-    kv_seq, head = k.shape[2:]
-    mask = pad_mask(mask, q_block=tile.other, kv_block=_KEPT_ROWS)
-    live = live_for_keys(mask, q_block=tile.other, kv_block=_KEPT_ROWS)
-    q, dout, lse, delta = (_fill(x, tile.other) for x in of_queries)
-    k, v = _fill(k, _KEPT_ROWS), _fill(v, _KEPT_ROWS)
-    per_query = (_cut(x, 2, tile.other) for x in (lse, delta))
-    results = _launch(
-        backward_kv_kernel,
-        (*live, *_cut_mask(mask, q_block=tile.other, kv_block=ROWS), q, dout, *per_query, k, v),
-        results=(_cut_result(k), _cut_result(v)),
-        scratch=(
-            _kept(k, v, of_rows=(jnp.int32,)),
-            _pipeline(q, tile=tile, of_tokens=(jnp.float32, jnp.int32, jnp.int32)),
-            _pipeline(dout, tile=tile, of_tokens=(jnp.float32,)),
-        ),
-        streamed=(q, dout),
-        scale=head**-0.5,
-        interpreter=interpreter,
-    )
-    dk, dv = (x.reshape(k.shape)[:, :, :kv_seq, :head] for x in results)
-    return dk, dv
-
-
-def _launch(
-    kernel: Callable[..., None],
-    operands: tuple[Array, ...],
-    *,
-    results: tuple[tuple[int, ...], ...],
-    scratch: tuple[Any, ...],
-    streamed: tuple[Array, Array],
-    scale: float,
-    interpreter: Any,
-) -> tuple[Array, ...]:
-    """Run a program for each block of each head of the results.
+) -> list[Array]:
+    """Run a program for each block of queries, or of keys, of each head.
 
     Programs that run side by side should read the same blocks. So heads are grouped in sections whose blocks
     fit in the cache together, and each section starts with the blocks that have most to visit.
 
-    Args:
-        kernel: Takes references to all of the operands and results, and to scratch.
-        operands: `LiveBlocks`, and what else the kernel works on.
-        results: Shapes [batch, heads, ...].
-        scratch: What each program has of shared memory.
-        streamed: Operands [batch, heads, ...] whose blocks are visited.
-        scale: By which scores are multiplied.
-        interpreter: None to compile it.
+    The kernel takes references to `LiveBlocks`, to the mask and all other arrays, to results, and to scratch.
     """
-    batch, heads = results[0][:2]
-    types = [result_type(shape, *operands) for shape in results]
+    of_q = which.rows == "queries"
+    q_block, kv_block = (_KEPT_ROWS, tile.other) if of_q else (tile.other, _KEPT_ROWS)
+    q_cut, kv_cut = (ROWS, tile.other) if of_q else (tile.other, ROWS)
+    mask = pad_mask(mask, q_block=q_block, kv_block=kv_block)
+    live = (live_for_queries if of_q else live_for_keys)(mask, q_block=q_block, kv_block=kv_block)
+    mask = MaskSpec(*(_cut(x, 1, n) for x, n in zip(mask, (q_cut, q_cut, kv_cut))))
+    queries = [fill_heads(x, q_block, head=_LANE) for x in of_queries]
+    keys = [fill_heads(x, kv_block, head=_LANE) for x in of_keys]
+    matrices = [x for x in queries if x.ndim == 4]
+    kept, streamed = (matrices, keys) if of_q else (keys, matrices)
+    queries = [x if x.ndim == 4 else _cut(x, 2, q_cut) for x in queries]
+
+    operands = (live, mask, *queries, *keys)
+    batch, heads, filled, filled_head = kept[0].shape
+    shape = (batch, heads, filled // ROWS, ROWS, filled_head)
+    types = [result_type(shape[:n], *jax.tree.leaves(operands)) for n in which.dimensions]
     kv_heads = min(heads, streamed[0].shape[1])
     bytes_of_head = sum(x.size * x.dtype.itemsize for x in streamed) // (batch * kv_heads)
     kv_heads_together = largest_divisor(kv_heads, limit=_CACHE_BYTES // bytes_of_head)
@@ -263,25 +209,32 @@ def _launch(
     plan = Plan(
         heads_together=heads_together,
         group=max(heads, streamed[0].shape[1]) // kv_heads,
-        scale=scale,
+        scale=of_keys[0].shape[3] ** -0.5,
         mode="compiled" if interpreter is None else "interpreted",
     )
     call = plgpu.kernel(
-        functools.partial(kernel, plan=plan),
+        functools.partial(which.kernel, plan=plan),
         out_type=types,
-        scratch_types=scratch,
-        grid=(batch, heads // heads_together, operands[0].shape[1] * heads_together),
+        scratch_types=(
+            _kept(*kept, of_rows=which.of_rows),
+            *(_pipeline(x, tile=tile, of_tokens=kinds) for x, kinds in zip(streamed, which.of_tokens)),
+            *which.scratch,
+        ),
+        grid=(batch, heads // heads_together, live.some.shape[1] * heads_together),
         grid_names=GRID,
         num_threads=CONSUMERS + 1,
         thread_name=THREADS,
-        kernel_name=kernel.__name__,
+        kernel_name=which.kernel.__name__,
         compiler_params=plgpu.CompilerParams(
             approx_math=True, unsafe_no_auto_barriers=True, reduction_scratch_bytes=0
         ),
         interpret=interpreter,
     )
     # The call loses track of what its results vary over.
-    return tuple(varying_as(x, declared) for x, declared in zip(call(*operands), types))
+    results = (varying_as(x, declared) for x, declared in zip(call(*operands), types))
+    _, _, seq, head = (of_queries if of_q else of_keys)[0].shape
+    crop = (slice(None), slice(None), slice(seq), slice(head))
+    return [x.reshape(batch, heads, filled, *x.shape[4:])[crop[: x.ndim - 1]] for x in results]
 
 
 def _used(interpreter: Any, config: AttentionConfig) -> Any:
@@ -327,26 +280,6 @@ def _matrix(shape: tuple[int, ...]) -> Any:
     return plgpu.SMEM(shape, jnp.bfloat16, transforms=transforms)
 
 
-def _fill(x: Array, block: int) -> Array:
-    """Fill up the last block of tokens of [batch, heads, seq, ...], and head to whole rows."""
-    x = fill_blocks(x, 2, block)
-    return fill_blocks(x, 3, _LANE) if x.ndim == 4 else x
-
-
-def _cut_mask(mask: MaskSpec, *, q_block: int, kv_block: int) -> MaskSpec:
-    return MaskSpec(
-        q_order=_cut(mask.q_order, 1, q_block),
-        q_first=_cut(mask.q_first, 1, q_block),
-        k_order=_cut(mask.k_order, 1, kv_block),
-    )
-
-
 def _cut(x: Array, dimension: int, block: int) -> Array:
     """Split a dimension, whose length is a multiple of a block, in two."""
     return x.reshape(*x.shape[:dimension], -1, block, *x.shape[dimension + 1 :])
-
-
-def _cut_result(x: Array) -> tuple[int, ...]:
-    """Return the shape of a result like [batch, heads, seq, ...], cut into what a consumer keeps."""
-    batch, heads, seq, *rest = x.shape
-    return batch, heads, seq // ROWS, ROWS, *rest

@@ -9,6 +9,7 @@ barrier.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -19,7 +20,7 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxtyping import Array
 
 from ringworld.attention.arithmetic import LOG2_E, ROWS_WITH_COLUMNS, ROWS_WITH_ROWS
-from ringworld.attention.blocks import FLOOR, visit_live
+from ringworld.attention.blocks import FLOOR, LiveBlocks, visit_live
 from ringworld.attention.config import PallasMode
 from ringworld.attention.pallas_hopper_products import (
     ROWS,
@@ -35,7 +36,7 @@ from ringworld.attention.pallas_hopper_products import (
     products,
     zeros,
 )
-from ringworld.attention.visibility import in_sight
+from ringworld.attention.visibility import MaskSpec, in_sight
 
 CONSUMERS = 2
 THREADS = "warpgroup"
@@ -111,14 +112,12 @@ class Pipeline(NamedTuple):
 class _Program:
     """Which block of which head this program works on, and the list of the blocks that it visits."""
 
-    def __init__(
-        self, longest_first: jax.Ref, others: jax.Ref, whole: jax.Ref, some: jax.Ref, *, together: int
-    ):
+    def __init__(self, live: LiveBlocks, *, together: int):
         self.batch, section, place = (lax.axis_index(name) for name in GRID)
         self.head = section * together + lax.rem(place, together)
-        self.block = longest_first[self.batch, lax.div(place, together)]
-        self.whole, self.some = whole[self.batch, self.block], some[self.batch, self.block]
-        self._others = others
+        self.block = live.longest_first[self.batch, lax.div(place, together)]
+        self.whole, self.some = live.whole[self.batch, self.block], live.some[self.batch, self.block]
+        self._others = live.others
 
     def other(self, n: Array) -> Array:
         """Return the n-th block of the list."""
@@ -130,13 +129,8 @@ class _Program:
 
 
 def forward_kernel(
-    longest_first: jax.Ref,
-    others: jax.Ref,
-    whole: jax.Ref,
-    some: jax.Ref,
-    q_order: jax.Ref,
-    q_first: jax.Ref,
-    k_order: jax.Ref,
+    live: LiveBlocks,
+    mask: MaskSpec,
     q: jax.Ref,
     k: jax.Ref,
     v: jax.Ref,
@@ -154,7 +148,7 @@ def forward_kernel(
     The consumers take turns at the matrix unit, so that one multiplies while the other exponentiates
     (FlashAttention-3, arXiv 2407.08608, section 3.1).
     """
-    here = _Program(longest_first, others, whole, some, together=plan.heads_together)
+    here = _Program(live, together=plan.heads_together)
     to_base_two, mode = plan.scale * LOG2_E, plan.mode
 
     def pass_turn() -> None:
@@ -167,7 +161,7 @@ def forward_kernel(
             consumer,
             [
                 q.at[here.batch, here.head, pl.ds(part * ROWS, ROWS)],
-                *(x.at[here.batch, part] for x in (q_order, q_first)),
+                *(x.at[here.batch, part] for x in (mask.q_order, mask.q_first)),
             ],
         )
 
@@ -215,23 +209,14 @@ def forward_kernel(
             weight == 0, -jnp.inf, highest * (1 / LOG2_E) + jnp.log(weight)
         )
 
-    def fetch(n: Array) -> None:
-        block, head = here.other(n), lax.div(here.head, plan.group)
-        keys = pl.ds(block * k_pipeline.buffers[0].shape[1], k_pipeline.buffers[0].shape[1])
-        k_pipeline.fetch(n, [k.at[here.batch, head, keys], k_order.at[here.batch, block]])
-        v_pipeline.fetch(n, [v.at[here.batch, head, keys]])
-
-    _specialize(consume, fetch, steps=here.some, pipelines=(k_pipeline, v_pipeline))
+    pipelines = (k_pipeline, v_pipeline)
+    fetch = partial(_fetch_keys, here, k, v, mask.k_order, group=plan.group, pipelines=pipelines)
+    _specialize(consume, fetch, steps=here.some, pipelines=pipelines)
 
 
 def backward_q_kernel(
-    longest_first: jax.Ref,
-    others: jax.Ref,
-    whole: jax.Ref,
-    some: jax.Ref,
-    q_order: jax.Ref,
-    q_first: jax.Ref,
-    k_order: jax.Ref,
+    live: LiveBlocks,
+    mask: MaskSpec,
     q: jax.Ref,
     dout: jax.Ref,
     lse: jax.Ref,
@@ -246,7 +231,7 @@ def backward_q_kernel(
     plan: Plan,
 ) -> None:
     """Sum the gradients of a block of queries over the keys that it sees."""
-    here = _Program(longest_first, others, whole, some, together=plan.heads_together)
+    here = _Program(live, together=plan.heads_together)
     mode = plan.mode
 
     def consume(consumer: Array) -> None:
@@ -256,7 +241,7 @@ def backward_q_kernel(
             [
                 *(x.at[here.batch, here.head, pl.ds(part * ROWS, ROWS)] for x in (q, dout)),
                 *(x.at[here.batch, here.head, part] for x in (lse, delta)),
-                *(x.at[here.batch, part] for x in (q_order, q_first)),
+                *(x.at[here.batch, part] for x in (mask.q_order, mask.q_first)),
             ],
         )
         lse_rows, delta_rows = (load_row_values(x, mode=mode) for x in (lse_rows, delta_rows))
@@ -288,23 +273,14 @@ def backward_q_kernel(
         total = visit_live(step, zeros(k.shape[-1], mode=mode), whole=here.whole, some=here.some)
         dq[here.batch, here.head, part] = total * plan.scale
 
-    def fetch(n: Array) -> None:
-        block, head = here.other(n), lax.div(here.head, plan.group)
-        keys = pl.ds(block * k_pipeline.buffers[0].shape[1], k_pipeline.buffers[0].shape[1])
-        k_pipeline.fetch(n, [k.at[here.batch, head, keys], k_order.at[here.batch, block]])
-        v_pipeline.fetch(n, [v.at[here.batch, head, keys]])
-
-    _specialize(consume, fetch, steps=here.some, pipelines=(k_pipeline, v_pipeline))
+    pipelines = (k_pipeline, v_pipeline)
+    fetch = partial(_fetch_keys, here, k, v, mask.k_order, group=plan.group, pipelines=pipelines)
+    _specialize(consume, fetch, steps=here.some, pipelines=pipelines)
 
 
 def backward_kv_kernel(
-    longest_first: jax.Ref,
-    others: jax.Ref,
-    whole: jax.Ref,
-    some: jax.Ref,
-    q_order: jax.Ref,
-    q_first: jax.Ref,
-    k_order: jax.Ref,
+    live: LiveBlocks,
+    mask: MaskSpec,
     q: jax.Ref,
     dout: jax.Ref,
     lse: jax.Ref,
@@ -325,7 +301,7 @@ def backward_kv_kernel(
     registers. The heads of a group are visited one after another for each block of queries, whose mask they
     share.
     """
-    here = _Program(longest_first, others, whole, some, together=plan.heads_together)
+    here = _Program(live, together=plan.heads_together)
     mode = plan.mode
 
     def consume(consumer: Array) -> None:
@@ -334,7 +310,7 @@ def backward_kv_kernel(
             consumer,
             [
                 *(x.at[here.batch, here.head, pl.ds(part * ROWS, ROWS)] for x in (k, v)),
-                k_order.at[here.batch, part],
+                mask.k_order.at[here.batch, part],
             ],
         )
 
@@ -383,10 +359,27 @@ def backward_kv_kernel(
         head = here.head * plan.group + lax.rem(n, plan.group)
         rows = pl.ds(block * q_pipeline.buffers[0].shape[1], q_pipeline.buffers[0].shape[1])
         values = [q.at[here.batch, head, rows], lse.at[here.batch, head, block]]
-        q_pipeline.fetch(n, [*values, q_order.at[here.batch, block], q_first.at[here.batch, block]])
+        q_pipeline.fetch(n, [*values, *(x.at[here.batch, block] for x in (mask.q_order, mask.q_first))])
         dout_pipeline.fetch(n, [dout.at[here.batch, head, rows], delta.at[here.batch, head, block]])
 
     _specialize(consume, fetch, steps=here.some * plan.group, pipelines=(q_pipeline, dout_pipeline))
+
+
+def _fetch_keys(
+    here: _Program,
+    k: Any,
+    v: Any,
+    k_order: Any,
+    n: Array,
+    *,
+    group: int,
+    pipelines: tuple[Pipeline, Pipeline],
+) -> None:
+    """Fetch the n-th block of keys and values that a program visits, as soon as its stages are free."""
+    (k_pipeline, v_pipeline), block, head = pipelines, here.other(n), lax.div(here.head, group)
+    keys = pl.ds(block * k_pipeline.buffers[0].shape[1], k_pipeline.buffers[0].shape[1])
+    k_pipeline.fetch(n, [k.at[here.batch, head, keys], k_order.at[here.batch, block]])
+    v_pipeline.fetch(n, [v.at[here.batch, head, keys]])
 
 
 def _seen(keys: Any, *, order: Any, first: Any, mode: PallasMode) -> Array:

@@ -11,8 +11,9 @@ seven products, but would read and write all of dq in HBM for every block of key
 import functools
 import math
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
@@ -59,6 +60,10 @@ class _Cut(NamedTuple):
         """What the sequence is filled up to a multiple of, so that all strips are whole."""
         return self.block * self.strips
 
+    def fill(self, x: Array) -> Array:
+        """Fill up the last strip of [batch, heads, seq, ...]."""
+        return fill_blocks(x, 2, self.unit)
+
 
 _FORWARD = _Pass(kernel=kernels.forward, rows="queries", makes=("q", "lse"), columns=2)
 _BACKWARD_Q = _Pass(kernel=kernels.backward_q, rows="queries", makes=("q",))
@@ -80,7 +85,7 @@ def forward(
     """
     cuts = q_cut, kv_cut = _cuts(q, k, config, most_pairs=most_pairs)
     mask = pad_mask(mask, q_block=q_cut.unit, kv_block=kv_cut.unit)
-    q, k, v = _fill(q, q_cut), _fill(k, kv_cut), _fill(v, kv_cut)
+    q, k, v = q_cut.fill(q), kv_cut.fill(k), kv_cut.fill(v)
 
     def strip(q: Array, q_order: Array, q_first: Array) -> tuple[Array, ...]:
         part = mask._replace(q_order=q_order, q_first=q_first)
@@ -105,8 +110,8 @@ def backward(
     """Return what these keys contribute to the gradients; see `kernel.Kernel.backward`, and `forward`."""
     cuts = q_cut, kv_cut = _cuts(q, k, config, most_pairs=most_pairs)
     mask = pad_mask(mask, q_block=q_cut.unit, kv_block=kv_cut.unit)
-    q, dout, lse, delta = (_fill(x, q_cut) for x in (q, dout, base_two(lse), delta))
-    k, v = _fill(k, kv_cut), _fill(v, kv_cut)
+    q, dout, lse, delta = (q_cut.fill(x) for x in (q, dout, base_two(lse), delta))
+    k, v = kv_cut.fill(k), kv_cut.fill(v)
     run = functools.partial(_run, cuts=cuts, config=config)
 
     def strip_of_queries(q, dout, lse, delta, q_order, q_first) -> tuple[Array, ...]:
@@ -150,18 +155,26 @@ def _run(
         walk, places = walk_over(visible.swapaxes(1, 2)), places_by_keys(**sizes)
         grid, semantics = (kv_heads, walk.steps, group), (pltpu.PARALLEL, pltpu.ARBITRARY, pltpu.ARBITRARY)
 
+    of_rest = ("q", "lse", "lse") if rest else ()
     specs = _specs(places, q_block=q_block, kv_block=kv_block, head=head)
     shapes = {"q": q.shape, "kv": k.shape, "lse": (batch, heads, 1, q_seq)}
-    operands = ("q", "kv", "kv", "q_tokens", "q_tokens", "k_tokens", *(("q", "lse", "lse") if rest else ()))
     # A row of tokens needs a dimension before it to be a row of lanes.
-    arrays = (q, k, v, *(x[:, None] for x in mask), *(x if x.ndim == 4 else x[:, :, None] for x in rest))
+    arrays = (q, k, v, MaskSpec(*(x[:, None] for x in mask)))
+    arrays += tuple(x if x.ndim == 4 else x[:, :, None] for x in rest)
+    tokens: Any = (specs["q_tokens"], specs["q_tokens"], specs["k_tokens"])
     results = pl.pallas_call(
         functools.partial(which.kernel, scale=head**-0.5),
-        [result_type(shapes[name], *arrays) for name in which.makes],
+        [result_type(shapes[name], *jax.tree.leaves(arrays)) for name in which.makes],
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=2,
             grid=grid,
-            in_specs=[specs[name] for name in operands],
+            in_specs=[
+                specs["q"],
+                specs["kv"],
+                specs["kv"],
+                MaskSpec(*tokens),
+                *(specs[name] for name in of_rest),
+            ],
             out_specs=[specs[name] for name in which.makes],
             scratch_shapes=[pltpu.VMEM((q_block, LANES), jnp.float32)] * which.columns,
         ),
@@ -221,7 +234,7 @@ def _in_strips(
     """Attend with one strip of `arrays` after the other, and drop the padding."""
 
     def split(x: Array) -> Array:
-        at = _token_dimension(x)
+        at = 1 if x.ndim == 2 else 2
         return jnp.moveaxis(x.reshape(*x.shape[:at], cut.strips, -1, *x.shape[at + 1 :]), at, 0)
 
     def join(x: Array) -> Array:
@@ -234,12 +247,3 @@ def _in_strips(
         parts = lax.map(lambda strip: attend(*strip), tuple(split(x) for x in arrays))
         results = tuple(join(x) for x in parts)
     return tuple(x[:, :, : cut.seq] for x in results)
-
-
-def _fill(x: Array, cut: _Cut) -> Array:
-    """Fill up the last strip of [batch, heads, seq, ...]."""
-    return fill_blocks(x, 2, cut.unit)
-
-
-def _token_dimension(x: Array) -> int:
-    return 1 if x.ndim == 2 else 2

@@ -15,7 +15,7 @@ from jaxtyping import Array
 from ringworld.attention.arithmetic import LOG2_E, ROWS_WITH_COLUMNS, ROWS_WITH_ROWS, dot
 from ringworld.attention.blocks import FLOOR
 from ringworld.attention.pallas_tpu_walk import visit_at
-from ringworld.attention.visibility import ALL, PART, in_sight
+from ringworld.attention.visibility import ALL, PART, MaskSpec, in_sight
 
 LANES = 128
 
@@ -28,9 +28,7 @@ def forward(
     q: jax.Ref,
     k: jax.Ref,
     v: jax.Ref,
-    q_order: jax.Ref,
-    q_first: jax.Ref,
-    k_order: jax.Ref,
+    mask: MaskSpec,
     out: jax.Ref,
     lse: jax.Ref,
     highest: jax.Ref,
@@ -62,10 +60,7 @@ def forward(
         values = dot(weights.astype(v.dtype), v[...], ROWS_WITH_COLUMNS)
         out[...] = _over_lanes(kept, values.shape[1]) * out[...] + values
 
-    def mask() -> Array:
-        return in_sight(k_order[...], order=q_order[...].T, first=q_first[...].T)
-
-    _attend(visit.visible, attend, mask)
+    _attend(visit.visible, attend, lambda: _seen(mask))
 
     @pl.when(visit.last)
     def _finish() -> None:
@@ -81,9 +76,7 @@ def backward_q(
     q: jax.Ref,
     k: jax.Ref,
     v: jax.Ref,
-    q_order: jax.Ref,
-    q_first: jax.Ref,
-    k_order: jax.Ref,
+    mask: MaskSpec,
     dout: jax.Ref,
     lse: jax.Ref,
     delta: jax.Ref,
@@ -105,10 +98,7 @@ def backward_q(
         dscores = weights * (dweights - delta[...].T)
         dq[...] += dot(dscores.astype(k.dtype), k[...], ROWS_WITH_COLUMNS)
 
-    def mask() -> Array:
-        return in_sight(k_order[...], order=q_order[...].T, first=q_first[...].T)
-
-    _attend(visit.visible, attend, mask)
+    _attend(visit.visible, attend, lambda: _seen(mask))
 
     @pl.when(visit.last)
     def _finish() -> None:
@@ -121,9 +111,7 @@ def backward_kv(
     q: jax.Ref,
     k: jax.Ref,
     v: jax.Ref,
-    q_order: jax.Ref,
-    q_first: jax.Ref,
-    k_order: jax.Ref,
+    mask: MaskSpec,
     dout: jax.Ref,
     lse: jax.Ref,
     delta: jax.Ref,
@@ -152,20 +140,25 @@ def backward_kv(
         dscores = weights * (dweights - delta[...])
         dk[...] += dot(dscores.astype(q.dtype), q[...], ROWS_WITH_COLUMNS)
 
-    def mask() -> Array:
-        return in_sight(k_order[...].T, order=q_order[...], first=q_first[...])
+    def seen() -> Array:
+        return in_sight(mask.k_order[...].T, order=mask.q_order[...], first=mask.q_first[...])
 
-    _attend(visit.visible, attend, mask)
+    _attend(visit.visible, attend, seen)
 
     @pl.when(visit.last & (head == pl.num_programs(2) - 1))
     def _finish() -> None:
         dk[...] *= scale
 
 
-def _attend(visible: Array, attend: Callable[[Mask], None], mask: Callable[[], Array]) -> None:
+def _seen(mask: MaskSpec) -> Array:
+    """Return the mask of a pair of blocks, [q_block, kv_block]."""
+    return in_sight(mask.k_order[...], order=mask.q_order[...].T, first=mask.q_first[...].T)
+
+
+def _attend(visible: Array, attend: Callable[[Mask], None], seen: Callable[[], Array]) -> None:
     """Attend to the visible part of a pair of blocks, with a mask only where that is not all."""
     pl.when(visible == ALL)(lambda: attend(lambda scores: scores))
-    pl.when(visible == PART)(lambda: attend(lambda scores: jnp.where(mask(), scores, -jnp.inf)))
+    pl.when(visible == PART)(lambda: attend(lambda scores: jnp.where(seen(), scores, -jnp.inf)))
 
 
 def _over_lanes(x: Array, size: int) -> Array:

@@ -12,6 +12,7 @@ import dataclasses
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +31,8 @@ from ringworld.attention.arithmetic import (
 )
 from ringworld.attention.blocks import (
     FLOOR,
-    fill_blocks,
+    LiveBlocks,
+    fill_heads,
     live_for_keys,
     live_for_queries,
     pad_mask,
@@ -101,31 +103,14 @@ def forward(
     *,
     mask: MaskSpec,
     config: AttentionConfig,
-    tiles: TritonTiles | None = None,
 ) -> Partial:
     """Return attention of these queries to these keys alone; see `kernel.Kernel.forward`.
 
-    Args:
-        q: Queries.
-        k: Keys.
-        v: Values.
-        mask: Which keys each query sees.
-        config: Upper limits of the blocks; compiled or interpreted.
-        tiles: How to cut the work; by default `choose_tiles`.
+    The blocks of `config` are upper limits of those of `choose_tiles`.
     """
-    tiles = tiles or choose_tiles(head=q.shape[3], dtype=q.dtype)
-    tile = _within(tiles.forward, config, q_seq=q.shape[2], kv_seq=k.shape[2])
-    mask = pad_mask(mask, q_block=tile.q, kv_block=tile.kv)
-    filled = _fill(q, tile.q)
-    out, lse = _launch(
-        functools.partial(_forward_kernel, tile=tile, scale=q.shape[3] ** -0.5),
-        of_sequence=(*live_for_queries(mask, q_block=tile.q, kv_block=tile.kv), *mask),
-        of_head=(filled, _fill(k, tile.kv), _fill(v, tile.kv)),
-        results=(filled.shape, filled.shape[:3]),
-        tile=tile,
-        config=config,
-    )
-    return Partial(out=out[:, :, : q.shape[2], : q.shape[3]], lse=lse[:, :, : q.shape[2]])
+    tile = choose_tiles(head=q.shape[3], dtype=q.dtype).forward
+    run = functools.partial(_run, rows="queries", dimensions=(4, 3), mask=mask, config=config)
+    return Partial(*run(_forward_kernel, (q,), (k, v), tile=tile))
 
 
 def backward(
@@ -138,131 +123,69 @@ def backward(
     delta: Float32[Array, "batch heads q_seq"],
     mask: MaskSpec,
     config: AttentionConfig,
-    tiles: TritonTiles | None = None,
 ) -> Gradients:
-    """Return what these keys contribute to the gradients; see `kernel.Kernel.backward`.
-
-    Args:
-        q: Queries.
-        k: Keys.
-        v: Values.
-        dout: Cotangents of the final output.
-        lse: Log-sum-exp over all keys of the sequence.
-        delta: Sum over head of `dout` times the final output.
-        mask: Which keys each query sees.
-        config: Upper limits of the blocks; compiled or interpreted.
-        tiles: How to cut the work; by default `choose_tiles`.
-    """
-    tiles = tiles or choose_tiles(head=q.shape[3], dtype=q.dtype)
-    of_queries = (q, dout, base_two(lse), delta)
-    dk, dv = _backward_kv(of_queries, k, v, mask=mask, config=config, tile=tiles.backward_kv)
-    dq = _backward_q(of_queries, k, v, mask=mask, config=config, tile=tiles.backward_q)
+    """Return what these keys contribute to the gradients; see `kernel.Kernel.backward`, and `forward`."""
+    tiles = choose_tiles(head=q.shape[3], dtype=q.dtype)
+    of_queries, of_keys = (q, dout, base_two(lse), delta), (k, v)
+    run = functools.partial(_run, of_queries=of_queries, of_keys=of_keys, mask=mask, config=config)
+    dk, dv = run(_backward_kv_kernel, rows="keys", dimensions=(4, 4), tile=tiles.backward_kv)
+    (dq,) = run(_backward_q_kernel, rows="queries", dimensions=(4,), tile=tiles.backward_q)
     return Gradients(dq=dq, dk=dk, dv=dv)
 
 
-def _backward_q(
-    of_queries: tuple[Array, ...],
-    k: Array,
-    v: Array,
-    *,
-    mask: MaskSpec,
-    config: AttentionConfig,
-    tile: TritonTile,
-) -> Array:
-    batch, heads, q_seq, head = of_queries[0].shape
-    tile = _within(tile, config, q_seq=q_seq, kv_seq=k.shape[2])
-    mask = pad_mask(mask, q_block=tile.q, kv_block=tile.kv)
-    filled = tuple(_fill(x, tile.q) for x in of_queries)
-    (dq,) = _launch(
-        functools.partial(_backward_q_kernel, tile=tile, scale=head**-0.5),
-        of_sequence=(*live_for_queries(mask, q_block=tile.q, kv_block=tile.kv), *mask),
-        of_head=(*filled, _fill(k, tile.kv), _fill(v, tile.kv)),
-        results=(filled[0].shape,),
-        tile=tile,
-        config=config,
-    )
-    return dq[:, :, :q_seq, :head]
-
-
-def _backward_kv(
-    of_queries: tuple[Array, ...],
-    k: Array,
-    v: Array,
-    *,
-    mask: MaskSpec,
-    config: AttentionConfig,
-    tile: TritonTile,
-) -> tuple[Array, Array]:
-    batch, kv_heads, kv_seq, head = k.shape
-    tile = _within(tile, config, q_seq=of_queries[0].shape[2], kv_seq=kv_seq)
-    mask = pad_mask(mask, q_block=tile.q, kv_block=tile.kv)
-    filled = (_fill(x, tile.q) for x in of_queries)
-    grouped = (x.reshape(batch, kv_heads, -1, *x.shape[2:]) for x in filled)
-    k = _fill(k, tile.kv)
-    dk, dv = _launch(
-        functools.partial(_backward_kv_kernel, tile=tile, scale=head**-0.5),
-        of_sequence=(*live_for_keys(mask, q_block=tile.q, kv_block=tile.kv), *mask),
-        of_head=(*grouped, k, _fill(v, tile.kv)),
-        results=(k.shape, k.shape),
-        tile=tile,
-        config=config,
-    )
-    return dk[:, :, :kv_seq, :head], dv[:, :, :kv_seq, :head]
-
-
-def _launch(
+def _run(
     kernel: Callable[..., None],
+    of_queries: tuple[Array, ...],
+    of_keys: tuple[Array, Array],
     *,
-    of_sequence: tuple[Array, ...],
-    of_head: tuple[Array, ...],
-    results: tuple[tuple[int, ...], ...],
-    tile: TritonTile,
+    rows: Literal["queries", "keys"],
+    dimensions: tuple[int, ...],
+    mask: MaskSpec,
     config: AttentionConfig,
-) -> tuple[Array, ...]:
-    """Run a program for each block of each head of the results, those with most to visit first.
+    tile: TritonTile,
+) -> list[Array]:
+    """Run a program for each block of queries, or of keys, of each head, those with most to visit first.
 
-    Args:
-        kernel: Takes references to the part of each array that belongs to its sequence, or sequence and head.
-        of_sequence: `LiveBlocks` and mask: [batch, ...].
-        of_head: [batch, heads, ...], perhaps with fewer heads than the results have.
-        results: Shapes [batch, heads, ...].
-        tile: How to compile it.
-        config: Compiled or interpreted.
+    The kernel takes references to `LiveBlocks` and the mask of its sequence, to what its head, or the heads
+    of its group, have of the other arrays, and to results. These are shaped like the `rows`, whose blocks
+    stay: of 4 dimensions, or of 3 without head.
     """
-    batch, heads = results[0][:2]
-    types = [result_type(shape, *of_sequence, *of_head) for shape in results]
+    q, k = of_queries[0], of_keys[0]
+    tile = _within(tile, config, q_seq=q.shape[2], kv_seq=k.shape[2])
+    mask = pad_mask(mask, q_block=tile.q, kv_block=tile.kv)
+    queries = [fill_heads(x, tile.q, head=_SMALLEST) for x in of_queries]
+    keys = [fill_heads(x, tile.kv, head=_SMALLEST) for x in of_keys]
+    if rows == "queries":
+        live, kept, like = live_for_queries(mask, q_block=tile.q, kv_block=tile.kv), queries[0], q
+    else:
+        live, kept, like = live_for_keys(mask, q_block=tile.q, kv_block=tile.kv), keys[0], k
+        queries = [x.reshape(*k.shape[:2], -1, *x.shape[2:]) for x in queries]
+    (batch, heads), operands = kept.shape[:2], (*queries, *keys)
+    types = [result_type(kept.shape[:n], *live, *mask, *operands) for n in dimensions]
 
-    def of(x: Array | jax.ShapeDtypeStruct, *, share: int) -> pl.BlockSpec:
-        rest = x.shape[2:]
+    def of_sequence(x: Array) -> pl.BlockSpec:
+        return pl.BlockSpec((None, *x.shape[1:]), lambda _, h, b: (b, *[0] * (x.ndim - 1)))
+
+    def of_head(x: Array | jax.ShapeDtypeStruct) -> pl.BlockSpec:
+        rest, share = x.shape[2:], heads // x.shape[1]
         return pl.BlockSpec((None, None, *rest), lambda _, h, b: (b, h // share, *(0 for _ in rest)))
 
-    in_specs = [
-        *(
-            pl.BlockSpec((None, *x.shape[1:]), lambda _, h, b, n=x.ndim: (b, *[0] * (n - 1)))
-            for x in of_sequence
-        ),
-        *(of(x, share=heads // x.shape[1]) for x in of_head),
-    ]
-    call = pl.pallas_call(
-        kernel,
-        grid=(of_sequence[0].shape[1], heads, batch),
-        in_specs=in_specs,
-        out_specs=[of(x, share=1) for x in types],
+    results = pl.pallas_call(
+        functools.partial(kernel, tile=tile, scale=q.shape[3] ** -0.5),
+        grid=(live.some.shape[1], heads, batch),
+        in_specs=[*jax.tree.map(of_sequence, (live, mask)), *map(of_head, operands)],
+        out_specs=[of_head(x) for x in types],
         out_shape=types,
         compiler_params=plgpu.CompilerParams(num_warps=tile.warps, num_stages=tile.stages),
         interpret=config.pallas_mode == "interpreted",
-    )
-    return call(*of_sequence, *of_head)
+    )(live, mask, *operands)
+    crop = (slice(None), slice(None), slice(like.shape[2]), slice(like.shape[3]))
+    return [x[crop[: x.ndim]] for x in results]
 
 
 def _forward_kernel(
-    longest_first: jax.Ref,
-    others: jax.Ref,
-    whole: jax.Ref,
-    some: jax.Ref,
-    q_order: jax.Ref,
-    q_first: jax.Ref,
-    k_order: jax.Ref,
+    live: LiveBlocks,
+    mask: MaskSpec,
     q: jax.Ref,
     k: jax.Ref,
     v: jax.Ref,
@@ -273,17 +196,19 @@ def _forward_kernel(
     scale: float,
 ) -> None:
     """Attend with running maximum and sum (FlashAttention-2, algorithm 1), with exponentials to base 2."""
-    i = longest_first[pl.program_id(0)]
+    i = live.longest_first[pl.program_id(0)]
     rows = pl.ds(i * tile.q, tile.q)
-    order, first = q_order[rows][:, None], q_first[rows][:, None]
+    order, first = mask.q_order[rows][:, None], mask.q_first[rows][:, None]
     q_parts = _parts(q, rows)
 
     def step(n: Array, carry: tuple[list[Array], Array, Array], *, masked: bool):
         total, weight, highest = carry
-        keys = pl.ds(others[i, n] * tile.kv, tile.kv)
+        keys = pl.ds(live.others[i, n] * tile.kv, tile.kv)
         scores = _sum_of_products(q_parts, _parts(k, keys))
         if masked:
-            scores = jnp.where(in_sight(k_order[keys][None, :], order=order, first=first), scores, -jnp.inf)
+            scores = jnp.where(
+                in_sight(mask.k_order[keys][None, :], order=order, first=first), scores, -jnp.inf
+            )
         now = jnp.maximum(highest, scores.max(axis=1) * (scale * LOG2_E))
         kept = jnp.exp2(highest - now)
         weights = jnp.exp2(scores * (scale * LOG2_E) - now[:, None])
@@ -298,19 +223,14 @@ def _forward_kernel(
         jnp.zeros((tile.q,), jnp.float32),
         jnp.full((tile.q,), FLOOR, jnp.float32),
     )
-    total, weight, highest = visit_live(step, start, whole=whole[i], some=some[i])
+    total, weight, highest = visit_live(step, start, whole=live.whole[i], some=live.some[i])
     _store(out, rows, [x / jnp.where(weight == 0, 1.0, weight)[:, None] for x in total])
     lse[rows] = jnp.where(weight == 0, -jnp.inf, (highest + jnp.log2(weight)) / LOG2_E)
 
 
 def _backward_q_kernel(
-    longest_first: jax.Ref,
-    others: jax.Ref,
-    whole: jax.Ref,
-    some: jax.Ref,
-    q_order: jax.Ref,
-    q_first: jax.Ref,
-    k_order: jax.Ref,
+    live: LiveBlocks,
+    mask: MaskSpec,
     q: jax.Ref,
     dout: jax.Ref,
     lse: jax.Ref,
@@ -323,36 +243,33 @@ def _backward_q_kernel(
     scale: float,
 ) -> None:
     """Sum the gradients of a block of queries over the keys that it sees."""
-    i = longest_first[pl.program_id(0)]
+    i = live.longest_first[pl.program_id(0)]
     rows = pl.ds(i * tile.q, tile.q)
-    order, first = q_order[rows][:, None], q_first[rows][:, None]
+    order, first = mask.q_order[rows][:, None], mask.q_first[rows][:, None]
     lse_rows, delta_rows = lse[rows][:, None], delta[rows][:, None]
     q_parts, dout_parts = _parts(q, rows), _parts(dout, rows)
 
     def step(n: Array, total: list[Array], *, masked: bool) -> list[Array]:
-        keys = pl.ds(others[i, n] * tile.kv, tile.kv)
+        keys = pl.ds(live.others[i, n] * tile.kv, tile.kv)
         k_parts = _parts(k, keys)
         scores = _sum_of_products(q_parts, k_parts)
         if masked:
-            scores = jnp.where(in_sight(k_order[keys][None, :], order=order, first=first), scores, -jnp.inf)
+            scores = jnp.where(
+                in_sight(mask.k_order[keys][None, :], order=order, first=first), scores, -jnp.inf
+            )
         weights = jnp.exp2(scores * (scale * LOG2_E) - lse_rows)
         dweights = _sum_of_products(dout_parts, _parts(v, keys))
         dscores = (weights * (dweights - delta_rows)).astype(k.dtype)
         return [x + dot(dscores, part, ROWS_WITH_COLUMNS) for x, part in zip(total, k_parts)]
 
     start = [jnp.zeros(x.shape, jnp.float32) for x in q_parts]
-    total = visit_live(step, start, whole=whole[i], some=some[i])
+    total = visit_live(step, start, whole=live.whole[i], some=live.some[i])
     _store(dq, rows, [x * scale for x in total])
 
 
 def _backward_kv_kernel(
-    longest_first: jax.Ref,
-    others: jax.Ref,
-    whole: jax.Ref,
-    some: jax.Ref,
-    q_order: jax.Ref,
-    q_first: jax.Ref,
-    k_order: jax.Ref,
+    live: LiveBlocks,
+    mask: MaskSpec,
     q: jax.Ref,
     dout: jax.Ref,
     lse: jax.Ref,
@@ -370,18 +287,18 @@ def _backward_kv_kernel(
     Scores are transposed, [keys, queries], so that weights enter products in the layout that they have in
     registers.
     """
-    j = longest_first[pl.program_id(0)]
+    j = live.longest_first[pl.program_id(0)]
     keys = pl.ds(j * tile.kv, tile.kv)
-    keys_order = k_order[keys][:, None]
+    keys_order = mask.k_order[keys][:, None]
     k_parts, v_parts = _parts(k, keys), _parts(v, keys)
 
     def step(n: Array, total: tuple[list[Array], list[Array]], *, head: Array, masked: bool):
         dk_total, dv_total = total
-        rows = pl.ds(others[j, n] * tile.q, tile.q)
+        rows = pl.ds(live.others[j, n] * tile.q, tile.q)
         q_parts, dout_parts = _parts(q, head, rows), _parts(dout, head, rows)
         scores = _sum_of_products(k_parts, q_parts)
         if masked:
-            order, first = q_order[rows][None, :], q_first[rows][None, :]
+            order, first = mask.q_order[rows][None, :], mask.q_first[rows][None, :]
             scores = jnp.where(in_sight(keys_order, order=order, first=first), scores, -jnp.inf)
         weights = jnp.exp2(scores * (scale * LOG2_E) - lse[head, rows][None, :])
         dweights = _sum_of_products(v_parts, dout_parts)
@@ -393,7 +310,7 @@ def _backward_kv_kernel(
         )
 
     def over_head(head: Array, total: tuple[list[Array], list[Array]]):
-        return visit_live(functools.partial(step, head=head), total, whole=whole[j], some=some[j])
+        return visit_live(functools.partial(step, head=head), total, whole=live.whole[j], some=live.some[j])
 
     zeros = [jnp.zeros(x.shape, jnp.float32) for x in k_parts]
     dk_total, dv_total = lax.fori_loop(0, q.shape[0], over_head, (zeros, zeros))
@@ -430,9 +347,3 @@ def _within(tile: TritonTile, config: AttentionConfig, *, q_seq: int, kv_seq: in
 
 def _power_of_two(limit: int) -> int:
     return 1 << limit.bit_length() - 1
-
-
-def _fill(x: Array, block: int) -> Array:
-    """Fill up the last block of tokens of [batch, heads, seq, ...], and head to what a product takes."""
-    x = fill_blocks(x, 2, block)
-    return fill_blocks(x, 3, _SMALLEST) if x.ndim == 4 else x

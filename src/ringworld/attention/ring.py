@@ -10,13 +10,12 @@ These functions run on each device, inside a shard_map. They have the contract o
 keys of all members of `axes` instead of one shard of them.
 """
 
-import functools
 from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Float32, Int32
+from jaxtyping import Array, Float, Float32
 
 from ringworld.attention.backends import kernel_for
 from ringworld.attention.config import AttentionConfig
@@ -30,32 +29,32 @@ _Held = tuple[Array, Array]  # what travels: keys and values [2, batch, kv_heads
 
 def forward(
     q: Float[Array, "batch heads seq head"],
-    k: Float[Array, "batch kv_heads seq head"],
-    v: Float[Array, "batch kv_heads seq head"],
+    k: Float[Array, "batch kv_heads kv_seq head"],
+    v: Float[Array, "batch kv_heads kv_seq head"],
     *,
-    order: Int32[Array, "batch seq"],
-    first: Int32[Array, "batch seq"],
+    mask: MaskSpec,
     axes: tuple[str, ...],
     config: AttentionConfig,
 ) -> Partial:
     """Return attention of this member's queries to the keys of all members."""
     hops = lax.axis_size(axes) - 1
-    mask_of = functools.partial(MaskSpec, order, first)
 
     def attend(held: _Held) -> Partial:
         (k, v), k_order = held
         kernel = kernel_for(config, queries=q)
-        return kernel.forward(q, k, v, mask=mask_of(k_order), config=config)
+        return kernel.forward(q, k, v, mask=mask._replace(k_order=k_order), config=config)
 
     def merged(total: Partial, held: _Held) -> Partial:
-        return lax.cond(sees_any(mask_of(held[1])), lambda: merge(total, attend(held)), lambda: total)
+        return lax.cond(
+            sees_any(mask._replace(k_order=held[1])), lambda: merge(total, attend(held)), lambda: total
+        )
 
     def step(_: Array, carry: tuple[Partial, _Held]) -> tuple[Partial, _Held]:
         total, held = carry
         arriving = _pass_on(held, axes)
         return merged(total, held), arriving
 
-    held = (jnp.stack([k, v]), order)
+    held = (jnp.stack([k, v]), mask.k_order)
     if not hops:
         return attend(held)
     return merged(*lax.fori_loop(0, hops, step, (nothing_seen(q), held)))
@@ -63,31 +62,29 @@ def forward(
 
 def backward(
     q: Float[Array, "batch heads seq head"],
-    k: Float[Array, "batch kv_heads seq head"],
-    v: Float[Array, "batch kv_heads seq head"],
+    k: Float[Array, "batch kv_heads kv_seq head"],
+    v: Float[Array, "batch kv_heads kv_seq head"],
     dout: Float[Array, "batch heads seq head"],
     *,
     lse: Float32[Array, "batch heads seq"],
     delta: Float32[Array, "batch heads seq"],
-    order: Int32[Array, "batch seq"],
-    first: Int32[Array, "batch seq"],
+    mask: MaskSpec,
     axes: tuple[str, ...],
     config: AttentionConfig,
 ) -> Gradients:
     """Return the gradients of this member's queries, keys and values, from the final `lse`."""
     hops = lax.axis_size(axes) - 1
-    mask_of = functools.partial(MaskSpec, order, first)
 
     def attend(held: _Held) -> tuple[Array, Array]:
         (k, v), k_order = held
-        kernel, mask = kernel_for(config, queries=q), mask_of(k_order)
-        part = kernel.backward(q, k, v, dout, lse=lse, delta=delta, mask=mask, config=config)
+        kernel, part_of = kernel_for(config, queries=q), mask._replace(k_order=k_order)
+        part = kernel.backward(q, k, v, dout, lse=lse, delta=delta, mask=part_of, config=config)
         return part.dq, jnp.stack([part.dk, part.dv])
 
     def add(dq: Array, dkv: Array, held: _Held) -> tuple[Array, Array]:
         # Outside of the branch, which would otherwise wait for the gradients that are still travelling.
         dq_part, dkv_part = lax.cond(
-            sees_any(mask_of(held[1])),
+            sees_any(mask._replace(k_order=held[1])),
             lambda: attend(held),
             lambda: (jnp.zeros_like(dq), jnp.zeros_like(dkv)),
         )
@@ -98,7 +95,7 @@ def backward(
         arriving, dkv = _pass_on((held, dkv), axes)
         return *add(dq, dkv, held), arriving
 
-    held = (jnp.stack([k, v]), order)
+    held = (jnp.stack([k, v]), mask.k_order)
     arriving = _pass_on(held, axes) if hops else held
     dq, dkv = attend(held)
     if hops:

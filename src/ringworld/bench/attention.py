@@ -6,8 +6,7 @@ import re
 import statistics
 import textwrap
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -152,26 +151,19 @@ def bench_attention(
         partial(ask, command, cut_command(command), problem, timeout_seconds=peer_timeout_seconds)
         for command in peers
     ]
-    with _memory_reported():
+    try:
         measure = _compiled(problem, replace(config, strategy=problem.sharing.strategy))
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        said = " ".join(str(error).split())
+        if isinstance(error, jax.errors.JaxRuntimeError) and not re.search(_OUT_OF_MEMORY, said):
+            raise
+        raise too_large(f"memory does not suffice: {said}") from error
     measured = [(measure(), [ask_peer() for ask_peer in asking]) for _ in range(rounds)]
     theirs = [outcome_of(of_one) for of_one in zip(*(of_peers for _, of_peers in measured))]
     check_one_answered(theirs)
     return AttentionBench(
         problem=problem, ours=median_of([ours for ours, _ in measured]), peers=tuple(theirs)
     )
-
-
-@contextmanager
-def _memory_reported() -> Iterator[None]:
-    """Raise an input error where memory does not suffice."""
-    try:
-        yield
-    except (MemoryError, jax.errors.JaxRuntimeError) as error:
-        said = " ".join(str(error).split())
-        if isinstance(error, jax.errors.JaxRuntimeError) and not re.search(_OUT_OF_MEMORY, said):
-            raise
-        raise too_large(f"memory does not suffice: {said}") from error
 
 
 def _compiled(problem: Problem, config: AttentionConfig) -> Callable[[], Timing]:

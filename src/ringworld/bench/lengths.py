@@ -13,7 +13,13 @@ _BOOK = 0.4
 
 
 def draw(
-    workload: Workload, *, seq: int, documents: int, seed: int, median_tokens: int = 2000, sigma: float = 1.5
+    workload: Workload,
+    *,
+    seq: int,
+    seed: int,
+    documents: int = 1,
+    median_tokens: int = 2000,
+    sigma: float = 1.5,
 ) -> list[int]:
     """Return lengths that fill a sequence.
 
@@ -30,44 +36,21 @@ def draw(
     """
     check_number("seq", seq, least=1, most=MOST_TOKENS)
     check_number("seed", seed, least=0)
-    match workload:
-        case "one":
-            return [seq]
-        case "equal":
-            return equal(documents, seq=seq)
-        case "random":
-            return random_cuts(documents, seq=seq, seed=seed)
-        case "lognormal" | "book":
-            book = _BOOK if workload == "book" else 0.0
-            return lognormal(seq=seq, seed=seed, book=book, median_tokens=median_tokens, sigma=sigma)
-
-
-def equal(documents: int, *, seq: int) -> list[int]:
-    """Return lengths that differ by one token at most and fill a sequence."""
-    check_number("documents", documents, least=1, most=seq)
-    return np.diff(np.arange(documents + 1) * seq // documents).tolist()
-
-
-def random_cuts(documents: int, *, seq: int, seed: int) -> list[int]:
-    """Cut a sequence at random places into so many documents."""
-    check_number("documents", documents, least=1, most=seq)
-    cuts = np.random.default_rng(seed).choice(seq - 1, size=documents - 1, replace=False) + 1
-    return np.diff(np.sort(cuts), prepend=0, append=seq).tolist()
-
-
-def lognormal(
-    *, seq: int, seed: int, book: float = 0.0, median_tokens: int = 2000, sigma: float = 1.5
-) -> list[int]:
-    """Draw log-normal lengths until they fill a sequence, after one document of the share `book` of it.
-
-    Raises:
-        InputError: a number is out of range, or a length is beyond all numbers.
-    """
+    if workload == "one":
+        return [seq]
+    if workload in ("equal", "random"):
+        check_number("documents", documents, least=1, most=seq)
+    if workload == "equal":
+        return np.diff(np.arange(documents + 1) * seq // documents).tolist()
+    generator = np.random.default_rng(seed)
+    if workload == "random":
+        cuts = generator.choice(seq - 1, size=documents - 1, replace=False) + 1
+        return np.diff(np.sort(cuts), prepend=0, append=seq).tolist()
     check_number("median_tokens", median_tokens, least=1, most=MOST_TOKENS)
     check_number("sigma", sigma, least=0)
-    first = [max(int(book * seq), 1)] if book else []
+    first = [max(int(_BOOK * seq), 1)] if workload == "book" else []
     # A draw is a token at least, so these are enough.
-    draws = np.random.default_rng(seed).lognormal(np.log(median_tokens), sigma, size=seq)
+    draws = generator.lognormal(np.log(median_tokens), sigma, size=seq)
     if not np.isfinite(draws).all():
         raise InputError(f"sigma is {sigma}, which makes lengths infinite", field="sigma", value=sigma)
     return first + until_full(draws, seq=seq - sum(first))

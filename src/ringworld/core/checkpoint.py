@@ -10,9 +10,6 @@ import orbax.checkpoint as ocp
 from ringworld.core.errors import InputError
 from ringworld.core.files import room_for
 
-UNREAD = ocp.PLACEHOLDER
-"""Stands in a tree that is restored where a leaf is not wanted; it is not read, and is there still after."""
-
 
 class Restored(NamedTuple):
     """What a checkpoint held."""
@@ -63,8 +60,8 @@ class Checkpoints:
         """Read the newest checkpoint into the shapes, dtypes and shardings of `abstract`.
 
         Args:
-            abstract: a tree of `jax.ShapeDtypeStruct` (or arrays) like the one that was saved, with `UNREAD`
-                for leaves that are not wanted; shardings may belong to another mesh than the one that saved.
+            abstract: a tree of `jax.ShapeDtypeStruct` (or arrays) like the one that was saved; shardings may
+                belong to another mesh than the one that saved.
 
         Returns:
             None where the folder holds no checkpoint.
@@ -75,7 +72,9 @@ class Checkpoints:
         step = self.latest_step
         if step is None:
             return None
-        abstract = jax.tree.map(_as_abstract, abstract)
+        abstract = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), abstract
+        )
         tree = ocp.args.PyTreeRestore(
             abstract, restore_args=ocp.checkpoint_utils.construct_restore_args(abstract)
         )
@@ -95,7 +94,3 @@ class Checkpoints:
     def close(self) -> None:
         """Release the folder."""
         self._manager.close()
-
-
-def _as_abstract(leaf: Any) -> Any:
-    return leaf if leaf is UNREAD else jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)

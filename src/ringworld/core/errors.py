@@ -42,14 +42,7 @@ class Diverged(RuntimeError):
     """A loss or a gradient is NaN or infinite. No input is wrong, so this is no `InputError`."""
 
     def __init__(self, name: str, *, value: float, step: int, of: str) -> None:
-        """Keep which number it was and when.
-
-        Args:
-            name: such as `loss`.
-            value: NaN or infinite.
-            step: the update at which it was seen.
-            of: what is trained, such as `train 4K`.
-        """
+        """Keep the number, by a name such as `loss`, the update and, as `train 4K`, what is trained."""
         super().__init__(
             f"{of}: {name} is {value} at step {step}; lower the learning rate or lengthen the warm-up, and "
             "train in a new folder"

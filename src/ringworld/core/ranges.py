@@ -4,23 +4,33 @@ import dataclasses
 import math
 from numbers import Real
 from operator import ge, gt, index, le, lt
-from typing import Any
+from typing import Any, Final, TypedDict, Unpack
 
 from ringworld.core.errors import InputError
 
 _LARGEST_INTEGER = 2**63 - 1
+_RULES: Final = (
+    ("least", "at least", ge),
+    ("above", "more than", gt),
+    ("most", "at most", le),
+    ("below", "below", lt),
+)
 
 
-def check_number(
-    field: str,
-    value: Any,
-    *,
-    least: float | int | None = None,
-    above: float | int | None = None,
-    most: float | int | None = None,
-    below: float | int | None = None,
-    remedy: str = "",
-) -> None:
+class Bounds(TypedDict, total=False):
+    """The ends of a range; one that is missing or None bounds nothing."""
+
+    least: float | int | None
+    """The smallest number in the range."""
+    above: float | int | None
+    """A number below the range."""
+    most: float | int | None
+    """The largest number in the range."""
+    below: float | int | None
+    """A number above the range."""
+
+
+def check_number(field: str, value: Any, *, remedy: str = "", **bounds: Unpack[Bounds]) -> None:
     """Refuse a number outside a range.
 
     NaN and infinity, which no JSON holds, and integers of more than 64 bits, which no array holds, are
@@ -29,11 +39,8 @@ def check_number(
     Args:
         field: what the number is called.
         value: the number.
-        least: the smallest number in the range.
-        above: a number below the range.
-        most: the largest number in the range.
-        below: a number above the range.
         remedy: what to do instead.
+        bounds: `least`, `above`, `most`, `below`.
 
     Raises:
         InputError: it is outside, or no number.
@@ -41,8 +48,9 @@ def check_number(
     given, value = value, _number(value)
     if value is None:
         raise _not_a(field, given, "a number")
-    bounds = (("at least", ge, least), ("more than", gt, above), ("at most", le, most), ("below", lt, below))
-    asked = [(words, holds, bound) for words, holds, bound in bounds if bound is not None]
+    asked = [
+        (words, holds, bound) for name, words, holds in _RULES if (bound := bounds.get(name)) is not None
+    ]
     storable = abs(value) <= _LARGEST_INTEGER if isinstance(value, int) else math.isfinite(value)
     if not (storable and all(holds(value, bound) for _, holds, bound in asked)):
         rules = [f"{words} {bound}" for words, _, bound in asked]
@@ -52,15 +60,7 @@ def check_number(
         raise InputError(f"{field} is {shown}, but must be {rule}", field=field, value=given, remedy=remedy)
 
 
-def whole_number(
-    field: str,
-    value: Any,
-    *,
-    least: int | None = None,
-    most: int | None = None,
-    below: int | None = None,
-    remedy: str = "",
-) -> int:
+def whole_number(field: str, value: Any, *, remedy: str = "", **bounds: Unpack[Bounds]) -> int:
     """Return a whole number, of Python or NumPy, as an `int`; arguments as for `check_number`.
 
     Raises:
@@ -69,31 +69,19 @@ def whole_number(
     whole = _number(value)
     if not isinstance(whole, int):
         raise _not_a(field, value, "a whole number")
-    check_number(field, whole, least=least, most=most, below=below, remedy=remedy)
+    check_number(field, whole, remedy=remedy, **bounds)
     return whole
 
 
-def check_range(
-    config: Any,
-    *fields: str,
-    of: str = "",
-    least: float | int | None = None,
-    above: float | int | None = None,
-    most: float | int | None = None,
-    below: float | int | None = None,
-    remedy: str = "",
-) -> None:
+def check_range(config: Any, *fields: str, of: str = "", remedy: str = "", **bounds: Unpack[Bounds]) -> None:
     """Refuse fields of a dataclass that lie outside a range; see `check_number`.
 
     Args:
         config: a dataclass, in its `__post_init__`.
         fields: names of fields that hold a number; a whole one where the field is declared as `int`.
         of: what the dataclass describes; `model` makes the field `model.heads`.
-        least: the smallest number in the range.
-        above: a number below the range.
-        most: the largest number in the range.
-        below: a number above the range.
         remedy: what to do instead.
+        bounds: as for `check_number`.
 
     Raises:
         InputError: the first field that is outside, or no such number.
@@ -103,15 +91,7 @@ def check_range(
         name, value = f"{of}.{field}" if of else field, getattr(config, field)
         if types[field] is int and not isinstance(_number(value), int):
             raise _not_a(name, value, "a whole number")
-        check_number(
-            name,
-            value,
-            least=least,
-            above=above,
-            most=most,
-            below=below,
-            remedy=remedy,
-        )
+        check_number(name, value, remedy=remedy, **bounds)
 
 
 def _number(value: Any) -> Any:

@@ -98,9 +98,7 @@ def _local_losses(
     """Return loss and log-sum-exp of the tokens of one device."""
     gathered = _gathered(head, hidden)
 
-    def one_block(
-        block: tuple[Float[Array, "tokens embed"], Int32[Array, " tokens"]],
-    ) -> tuple[Float32[Array, " tokens"], Float32[Array, " tokens"]]:
+    def one_block(block: tuple[Array, Array]) -> tuple[Float32[Array, " tokens"], Float32[Array, " tokens"]]:
         x, target = block
         scores, is_target = _scores(x, gathered, target, text_vocab=sizes.text_vocab)
         top = jax.lax.pmax(jnp.max(scores, axis=1), TENSOR_AXIS)
@@ -126,12 +124,7 @@ def _local_gradients(
 
     def one_block(
         head_gradient: Float32[Array, "embed vocab_shard"],
-        block: tuple[
-            Float[Array, "tokens embed"],
-            Int32[Array, " tokens"],
-            Float32[Array, " tokens"],
-            Float32[Array, " tokens"],
-        ],
+        block: tuple[Array, Array, Array, Array],
     ) -> tuple[Float32[Array, "embed vocab_shard"], Float[Array, "tokens embed"]]:
         x, target, lse, cotangent = block
         scores, is_target = _scores(x, gathered, target, text_vocab=sizes.text_vocab)

@@ -14,6 +14,7 @@ slice each layer's weights and cache out of a stack, which costs a token up to t
 (`benchmarks/first_token.py`).
 """
 
+from collections.abc import Callable
 from functools import partial
 
 import equinox as eqx
@@ -30,6 +31,9 @@ from ringworld.model.forward import Forward
 from ringworld.model.layers import Layer, in_use, rms_norm
 from ringworld.model.rope import Rotation, rotation
 from ringworld.model.world_model import WorldModel, embedded, logits, positions
+
+_Stored = Float[Array, "batch kv_heads slots head"]
+_Called = tuple[Float[Array, "batch seq embed"], _Stored, _Stored]  # what a layer returns, and stores
 
 
 class GenerationWeights(eqx.Module):
@@ -76,14 +80,8 @@ def prefill(
     """
     first = jnp.zeros_like(order)
     x, rotated = _begin(weights.embed, tokens, order=order, first=first, forward=forward)
-    keys, values = [], []
-    for layer, stored_k, stored_v in zip(weights.layers, cache.keys, cache.values):
-        x, k, v = _read_layer(
-            layer, x, stored_k, stored_v, rotated=rotated, order=order, first=first, forward=forward
-        )
-        keys.append(k)
-        values.append(v)
-    cache = KVCache(keys=tuple(keys), values=tuple(values), order=_fill(cache.order, order))
+    read = partial(_read_layer, rotated=rotated, order=order, first=first, forward=forward)
+    x, cache = _through_layers(read, weights, cache, x, written=_fill(cache.order, order))
     return _scores_of_last(weights, x, order=order, forward=forward), cache
 
 
@@ -114,22 +112,8 @@ def decode_step(
     first = jnp.zeros_like(order)
     x, rotated = _begin(weights.embed, tokens, order=order, first=first, forward=forward)
     written = append(cache.order, order, slot=slot)
-    keys, values = [], []
-    for layer, stored_k, stored_v in zip(weights.layers, cache.keys, cache.values):
-        x, k, v = _decode_layer(
-            layer,
-            x,
-            stored_k,
-            stored_v,
-            rotated=rotated,
-            order=order,
-            written=written,
-            slot=slot,
-            forward=forward,
-        )
-        keys.append(k)
-        values.append(v)
-    cache = KVCache(keys=tuple(keys), values=tuple(values), order=written)
+    decode = partial(_decode_layer, rotated=rotated, order=order, written=written, slot=slot, forward=forward)
+    x, cache = _through_layers(decode, weights, cache, x, written=written)
     return _scores_of_last(weights, x, order=order, forward=forward), cache
 
 
@@ -153,6 +137,23 @@ def target_losses(
     return _losses(weights, x, targets, forward=forward)
 
 
+def _through_layers(
+    call: Callable[..., _Called],
+    weights: GenerationWeights,
+    cache: KVCache,
+    x: Float[Array, "batch seq embed"],
+    *,
+    written: Int32[Array, "batch slots"],
+) -> tuple[Float[Array, "batch seq embed"], KVCache]:
+    """Call each layer with what it has stored; what it returns makes a cache of the order `written`."""
+    keys, values = [], []
+    for layer, stored_k, stored_v in zip(weights.layers, cache.keys, cache.values):
+        x, k, v = call(layer, x, stored_k, stored_v)
+        keys.append(k)
+        values.append(v)
+    return x, KVCache(keys=tuple(keys), values=tuple(values), order=written)
+
+
 @jax.jit
 def _begin(
     table: Float[Array, "vocab embed"],
@@ -170,18 +171,14 @@ def _begin(
 def _read_layer(
     layer: Layer,
     x: Float[Array, "batch seq embed"],
-    stored_k: Float[Array, "batch kv_heads slots head"],
-    stored_v: Float[Array, "batch kv_heads slots head"],
+    stored_k: _Stored,
+    stored_v: _Stored,
     *,
     rotated: Rotation,
     order: Int32[Array, "batch seq"],
     first: Int32[Array, "batch seq"],
     forward: Forward,
-) -> tuple[
-    Float[Array, "batch seq embed"],
-    Float[Array, "batch kv_heads slots head"],
-    Float[Array, "batch kv_heads slots head"],
-]:
+) -> _Called:
     stored = []
 
     def attend(q, k, v):
@@ -196,20 +193,16 @@ def _read_layer(
 @jax.jit
 def _decode_layer(
     layer: Layer,
-    x: Float[Array, "batch new embed"],
-    stored_k: Float[Array, "batch kv_heads slots head"],
-    stored_v: Float[Array, "batch kv_heads slots head"],
+    x: Float[Array, "batch seq embed"],
+    stored_k: _Stored,
+    stored_v: _Stored,
     *,
     rotated: Rotation,
-    order: Int32[Array, "batch new"],
+    order: Int32[Array, "batch seq"],
     written: Int32[Array, "batch slots"],
     slot: Int32[Array, ""],
     forward: Forward,
-) -> tuple[
-    Float[Array, "batch new embed"],
-    Float[Array, "batch kv_heads slots head"],
-    Float[Array, "batch kv_heads slots head"],
-]:
+) -> _Called:
     stored = []
 
     def attend(q, k, v):

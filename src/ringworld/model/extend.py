@@ -23,15 +23,13 @@ def add_vision_ids(model: WorldModel, *, ids: int) -> WorldModel:
         ids: how many are added.
     """
 
-    def longer(rows: Float32[Array, "vocab embed"]) -> Float32[Array, "longer embed"]:
-        return jnp.concatenate([rows, jnp.tile(rows.mean(axis=0, keepdims=True), (ids, 1))])
-
     def along(axis: int, rows: Float32[Array, "_ _"]) -> Float32[Array, "_ _"]:
+        def longer(rows: Float32[Array, "_ _"]) -> Float32[Array, "_ _"]:
+            mean = rows.mean(axis=axis, keepdims=True)
+            return jnp.concatenate([rows, jnp.repeat(mean, ids, axis=axis)], axis=axis)
+
         # The dimension that grows is cut over devices: how its pieces move is left to the compiler.
-        extend: Any = jax.sharding.auto_axes(
-            lambda array: jnp.moveaxis(longer(jnp.moveaxis(array, axis, 0)), 0, axis),
-            out_sharding=jax.typeof(rows).sharding,
-        )
+        extend: Any = jax.sharding.auto_axes(longer, out_sharding=jax.typeof(rows).sharding)
         return extend(rows)
 
     return replace(model, embed=along(0, model.embed), head=along(1, model.head))

@@ -19,14 +19,8 @@ from ringworld.model.config import Architecture
 from ringworld.model.forward import Forward
 from ringworld.model.rope import Rotation, rotate
 
-Attend = Callable[
-    [
-        Float[Array, "batch seq heads head"],
-        Float[Array, "batch seq kv_heads head"],
-        Float[Array, "batch seq kv_heads head"],
-    ],
-    Float[Array, "batch seq heads head"],
-]
+Attend = Callable[[Array, Array, Array], Float[Array, "batch seq heads head"]]
+"""Of queries, keys and values [batch, seq, heads or kv_heads, head]."""
 
 
 def normal(
@@ -64,12 +58,8 @@ class Attention(eqx.Module):
     def init(architecture: Architecture, *, key: PRNGKeyArray) -> "Attention":
         """Draw weights of deviation `fan_in ** -0.5`, less on the way back into the residual stream."""
         keys = jax.random.split(key, 4)
-        embed, heads, kv_heads, head = (
-            architecture.embed,
-            architecture.heads,
-            architecture.kv_heads,
-            architecture.head,
-        )
+        embed, head = architecture.embed, architecture.head
+        heads, kv_heads = architecture.heads, architecture.kv_heads
         into, back = embed**-0.5, (2 * architecture.layers * heads * head) ** -0.5
         return Attention(
             wq=normal(keys[0], (embed, heads, head), "weight", "heads", "head", deviation=into),

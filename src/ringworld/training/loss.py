@@ -5,8 +5,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float32, Int32
 
 from ringworld.data.batch import PackedBatch
-from ringworld.model.forward import Forward
-from ringworld.model.world_model import WorldModel, token_losses
 
 
 class LossWeights(eqx.Module):
@@ -65,34 +63,6 @@ def loss_weights(batch: PackedBatch, *, text_weight: float, vision_weight: float
         text_share=text_share,
         vision_share=vision_share,
     )
-
-
-def modality_losses(
-    model: WorldModel,
-    batch: PackedBatch,
-    text: Float32[Array, "batch seq"],
-    vision: Float32[Array, "batch seq"],
-    *,
-    forward: Forward,
-) -> Float32[Array, "modalities=2"]:
-    """Return the parts of text and of vision in the loss, whose sum is the loss.
-
-    Args:
-        model: the parameters.
-        batch: every field [batch, seq], on the devices, in the layout of its attention.
-        text: the share of each text target in the loss.
-        vision: the share of each vision target.
-        forward: rotary frequencies of the stage, and configuration.
-    """
-    nll = token_losses(
-        model,
-        batch.tokens,
-        batch.targets,
-        order=batch.order,
-        first=batch.first,
-        forward=forward,
-    )
-    return jnp.stack([(text * nll).sum(), (vision * nll).sum()])
 
 
 def loss_output(

@@ -32,18 +32,17 @@ def init_state(config: TrainingConfig, architecture: Architecture, *, mesh: Mesh
 
     The values do not depend on the mesh.
     """
+    where = shardings(config, architecture, mesh=mesh)
     with jax.set_mesh(mesh):
-        where = shardings(config, architecture, mesh=mesh)
-        draw = jax.jit(partial(_init, config, architecture), out_shardings=where)
-        return draw(jax.random.key(config.seed))
+        return jax.jit(partial(_init, config, architecture), out_shardings=where)(jax.random.key(config.seed))
 
 
 def state_from(
     model: WorldModel, config: TrainingConfig, architecture: Architecture, *, mesh: Mesh
 ) -> TrainState:
     """Return the first state of a run that begins from weights which lie on the mesh."""
+    where = shardings(config, architecture, mesh=mesh)
     with jax.set_mesh(mesh):
-        where = shardings(config, architecture, mesh=mesh)
         return jax.jit(partial(_begin, config), out_shardings=where)(model)
 
 
