@@ -104,7 +104,9 @@ def _train(
 
     def batches() -> Iterator[Batch[tuple[int, jax.Array]]]:
         for step in range(resumed.step, training.steps):
-            batch = frames[_batch_indices(len(frames), step, training)]
+            # From seed and step alone, so that a run can resume anywhere.
+            random = np.random.default_rng((training.seed, step))
+            batch = frames[random.integers(0, len(frames), training.batch_frames)]
             yield Batch(inputs=(step, jax.device_put(batch, apart)))
 
     def update(
@@ -132,11 +134,6 @@ def _shardings(batch_frames: int) -> tuple[NamedSharding, NamedSharding]:
     # Inferred, since the codebook gathers and scatters latents of every device.
     mesh = make_mesh(MeshConfig(data=count), devices=jax.devices()[:count], shardings="inferred")
     return NamedSharding(mesh, spec()), NamedSharding(mesh, spec("batch"))
-
-
-def _batch_indices(frames: int, step: int, training: FrameTrainingConfig) -> np.ndarray:
-    """Draw the frames of one step from seed and step alone, so that a run can resume anywhere."""
-    return np.random.default_rng((training.seed, step)).integers(0, frames, training.batch_frames)
 
 
 def _refuse_frames(frames: np.ndarray, held_out: np.ndarray, config: FrameTokenizerConfig) -> None:

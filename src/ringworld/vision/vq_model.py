@@ -8,7 +8,7 @@ that diffusers wrote, such as aMUSEd's `vqvae`, are read too.
 import re
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -62,13 +62,6 @@ _FLOATS = ("F64", "F32", "F16", "BF16")
 _LISTED = 8
 
 
-class Stored(NamedTuple):
-    """What a folder holds."""
-
-    config: FrameTokenizerConfig
-    autoencoder: FrameAutoencoder
-
-
 def named_weights(autoencoder: FrameAutoencoder) -> dict[str, PyTree]:
     """Return the weights by their name in `VQModel`, in our order.
 
@@ -100,7 +93,9 @@ def write_vq_model(folder: Path, config: FrameTokenizerConfig, autoencoder: Fram
     write_json_atomic(folder / CONFIG_FILE, described)
 
 
-def read_vq_model(folder: Path, *, resolution: int | None, pixel_range: PixelRange | None) -> Stored:
+def read_vq_model(
+    folder: Path, *, resolution: int | None, pixel_range: PixelRange | None
+) -> tuple[FrameTokenizerConfig, FrameAutoencoder]:
     """Read a folder; see `FrameTokenizer.load`.
 
     Raises:
@@ -121,7 +116,7 @@ def read_vq_model(folder: Path, *, resolution: int | None, pixel_range: PixelRan
             _check_tensors(tensors, expected, problems)
             if not problems:
                 leaves = [_to_ours(tensors.get_tensor(name)) for name in expected]
-                return Stored(config, jax.tree.unflatten(jax.tree.structure(abstract), leaves))
+                return config, jax.tree.unflatten(jax.tree.structure(abstract), leaves)
     raise _refusal(weights, problems)
 
 
