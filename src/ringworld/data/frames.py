@@ -52,8 +52,9 @@ def read_windows(source: Source, *, config: PrepareConfig, resolution: int) -> I
     if source.format == "image":
         yield read_image(source.path, resolution=resolution)[None]
         return
-    stream = _stream(source, config.frames_per_second, resolution)
-    while window := list(itertools.islice(stream, config.max_frames)):
+    rate = config.frames_per_second
+    stream = stream_video(source.path, frames_per_second=rate, resolution=resolution)
+    while window := [frame for _, frame in itertools.islice(stream, config.max_frames)]:
         yield np.stack(window)
 
 
@@ -74,15 +75,9 @@ def sample_frames(
     held_out = _clips(sources, "held_out", _tenth(most_frames), read=read, failed=failed)
     if not clips:
         raise nothing_usable("the videos and images to train on", failed, field="videos")
-    frames, quarantined = np.concatenate(clips), tuple(failed)
-    if held_out:
-        return FrameSample(
-            train=frames,
-            held_out=np.concatenate(held_out),
-            held_out_of="files held out",
-            quarantined=quarantined,
-        )
-    kept = len(frames) - _tenth(len(frames))
+    of: HeldOutOf = "files held out" if held_out else "files trained on"
+    frames = np.concatenate([*clips, *held_out])
+    kept = sum(map(len, clips)) if held_out else len(frames) - _tenth(len(frames))
     if not kept:
         raise InputError(
             "the videos and images to train on have one frame in all, but one is held out to judge the frame "
@@ -90,9 +85,7 @@ def sample_frames(
             field="videos",
             remedy="use a longer video, or more videos or images",
         )
-    return FrameSample(
-        train=frames[:kept], held_out=frames[kept:], held_out_of="files trained on", quarantined=quarantined
-    )
+    return FrameSample(train=frames[:kept], held_out=frames[kept:], held_out_of=of, quarantined=tuple(failed))
 
 
 def _clips(
@@ -115,8 +108,3 @@ def _clips(
 
 def _tenth(frames: int) -> int:
     return max(1, frames // 10)
-
-
-def _stream(source: Source, frames_per_second: float, resolution: int) -> Iterator[np.ndarray]:
-    sampled = stream_video(source.path, frames_per_second=frames_per_second, resolution=resolution)
-    return (frame for _, frame in sampled)

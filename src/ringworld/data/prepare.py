@@ -9,7 +9,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -61,17 +61,13 @@ class PrepareReport:
 
     def lines(self) -> list[str]:
         """Return the report as lines to read."""
-        lines = [
-            f"{one.split} {one.kind}: {one.examples} examples, {one.tokens} tokens" for one in self.counts
+        too_long = "about a document that is longer than one example, or whose end is held out"
+        left_out = ((self.questions_unanswered, "without an answer"), (self.questions_too_long, too_long))
+        return [
+            *(f"{one.split} {one.kind}: {one.examples} examples, {one.tokens} tokens" for one in self.counts),
+            *(f"left out: {many} question{'s' * (many > 1)} {why}" for many, why in left_out if many),
+            *(f"quarantined: {item.path}: {item.reason}" for item in self.quarantined),
         ]
-        if many := self.questions_unanswered:
-            lines.append(f"left out: {many} {_questions(many)} without an answer")
-        if many := self.questions_too_long:
-            lines.append(
-                f"left out: {many} {_questions(many)} about a document that is longer than one example, or "
-                "whose end is held out"
-            )
-        return lines + [f"quarantined: {item.path}: {item.reason}" for item in self.quarantined]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -138,8 +134,16 @@ def prepare(
             made += 1
         shards.append(shard)
         on_progress(min((index + 1) * size, len(sources)), len(sources))
-    report = _report(shards, files=len(sources), made=made, seconds=time.monotonic() - started)
-    report = replace(report, quarantined=(*unusable, *report.quarantined))
+    unusable += [item for shard in shards for item in shard.problems.quarantined]
+    report = PrepareReport(
+        files=len(sources),
+        counts=_counts(shards),
+        quarantined=tuple(unusable),
+        questions_unanswered=sum(shard.problems.questions_unanswered for shard in shards),
+        questions_too_long=sum(shard.problems.questions_too_long for shard in shards),
+        shards_made=made,
+        seconds=time.monotonic() - started,
+    )
     if not report.counts:
         raise nothing_usable(", ".join(map(str, (*videos, *texts))) or "input", report.quarantined)
     _publish(out, shards, report)
@@ -220,36 +224,12 @@ def _identity(tools: Tools, *, out: Path, videos: Sequence[Path], texts: Sequenc
     }
 
 
-def _report(shards: Sequence[Shard], *, files: int, made: int, seconds: float) -> PrepareReport:
-    columns = ["kind", "split"]
-    grouped = (
-        _merged(shards)
-        .group_by(columns)
-        .aggregate([("tokens", "count"), ("tokens", "sum"), ("vision_tokens", "sum")])
-    )
-    counts = [
-        KindCount(
-            kind=row["kind"],
-            split=row["split"],
-            examples=row["tokens_count"],
-            tokens=row["tokens_sum"],
-            vision_tokens=row["vision_tokens_sum"],
-        )
-        for row in grouped.sort_by([(name, "ascending") for name in columns]).to_pylist()
-    ]
-    return PrepareReport(
-        files=files,
-        counts=tuple(counts),
-        quarantined=tuple(item for shard in shards for item in shard.problems.quarantined),
-        questions_unanswered=sum(shard.problems.questions_unanswered for shard in shards),
-        questions_too_long=sum(shard.problems.questions_too_long for shard in shards),
-        shards_made=made,
-        seconds=seconds,
-    )
-
-
-def _questions(many: int) -> str:
-    return "question" if many == 1 else "questions"
+def _counts(shards: Sequence[Shard]) -> tuple[KindCount, ...]:
+    sums = [("tokens", "count"), ("tokens", "sum"), ("vision_tokens", "sum")]
+    grouped = _merged(shards).group_by(["kind", "split"]).aggregate(sums)
+    named = grouped.rename_columns([field.name for field in fields(KindCount)])
+    in_order = named.sort_by([("kind", "ascending"), ("split", "ascending")])
+    return tuple(KindCount(**row) for row in in_order.to_pylist())
 
 
 def _publish(out: Path, shards: Sequence[Shard], report: PrepareReport) -> None:

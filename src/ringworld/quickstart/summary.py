@@ -11,7 +11,7 @@ from ringworld.api.train import evaluation_folder
 from ringworld.core.files import read_jsonl
 from ringworld.core.origin import versions
 from ringworld.core.results import Evaluation
-from ringworld.data.loader import make_loader
+from ringworld.data.loader import PackedLoader
 from ringworld.data.prepare import PrepareReport
 from ringworld.data.sources import Source
 from ringworld.data.store import ExampleStore
@@ -211,7 +211,7 @@ def stage_metrics(stage: Stage, rows: Sequence[dict[str, Any]], *, left_out: dic
 
 
 def _left_out(stage: Stage, examples: Path) -> dict[str, int]:
-    loader = make_loader(
+    loader = PackedLoader(
         examples,
         split="train",
         context_tokens=stage.context_tokens,
