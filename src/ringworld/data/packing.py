@@ -27,7 +27,6 @@ class FirstFit(Generic[T]):
     """
 
     def __init__(self, *, context_tokens: int, open_rows: int) -> None:
-        """Begin with no open row."""
         self._context, self._open_rows = context_tokens, open_rows
         self.rows: list[list[T]] = []
         """Those that are still open."""

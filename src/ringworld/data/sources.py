@@ -76,7 +76,6 @@ class FolderNames:
     """The files of one folder by name: the exact name, else that which differs in case alone."""
 
     def __init__(self, files: Sequence[Path]) -> None:
-        """Keep the files of one folder."""
         self._exact = {path.name: path for path in files}
         self._folded = {_folded(path.name): path for path in reversed(files)}
 

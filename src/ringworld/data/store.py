@@ -155,7 +155,6 @@ class ExampleStore:
         self._readers: dict[str, ArrayRecordReader] = {}
 
     def __len__(self) -> int:
-        """Return the number of records."""
         return len(self.manifest)
 
     def column(self, name: str) -> Shaped[np.ndarray, " records"]:

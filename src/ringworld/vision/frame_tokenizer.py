@@ -22,12 +22,7 @@ Codes = Int32[np.ndarray, "frames codes"]
 
 
 class FrameTokenizer:
-    """One frame tokenizer, ready for use on any number of frames."""
-
-    config: FrameTokenizerConfig
-    """Its shapes."""
-    autoencoder: FrameAutoencoder
-    """Its weights."""
+    """One frame tokenizer, its shapes and weights, ready for use on any number of frames."""
 
     def __init__(
         self, config: FrameTokenizerConfig, autoencoder: FrameAutoencoder, *, batch_frames: int = 32

@@ -102,9 +102,7 @@ def read_vq_model(
         InputError: one error that names all that is missing, unknown, of another shape or not supported.
     """
     problems: list[str] = []
-    config = _read_config(folder / CONFIG_FILE, resolution, pixel_range, problems)
-    if config is None:
-        raise _refusal(folder / CONFIG_FILE, problems)
+    config = _read_config(folder / CONFIG_FILE, resolution, pixel_range)
     abstract = FrameAutoencoder.abstract(config)
     expected = {name: _their_shape(leaf.shape) for name, leaf in named_weights(abstract).items()}
     weights = folder / WEIGHTS_FILE
@@ -120,15 +118,13 @@ def read_vq_model(
     raise _refusal(weights, problems)
 
 
-def _read_config(
-    path: Path, resolution: int | None, pixel_range: PixelRange | None, problems: list[str]
-) -> FrameTokenizerConfig | None:
+def _read_config(path: Path, resolution: int | None, pixel_range: PixelRange | None) -> FrameTokenizerConfig:
     theirs = read_as(dict[str, Any], path)
     widths = theirs.get("block_out_channels")
     levels = len(widths) if isinstance(widths, list) else 1
     fixed = _FIXED | {key: [block] * levels for key, block in _BLOCKS.items()}
     stated = _DEFAULTS | theirs
-    problems += [
+    problems = [
         f"{key} is {stated.get(key)!r}, but only {value!r} is supported"
         for key, value in fixed.items()
         if stated.get(key) != value
@@ -149,12 +145,11 @@ def _read_config(
         if key not in shapes
     ]
     if problems:
-        return None
+        raise _refusal(path, problems)
     try:
         return from_json(FrameTokenizerConfig, shapes, where=str(path))
     except InputError as error:
-        problems.append(error.problem)
-        return None
+        raise _refusal(path, [error.problem]) from None
 
 
 def _check_tensors(tensors: Any, expected: dict[str, tuple[int, ...]], problems: list[str]) -> None:
