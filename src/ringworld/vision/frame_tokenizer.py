@@ -32,11 +32,7 @@ class FrameTokenizer:
 
     @staticmethod
     def load(
-        directory: Path,
-        *,
-        resolution: int | None = None,
-        pixel_range: PixelRange | None = None,
-        batch_frames: int = 32,
+        directory: Path, *, resolution: int | None = None, pixel_range: PixelRange | None = None
     ) -> "FrameTokenizer":
         """Read what `save` wrote, or a `VQModel` of the same architecture that diffusers wrote.
 
@@ -44,13 +40,11 @@ class FrameTokenizer:
             directory: with `config.json` and `diffusion_pytorch_model.safetensors`.
             resolution: side of a frame in pixels; by default what `save` stored, which diffusers does not.
             pixel_range: what the network sees; likewise. aMUSEd's is `unit`.
-            batch_frames: frames that are encoded or decoded at a time.
 
         Raises:
             InputError: a file is missing or damaged, or does not hold such a model; all problems are listed.
         """
-        stored = read_vq_model(directory, resolution=resolution, pixel_range=pixel_range)
-        return FrameTokenizer(*stored, batch_frames=batch_frames)
+        return FrameTokenizer(*read_vq_model(directory, resolution=resolution, pixel_range=pixel_range))
 
     def save(self, directory: Path) -> None:
         """Write `config.json` and `diffusion_pytorch_model.safetensors`, a `VQModel` for diffusers."""

@@ -113,14 +113,12 @@ def load_still(path: Path, limits: MediaLimits) -> Image.Image:
             raise InputError(f"{path} is an animation, not one picture", path=path)
         try:
             pages = _full_pages(image)
-            if pages > 1:
-                remedy = "save each page as a file of its own"
-                raise InputError(f"{path} has {pages} pages, not one picture", path=path, remedy=remedy)
             image.load()
-        except InputError:
-            raise
         except _DAMAGE as error:
             raise _damaged(path, f"{image.format}: {error}") from None
+        if pages > 1:
+            remedy = "save each page as a file of its own"
+            raise InputError(f"{path} has {pages} pages, not one picture", path=path, remedy=remedy)
         try:
             return upright_rgb(image)
         except _DAMAGE as error:
