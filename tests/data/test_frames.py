@@ -16,7 +16,7 @@ def video(path: Path) -> Source:
 
 
 def sampled(sources: Sequence[Source], *, most_frames: int) -> FrameSample:
-    return sample_frames(sources, most_frames=most_frames, frames_per_second=4.0, resolution=32)
+    return sample_frames(sources, most_frames=most_frames, config=PrepareConfig(), resolution=32)
 
 
 def numbers(frames: np.ndarray) -> list[int]:
@@ -26,10 +26,9 @@ def numbers(frames: np.ndarray) -> list[int]:
 
 def test_a_long_video_is_thinned_to_frames_that_span_it(tmp_path: Path, write_clip):
     source = video(write_clip(tmp_path / "a.mp4", frames=20))
-    read = {"frames_per_second": 4.0, "resolution": 32}
-    assert numbers(read_spread(source, most_frames=4, **read)) == [0, 4, 8, 16]
-    assert numbers(read_spread(source, most_frames=30, **read)) == list(range(20))
-    assert numbers(read_spread(source, most_frames=1, **read)) == [0]
+    for most, expected in ((4, [0, 4, 8, 16]), (30, list(range(20))), (1, [0])):
+        config = PrepareConfig(max_frames=most, frames_per_second=4.0)
+        assert numbers(read_spread(source, config=config, resolution=32)) == expected
 
 
 def test_windows_give_every_frame_once(tmp_path: Path, write_clip):
@@ -41,7 +40,7 @@ def test_windows_give_every_frame_once(tmp_path: Path, write_clip):
 def test_an_image_is_a_video_of_one_frame(tmp_path: Path, write_clip):
     path = write_clip(tmp_path / "a.png", frames=3)
     source = Source(path=path, relative="a.png", format="image")
-    assert len(read_spread(source, most_frames=8, frames_per_second=4.0, resolution=32)) == 1
+    assert len(read_spread(source, config=PrepareConfig(), resolution=32)) == 1
     assert len(list(read_windows(source, config=PrepareConfig(), resolution=32))) == 1
 
 

@@ -9,14 +9,14 @@ import pytest
 from ringworld.core.errors import InputError
 from ringworld.data.batch import PackedRows
 from ringworld.data.config import KINDS, MixtureConfig, PackingConfig
-from ringworld.data.loader import KindOnce, PackedLoader, make_loader, read_once
+from ringworld.data.loader import KindOnce, PackedLoader, read_once
 from ringworld.data.store import read_examples
 from tests.data.packs import pieces
 
 
 def loader(folder: Path, **changes: Any) -> PackedLoader:
     options = {"split": "train", "context_tokens": 256, "batch_sequences": 2, "seed": 3} | changes
-    return make_loader(folder, **options)
+    return PackedLoader(folder, **options)
 
 
 def only(**weights: float) -> MixtureConfig:

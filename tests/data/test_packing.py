@@ -43,7 +43,7 @@ def test_first_fit_closes_the_fullest_row():
     packer = FirstFit[range](context_tokens=10, open_rows=2)
     closed = [packer.add(range(length)) for length in (6, 7, 4, 8, 9)]
     assert closed == [None, None, [range(6), range(4)], None, [range(8)]]
-    assert packer.close() == [[range(7)], [range(9)]]
+    assert packer.rows == [[range(7)], [range(9)]]
 
 
 def test_rows_split_into_parts_with_their_lengths():
@@ -130,6 +130,6 @@ def test_first_fit_gives_every_piece_once_and_no_row_too_long(lengths, open_rows
         row = packer.add(piece)
         assert len(packer.rows) <= open_rows
         rows += [row] if row else []
-    rows += packer.close()
+    rows += packer.rows
     assert sorted((p for row in rows for p in row), key=lambda p: p.start) == marked
     assert all(sum(map(len, row)) <= 10 for row in rows)

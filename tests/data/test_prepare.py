@@ -11,8 +11,7 @@ import pytest
 from ringworld.core.errors import InputError
 from ringworld.data.config import PrepareConfig, Split
 from ringworld.data.examples import Example, ExampleMaker
-from ringworld.data.loader import make_loader
-from ringworld.data.sources import Question, Sidecar
+from ringworld.data.loader import PackedLoader
 from ringworld.data.store import ExampleStore, read_examples
 from ringworld.quickstart.toy_world import ToyWorld
 from ringworld.text.tokenizer import TextTokenizer
@@ -138,7 +137,7 @@ def test_texts_alone_need_no_frame_tokenizer(tmp_path: Path, run_prepare, tokeni
     store = ExampleStore(tmp_path / "out")
     assert store.dataset.frame_tokenizer is None and store.dataset.vocabulary.vision_size == 0
     assert store.column("vision_tokens").tolist() == [0]
-    loader = make_loader(tmp_path / "out", split="train", context_tokens=32, batch_sequences=1, seed=0)
+    loader = PackedLoader(tmp_path / "out", split="train", context_tokens=32, batch_sequences=1, seed=0)
     batch = next(loader).batch
     assert batch.text_weights.any() and not batch.vision_weights.any()
     assert run_prepare(tmp_path / "out", texts=(tmp_path / "a.txt",), **alone).shards_made == 0
@@ -156,12 +155,7 @@ def test_videos_need_a_frame_tokenizer_and_codes(tmp_path: Path, run_prepare, wr
 
 def test_nothing_empty_becomes_an_example(tokenizer, vocabulary):
     maker = ExampleMaker(tokenizer=tokenizer, vocabulary=vocabulary, config=only())
-    blank = Sidecar(questions=(Question(question="Who?", answer=" \n"),))
-    codes = np.zeros((2, 4), np.int32)
     assert maker.document(" \n", source="a") == []
-    assert maker.document_questions("Anna runs.", blank, source="a") == []
-    assert maker.video_questions(codes, blank, source="a") == []
-    assert [example.kind for example in maker.captioned(codes, " ", source="a")] == ["video"]
 
 
 def test_bad_files_are_set_aside_and_the_rest_goes_on(tmp_path: Path, run_prepare, write_clip):

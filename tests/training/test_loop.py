@@ -20,7 +20,7 @@ from ringworld.core.files import read_jsonl
 from ringworld.core.mesh_config import MeshConfig
 from ringworld.core.origin import Origin
 from ringworld.core.steps import METRICS_FILE
-from ringworld.data.loader import make_loader
+from ringworld.data.loader import PackedLoader
 from ringworld.model.forward import Forward
 from ringworld.model.world_model import WorldModel
 from ringworld.training.config import Stage
@@ -225,7 +225,7 @@ def test_training_begins_from_given_weights_and_resumes_without_them(runs: Runs,
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
 
     sizes = dict(context_tokens=stages[0].context_tokens, batch_sequences=stages[0].batch_sequences)
-    loader = make_loader(
+    loader = PackedLoader(
         runs.data,
         split="train",
         mixture=stages[0].mixture,

@@ -99,7 +99,7 @@ def test_no_frames(tokenizer):
 
 def test_what_is_saved_is_what_is_loaded(tokenizer, saved):
     assert sorted(file.name for file in saved.iterdir()) == ["config.json", WEIGHTS_FILE]
-    loaded = FrameTokenizer.load(saved, batch_frames=4)
+    loaded = FrameTokenizer.load(saved)
     assert loaded.config == CONFIG and loaded.resolution == 8
     assert loaded.fingerprint == tokenizer.fingerprint
     np.testing.assert_array_equal(loaded.encode(FRAMES), tokenizer.encode(FRAMES))

@@ -170,12 +170,8 @@ def _train_frames(
     run: RunConfig, sources: Sequence[Source], *, out: Path, quarantined: list[Quarantined]
 ) -> FramesReport:
     assert run.frames is not None and run.frame_training is not None
-    frames = sample_frames(
-        sources,
-        most_frames=run.frame_training_frames,
-        frames_per_second=run.prepare.frames_per_second,
-        resolution=run.frames.resolution,
-    )
+    most, resolution = run.frame_training_frames, run.frames.resolution
+    frames = sample_frames(sources, most_frames=most, config=run.prepare, resolution=resolution)
     quarantined += frames.quarantined
     folder = out / FRAME_TOKENIZER_FOLDER
     trained = train_frame_tokenizer(

@@ -32,7 +32,6 @@ class Example:
     """Index of the first token within the whole document, or within all frames of the video."""
 
     def __len__(self) -> int:
-        """Return the number of tokens."""
         return len(self.tokens)
 
     def cut(self, *, start: int, stop: int) -> "Example":
@@ -66,7 +65,7 @@ class FrameEncoder(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class ExampleMaker:
-    """Turns text and codes of frames into examples; what is empty or blank gives none."""
+    """Turns text and codes of frames into examples."""
 
     tokenizer: TextTokenizer
     vocabulary: Vocabulary
@@ -75,7 +74,8 @@ class ExampleMaker:
     def document(self, text: str, *, source: str) -> list[Example]:
         """Return a document as consecutive examples of at most `config.document_tokens`.
 
-        Only the first begins with `<s>` and only the last ends with `</s>`: joined, they are the document.
+        Only the first begins with `<s>` and only the last ends with `</s>`: joined, they are the document. A
+        blank one gives none.
         """
         if not text.strip():
             return []
@@ -90,8 +90,6 @@ class ExampleMaker:
         """
         made = []
         for asked in sidecar.questions:
-            if not asked.answer.strip():
-                continue
             prompt = chat.document_question_prompt(text, asked.question, answers=asked.answers)
             made.append(self._encode(chat.answered(prompt, asked.answer), kind="text_qa", source=source))
         return [example for example in made if len(example) <= self.config.document_tokens]
@@ -99,23 +97,17 @@ class ExampleMaker:
     def captioned(self, codes: Codes, caption: str, *, source: str) -> list[Example]:
         """Return both orders: frames then caption, and caption then frames; and single frames as images.
 
-        With a blank caption the frames are uncaptioned. A part of the generation examples
-        (`config.drop_caption_fraction`) has no caption, which is what guidance needs; which ones follows from
-        the source and the seed.
+        A part of the generation examples (`config.drop_caption_fraction`) has no caption, which is what
+        guidance needs; which ones follows from the source and the seed.
         """
-        if not caption.strip():
-            return self.uncaptioned([codes], source=source)
         understood = chat.answered(chat.caption_prompt(), caption)
         made = [self._encode(understood, kind="video_caption", source=source, codes=codes)]
         random = Random(f"{self.config.seed} {source}")
-        if len(codes) == 1:
-            return [*made, self._generation(codes, caption, random, kind="caption_image", source=source)]
-        made.append(self._generation(codes, caption, random, kind="caption_video", source=source))
-        shown = random.sample(range(len(codes)), min(len(codes), self.config.images_per_video))
-        return made + [
-            self._generation(codes[i : i + 1], caption, random, kind="caption_image", source=source)
-            for i in shown
-        ]
+        made.append(self._generation(codes, caption, random, source=source))
+        if len(codes) > 1:
+            shown = random.sample(range(len(codes)), min(len(codes), self.config.images_per_video))
+            made += [self._generation(codes[i : i + 1], caption, random, source=source) for i in shown]
+        return made
 
     def video_questions(self, codes: Codes, sidecar: Sidecar, *, source: str) -> list[Example]:
         """Return the video or image with each question about it."""
@@ -127,7 +119,6 @@ class ExampleMaker:
                 codes=codes,
             )
             for asked in sidecar.questions
-            if asked.answer.strip()
         ]
 
     def uncaptioned(self, windows: Sequence[Codes], *, source: str) -> list[Example]:
@@ -139,10 +130,12 @@ class ExampleMaker:
             before += len(codes) * self.vocabulary.frame_tokens
         return made
 
-    def _generation(self, codes: Codes, caption: str, random: Random, *, kind: Kind, source: str) -> Example:
-        prompt = chat.generation_prompt(caption, kind="image" if kind == "caption_image" else "video")
+    def _generation(self, codes: Codes, caption: str, random: Random, *, source: str) -> Example:
+        is_image = len(codes) == 1
+        prompt = chat.generation_prompt(caption, kind="image" if is_image else "video")
         if random.random() < self.config.drop_caption_fraction:
             prompt = chat.unconditional_prompt()
+        kind = "caption_image" if is_image else "caption_video"
         return self._encode(chat.generated(prompt), kind=kind, source=source, codes=codes)
 
     def _encode(

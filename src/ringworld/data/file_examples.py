@@ -54,12 +54,7 @@ def _pictures(source: Source, tools: Tools, problems: Problems) -> list[Example]
         # All of a file, or nothing: a video may turn out to be damaged at its end.
         codes = [frame_tokenizer.encode(window) for window in windows]
         return maker.uncaptioned(codes, source=source.relative)
-    frames = read_spread(
-        source,
-        most_frames=config.max_frames,
-        frames_per_second=config.frames_per_second,
-        resolution=frame_tokenizer.resolution,
-    )
+    frames = read_spread(source, config=config, resolution=frame_tokenizer.resolution)
     codes = frame_tokenizer.encode(frames)
     asked = maker.video_questions(codes, sidecar, source=source.relative)
     if sidecar.caption is None:

@@ -1,13 +1,15 @@
 """The user's files: which there are, what each is, and what of a folder is not used, and why."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 from ringworld.core.errors import InputError
+from ringworld.core.files import parse_json
+from ringworld.core.origin import ORIGIN_FILE
 from ringworld.data.config import PrepareConfig
-from ringworld.data.outputs import is_output_folder
 from ringworld.data.quarantine import Quarantined, nothing_usable
 from ringworld.data.sources import (
     LINES_SUFFIXES,
@@ -21,6 +23,7 @@ from ringworld.data.splits import hold_out
 from ringworld.vision.media import media_format
 
 _WRITTEN = TEXT_SUFFIXES | LINES_SUFFIXES | {".json"}
+_Names = Callable[[Path], FolderNames]
 
 
 @dataclass(kw_only=True, slots=True)
@@ -41,6 +44,14 @@ class _Root:
         """Return a path as text; bytes of a name that are not UTF-8 are spelled out."""
         below = path.relative_to(self.base).as_posix()
         return os.fsencode(below).decode("utf-8", "backslashreplace")
+
+    def add(self, path: Path, format: Format, names: _Names) -> tuple[Path, ...]:
+        """Make a file a source, unless it has a problem, and return what belongs to it either way."""
+        beside = sidecars_of(path, format, beside=names(path.parent))
+        if path not in self.problems:
+            relative = self.relative(path)
+            self.sources.append(Source(path=path, relative=relative, format=format, sidecars=beside))
+        return beside
 
 
 def find_sources(
@@ -67,24 +78,25 @@ def find_sources(
         )
     media = [_walk(path, "videos") for path in videos]
     words = [_walk(path, "texts") for path in texts]
-    named: dict[Path, FolderNames] = {}
-    captions = {sidecar for root in media for sidecar in _find_media(root, named)}
-    sidecars = captions | {sidecar for root in words for sidecar in _find_texts(root, named, captions)}
-    known = {source.path for root in (*media, *words) for source in root.sources} | sidecars
-    inputs = {root.path.resolve() for root in (*media, *words)}
-    for root in (*media, *words):
+    roots = (*media, *words)
+    names = cache(lambda folder: FolderNames(sorted(file for file in folder.iterdir() if file.is_file())))
+    captions = {sidecar for root in media for sidecar in _find_media(root, names)}
+    sidecars = captions | {sidecar for root in words for sidecar in _find_texts(root, names, captions)}
+    known = {source.path for root in roots for source in root.sources} | sidecars
+    inputs = {root.path.resolve() for root in roots}
+    for root in roots:
         known |= {path for path in root.problems if path.is_dir() and path.resolve() in inputs}
     if quarantined is not None:
         unused = {path: item for root in (*words, *media) for path, item in _unused(root, known)}
         quarantined += unused.values()
-    for root in (*media, *words):
+    for root in roots:
         if not root.sources and not (root.files and known.issuperset(root.files)):
             problems = [item for _, item in _unused(root, known)]
             raise nothing_usable(f"the {root.parameter} {root.path}", problems, field=root.parameter)
-    kinds = [hold_out([root.sources for root in roots], config) for roots in (media, words)]
     once: dict[Path, Source] = {}
-    for source in (*kinds[0], *kinds[1]):
-        once.setdefault(source.path.resolve(), source)
+    for of_kind in (media, words):
+        for source in hold_out([root.sources for root in of_kind], config):
+            once.setdefault(source.path.resolve(), source)
     return tuple(once.values())
 
 
@@ -109,7 +121,7 @@ def _walk(path: Path, parameter: str) -> _Root:
 
     for folder, folders, files in os.walk(path, onerror=unreadable):
         here = Path(folder)
-        if here != path and is_output_folder(here, files):
+        if here != path and _is_output_folder(here):
             folders.clear()
             root.problems[here] = (
                 "is a folder that ringworld wrote; if its files are wanted, name it as an input"
@@ -129,7 +141,16 @@ def _walk(path: Path, parameter: str) -> _Root:
     return root
 
 
-def _find_media(root: _Root, named: dict[Path, FolderNames]) -> Iterator[Path]:
+def _is_output_folder(folder: Path) -> bool:
+    """Return whether ringworld wrote a folder: its origin has a key that other programs do not write."""
+    try:
+        value = parse_json((folder / ORIGIN_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(value, dict) and "ringworld" in value
+
+
+def _find_media(root: _Root, names: _Names) -> Iterator[Path]:
     """Find the videos and images of a root, and yield what belongs to one, be it usable or not."""
     for path in root.files:
         if path in root.problems or (path.suffix.lower() in _WRITTEN and path != root.path):
@@ -139,34 +160,17 @@ def _find_media(root: _Root, named: dict[Path, FolderNames]) -> Iterator[Path]:
             format_ = media_format(path)
         except (InputError, OSError) as error:
             root.problems[path] = str(error)
-        sidecars = sidecars_of(path, format_, beside=_beside(path, named))
-        yield from sidecars
-        if path not in root.problems:
-            root.sources.append(
-                Source(path=path, relative=root.relative(path), format=format_, sidecars=sidecars)
-            )
+        yield from root.add(path, format_, names)
 
 
-def _find_texts(root: _Root, named: dict[Path, FolderNames], captions: set[Path]) -> Iterator[Path]:
+def _find_texts(root: _Root, names: _Names, captions: set[Path]) -> Iterator[Path]:
     """Find the texts of a root, and yield what belongs to one."""
     for path in root.files:
         suffix = path.suffix.lower()
         is_text = suffix in TEXT_SUFFIXES or (path == root.path and suffix not in LINES_SUFFIXES)
         if path in root.problems or path in captions or not (is_text or suffix in LINES_SUFFIXES):
             continue
-        format_: Format = "text" if is_text else "lines"
-        sidecars = sidecars_of(path, format_, beside=_beside(path, named))
-        yield from sidecars
-        root.sources.append(
-            Source(path=path, relative=root.relative(path), format=format_, sidecars=sidecars)
-        )
-
-
-def _beside(path: Path, named: dict[Path, FolderNames]) -> FolderNames:
-    if path.parent not in named:
-        files = sorted(file for file in path.parent.iterdir() if file.is_file())
-        named[path.parent] = FolderNames(files)
-    return named[path.parent]
+        yield from root.add(path, "text" if is_text else "lines", names)
 
 
 def _unused(root: _Root, known: set[Path]) -> Iterator[tuple[Path, Quarantined]]:

@@ -2,9 +2,8 @@
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import UInt8
@@ -30,17 +29,16 @@ class FrameSample:
     """Files that gave none."""
 
 
-def read_spread(source: Source, *, most_frames: int, frames_per_second: float, resolution: int) -> Frames:
-    """Read at most `most_frames` frames that are spread over the whole file, as `vision.sampling` does.
+def read_spread(source: Source, *, config: PrepareConfig, resolution: int) -> Frames:
+    """Read at most `config.max_frames` frames spread over the whole file, as `vision.sampling` does.
 
     Raises:
         InputError: the file cannot be read; see `ringworld.vision.media`.
     """
     if source.format == "image":
         return read_image(source.path, resolution=resolution)[None]
-    return sampling.read_spread(
-        source.path, most_frames=most_frames, frames_per_second=frames_per_second, resolution=resolution
-    )
+    most, rate = config.max_frames, config.frames_per_second
+    return sampling.read_spread(source.path, most_frames=most, frames_per_second=rate, resolution=resolution)
 
 
 def read_windows(source: Source, *, config: PrepareConfig, resolution: int) -> Iterator[Frames]:
@@ -52,13 +50,14 @@ def read_windows(source: Source, *, config: PrepareConfig, resolution: int) -> I
     if source.format == "image":
         yield read_image(source.path, resolution=resolution)[None]
         return
-    stream = _stream(source, config.frames_per_second, resolution)
-    while window := list(itertools.islice(stream, config.max_frames)):
+    rate = config.frames_per_second
+    stream = stream_video(source.path, frames_per_second=rate, resolution=resolution)
+    while window := [frame for _, frame in itertools.islice(stream, config.max_frames)]:
         yield np.stack(window)
 
 
 def sample_frames(
-    sources: Sequence[Source], *, most_frames: int, frames_per_second: float, resolution: int
+    sources: Sequence[Source], *, most_frames: int, config: PrepareConfig, resolution: int
 ) -> FrameSample:
     """Read about `most_frames` frames to train a frame tokenizer on, and a tenth as many to judge it by.
 
@@ -68,21 +67,22 @@ def sample_frames(
     Raises:
         InputError: there is no video or image to train on, none can be read, or they have one frame in all.
     """
-    read = partial(read_spread, frames_per_second=frames_per_second, resolution=resolution)
     failed: list[Quarantined] = []
-    clips = _clips(sources, "train", most_frames, read=read, failed=failed)
-    held_out = _clips(sources, "held_out", _tenth(most_frames), read=read, failed=failed)
+
+    def read(split: Split, most: int) -> Iterator[Frames]:
+        pictures = [s for s in sources if s.split == split and s.format in ("video", "image")]
+        chosen = sampling.evenly(pictures, most)
+        for source in chosen:
+            with quarantine(source.relative, into=failed):
+                of_each = replace(config, max_frames=math.ceil(most / len(chosen)))
+                yield read_spread(source, config=of_each, resolution=resolution)
+
+    clips, held_out = [*read("train", most_frames)], [*read("held_out", _tenth(most_frames))]
     if not clips:
         raise nothing_usable("the videos and images to train on", failed, field="videos")
-    frames, quarantined = np.concatenate(clips), tuple(failed)
-    if held_out:
-        return FrameSample(
-            train=frames,
-            held_out=np.concatenate(held_out),
-            held_out_of="files held out",
-            quarantined=quarantined,
-        )
-    kept = len(frames) - _tenth(len(frames))
+    of: HeldOutOf = "files held out" if held_out else "files trained on"
+    frames = np.concatenate([*clips, *held_out])
+    kept = sum(map(len, clips)) if held_out else len(frames) - _tenth(len(frames))
     if not kept:
         raise InputError(
             "the videos and images to train on have one frame in all, but one is held out to judge the frame "
@@ -90,33 +90,8 @@ def sample_frames(
             field="videos",
             remedy="use a longer video, or more videos or images",
         )
-    return FrameSample(
-        train=frames[:kept], held_out=frames[kept:], held_out_of="files trained on", quarantined=quarantined
-    )
-
-
-def _clips(
-    sources: Sequence[Source],
-    split: Split,
-    most_frames: int,
-    *,
-    read: Callable[..., Frames],
-    failed: list[Quarantined],
-) -> list[np.ndarray]:
-    """Return about `most_frames` frames of one split, file by file; what cannot be read goes to `failed`."""
-    pictures = [s for s in sources if s.split == split and s.format in ("video", "image")]
-    chosen = sampling.evenly(pictures, most_frames)
-    clips = []
-    for source in chosen:
-        with quarantine(source.relative, into=failed):
-            clips.append(read(source, most_frames=math.ceil(most_frames / len(chosen))))
-    return clips
+    return FrameSample(train=frames[:kept], held_out=frames[kept:], held_out_of=of, quarantined=tuple(failed))
 
 
 def _tenth(frames: int) -> int:
     return max(1, frames // 10)
-
-
-def _stream(source: Source, frames_per_second: float, resolution: int) -> Iterator[np.ndarray]:
-    sampled = stream_video(source.path, frames_per_second=frames_per_second, resolution=resolution)
-    return (frame for _, frame in sampled)

@@ -36,28 +36,41 @@ class Piece:
     example: Example
 
     def __len__(self) -> int:
-        """Return the number of tokens."""
         return len(self.example)
 
 
 class PackedLoader:
-    """An endless iterator of batches; `make_loader` builds it."""
+    """An endless iterator of batches of prepared data."""
 
     left_out: dict[Kind, int]
     """Examples that are longer than the context and cannot be cut, by kind; they are never drawn."""
 
     def __init__(
         self,
-        store: ExampleStore,
+        data_dir: Path,
         *,
         split: Split,
         context_tokens: int,
         batch_sequences: int,
-        mixture: MixtureConfig,
-        packing: PackingConfig,
         seed: int,
+        mixture: MixtureConfig = _EVEN,
+        packing: PackingConfig = _PACKING,
     ) -> None:
-        """Start at the first batch; see `make_loader`."""
+        """Start at the first batch.
+
+        Args:
+            data_dir: what `prepare` wrote.
+            split: which examples.
+            context_tokens: length of a row.
+            batch_sequences: rows of a batch, all of which every process reads; each uploads its own part.
+            seed: of the order of examples.
+            mixture: how often each kind is drawn; kinds without examples that fit are left out.
+            packing: how rows are filled.
+
+        Raises:
+            InputError: there is no prepared data, or none of it fits.
+        """
+        store = ExampleStore(data_dir)
         self._store, self._context, self._batch = store, context_tokens, batch_sequences
         drawable, self.left_out = _drawable(store, split, mixture, context_tokens)
         shares = [mixture.weights[kind] for kind in drawable]
@@ -81,7 +94,6 @@ class PackedLoader:
         }
 
     def __iter__(self) -> "PackedLoader":
-        """Return itself."""
         return self
 
     def __next__(self) -> PackedRows:
@@ -133,41 +145,6 @@ class PackedLoader:
         return Piece(reference=(record, start, stop), example=example)
 
 
-def make_loader(
-    data_dir: Path,
-    *,
-    split: Split,
-    context_tokens: int,
-    batch_sequences: int,
-    seed: int,
-    mixture: MixtureConfig = _EVEN,
-    packing: PackingConfig = _PACKING,
-) -> PackedLoader:
-    """Open prepared data as an endless iterator of packed batches.
-
-    Args:
-        data_dir: what `prepare` wrote.
-        split: which examples.
-        context_tokens: length of a row.
-        batch_sequences: rows of a batch, all of which every process reads; each uploads its own part.
-        seed: of the order of examples.
-        mixture: how often each kind is drawn; kinds without examples that fit are left out.
-        packing: how rows are filled.
-
-    Raises:
-        InputError: there is no prepared data, or none of it fits.
-    """
-    return PackedLoader(
-        ExampleStore(data_dir),
-        split=split,
-        context_tokens=context_tokens,
-        batch_sequences=batch_sequences,
-        mixture=mixture,
-        packing=packing,
-        seed=seed,
-    )
-
-
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class KindOnce:
     """Examples of one kind, each once, or evenly spread ones where there are too many."""
@@ -191,14 +168,8 @@ def read_once(
 ) -> tuple[KindOnce, ...]:
     """Open each kind of prepared data as finitely many packed batches, the same ones at every call.
 
-    Args:
-        data_dir: what `prepare` wrote.
-        split: which examples.
-        context_tokens: length of a row.
-        batch_sequences: rows of a batch.
-        mixture: the kinds; its weights are ignored.
-        most_examples: of each kind; a piece of a document that is longer than a row counts as one.
-        packing: how rows are filled.
+    Of each kind in `mixture`, whose weights are ignored, at most `most_examples` are read; a piece of a
+    document that is longer than a row counts as one. Other arguments are those of `PackedLoader`.
 
     Raises:
         InputError: there is no prepared data, or none of it fits.

@@ -27,9 +27,9 @@ class FirstFit(Generic[T]):
     """
 
     def __init__(self, *, context_tokens: int, open_rows: int) -> None:
-        """Begin with no open row."""
         self._context, self._open_rows = context_tokens, open_rows
         self.rows: list[list[T]] = []
+        """Those that are still open."""
 
     def add(self, piece: T) -> list[T] | None:
         """Take one piece of at most `context_tokens`; return the row that was closed for it, if any."""
@@ -43,11 +43,6 @@ class FirstFit(Generic[T]):
             return [piece]
         self.rows.append([piece])
         return self.rows.pop(rooms.index(min(rooms))) if len(self.rows) > self._open_rows else None
-
-    def close(self) -> list[list[T]]:
-        """Return the rows that are still open."""
-        rows, self.rows = self.rows, []
-        return rows
 
 
 def piece_bounds(
@@ -78,7 +73,7 @@ def pack_rows(pieces: Iterable[Example], *, context_tokens: int, open_rows: int)
     for piece in pieces:
         if row := packer.add(piece):
             yield row
-    yield from packer.close()
+    yield from packer.rows
 
 
 def to_batch(rows: Sequence[Sequence[Example]], *, context_tokens: int, text_size: int) -> PackedRows:

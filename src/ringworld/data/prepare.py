@@ -9,7 +9,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -61,26 +61,13 @@ class PrepareReport:
 
     def lines(self) -> list[str]:
         """Return the report as lines to read."""
-        lines = [
-            f"{one.split} {one.kind}: {one.examples} examples, {one.tokens} tokens" for one in self.counts
+        too_long = "about a document that is longer than one example, or whose end is held out"
+        left_out = ((self.questions_unanswered, "without an answer"), (self.questions_too_long, too_long))
+        return [
+            *(f"{one.split} {one.kind}: {one.examples} examples, {one.tokens} tokens" for one in self.counts),
+            *(f"left out: {many} question{'s' * (many > 1)} {why}" for many, why in left_out if many),
+            *(f"quarantined: {item.path}: {item.reason}" for item in self.quarantined),
         ]
-        if many := self.questions_unanswered:
-            lines.append(f"left out: {many} {_questions(many)} without an answer")
-        if many := self.questions_too_long:
-            lines.append(
-                f"left out: {many} {_questions(many)} about a document that is longer than one example, or "
-                "whose end is held out"
-            )
-        return lines + [f"quarantined: {item.path}: {item.reason}" for item in self.quarantined]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Shard:
-    """One shard, whole on disk."""
-
-    stem: Path
-    manifest: pa.Table
-    problems: Problems
 
 
 def prepare(
@@ -128,7 +115,8 @@ def prepare(
     claim(out, origin, results=store.MANIFEST_FILE)  # shards before it are distinguished by their names
     size = config.files_per_shard
     groups = [sources[i : i + size] for i in range(0, len(sources), size)]
-    shards, made = [], 0
+    shards: dict[str, tuple[pa.Table, Problems]] = {}
+    made = 0
     for index, group in enumerate(groups):
         name = f"{index:05d}-of-{len(groups):05d}-{_fingerprint(group, identity['made_by'])}"
         stem = out / store.SHARDS_FOLDER / name
@@ -136,38 +124,52 @@ def prepare(
         if shard is None:
             shard = prepare_shard(stem, group, tools)
             made += 1
-        shards.append(shard)
+        shards[name] = shard
         on_progress(min((index + 1) * size, len(sources)), len(sources))
-    report = _report(shards, files=len(sources), made=made, seconds=time.monotonic() - started)
-    report = replace(report, quarantined=(*unusable, *report.quarantined))
+    manifest = pa.concat_tables([table.replace_schema_metadata(None) for table, _ in shards.values()])
+    problems = [problem for _, problem in shards.values()]
+    unusable += [item for problem in problems for item in problem.quarantined]
+    report = PrepareReport(
+        files=len(sources),
+        counts=_counts(manifest),
+        quarantined=tuple(unusable),
+        questions_unanswered=sum(problem.questions_unanswered for problem in problems),
+        questions_too_long=sum(problem.questions_too_long for problem in problems),
+        shards_made=made,
+        seconds=time.monotonic() - started,
+    )
     if not report.counts:
         raise nothing_usable(", ".join(map(str, (*videos, *texts))) or "input", report.quarantined)
-    _publish(out, shards, report)
+    # What joins the shards, and only then those of an earlier run that this one does not have.
+    write_jsonl_atomic(out / store.QUARANTINE_FILE, map(to_json, unusable))
+    store.write_manifest(out / store.MANIFEST_FILE, manifest)
+    for path in (out / store.SHARDS_FOLDER).iterdir():
+        if path.stem not in shards:
+            path.unlink()
     return report
 
 
-def find_shard(stem: Path) -> Shard | None:
-    """Return a shard that is whole on disk, or None."""
+def find_shard(stem: Path) -> tuple[pa.Table, Problems] | None:
+    """Return the manifest and the problems of a shard that is whole on disk, or None."""
     manifest = stem.with_suffix(".parquet")
     if not (manifest.exists() and stem.with_suffix(".array_record").exists()):
         return None
     try:
         table = store.read_manifest(manifest)
         state = parse_json((table.schema.metadata or {}).get(_STATE, b"").decode())
-        problems = from_json(Problems, state, where=str(manifest))
+        return table, from_json(Problems, state, where=str(manifest))
     except ValueError:  # a damaged one is written again
         return None
-    return Shard(stem=stem, manifest=table, problems=problems)
 
 
-def prepare_shard(stem: Path, sources: Sequence[Source], tools: Tools) -> Shard:
+def prepare_shard(stem: Path, sources: Sequence[Source], tools: Tools) -> tuple[pa.Table, Problems]:
     """Write the shard of these files; a pure function of its arguments and what is in the files."""
     problems = Problems(quarantined=[])
     examples = (made for source in sources for made in prepare_file(source, tools, problems))
     manifest = store.write_shard(stem, examples, vocabulary=tools.maker.vocabulary)
     state = {_STATE: json.dumps(to_json(problems))}
     store.write_manifest(stem.with_suffix(".parquet"), manifest.replace_schema_metadata(state))
-    return Shard(stem=stem, manifest=manifest, problems=problems)
+    return manifest, problems
 
 
 def _check_frames(
@@ -220,47 +222,9 @@ def _identity(tools: Tools, *, out: Path, videos: Sequence[Path], texts: Sequenc
     }
 
 
-def _report(shards: Sequence[Shard], *, files: int, made: int, seconds: float) -> PrepareReport:
-    columns = ["kind", "split"]
-    grouped = (
-        _merged(shards)
-        .group_by(columns)
-        .aggregate([("tokens", "count"), ("tokens", "sum"), ("vision_tokens", "sum")])
-    )
-    counts = [
-        KindCount(
-            kind=row["kind"],
-            split=row["split"],
-            examples=row["tokens_count"],
-            tokens=row["tokens_sum"],
-            vision_tokens=row["vision_tokens_sum"],
-        )
-        for row in grouped.sort_by([(name, "ascending") for name in columns]).to_pylist()
-    ]
-    return PrepareReport(
-        files=files,
-        counts=tuple(counts),
-        quarantined=tuple(item for shard in shards for item in shard.problems.quarantined),
-        questions_unanswered=sum(shard.problems.questions_unanswered for shard in shards),
-        questions_too_long=sum(shard.problems.questions_too_long for shard in shards),
-        shards_made=made,
-        seconds=seconds,
-    )
-
-
-def _questions(many: int) -> str:
-    return "question" if many == 1 else "questions"
-
-
-def _publish(out: Path, shards: Sequence[Shard], report: PrepareReport) -> None:
-    """Write what joins the shards, then remove those of an earlier run that this one does not have."""
-    write_jsonl_atomic(out / store.QUARANTINE_FILE, map(to_json, report.quarantined))
-    store.write_manifest(out / store.MANIFEST_FILE, _merged(shards))
-    kept = {shard.stem.name for shard in shards}
-    for path in (out / store.SHARDS_FOLDER).iterdir():
-        if path.stem not in kept:
-            path.unlink()
-
-
-def _merged(shards: Sequence[Shard]) -> pa.Table:
-    return pa.concat_tables([shard.manifest.replace_schema_metadata(None) for shard in shards])
+def _counts(manifest: pa.Table) -> tuple[KindCount, ...]:
+    sums = [("tokens", "count"), ("tokens", "sum"), ("vision_tokens", "sum")]
+    grouped = manifest.group_by(["kind", "split"]).aggregate(sums)
+    named = grouped.rename_columns([field.name for field in fields(KindCount)])
+    in_order = named.sort_by([("kind", "ascending"), ("split", "ascending")])
+    return tuple(KindCount(**row) for row in in_order.to_pylist())

@@ -34,7 +34,7 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Question:
-    """A question about a file, and its answer."""
+    """A question about a file, and its answer; neither is blank."""
 
     question: str
     answer: str
@@ -47,6 +47,7 @@ class Sidecar:
     """What is written beside a file."""
 
     caption: str | None = None
+    """Never blank."""
     questions: tuple[Question, ...] = ()
     unanswered: int = 0
     """Questions that were left out, since they or their answers are empty."""
@@ -75,7 +76,6 @@ class FolderNames:
     """The files of one folder by name: the exact name, else that which differs in case alone."""
 
     def __init__(self, files: Sequence[Path]) -> None:
-        """Keep the files of one folder."""
         self._exact = {path.name: path for path in files}
         self._folded = {_folded(path.name): path for path in reversed(files)}
 
@@ -114,14 +114,14 @@ def _read(path: Path) -> Sidecar:
     try:
         value = parse_json(text, numbers="any")
     except ValueError as error:
-        raise InputError(f"{path} is not JSON ({error})", path=path) from None
+        raise _wrong(path, f"there is no JSON ({error})") from None
     if not isinstance(value, dict):
-        raise InputError(f"{path} is not a JSON object, but {type(value).__name__}", path=path)
+        raise _wrong(path, f"there is no JSON object, but {type(value).__name__}")
     caption, asked = value.get("caption"), value.get("questions")
     if not (caption is None or is_text(caption)):
-        raise InputError(f"the caption in {path} is not text", path=path, field="caption", value=caption)
+        raise _wrong(path, "the caption is not text", field="caption", value=caption)
     if not (asked is None or isinstance(asked, list)):
-        raise InputError(f"the questions in {path} are not a list", path=path, field="questions", value=asked)
+        raise _wrong(path, "the questions are not a list", field="questions", value=asked)
     questions = tuple(_questions(path, asked or []))
     return Sidecar(
         caption=(caption or "").strip() or None,
@@ -133,27 +133,18 @@ def _read(path: Path) -> Sidecar:
 def _questions(path: Path, asked: list[Any]) -> Iterator[Question]:
     for value in asked:
         if not isinstance(value, dict) or not {"question", "answer"} <= value.keys():
-            remedy = 'write {"question": TEXT, "answer": TEXT}'
-            raise InputError(
-                f"a question in {path} has no question or answer",
-                path=path,
-                field="questions",
-                value=value,
-                remedy=remedy,
-            )
+            problem = 'a question is not of the form {"question": TEXT, "answer": TEXT}'
+            raise _wrong(path, problem, field="questions", value=value)
         texts = (value["question"], value["answer"])
         answers = "one" if value.get("answers") in (None, "") else value["answers"]
         if not all(text is None or is_text(text) for text in texts):
-            raise InputError(
-                f"a question or answer in {path} is not text", path=path, field="questions", value=value
-            )
+            raise _wrong(path, "a question or answer is not text", field="questions", value=value)
         if answers not in ("one", "several"):
-            raise InputError(
-                f"{answers!r} in {path} is neither 'one' nor 'several'",
-                path=path,
-                field="answers",
-                value=answers,
-            )
+            raise _wrong(path, f"{answers!r} is neither 'one' nor 'several'", field="answers", value=answers)
         question, answer = ((text or "").strip() for text in texts)
         if question and answer:
             yield Question(question=question, answer=answer, answers=answers)
+
+
+def _wrong(path: Path, problem: str, *, field: str = "", value: Any = None) -> InputError:
+    return InputError(f"in {path}, {problem}", path=path, field=field, value=value)

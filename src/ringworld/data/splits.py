@@ -89,9 +89,5 @@ def _is_readable(source: Source, config: PrepareConfig) -> bool:
             case "text":
                 read_text(source.path, max_bytes=config.max_text_bytes)
             case "lines":
-                next(
-                    line
-                    for line in read_lines(source.path, longest=config.max_text_bytes)
-                    if not line.problem
-                )
+                any(not line.problem for line in read_lines(source.path, longest=config.max_text_bytes))
     return not problems

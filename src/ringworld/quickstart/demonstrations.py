@@ -87,12 +87,7 @@ def _read(source: Source, run: RunConfig) -> _Seen | None:
         sidecar, frames, text = read_sidecar(source), None, None
         if source.format in ("video", "image"):
             assert run.frames is not None
-            frames = read_spread(
-                source,
-                most_frames=run.prepare.max_frames,
-                frames_per_second=run.prepare.frames_per_second,
-                resolution=run.frames.resolution,
-            )
+            frames = read_spread(source, config=run.prepare, resolution=run.frames.resolution)
         elif source.format == "text":
             text = read_text(source.path, max_bytes=run.prepare.max_text_bytes)
     except (InputError, OSError):

@@ -12,7 +12,7 @@ from ringworld.core.config import read_as, typed_command
 from ringworld.core.files import read_jsonl
 from ringworld.core.memory import peak_memory_bytes
 from ringworld.core.origin import versions
-from ringworld.data.loader import make_loader
+from ringworld.data.loader import PackedLoader
 from ringworld.data.prepare import PrepareReport
 from ringworld.data.sources import Source
 from ringworld.data.store import ExampleStore
@@ -184,7 +184,7 @@ def stage_metrics(stage: Stage, rows: Sequence[dict[str, Any]], *, left_out: dic
 
 
 def _left_out(stage: Stage, examples: Path) -> dict[str, int]:
-    loader = make_loader(
+    loader = PackedLoader(
         examples,
         split="train",
         context_tokens=stage.context_tokens,

@@ -4,12 +4,13 @@ A template is a tuple of segments. `encode` turns it into token ids. What a user
 text segment, which never gives a special id.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Int, Int32
+from numpy.typing import ArrayLike
 
 from ringworld.text.tokenizer import TextTokenizer
 from ringworld.text.vocabulary import Vocabulary
@@ -132,27 +133,18 @@ def encode(
             | code 7* | code 1* | end of vision* | </vision> | </s>
     """
     clips = iter(frames)
-    parts = [_segment_ids(segment, tokenizer, vocabulary, clips) for segment in segments]
+    makers: dict[str, Callable[[Segment], ArrayLike]] = {
+        "begin": lambda _: (tokenizer.bos,),
+        "end": lambda _: (tokenizer.eos,),
+        "vision_start": lambda _: tokenizer.vision_start,
+        "vision_end": lambda _: tokenizer.vision_end,
+        "frames": lambda _: vocabulary.encode_frames(next(clips)),
+        "text": lambda segment: tokenizer.encode(segment.text),
+    }
+    parts = [np.asarray(makers[segment.kind](segment), np.int32) for segment in segments]
     assert next(clips, None) is None, "more frames than the template shows"
     loss = [np.full(len(part), segment.loss) for part, segment in zip(parts, segments)]
     return Encoded(tokens=np.concatenate(parts), loss=np.concatenate(loss))
-
-
-def _segment_ids(segment, tokenizer, vocabulary, clips) -> Int32[np.ndarray, " tokens"]:
-    match segment.kind:
-        case "begin":
-            ids = [tokenizer.bos]
-        case "end":
-            ids = [tokenizer.eos]
-        case "vision_start":
-            ids = tokenizer.vision_start
-        case "vision_end":
-            ids = tokenizer.vision_end
-        case "frames":
-            ids = vocabulary.encode_frames(next(clips))
-        case "text":
-            ids = tokenizer.encode(segment.text)
-    return np.asarray(ids, np.int32)
 
 
 def _as_object(caption: str) -> str:

@@ -60,7 +60,19 @@ def decode_file(path: Path, *, max_bytes: int) -> str:
         InputError: the file is missing, larger than `max_bytes`, binary, or in another encoding; the message
             names the file and, for an encoding, the byte.
     """
-    return _decode(path, _read_bytes(path, max_bytes)).replace("\r\n", "\n").replace("\r", "\n")
+    try:
+        size = path.stat().st_size
+        if size > max_bytes:
+            raise InputError(
+                f"{path} has {size} bytes; at most {max_bytes} are read",
+                path=path,
+                value=size,
+                remedy="split it, or raise max_text_bytes",
+            )
+        raw = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror or error})", path=path) from None
+    return _decode(path, raw).replace("\r\n", "\n").replace("\r", "\n")
 
 
 def read_lines(path: Path, *, longest: int) -> Iterator[Line]:
@@ -106,21 +118,6 @@ def is_text(value: Any) -> TypeGuard[str]:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _read_bytes(path: Path, max_bytes: int) -> bytes:
-    try:
-        size = path.stat().st_size
-        if size > max_bytes:
-            raise InputError(
-                f"{path} has {size} bytes; at most {max_bytes} are read",
-                path=path,
-                value=size,
-                remedy="split it, or raise max_text_bytes",
-            )
-        return path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror or error})", path=path) from None
 
 
 def _encoding(beginning: bytes) -> tuple[str, bytes]:

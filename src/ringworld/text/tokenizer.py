@@ -71,7 +71,11 @@ class TextTokenizer:
         # A dict, since one token may both begin and end a text.
         names = {name: tokenizer.token_to_id(name) for name in (bos, eos, VISION_START, VISION_END)}
         self._special = {name: id for name, id in names.items() if id is not None}
-        _mark_special(tokenizer, self._special)
+        # An added token is left alone in text only where it is marked as special.
+        added = tokenizer.get_added_tokens_decoder().values()
+        special = {token.content for token in added if token.special}
+        missing = [name for name in self._special if name not in special]
+        tokenizer.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in missing])
         self._refuse_leaks()
         self.bos, self.eos = self._special[bos], self._special[eos]
         self.vision_start = self._vision(VISION_START)
@@ -219,15 +223,6 @@ class TextTokenizer:
 
     def _vision(self, name: str) -> tuple[int, ...]:
         return (self._special[name],) if name in self._special else tuple(self.encode(name))
-
-
-def _mark_special(tokenizer: Tokenizer, names: Iterable[str]) -> None:
-    """Mark added tokens as special, which only then are left alone in text."""
-    added = tokenizer.get_added_tokens_decoder()
-    special = {token.content for token in added.values() if token.special}
-    tokenizer.add_special_tokens(
-        [AddedToken(name, special=True, normalized=False) for name in names if name not in special]
-    )
 
 
 def _counted(texts: Iterable[str], on_progress: Callable[[int], None]) -> Iterator[str]:

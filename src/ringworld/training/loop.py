@@ -17,7 +17,7 @@ from ringworld.core.checkpoint import Checkpoints
 from ringworld.core.mesh import mesh_of
 from ringworld.core.origin import Origin, claim
 from ringworld.core.steps import CHECKPOINTS_FOLDER, Batch, Resumed, RunFiles, run_steps
-from ringworld.data.loader import make_loader
+from ringworld.data.loader import PackedLoader
 from ringworld.data.store import ExampleStore
 from ringworld.model.arrange import Layout
 from ringworld.model.config import Architecture, Execution
@@ -141,7 +141,7 @@ class _Run:
     ) -> Iterator[Batch[Pieces]]:
         """Yield the batches of a stage from `loader_state` on, each made when it is asked for."""
         stage = self.config.stages[index]
-        loader = make_loader(
+        loader = PackedLoader(
             self.data_dir,
             split="train",
             context_tokens=stage.context_tokens,

@@ -14,8 +14,8 @@ class BitstreamCheck:
 
     def __init__(self, stream: VideoStream) -> None:
         """Read how the units of the stream are delimited."""
-        self._codec = stream.codec_context.name if stream.codec_context else ""
-        setup = (stream.codec_context.extradata if stream.codec_context else None) or b""
+        self._codec = stream.codec_context.name
+        setup = stream.codec_context.extradata or b""
         size_at = {"h264": 4, "hevc": 21}.get(self._codec, len(setup))
         is_prefixed = setup[:1] == b"\1" and size_at < len(setup)
         self._prefix_bytes = (setup[size_at] & 3) + 1 if is_prefixed else 0

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 
 import av
 import av.logging
@@ -16,8 +15,8 @@ from PIL import Image
 from ringworld.core.errors import InputError
 from ringworld.vision.bitstream import BitstreamCheck
 from ringworld.vision.config import MediaLimits
-from ringworld.vision.images import Picture, refuse_missing, refuse_size
-from ringworld.vision.orientation import SIDEWAYS, mirroring, rotation
+from ringworld.vision.images import Picture, refuse_duration, refuse_missing, refuse_size, upright_rgb
+from ringworld.vision.orientation import QUARTERS, SIDEWAYS, mirroring
 
 # FFmpeg's own words would interleave with ours from its threads. Reading them here instead can deadlock, as
 # its threads then wait for the interpreter. Errors are exceptions, and concealed ones are marked on frames.
@@ -50,7 +49,7 @@ class VideoDecoder:
     """One open video, asked for moments that never go back."""
 
     def __init__(self, path: Path, limits: MediaLimits) -> None:
-        """Open the file and its main video stream.
+        """Open the file, check sizes and decode the first frame of its main video stream.
 
         Raises:
             InputError: see `ringworld.vision.media.stream_video`.
@@ -58,10 +57,17 @@ class VideoDecoder:
         self._path, self._limits = path, limits
         self._container = _open_container(path)
         try:
-            self._stream = _picture_stream(path, self._container)
+            self._begin()
         except InputError:
-            self._container.close()
+            self.close()
             raise
+
+    def close(self) -> None:
+        """Close the file."""
+        self._container.close()
+
+    def _begin(self) -> None:
+        self._stream = _picture_stream(self._path, self._container)
         self._decoder = _decoder(self._stream)
         self._check = BitstreamCheck(self._stream)
         self._tick = float(self._stream.time_base or 0)
@@ -69,34 +75,19 @@ class VideoDecoder:
         self._pixel_aspect = float(self._stream.sample_aspect_ratio or 1) or 1.0
         # MP4 says how long each stream is; elsewhere the file's end is that of its longest stream.
         is_mov = self._container.format.name == _MOV
-        self._mirroring = mirroring(path, track=self._stream.id) if is_mov else None
+        self._mirroring = mirroring(self._path, track=self._stream.id) if is_mov else None
         self._has_own_end = is_mov and bool(self._stream.duration)
         self._declared_end = self._end_declared()
         self._read_end = self._start
         self._has_begun = False
         self._seekable = True
+        self._refuse_size(self._stream.width, self._stream.height)
+        refuse_duration(self._path, self._declared_end - self._start, self._limits)
         self._shown: av.VideoFrame | None = None
-        self._next: av.VideoFrame | None = None
-
-    def __enter__(self) -> "VideoDecoder":
-        """Check sizes and decode the first frame."""
-        try:
-            self._refuse_size(self._stream.width, self._stream.height)
-            self._refuse_duration(self._declared_end - self._start)
-            self._frames = self._decoded()
-            self._next = next(self._frames, None)
-            if self._next is None:
-                raise InputError(f"{self._path} holds no frame", path=self._path, remedy=_DAMAGED_REMEDY)
-        except InputError:
-            self._container.close()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close the file."""
-        self._container.close()
+        self._frames = self._decoded()
+        self._next = next(self._frames, None)
+        if self._next is None:
+            raise InputError(f"{self._path} holds no frame", path=self._path, remedy=_DAMAGED_REMEDY)
 
     def picture_at(self, seconds: float) -> Picture | None:
         """Return what is on screen at `seconds` from the first frame, or None once the video has ended."""
@@ -105,7 +96,7 @@ class VideoDecoder:
             return None
         image, transpose = _rgb(frame), self._mirroring
         if transpose is None:
-            transpose = rotation(frame)
+            transpose = QUARTERS[round(frame.rotation / 90) % 4]
         if transpose is not None:
             image = image.transpose(transpose)
         is_sideways = transpose in SIDEWAYS
@@ -131,7 +122,8 @@ class VideoDecoder:
         shown = self._shown or self._next
         if shown is None:
             return None
-        over = self._next is None and seconds > self._end(shown) - _TIME_TOLERANCE_SECONDS
+        end = self._time(shown) + (shown.duration or 0) * self._tick
+        over = self._next is None and seconds > end - _TIME_TOLERANCE_SECONDS
         return None if over and seconds > self._time(shown) + _TIME_TOLERANCE_SECONDS else shown
 
     def _end_declared(self) -> float:
@@ -155,9 +147,6 @@ class VideoDecoder:
                 remedy="put it in a container that keeps times: ffmpeg -i FILE -c copy NEW_FILE.mp4",
             )
         return frame.pts * self._tick - self._start
-
-    def _end(self, frame: av.VideoFrame) -> float:
-        return self._time(frame) + (frame.duration or 0) * self._tick
 
     def _seek(self, seconds: float) -> None:
         """Jump to the last key frame before `seconds`, unless jumping has proved to lead elsewhere."""
@@ -236,21 +225,12 @@ class VideoDecoder:
         if frame.is_corrupt:
             raise self._damaged("a frame is damaged")
         self._refuse_size(frame.width, frame.height)
-        self._refuse_duration(self._time(frame))
+        refuse_duration(self._path, self._time(frame), self._limits)
         return frame
 
     def _refuse_size(self, width: int, height: int) -> None:
         refuse_size(self._path, width, height, self._limits)
         refuse_size(self._path, width * self._pixel_aspect, height, self._limits)
-
-    def _refuse_duration(self, seconds: float) -> None:
-        if seconds > self._limits.duration_seconds:
-            raise InputError(
-                f"{self._path} lasts {seconds:.0f} s; at most {self._limits.duration_seconds:.0f} s are read",
-                path=self._path,
-                value=seconds,
-                remedy="cut it into shorter files, or raise MediaLimits.duration_seconds",
-            )
 
     def _damaged(self, reason: str) -> InputError:
         read, declared = self._read_end - self._start, self._declared_end - self._start
@@ -313,8 +293,7 @@ def _decoder(stream: av.VideoStream) -> av.VideoCodecContext:
 def _rgb(frame: av.VideoFrame) -> Image.Image:
     """Return the pixels of a frame in sRGB, transparent parts on white."""
     if any(component.is_alpha for component in frame.format.components):
-        clear = Image.fromarray(frame.to_ndarray(format="rgba"), "RGBA")
-        return Image.alpha_composite(Image.new("RGBA", clear.size, "white"), clear).convert("RGB")
+        return upright_rgb(Image.fromarray(frame.to_ndarray(format="rgba"), "RGBA"))
     if frame.color_trc in _HIGH_DYNAMIC_RANGE:
         shown = frame.reformat(
             format="rgb24", dst_color_trc=ColorTrc.IEC61966_2_1, dst_color_primaries=ColorPrimaries.BT709

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ringworld.vision.vqgan import Conv, Draw, GroupNorm
+from ringworld.vision.vqgan import Conv, Draw, GroupNorm, Pixels
 
 _GROUPS = 8
 
@@ -36,9 +36,7 @@ class PatchDiscriminator(eqx.Module):
             Conv.init(3, 4 * hidden, 1, draw=draw),
         )
 
-    def __call__(
-        self, pixels: Float[Array, "frames height width 3"]
-    ) -> Float[Array, "frames rows columns 1"]:
+    def __call__(self, pixels: Pixels) -> Float[Array, "frames rows columns 1"]:
         """Score every patch: above zero for what looks real."""
         x = jax.nn.leaky_relu(self.conv_in(pixels, stride=2), 0.2)
         x = jax.nn.leaky_relu(self.norm_down(self.conv_down(x, stride=2)), 0.2)
@@ -46,19 +44,13 @@ class PatchDiscriminator(eqx.Module):
         return self.conv_out(x)
 
 
-def discriminator_loss(
-    discriminator: PatchDiscriminator,
-    real: Float[Array, "frames height width 3"],
-    fake: Float[Array, "frames height width 3"],
-) -> Float[Array, ""]:
+def discriminator_loss(discriminator: PatchDiscriminator, real: Pixels, fake: Pixels) -> Float[Array, ""]:
     """Hinge loss: real patches should score above one and reconstructed ones below minus one."""
     scores = discriminator(jnp.concatenate([real, fake]))
     real_scores, fake_scores = jnp.split(scores, 2)
     return 0.5 * (jax.nn.relu(1 - real_scores).mean() + jax.nn.relu(1 + fake_scores).mean())
 
 
-def generator_loss(
-    fake: Float[Array, "frames height width 3"], discriminator: PatchDiscriminator
-) -> Float[Array, ""]:
+def generator_loss(fake: Pixels, discriminator: PatchDiscriminator) -> Float[Array, ""]:
     """Minus the mean score of the reconstructions."""
     return -discriminator(fake).mean()

@@ -9,22 +9,20 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int32, UInt8
+from jaxtyping import Array, Int32, UInt8
 
 from ringworld.core.config import to_json
 from ringworld.core.errors import InputError
 from ringworld.vision.config import FrameTokenizerConfig, PixelRange
 from ringworld.vision.vq_model import named_weights, read_vq_model, write_vq_model
-from ringworld.vision.vqgan import FrameAutoencoder
+from ringworld.vision.vqgan import FrameAutoencoder, Pixels
+
+Frames = UInt8[np.ndarray, "frames side side 3"]
+Codes = Int32[np.ndarray, "frames codes"]
 
 
 class FrameTokenizer:
-    """One frame tokenizer, ready for use on any number of frames."""
-
-    config: FrameTokenizerConfig
-    """Its shapes."""
-    autoencoder: FrameAutoencoder
-    """Its weights."""
+    """One frame tokenizer, its shapes and weights, ready for use on any number of frames."""
 
     def __init__(
         self, config: FrameTokenizerConfig, autoencoder: FrameAutoencoder, *, batch_frames: int = 32
@@ -34,11 +32,7 @@ class FrameTokenizer:
 
     @staticmethod
     def load(
-        directory: Path,
-        *,
-        resolution: int | None = None,
-        pixel_range: PixelRange | None = None,
-        batch_frames: int = 32,
+        directory: Path, *, resolution: int | None = None, pixel_range: PixelRange | None = None
     ) -> "FrameTokenizer":
         """Read what `save` wrote, or a `VQModel` of the same architecture that diffusers wrote.
 
@@ -46,13 +40,11 @@ class FrameTokenizer:
             directory: with `config.json` and `diffusion_pytorch_model.safetensors`.
             resolution: side of a frame in pixels; by default what `save` stored, which diffusers does not.
             pixel_range: what the network sees; likewise. aMUSEd's is `unit`.
-            batch_frames: frames that are encoded or decoded at a time.
 
         Raises:
             InputError: a file is missing or damaged, or does not hold such a model; all problems are listed.
         """
-        stored = read_vq_model(directory, resolution=resolution, pixel_range=pixel_range)
-        return FrameTokenizer(stored.config, stored.autoencoder, batch_frames=batch_frames)
+        return FrameTokenizer(*read_vq_model(directory, resolution=resolution, pixel_range=pixel_range))
 
     def save(self, directory: Path) -> None:
         """Write `config.json` and `diffusion_pytorch_model.safetensors`, a `VQModel` for diffusers."""
@@ -72,7 +64,7 @@ class FrameTokenizer:
             digest.update(np.asarray(leaf).tobytes())
         return digest.hexdigest()
 
-    def encode(self, frames: UInt8[np.ndarray, "frames side side 3"]) -> Int32[np.ndarray, "frames codes"]:
+    def encode(self, frames: Frames) -> Codes:
         """Return the codes of each frame in row-major order.
 
         Raises:
@@ -85,9 +77,9 @@ class FrameTokenizer:
                 value=frames.shape,
                 remedy="resize them",
             )
-        return self._in_batches(functools.partial(_encode, config=self.config), frames)
+        return self._in_batches(_encode, frames)
 
-    def decode(self, codes: Int32[np.ndarray, "frames codes"]) -> UInt8[np.ndarray, "frames side side 3"]:
+    def decode(self, codes: Codes) -> Frames:
         """Return the frames that the codes stand for.
 
         Raises:
@@ -101,7 +93,7 @@ class FrameTokenizer:
                 value=codes.shape,
                 remedy="pass codes that this frame tokenizer made",
             )
-        return self._in_batches(functools.partial(_decode, config=self.config), codes)
+        return self._in_batches(_decode, codes)
 
     def _in_batches(self, function: Callable[..., Array], rows: np.ndarray) -> np.ndarray:
         results = []
@@ -110,21 +102,17 @@ class FrameTokenizer:
             batch = rows[start : start + self._batch_frames]
             missing = self._batch_frames - len(batch)
             padded = np.concatenate([batch, np.zeros((missing, *rows.shape[1:]), rows.dtype)])
-            results.append(np.asarray(function(self.autoencoder, padded))[: len(batch)])
+            results.append(np.asarray(function(self.autoencoder, padded, config=self.config))[: len(batch)])
         return np.concatenate(results)
 
 
-def to_pixels(
-    frames: UInt8[Array, "frames height width 3"], config: FrameTokenizerConfig
-) -> Float[Array, "frames height width 3"]:
+def to_pixels(frames: UInt8[Array, "frames height width 3"], config: FrameTokenizerConfig) -> Pixels:
     """Bring bytes to the range that the network sees."""
     unit = frames.astype(jnp.float32) / 255
     return unit if config.pixel_range == "unit" else unit * 2 - 1
 
 
-def to_bytes(
-    pixels: Float[Array, "frames height width 3"], config: FrameTokenizerConfig
-) -> UInt8[Array, "frames height width 3"]:
+def to_bytes(pixels: Pixels, config: FrameTokenizerConfig) -> UInt8[Array, "frames height width 3"]:
     """Bring what the network gives to bytes, clipped and rounded."""
     unit = pixels if config.pixel_range == "unit" else (pixels + 1) / 2
     return jnp.round(jnp.clip(unit, 0, 1) * 255).astype(jnp.uint8)

@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -39,7 +38,7 @@ class Animation:
     """An open animated image (GIF, WebP, PNG, AVIF), asked for moments that never go back."""
 
     def __init__(self, path: Path, limits: MediaLimits) -> None:
-        """Open the file.
+        """Open the file, check its size and decode the first frame.
 
         Raises:
             InputError: see `ringworld.vision.media.stream_video`.
@@ -48,22 +47,15 @@ class Animation:
         self._image = open_image(path)
         self._frames = self._decoded()
         self._shown: Image.Image | None = None
-        self._next: Image.Image | None = None
         self._begins = self._ends = 0.0
-
-    def __enter__(self) -> "Animation":
-        """Check the size and decode the first frame."""
         try:
-            refuse_size(self._path, *self._image.size, self._limits)
+            refuse_size(path, *self._image.size, limits)
             self._next = next(self._frames, None)
         except InputError:
-            self._image.close()
+            self.close()
             raise
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
         """Close the file."""
         self._image.close()
 
@@ -80,12 +72,7 @@ class Animation:
         # The default image of an APNG may be for programs that show no animations.
         first = 1 if self._image.info.get("default_image") else 0
         for index in range(first, getattr(self._image, "n_frames", 1)):
-            if self._begins > self._limits.duration_seconds:
-                raise InputError(
-                    f"{self._path} is longer than {self._limits.duration_seconds:.0f} s",
-                    path=self._path,
-                    remedy="cut it into shorter files, or raise MediaLimits.duration_seconds",
-                )
+            refuse_duration(self._path, self._begins, self._limits)
             try:
                 self._image.seek(index)
                 self._image.load()
@@ -126,14 +113,12 @@ def load_still(path: Path, limits: MediaLimits) -> Image.Image:
             raise InputError(f"{path} is an animation, not one picture", path=path)
         try:
             pages = _full_pages(image)
-            if pages > 1:
-                remedy = "save each page as a file of its own"
-                raise InputError(f"{path} has {pages} pages, not one picture", path=path, remedy=remedy)
             image.load()
-        except InputError:
-            raise
         except _DAMAGE as error:
             raise _damaged(path, f"{image.format}: {error}") from None
+        if pages > 1:
+            remedy = "save each page as a file of its own"
+            raise InputError(f"{path} has {pages} pages, not one picture", path=path, remedy=remedy)
         try:
             return upright_rgb(image)
         except _DAMAGE as error:
@@ -172,6 +157,17 @@ def refuse_size(path: Path, width: float | int, height: float | int, limits: Med
             path=path,
             value=(width, height),
             remedy="scale or crop it, or raise MediaLimits",
+        )
+
+
+def refuse_duration(path: Path, seconds: float, limits: MediaLimits) -> None:
+    """Raise InputError for a video that lasts longer than `limits`."""
+    if seconds > limits.duration_seconds:
+        raise InputError(
+            f"{path} lasts {seconds:.0f} s; at most {limits.duration_seconds:.0f} s are read",
+            path=path,
+            value=seconds,
+            remedy="cut it into shorter files, or raise MediaLimits.duration_seconds",
         )
 
 

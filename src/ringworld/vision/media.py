@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Literal
 
@@ -57,7 +58,7 @@ def stream_video(
     check_number("frames_per_second", frames_per_second, above=0)
     check_number("resolution", resolution, least=1)
     check_number("start_seconds", start_seconds, least=0)
-    with _open_video(path, limits) as video:
+    with closing(_open_video(path, limits)) as video:
         for index in itertools.count():
             seconds = start_seconds + index / frames_per_second
             picture = video.picture_at(seconds)
@@ -76,7 +77,7 @@ def check_video(path: Path, *, limits: MediaLimits = DEFAULT_LIMITS) -> None:
     Raises:
         InputError: see `stream_video`.
     """
-    with _open_video(path, limits) as video:
+    with closing(_open_video(path, limits)) as video:
         video.picture_at(0.0)
         if isinstance(video, VideoDecoder):
             video.read_to_end()
@@ -109,8 +110,8 @@ def media_format(path: Path) -> Literal["video", "image"]:
     if suffix in _VIDEO_SUFFIXES:
         return "video"
     try:
-        with VideoDecoder(path, DEFAULT_LIMITS):
-            return "video"
+        VideoDecoder(path, DEFAULT_LIMITS).close()
+        return "video"
     except InputError as no_video:
         is_named_image = suffix in Image.registered_extensions()
         raise (no_image if is_named_image else no_video) from None

@@ -5,34 +5,22 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-import av
-from PIL import Image
+from PIL.Image import Transpose
 
-_QUARTERS = (None, Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_180, Image.Transpose.ROTATE_270)
+QUARTERS = (None, Transpose.ROTATE_90, Transpose.ROTATE_180, Transpose.ROTATE_270)
+"""How a frame is turned to be shown, by the quarter turns that its metadata asks for in any container."""
 # The matrix (a, b, c, d) maps a point: x' = a x + c y, y' = b x + d y, y downwards (ISO/IEC 14496-12, 8.3.2).
-_MIRRORED = {
-    (-1, 0, 0, 1): Image.Transpose.FLIP_LEFT_RIGHT,
-    (1, 0, 0, -1): Image.Transpose.FLIP_TOP_BOTTOM,
-    (0, 1, 1, 0): Image.Transpose.TRANSPOSE,
-    (0, -1, -1, 0): Image.Transpose.TRANSVERSE,
+_MIRRORED: dict[tuple[int, ...], Transpose] = {
+    (-1, 0, 0, 1): Transpose.FLIP_LEFT_RIGHT,
+    (1, 0, 0, -1): Transpose.FLIP_TOP_BOTTOM,
+    (0, 1, 1, 0): Transpose.TRANSPOSE,
+    (0, -1, -1, 0): Transpose.TRANSVERSE,
 }
-SIDEWAYS = frozenset(
-    {
-        Image.Transpose.ROTATE_90,
-        Image.Transpose.ROTATE_270,
-        Image.Transpose.TRANSPOSE,
-        Image.Transpose.TRANSVERSE,
-    }
-)
+SIDEWAYS = (Transpose.ROTATE_90, Transpose.ROTATE_270, Transpose.TRANSPOSE, Transpose.TRANSVERSE)
 """What makes the width the height."""
 
 
-def rotation(frame: av.VideoFrame) -> Image.Transpose | None:
-    """Return how a frame is turned, by its metadata in any container."""
-    return _QUARTERS[round(frame.rotation / 90) % 4]
-
-
-def mirroring(path: Path, *, track: int) -> Image.Transpose | None:
+def mirroring(path: Path, *, track: int) -> Transpose | None:
     """Return how a track of an MP4 file is mirrored, or None.
 
     Of a mirrored picture `frame.rotation` knows half. PyAV 18 has the whole matrix in `frame.side_data`, but
@@ -46,7 +34,7 @@ def mirroring(path: Path, *, track: int) -> Image.Transpose | None:
     return None
 
 
-def _track_mirrorings(stream: BinaryIO, begin: int, end: int, track: int) -> Iterator[Image.Transpose | None]:
+def _track_mirrorings(stream: BinaryIO, begin: int, end: int, track: int) -> Iterator[Transpose | None]:
     for name, at, stop in _boxes(stream, begin, end):
         if name == b"trak":
             yield from _track_mirrorings(stream, at, stop, track)
@@ -57,9 +45,7 @@ def _track_mirrorings(stream: BinaryIO, begin: int, end: int, track: int) -> Ite
             if len(header) >= 76 + skip and int.from_bytes(header[12 + skip : 16 + skip]) == track:
                 a, b, _, c, d = struct.unpack_from(">5i", header, 40 + 12 * (skip > 0))
                 largest = max(1, *map(abs, (a, b, c, d)))
-                yield _MIRRORED.get(
-                    (round(a / largest), round(b / largest), round(c / largest), round(d / largest))
-                )
+                yield _MIRRORED.get(tuple(round(entry / largest) for entry in (a, b, c, d)))
 
 
 def _boxes(stream: BinaryIO, begin: int, end: int) -> Iterator[tuple[bytes, int, int]]:

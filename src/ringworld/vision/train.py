@@ -23,7 +23,7 @@ from ringworld.core.steps import CHECKPOINTS_FOLDER, Batch, RunFiles, check_rows
 from ringworld.vision.config import FrameTokenizerConfig, FrameTrainingConfig
 from ringworld.vision.frame_tokenizer import FrameTokenizer
 from ringworld.vision.quality import codebook_perplexity, codebook_usage, psnr
-from ringworld.vision.train_step import TokenizerMetrics, TokenizerState, init_state, train_step
+from ringworld.vision.train_step import TokenizerState, init_state, train_step
 
 REPORT_FILE = "report.json"
 
@@ -98,45 +98,32 @@ def _train(
     frames: np.ndarray, *, config: FrameTokenizerConfig, training: FrameTrainingConfig, files: RunFiles
 ) -> TokenizerState:
     """Run all steps that the newest checkpoint has not."""
-    everywhere, apart = _shardings(training.batch_frames)
-    state = jax.device_put(init_state(config, training), everywhere)
+    # Cut over as many devices as divide a batch.
+    count = math.gcd(jax.device_count(), training.batch_frames)
+    # Inferred, since the codebook gathers and scatters latents of every device.
+    mesh = make_mesh(MeshConfig(data=count), devices=jax.devices()[:count], shardings="inferred")
+    apart = NamedSharding(mesh, spec("batch"))
+    state = jax.device_put(init_state(config, training), NamedSharding(mesh, spec()))
     resumed = files.resume(state, first=lambda: state)
 
-    def batches() -> Iterator[Batch[tuple[int, jax.Array]]]:
+    def batches() -> Iterator[Batch[tuple[jax.Array, int]]]:
         for step in range(resumed.step, training.steps):
-            batch = frames[_batch_indices(len(frames), step, training)]
-            yield Batch(inputs=(step, jax.device_put(batch, apart)))
-
-    def update(
-        state: TokenizerState, inputs: tuple[int, jax.Array]
-    ) -> tuple[TokenizerState, TokenizerMetrics]:
-        step, batch = inputs
-        return train_step(state, batch, step, config=config, training=training)
+            # From seed and step alone, so that a run can resume anywhere.
+            random = np.random.default_rng((training.seed, step))
+            batch = frames[random.integers(0, len(frames), training.batch_frames)]
+            yield Batch(inputs=(jax.device_put(batch, apart), step))
 
     return run_steps(
         resumed,
         batches(),
         last=training.steps,
         files=files,
-        update=update,
+        update=lambda state, inputs: train_step(state, *inputs, config=config, training=training),
         row=lambda metrics, _: {name: loss.item() for name, loss in asdict(metrics).items()},
         title="frame tokenizer",
         total=training.steps,
         shown=("reconstruction",),
     )
-
-
-def _shardings(batch_frames: int) -> tuple[NamedSharding, NamedSharding]:
-    """Return where weights lie (whole on every device) and a batch (cut over as many as divide it)."""
-    count = math.gcd(jax.device_count(), batch_frames)
-    # Inferred, since the codebook gathers and scatters latents of every device.
-    mesh = make_mesh(MeshConfig(data=count), devices=jax.devices()[:count], shardings="inferred")
-    return NamedSharding(mesh, spec()), NamedSharding(mesh, spec("batch"))
-
-
-def _batch_indices(frames: int, step: int, training: FrameTrainingConfig) -> np.ndarray:
-    """Draw the frames of one step from seed and step alone, so that a run can resume anywhere."""
-    return np.random.default_rng((training.seed, step)).integers(0, frames, training.batch_frames)
 
 
 def _refuse_frames(frames: np.ndarray, held_out: np.ndarray, config: FrameTokenizerConfig) -> None:

@@ -162,12 +162,8 @@ def _discriminate(
     loss, own_gradient = jax.value_and_grad(discriminator_loss)(
         state.discriminator, forward.pixels, forward.output
     )
-    updates, moments = _adam(own_gradient, state.discriminator_moments, training)
-    state = eqx.tree_at(
-        lambda tree: (tree.discriminator, tree.discriminator_moments),
-        state,
-        (eqx.apply_updates(state.discriminator, updates), moments),
-    )
+    trained = _adam(state.discriminator, own_gradient, state.discriminator_moments, training)
+    state = eqx.tree_at(lambda tree: (tree.discriminator, tree.discriminator_moments), state, trained)
     return state, _Adversarial(balance * gradient, adversarial, loss, balance)
 
 
@@ -186,12 +182,8 @@ def _update(
     )
     commitment_gradient = jnp.where(quantized, training.commitment_weight, 0.0)
     (gradient,) = forward.pull_back((pixel_gradient + adversarial.pixel_gradient, commitment_gradient))
-    updates, moments = _adam(gradient, state.autoencoder_moments, training)
-    state = eqx.tree_at(
-        lambda tree: (tree.autoencoder, tree.autoencoder_moments),
-        state,
-        (eqx.apply_updates(state.autoencoder, updates), moments),
-    )
+    trained = _adam(state.autoencoder, gradient, state.autoencoder_moments, training)
+    state = eqx.tree_at(lambda tree: (tree.autoencoder, tree.autoencoder_moments), state, trained)
     followed = follow_latents(
         state.averages,
         forward.latents,
@@ -229,10 +221,13 @@ def _reconstruction_loss(output: Array, pixels: Array, training: FrameTrainingCo
     )
 
 
-def _adam(gradient: PyTree, moments: optax.OptState, training: FrameTrainingConfig) -> tuple[PyTree, PyTree]:
+def _adam(
+    network: PyTree, gradient: PyTree, moments: optax.OptState, training: FrameTrainingConfig
+) -> tuple[PyTree, PyTree]:
     # optax raises floats to integer powers.
     with jax.numpy_dtype_promotion("standard"):
-        return _optimizer(training).update(gradient, moments)
+        updates, moments = _optimizer(training).update(gradient, moments)
+    return eqx.apply_updates(network, updates), moments
 
 
 def _optimizer(training: FrameTrainingConfig) -> optax.GradientTransformation:

@@ -8,7 +8,7 @@ that diffusers wrote, such as aMUSEd's `vqvae`, are read too.
 import re
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -62,13 +62,6 @@ _FLOATS = ("F64", "F32", "F16", "BF16")
 _LISTED = 8
 
 
-class Stored(NamedTuple):
-    """What a folder holds."""
-
-    config: FrameTokenizerConfig
-    autoencoder: FrameAutoencoder
-
-
 def named_weights(autoencoder: FrameAutoencoder) -> dict[str, PyTree]:
     """Return the weights by their name in `VQModel`, in our order.
 
@@ -100,16 +93,16 @@ def write_vq_model(folder: Path, config: FrameTokenizerConfig, autoencoder: Fram
     write_json_atomic(folder / CONFIG_FILE, described)
 
 
-def read_vq_model(folder: Path, *, resolution: int | None, pixel_range: PixelRange | None) -> Stored:
+def read_vq_model(
+    folder: Path, *, resolution: int | None, pixel_range: PixelRange | None
+) -> tuple[FrameTokenizerConfig, FrameAutoencoder]:
     """Read a folder; see `FrameTokenizer.load`.
 
     Raises:
         InputError: one error that names all that is missing, unknown, of another shape or not supported.
     """
     problems: list[str] = []
-    config = _read_config(folder / CONFIG_FILE, resolution, pixel_range, problems)
-    if config is None:
-        raise _refusal(folder / CONFIG_FILE, problems)
+    config = _read_config(folder / CONFIG_FILE, resolution, pixel_range)
     abstract = FrameAutoencoder.abstract(config)
     expected = {name: _their_shape(leaf.shape) for name, leaf in named_weights(abstract).items()}
     weights = folder / WEIGHTS_FILE
@@ -121,19 +114,17 @@ def read_vq_model(folder: Path, *, resolution: int | None, pixel_range: PixelRan
             _check_tensors(tensors, expected, problems)
             if not problems:
                 leaves = [_to_ours(tensors.get_tensor(name)) for name in expected]
-                return Stored(config, jax.tree.unflatten(jax.tree.structure(abstract), leaves))
+                return config, jax.tree.unflatten(jax.tree.structure(abstract), leaves)
     raise _refusal(weights, problems)
 
 
-def _read_config(
-    path: Path, resolution: int | None, pixel_range: PixelRange | None, problems: list[str]
-) -> FrameTokenizerConfig | None:
+def _read_config(path: Path, resolution: int | None, pixel_range: PixelRange | None) -> FrameTokenizerConfig:
     theirs = read_as(dict[str, Any], path)
     widths = theirs.get("block_out_channels")
     levels = len(widths) if isinstance(widths, list) else 1
     fixed = _FIXED | {key: [block] * levels for key, block in _BLOCKS.items()}
     stated = _DEFAULTS | theirs
-    problems += [
+    problems = [
         f"{key} is {stated.get(key)!r}, but only {value!r} is supported"
         for key, value in fixed.items()
         if stated.get(key) != value
@@ -154,12 +145,11 @@ def _read_config(
         if key not in shapes
     ]
     if problems:
-        return None
+        raise _refusal(path, problems)
     try:
         return from_json(FrameTokenizerConfig, shapes, where=str(path))
     except InputError as error:
-        problems.append(error.problem)
-        return None
+        raise _refusal(path, [error.problem]) from None
 
 
 def _check_tensors(tensors: Any, expected: dict[str, tuple[int, ...]], problems: list[str]) -> None:

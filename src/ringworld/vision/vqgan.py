@@ -17,6 +17,12 @@ from ringworld.vision.config import FrameTokenizerConfig
 
 _NORM_EPSILON = 1e-6
 
+Pixels = Float[Array, "frames height width 3"]
+Latents = Float[Array, "frames code_rows code_columns latent"]
+Features = Float[Array, "frames height width channels"]
+Inputs = Float[Array, "frames height width inputs"]
+Outputs = Float[Array, "frames height width outputs"]
+
 Draw = Callable[[tuple[int, ...]], Array | np.ndarray]
 """Gives standard normals of a shape, or anything else of that shape where only shapes matter."""
 
@@ -42,9 +48,7 @@ class Conv(eqx.Module):
         scale = (size * size * inputs) ** -0.5
         return Conv(jnp.asarray(scale * draw((size, size, inputs, outputs))), _constant(0, outputs))
 
-    def __call__(
-        self, x: Float[Array, "frames height width inputs"], *, stride: int = 1
-    ) -> Float[Array, "frames new_height new_width outputs"]:
+    def __call__(self, x: Inputs, *, stride: int = 1) -> Float[Array, "frames new_height new_width outputs"]:
         """Convolve; a stride of two pads only below and to the right, as taming-transformers does."""
         margin = self.kernel.shape[0] // 2
         padding = (margin, margin) if stride == 1 else (0, 1)
@@ -70,9 +74,7 @@ class GroupNorm(eqx.Module):
         """Start with scale one and bias zero."""
         return GroupNorm(_constant(1, channels), _constant(0, channels), groups)
 
-    def __call__(
-        self, x: Float[Array, "frames height width channels"]
-    ) -> Float[Array, "frames height width channels"]:
+    def __call__(self, x: Features) -> Features:
         """Normalize each frame independently."""
         centered = x - self._per_channel(x.mean((1, 2)))
         variance = self._per_channel(jnp.square(centered).mean((1, 2)))
@@ -112,9 +114,7 @@ class ResBlock(eqx.Module):
             None if inputs == outputs else Conv.init(1, inputs, outputs, draw=draw),
         )
 
-    def __call__(
-        self, x: Float[Array, "frames height width inputs"]
-    ) -> Float[Array, "frames height width outputs"]:
+    def __call__(self, x: Inputs) -> Outputs:
         """Add the residual."""
         h = self.conv1(jax.nn.silu(self.norm1(x)))
         h = self.conv2(jax.nn.silu(self.norm2(h)))
@@ -128,17 +128,17 @@ class Level(eqx.Module):
     resample: Conv | None
 
     @staticmethod
-    def init(inputs: int, outputs: int, *, blocks: int, resamples: bool, groups: int, draw: Draw) -> "Level":
-        """Draw the kernels; the first block changes the channels."""
-        widths = (inputs,) + (outputs,) * (blocks - 1)
-        return Level(
-            tuple(ResBlock.init(width, outputs, groups, draw=draw) for width in widths),
-            Conv.init(3, outputs, outputs, draw=draw) if resamples else None,
-        )
+    def chain(widths: tuple[int, ...], *, blocks: int, groups: int, draw: Draw) -> "tuple[Level, ...]":
+        """Draw levels that lead from each width to the next; the first block of each changes the channels."""
+        levels = []
+        for ends, (inputs, outputs) in enumerate(itertools.pairwise(widths), start=2):
+            block_inputs = (inputs,) + (outputs,) * (blocks - 1)
+            drawn = tuple(ResBlock.init(width, outputs, groups, draw=draw) for width in block_inputs)
+            is_last = ends == len(widths)
+            levels.append(Level(drawn, None if is_last else Conv.init(3, outputs, outputs, draw=draw)))
+        return tuple(levels)
 
-    def __call__(
-        self, x: Float[Array, "frames height width inputs"]
-    ) -> Float[Array, "frames height width outputs"]:
+    def __call__(self, x: Inputs) -> Outputs:
         """Apply the blocks, at one resolution."""
         for block in self.blocks:
             x = block(x)
@@ -158,18 +158,16 @@ class Encoder(eqx.Module):
     def init(config: FrameTokenizerConfig, *, draw: Draw) -> "Encoder":
         """Draw the kernels."""
         widths = (config.channels[0], *config.channels)
-        levels = _levels(widths, blocks=config.res_blocks, config=config, draw=draw)
+        levels = Level.chain(widths, blocks=config.res_blocks, groups=config.groups, draw=draw)
         return Encoder(
             Conv.init(3, 3, config.channels[0], draw=draw),
             levels,
-            _middle(config, draw=draw),
+            Level.chain(2 * widths[-1:], blocks=2, groups=config.groups, draw=draw)[0],
             GroupNorm.init(widths[-1], config.groups),
             Conv.init(3, widths[-1], config.latent, draw=draw),
         )
 
-    def __call__(
-        self, pixels: Float[Array, "frames height width 3"]
-    ) -> Float[Array, "frames code_rows code_columns latent"]:
+    def __call__(self, pixels: Pixels) -> Latents:
         """Encode pixels in the network's own range."""
         x = self.conv_in(pixels)
         for level in self.levels:
@@ -191,18 +189,16 @@ class Decoder(eqx.Module):
     def init(config: FrameTokenizerConfig, *, draw: Draw) -> "Decoder":
         """Draw the kernels; `levels` are in order of execution, from codes to pixels."""
         widths = (config.channels[-1], *reversed(config.channels))
-        levels = _levels(widths, blocks=config.res_blocks + 1, config=config, draw=draw)
+        levels = Level.chain(widths, blocks=config.res_blocks + 1, groups=config.groups, draw=draw)
         return Decoder(
             Conv.init(3, config.latent, widths[0], draw=draw),
-            _middle(config, draw=draw),
+            Level.chain(2 * widths[:1], blocks=2, groups=config.groups, draw=draw)[0],
             levels,
             GroupNorm.init(widths[-1], config.groups),
             Conv.init(3, widths[-1], 3, draw=draw),
         )
 
-    def features(
-        self, latents: Float[Array, "frames code_rows code_columns latent"]
-    ) -> Float[Array, "frames height width channels"]:
+    def features(self, latents: Latents) -> Features:
         """Decode up to the input of `conv_out`, the layer that balances the two losses in training."""
         x = self.middle(self.conv_in(latents))
         for level in self.levels:
@@ -237,24 +233,20 @@ class FrameAutoencoder(eqx.Module):
         """Return the tree of `jax.ShapeDtypeStruct`, without drawing anything."""
         return eqx.filter_eval_shape(lambda: FrameAutoencoder.init(config, draw=jnp.zeros))
 
-    def latents(
-        self, pixels: Float[Array, "frames height width 3"]
-    ) -> Float[Array, "frames code_rows code_columns latent"]:
+    def latents(self, pixels: Pixels) -> Latents:
         """Encode pixels up to what is compared with the codebook."""
         return self.quant_conv(self.encoder(pixels))
 
-    def decoder_features(
-        self, latents: Float[Array, "frames code_rows code_columns latent"]
-    ) -> Float[Array, "frames height width channels"]:
+    def decoder_features(self, latents: Latents) -> Features:
         """Decode latents up to the input of the last convolution."""
         return self.decoder.features(self.post_quant_conv(latents))
 
-    def encode(self, pixels: Float[Array, "frames height width 3"]) -> Int32[Array, "frames codes"]:
+    def encode(self, pixels: Pixels) -> Int32[Array, "frames codes"]:
         """Encode pixels to codes in row-major order."""
         latents = self.latents(pixels)
         return nearest_codes(latents.reshape(-1, latents.shape[-1]), self.codebook).reshape(len(pixels), -1)
 
-    def decode(self, codes: Int32[Array, "frames codes"]) -> Float[Array, "frames height width 3"]:
+    def decode(self, codes: Int32[Array, "frames codes"]) -> Pixels:
         """Decode the codes of square frames to pixels in the network's own range, not yet clipped."""
         side = round(codes.shape[1] ** 0.5)
         latents = self.codebook[codes].reshape(len(codes), side, side, -1)
@@ -273,18 +265,3 @@ def nearest_codes(
 def _constant(value: int, *shape: int) -> Float[Array, "..."]:
     # A view, so that an abstract tree takes no memory.
     return jnp.asarray(np.broadcast_to(np.float32(value), shape))
-
-
-def _levels(
-    widths: tuple[int, ...], *, blocks: int, config: FrameTokenizerConfig, draw: Draw
-) -> tuple[Level, ...]:
-    last = len(widths) - 2
-    return tuple(
-        Level.init(inputs, outputs, blocks=blocks, resamples=i < last, groups=config.groups, draw=draw)
-        for i, (inputs, outputs) in enumerate(itertools.pairwise(widths))
-    )
-
-
-def _middle(config: FrameTokenizerConfig, *, draw: Draw) -> Level:
-    width = config.channels[-1]
-    return Level.init(width, width, blocks=2, resamples=False, groups=config.groups, draw=draw)
