@@ -18,6 +18,7 @@ from ringworld.interop.hf_llama import read_generation_weights, read_weights, wr
 from ringworld.model.config import Architecture, Linear, Llama3, Rope, Yarn
 from ringworld.model.decode import GenerationWeights
 from ringworld.model.world_model import WorldModel
+from tests.model.families import FAMILIES, drawn
 
 # embed, mlp and vocab are equal, so that a matrix which should be transposed and is not has the right shape.
 ARCHITECTURE = Architecture(
@@ -73,9 +74,9 @@ def assert_same(model, want):
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(np.asarray(a), np.asarray(b)), model, want)
 
 
-def read(folder, mesh, **options):
+def read(folder, mesh):
     with jax.set_mesh(mesh):
-        return read_weights(folder, read_architecture(folder), **options)
+        return read_weights(folder, read_architecture(folder))
 
 
 def test_comes_back_as_it_was_written(written, mesh):
@@ -96,6 +97,45 @@ def test_is_read_ready_for_inference_as_masters_are_made_ready(written, mesh, co
     assert jax.tree.map(lambda x: (x.dtype, x.sharding), ready) == jax.tree.map(
         lambda x: (x.dtype, x.sharding), made
     )
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_comes_back_as_it_was_written(tmp_path, mesh, name):
+    architecture = FAMILIES[name]
+    model = drawn(architecture, mesh=mesh)
+    with jax.set_mesh(mesh):
+        write_weights(tmp_path, model, architecture)
+        config = hf_config(architecture, context_tokens=128, bos=1, eos=2)
+        write_json_atomic(tmp_path / "config.json", config)
+        assert read_architecture(tmp_path) == architecture
+        assert_same(read_weights(tmp_path, architecture), model)
+        ready = read_generation_weights(tmp_path, architecture, compute="float32")
+        assert_same(ready, GenerationWeights.from_model(model, compute="float32"))
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"model_type": "mixtral"}, "model_type"),
+        ({"model_type": "qwen2", "use_sliding_window": True}, "use_sliding_window"),
+        ({"model_type": "qwen3", "attention_bias": True}, "attention_bias"),
+        ({"model_type": "mistral", "sliding_window": 0}, "sliding_window"),
+        ({"layer_types": ["full_attention", "sliding_attention"]}, "layer_types"),
+    ],
+)
+def test_what_a_family_does_otherwise_is_refused(written, change, named):
+    change_config(written[0], **change)
+    with pytest.raises(InputError) as caught:
+        read_architecture(written[0])
+    assert any(named in problem for problem in caught.value.value)
+
+
+def test_what_a_config_leaves_out_is_as_transformers_has_it(written):
+    folder, _ = written
+    config = json.loads((folder / "config.json").read_text()) | {"model_type": "mistral"}
+    del config["sliding_window"]
+    write_json_atomic(folder / "config.json", config)
+    assert read_architecture(folder).window_tokens == 4096
 
 
 def test_is_read_onto_another_mesh(written):
@@ -152,14 +192,15 @@ def test_reads_several_files_in_bfloat16_with_tied_head_and_no_vision(written, m
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": files}))
     config = json.loads((folder / "config.json").read_text())
     del config["ringworld"], config["rope_parameters"]
+    config["tie_word_embeddings"] = True
     (folder / "config.json").write_text(json.dumps(config))
     architecture = read_architecture(folder)
     assert (architecture.text_vocab, architecture.vision_vocab) == (32, 0)
     assert architecture.rope == Rope(base=5e5)
-    again = read(folder, mesh, tied=True)
+    again = read(folder, mesh)
     rounded = np.asarray(model.embed).astype(ml_dtypes.bfloat16).astype(np.float32)
     np.testing.assert_array_equal(again.embed, rounded)
-    np.testing.assert_array_equal(again.head, rounded.T)
+    np.testing.assert_array_equal(again.read_out, rounded.T)
 
 
 def test_names_every_problem_at_once(written, mesh):

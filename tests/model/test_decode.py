@@ -17,6 +17,8 @@ from ringworld.model.config import Architecture, Execution
 from ringworld.model.decode import GenerationWeights, decode_step, prefill, target_losses
 from ringworld.model.forward import Forward
 from ringworld.model.world_model import WorldModel, hidden, logits, token_losses
+from tests.model.families import FAMILIES
+from tests.model.families import drawn as families_drawn
 
 CONFIG = Architecture(layers=2, embed=32, heads=4, kv_heads=2, head=8, mlp=48, text_vocab=40, vision_vocab=24)
 FORWARD = Forward.of(CONFIG, Execution())
@@ -30,6 +32,8 @@ LENGTHS = np.array([5, 9], np.int32)
 TOKENS = np.random.default_rng(0).integers(0, CONFIG.vocab, (2, 16)).astype(np.int32)
 # Two ways to the same float32 logits, of size up to 0.5, through some 60 roundings of 6e-8 of them.
 TOLERANCE = 2e-6
+# Of size up to 4 where weights are larger and a tied embedding is the head.
+FAMILY_TOLERANCE = 2e-5
 
 
 def mesh_of(mesh_name):
@@ -125,6 +129,37 @@ def test_several_tokens_at_once_and_a_finished_row(drawn, expected):
             slot=jnp.int32(slot),
         )
     np.testing.assert_allclose(scores, expected[[0, 1], [8, 10]], rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_reads_and_writes_as_its_whole_model(name):
+    """Five tokens are read and eleven follow one by one, beyond the window of the one that has one."""
+    config, mesh = FAMILIES[name], mesh_of("ring2")
+    forward = Forward.of(config, Execution())
+    model = families_drawn(config, mesh=mesh)
+    order = np.tile(np.arange(16, dtype=np.int32), (2, 1))
+
+    def full(model, tokens, order):
+        x = hidden(model, tokens, order=order, first=jnp.zeros_like(order), forward=forward)
+        return logits(jax.reshard(x, spec("batch", None, "embed")), model.read_out)
+
+    perm = place_tokens("zigzag", seq=16, members=2).token_of_slot()
+    with jax.set_mesh(mesh):
+        whole = np.asarray(
+            jax.jit(full)(model, *(put(mesh, x[:, perm], "batch", "seq") for x in (TOKENS, order)))
+        )
+        whole = whole[:, np.argsort(perm)]
+        weights = GenerationWeights.from_model(model, compute="float32")
+        cache = KVCache.init(config, batch=2, slots=24, compute="float32")
+        read = place_tokens("zigzag", seq=8, members=2).token_of_slot()
+        known = np.where(order[:, :8] < 5, order[:, :8], -1).astype(np.int32)
+        prompt = (put(mesh, x[:, read], "batch", "seq") for x in (TOKENS[:, :8], known))
+        scores, cache = prefill(weights, cache, next(prompt), order=next(prompt), forward=forward)
+        step = jax.jit(partial(decode_step, forward=forward), donate_argnames="cache")
+        for index in range(5, 16):
+            np.testing.assert_allclose(scores, whole[:, index - 1], rtol=0, atol=FAMILY_TOLERANCE)
+            column = (put(mesh, x[:, index : index + 1], "batch", None) for x in (TOKENS, order))
+            scores, cache = step(weights, cache, next(column), order=next(column), slot=jnp.int32(index + 3))
 
 
 def test_a_new_token_lies_where_the_docstring_says():

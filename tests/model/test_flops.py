@@ -1,6 +1,7 @@
 import dataclasses
 
 import jax
+import pytest
 
 from ringworld.core.mesh import abstract_mesh
 from ringworld.core.mesh_config import MeshConfig
@@ -17,8 +18,9 @@ def test_counts_the_parameters_of_llama_7b():
     assert parameters(LLAMA_7B) == 6_738_415_616
 
 
-def test_counts_the_parameters_that_a_model_has():
-    config = dataclasses.replace(LLAMA_7B, kv_heads=8, vision_vocab=8)
+@pytest.mark.parametrize("change", [{}, {"family": "qwen2", "tied": True}, {"family": "qwen3"}])
+def test_counts_the_parameters_that_a_model_has(change):
+    config = dataclasses.replace(LLAMA_7B, kv_heads=8, vision_vocab=8, **change)
     with jax.sharding.use_abstract_mesh(abstract_mesh(MeshConfig())):
         leaves = jax.tree.leaves(WorldModel.abstract(config))
     assert parameters(config) == sum(leaf.size for leaf in leaves)

@@ -1,5 +1,6 @@
-"""The world model against transformers' LlamaForCausalLM, through model folders in both directions."""
+"""The world model against transformers' LLaMA and its relatives, through model folders in both directions."""
 
+import json
 from functools import partial
 
 import equinox as eqx
@@ -8,7 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    Qwen2Config,
+    Qwen3Config,
+)
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from ringworld.artifacts.model_folder import ModelFolder, save_model
@@ -18,9 +27,11 @@ from ringworld.core.mesh_config import MeshConfig
 from ringworld.core.origin import Origin
 from ringworld.core.sharding import spec
 from ringworld.interop.hf_config import hf_config, read_architecture
-from ringworld.interop.hf_llama import read_weights
+from ringworld.interop.hf_llama import read_generation_weights, read_weights, write_weights
 from ringworld.model.arrange import Layout
+from ringworld.model.cache import KVCache
 from ringworld.model.config import Architecture, Execution, Linear, Llama3, Rope, Yarn
+from ringworld.model.decode import decode_step, prefill
 from ringworld.model.forward import Forward
 from ringworld.model.rope import frequencies, inverse_frequencies
 from ringworld.model.world_model import WorldModel, hidden, logits
@@ -42,7 +53,7 @@ def our_logits(model, architecture, mesh, tokens):
     @jax.jit
     def full(model, tokens, order):
         x = hidden(model, tokens, order=order, first=jnp.zeros_like(order), forward=forward)
-        return logits(jax.reshard(x, spec("batch", None, "embed")), model.head)
+        return logits(jax.reshard(x, spec("batch", None, "embed")), model.read_out)
 
     with jax.set_mesh(mesh):
         placed = Layout(forward.execution.attention, mesh=mesh).place((tokens, order), [[SEQ]] * BATCH)
@@ -105,26 +116,108 @@ def test_their_logits_with_our_folder(tmp_path, kv_heads, ring, scaling):
     assert read(words, add_special_tokens=False).input_ids == TOKENIZER.encode(words)
 
 
-@pytest.mark.parametrize("tied", [False, True], ids=["own-head", "tied-head"])
-def test_our_logits_with_their_checkpoint(tmp_path, tied):
+SIZES = {
+    "hidden_size": 64,
+    "intermediate_size": 112,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 96,
+    "max_position_embeddings": 512,
+    # Far from uniform, so that what is likeliest does not hang on a rounding.
+    "initializer_range": 0.2,
+}
+LLAMA_3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+CONFIGS = {
+    "llama": LlamaConfig(**SIZES),
+    "llama-tied-wide-head": LlamaConfig(**SIZES, tie_word_embeddings=True, head_dim=24),
+    "llama3": LlamaConfig(
+        **SIZES,
+        rope_parameters=LLAMA_3 | {"rope_theta": 5e5, "original_max_position_embeddings": 32},
+        rms_norm_eps=1e-5,
+    ),
+    "mistral": MistralConfig(**SIZES, sliding_window=20),
+    "mistral-whole": MistralConfig(**SIZES, sliding_window=None),
+    "qwen2": Qwen2Config(**SIZES),
+    "qwen2-tied": Qwen2Config(**SIZES, tie_word_embeddings=True),
+    "qwen3": Qwen3Config(**SIZES, head_dim=32),
+}
+
+
+@pytest.fixture(scope="module", params=CONFIGS)
+def family(request, tmp_path_factory):
+    """A random model of theirs, and its folder in files so small that there are several."""
     torch.manual_seed(0)
-    theirs = LlamaForCausalLM(
-        LlamaConfig(
-            hidden_size=64,
-            intermediate_size=112,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            vocab_size=96,
-            tie_word_embeddings=tied,
-        )
-    )
-    theirs.save_pretrained(tmp_path)
-    mesh, architecture = mesh_of(MeshConfig(ring=2)), read_architecture(tmp_path)
+    theirs = AutoModelForCausalLM.from_config(CONFIGS[request.param]).eval()
+    with torch.no_grad():
+        for name, weight in theirs.named_parameters():
+            # Norms begin at one and biases at zero, which would hide one that is read from the wrong place.
+            if weight.ndim == 1:
+                weight += 0.3 * torch.randn_like(weight)
+    folder = tmp_path_factory.mktemp(request.param)
+    theirs.save_pretrained(folder, max_shard_size="50KB")
+    return theirs, folder
+
+
+def test_our_logits_with_their_checkpoint(family):
+    theirs, folder = family
+    mesh, architecture = mesh_of(MeshConfig(ring=2)), read_architecture(folder)
     with jax.set_mesh(mesh):
-        model = read_weights(tmp_path, architecture, tied=tied)
+        model = read_weights(folder, architecture)
     tokens = draw_tokens(96)
     assert_near(our_logits(model, architecture, mesh, tokens), their_logits(theirs, tokens))
+
+
+def test_256_greedy_tokens_are_theirs(family):
+    theirs, folder = family
+    prompt = draw_tokens(96)[:1, :16]
+    # Their cache of a sliding window drops what ours masks.
+    want = theirs.generate(
+        torch.from_numpy(prompt).long(),
+        max_new_tokens=256,
+        do_sample=False,
+        eos_token_id=None,
+        pad_token_id=0,
+    )[0, 16:]
+    architecture, mesh = read_architecture(folder), mesh_of(MeshConfig())
+    forward = Forward.of(architecture, Execution())
+
+    @partial(jax.jit, donate_argnums=0)
+    def following(cache, scores, index):
+        token = jnp.argmax(scores, axis=-1).astype(jnp.int32)
+        order = jnp.full((1, 1), index, jnp.int32)
+        scores, cache = decode_step(weights, cache, token[:, None], order=order, slot=index, forward=forward)
+        return cache, scores, token
+
+    with jax.set_mesh(mesh):
+        weights = read_generation_weights(folder, architecture, compute="float32")
+        cache = KVCache.init(architecture, batch=1, slots=288, compute="float32")
+        lengths = [[16]]
+        order = np.arange(16, dtype=np.int32)[None]
+        placed = Layout(forward.execution.attention, mesh=mesh).place((prompt, order), lengths)
+        scores, cache = prefill(weights, cache, placed.arrays[0], order=placed.arrays[1], forward=forward)
+        got = []
+        for index in range(16, 16 + 256):
+            cache, scores, token = following(cache, scores, jnp.int32(index))
+            got.append(int(token[0]))
+    assert got == want.tolist()
+
+
+def test_their_family_comes_back_to_the_bit(family, tmp_path):
+    theirs, folder = family
+    architecture, mesh = read_architecture(folder), mesh_of(MeshConfig(ring=2))
+    with jax.set_mesh(mesh):
+        write_weights(tmp_path, read_weights(folder, architecture), architecture)
+    config = hf_config(architecture, context_tokens=512, bos=1, eos=2)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    again = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert type(again) is type(theirs)
+    state = again.state_dict()
+    assert state.keys() == theirs.state_dict().keys()
+    for name, weight in theirs.state_dict().items():
+        assert torch.equal(state[name], weight), name
+    tokens = draw_tokens(96)
+    np.testing.assert_array_equal(their_logits(again, tokens), their_logits(theirs, tokens))
 
 
 @pytest.mark.parametrize("scaling", SCALINGS, ids=lambda scaling: type(scaling).__name__)

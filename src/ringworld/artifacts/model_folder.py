@@ -42,8 +42,6 @@ class ModelFolder:
     """With the rope base that the model ended with."""
     tokenizers: Tokenizers
     vocabulary: Vocabulary
-    tied: bool
-    """Whether the head is the embedding."""
     context_tokens: int
     """Longest context that it was trained on."""
     generation: Mapping[str, Any]
@@ -84,7 +82,6 @@ class ModelFolder:
             architecture=architecture,
             tokenizers=tokenizers,
             vocabulary=vocabulary,
-            tied=described.get("tie_word_embeddings") is True,
             context_tokens=described.get("max_position_embeddings", 2048),
             generation=ours,
             origin=read_origin(path, kind="model") if (path / ORIGIN_FILE).exists() else None,
@@ -105,12 +102,12 @@ class ModelFolder:
             InputError: a tensor is missing, unknown, damaged or of another shape.
         """
         with jax.set_mesh(mesh):
-            return read_weights(self.path, self.architecture, tied=self.tied)
+            return read_weights(self.path, self.architecture)
 
     def read_generation_weights(self, mesh: Mesh, *, compute: str) -> GenerationWeights:
         """Read weights ready for inference, in the compute type; otherwise as `read_weights`."""
         with jax.set_mesh(mesh):
-            return read_generation_weights(self.path, self.architecture, compute=compute, tied=self.tied)
+            return read_generation_weights(self.path, self.architecture, compute=compute)
 
 
 def save_model(
@@ -167,7 +164,7 @@ def is_saved(folder: Path, origin: Origin) -> bool:
     """
     try:
         found = ModelFolder.open(folder)
-        check_weights(folder, found.architecture, tied=found.tied)
+        check_weights(folder, found.architecture)
     except InputError:
         return False
     saved = found.origin

@@ -1,27 +1,58 @@
-"""`config.json` of Hugging Face `LlamaForCausalLM`, to and from an `Architecture`."""
+"""`config.json` of Hugging Face's LLaMA and its relatives, to and from an `Architecture`."""
 
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from reprlib import repr as short
 from typing import Any
 
 from ringworld.core.config import read_as
 from ringworld.core.errors import InputError
-from ringworld.model.config import Architecture, Linear, Llama3, Rope, Scaling, Yarn
+from ringworld.model.config import Architecture, Family, Linear, Llama3, Rope, Scaling, Yarn
 
 CONFIG_FILE = "config.json"
 OUR_KEY = "ringworld"
 """Under which our own values stand in files that other libraries read too."""
 _SUPPORTED = {
-    "model_type": "llama",
     "hidden_act": "silu",
-    "attention_bias": False,
-    "mlp_bias": False,
     "partial_rotary_factor": 1.0,
     "quantization_config": None,
     "compression_config": None,
 }
 """What the keys that change the result must say, where they are there."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Dialect:
+    """How one family writes its `config.json`."""
+
+    architecture: str
+    """The class of transformers."""
+    supported: dict[str, Any]
+    """What further keys must say, where they are there."""
+    defaults: dict[str, Any] = field(default_factory=dict)
+    """What transformers takes for keys that are not there, where it differs from LLaMA's."""
+
+
+_NO_WINDOW = {"use_sliding_window": False}
+_DIALECTS: dict[Family, _Dialect] = {
+    "llama": _Dialect(
+        architecture="LlamaForCausalLM", supported={"attention_bias": False, "mlp_bias": False}
+    ),
+    "mistral": _Dialect(
+        architecture="MistralForCausalLM",
+        supported={},
+        defaults={"num_key_value_heads": 8, "sliding_window": 4096},
+    ),
+    # Qwen2.5-1M has a key for chunks of attention besides, which transformers does not read either.
+    "qwen2": _Dialect(
+        architecture="Qwen2ForCausalLM", supported=_NO_WINDOW, defaults={"num_key_value_heads": 32}
+    ),
+    "qwen3": _Dialect(
+        architecture="Qwen3ForCausalLM",
+        supported=_NO_WINDOW | {"attention_bias": False},
+        defaults={"num_key_value_heads": 32, "head_dim": 128},
+    ),
+}
 _SCALINGS: dict[Any, type[Scaling]] = {"linear": Linear, "llama3": Llama3, "yarn": Yarn}
 _SCALING_KEYS = {
     "low_frequency_factor": "low_freq_factor",
@@ -41,7 +72,7 @@ _SIZES = {
 
 
 def hf_config(architecture: Architecture, *, context_tokens: int, bos: int, eos: int) -> dict[str, Any]:
-    """Return the configuration that `LlamaForCausalLM.from_pretrained` reads.
+    """Return the configuration that `AutoModelForCausalLM.from_pretrained` reads.
 
     The architecture has the rope base that the model ended with; `context_tokens` is the longest context that
     it was trained on.
@@ -51,9 +82,10 @@ def hf_config(architecture: Architecture, *, context_tokens: int, bos: int, eos:
         if isinstance(ours := architecture.rope.scaling, scaling):
             values = {_SCALING_KEYS.get(name, name): value for name, value in asdict(ours).items()}
             rope |= {"rope_type": kind} | values
+    dialect = _DIALECTS[architecture.family]
     return {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
+        "architectures": [dialect.architecture],
+        "model_type": architecture.family,
         "num_hidden_layers": architecture.layers,
         "hidden_size": architecture.embed,
         "num_attention_heads": architecture.heads,
@@ -67,9 +99,9 @@ def hf_config(architecture: Architecture, *, context_tokens: int, bos: int, eos:
         "rope_parameters": rope,
         "max_position_embeddings": context_tokens,
         "hidden_act": "silu",
-        "attention_bias": False,
-        "mlp_bias": False,
-        "tie_word_embeddings": False,
+        **dialect.supported,
+        "sliding_window": architecture.window_tokens or None,
+        "tie_word_embeddings": architecture.tied,
         "bos_token_id": bos,
         "eos_token_id": eos,
         "torch_dtype": "float32",
@@ -88,18 +120,29 @@ def read_architecture(folder: Path) -> Architecture:
     path = folder / CONFIG_FILE
     theirs = read_as(dict[str, Any], path)
     problems: list[str] = []
+    family = theirs.get("model_type", "llama")
+    if family not in _DIALECTS:
+        problems.append(f"model_type is {short(family)}, not one of {', '.join(_DIALECTS)}")
+    dialect = _DIALECTS.get(family, _DIALECTS["llama"])
+    theirs = dialect.defaults | theirs
     sizes: dict[str, Any] = {name: theirs.get(key) for key, name in _SIZES.items()}
     problems += [
         f"{key} is {short(theirs.get(key))}" for key, name in _SIZES.items() if type(sizes[name]) is not int
     ]
     problems += [
         f"{key} is {short(theirs[key])}, not {supported!r}"
-        for key, supported in _SUPPORTED.items()
+        for key, supported in (_SUPPORTED | dialect.supported).items()
         if theirs.get(key, supported) != supported
     ]
     context = theirs.get("max_position_embeddings", 2048)
     if type(context) is not int or not 1 <= context < 2**31:
         problems.append(f"max_position_embeddings is {context!r}, not a length in tokens")
+    window = theirs.get("sliding_window") if family == "mistral" else None
+    if window is not None and (type(window) is not int or window < 1):
+        problems.append(f"sliding_window is {short(window)}, not a number of tokens")
+    usual = "full_attention" if window is None else "sliding_attention"
+    if isinstance(types := theirs.get("layer_types") or [], list) and any(one != usual for one in types):
+        problems.append(f"layer_types are {short(types)}, not {usual} throughout")
     ours = theirs.get(OUR_KEY) or {}
     if not isinstance(ours, dict) or type(ours.get("text_vocab", 0)) is not int:
         problems.append(f"{OUR_KEY} is {ours!r}, not an object with a whole number text_vocab")
@@ -116,6 +159,9 @@ def read_architecture(folder: Path) -> Architecture:
                 vision_vocab=vocab - text_vocab,
                 rope=rope,
                 norm_eps=float(theirs.get("rms_norm_eps", 1e-6)),
+                family=family,
+                tied=theirs.get("tie_word_embeddings") is True,
+                window_tokens=window or 0,
             )
         except InputError as error:
             problems.append(error.problem)
@@ -162,7 +208,7 @@ def _our_scaling(kind: Any, described: dict[str, Any], theirs: dict[str, Any]) -
     original = "original_max_position_embeddings"
     given[original] = described.get(original) or theirs.get("max_position_embeddings") or 0
     values: dict[str, Any] = {}
-    for field in fields(_SCALINGS[kind]):
-        key = _SCALING_KEYS.get(field.name, field.name)
-        values[field.name] = int(given[key]) if key == original else float(given[key])
+    for part in fields(_SCALINGS[kind]):
+        key = _SCALING_KEYS.get(part.name, part.name)
+        values[part.name] = int(given[key]) if key == original else float(given[key])
     return _SCALINGS[kind](**values)

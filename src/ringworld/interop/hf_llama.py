@@ -1,14 +1,14 @@
-"""Weights and `config.json` of Hugging Face `LlamaForCausalLM`, to and from a world model.
+"""Weights of Hugging Face's LLaMA and its relatives, to and from a world model.
 
 Rotation is half-split on both sides, so no weight is permuted. The vision ids are the last rows of the
 embedding and of the head; the key `ringworld` of `config.json` keeps where they begin, and other readers
-ignore it. Tensors are read straight into their shards, and written file by file.
+ignore it. Tensors are read straight into their shards, and written one by one.
 """
 
 import math
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from operator import attrgetter
 from pathlib import Path
@@ -20,19 +20,16 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Int32, Shaped
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from ringworld.core.config import from_json, read_as
 from ringworld.core.errors import InputError
-from ringworld.core.files import write_json_atomic
 from ringworld.core.sharding import spec
+from ringworld.interop.tensors import INDEX_FILE, WEIGHTS_FILE, Tensor, write_tensors
 from ringworld.model.config import Architecture
 from ringworld.model.decode import GenerationWeights
 from ringworld.model.world_model import WorldModel
 
 T = TypeVar("T")
-WEIGHTS_FILE = "model.safetensors"
-INDEX_FILE = "model.safetensors.index.json"
 _FLOATS = ("F64", "F32", "F16", "BF16")
 _LISTED = 8
 """Most problems that a message names."""
@@ -40,11 +37,7 @@ _LISTED = 8
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Weight:
-    """One tensor of theirs, and the leaf of a world model that holds it.
-
-    Theirs is a matrix [out, in], ours has the dimensions `ours` with those of `in` first: `inputs` of them.
-    A tensor with `inputs` 0 is the same on both sides.
-    """
+    """One tensor of theirs, and the leaf of a world model that holds it."""
 
     key: str
     """Theirs, with `{}` for the layer."""
@@ -52,33 +45,37 @@ class _Weight:
     """Ours, from the model or, where `layered`, from its stacked layers."""
     ours: tuple[int, ...]
     """Dimensions of ours, without that of layers."""
-    inputs: int = 0
+    inputs: int | None = None
+    """Theirs is a matrix [out, in] or a vector [out]; ours has its parts as dimensions, those of `in` first:
+    so many of them. None where both are the same."""
     layered: bool = True
 
     @property
     def theirs(self) -> tuple[int, ...]:
         """Dimensions of theirs."""
-        if self.inputs == 0:
+        if self.inputs is None:
             return self.ours
-        return math.prod(self.ours[self.inputs :]), math.prod(self.ours[: self.inputs])
+        parts = self.ours[self.inputs :], self.ours[: self.inputs]
+        return tuple(math.prod(part) for part in parts if part)
 
     def slices(self, index: tuple[slice, ...]) -> tuple[slice, ...]:
         """Return the part of theirs that a part of ours is made of."""
-        if self.inputs == 0:
+        if self.inputs is None:
             return index
-        ours, n = self.ours, self.inputs
-        return _flat(index[n:], ours[n:]), _flat(index[:n], ours[:n])
+        n, ours = self.inputs, self.ours
+        parts = (index[n:], ours[n:]), (index[:n], ours[:n])
+        return tuple(_flat(*part) for part in parts if part[0])
 
     def to_ours(
         self, tensor: Shaped[np.ndarray, "..."], index: tuple[slice, ...]
     ) -> Shaped[np.ndarray, "..."]:
         """Return the part `index` of ours from the part of theirs that `slices` names."""
         shape = tuple(len(range(*cut.indices(size))) for cut, size in zip(index, self.ours))
-        return (tensor.T if self.inputs else tensor).reshape(shape)
+        return (tensor if self.inputs is None else tensor.T).reshape(shape)
 
     def to_theirs(self, array: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "..."]:
-        """Return theirs, contiguous."""
-        return np.ascontiguousarray(array.reshape(self.theirs[::-1]).T if self.inputs else array)
+        """Return theirs."""
+        return array if self.inputs is None else array.reshape(self.theirs[::-1]).T
 
 
 def _flat(index: tuple[slice, ...], sizes: tuple[int, ...]) -> slice:
@@ -90,39 +87,54 @@ def _flat(index: tuple[slice, ...], sizes: tuple[int, ...]) -> slice:
 
 
 def weight_table(architecture: Architecture) -> tuple[_Weight, ...]:
-    """Return every tensor of `LlamaForCausalLM` with its place in a world model."""
+    """Return every tensor of a causal language model of this family with its place in a world model.
+
+    A tied model has no head of its own.
+    """
     embed, mlp, vocab = architecture.embed, architecture.mlp, architecture.vocab
     heads, kv_heads, head = architecture.heads, architecture.kv_heads, architecture.head
     layer = "model.layers.{}."
+    attention = layer + "self_attn."
     q, kv = (embed, heads, head), (embed, kv_heads, head)
-    return (
+    ends = [
         _Weight(key="model.embed_tokens.weight", path="embed", ours=(vocab, embed), layered=False),
         _Weight(key="model.norm.weight", path="norm", ours=(embed,), layered=False),
         _Weight(key="lm_head.weight", path="head", ours=(embed, vocab), inputs=1, layered=False),
+    ]
+    layers = [
         _Weight(key=layer + "input_layernorm.weight", path="attention_norm", ours=(embed,)),
-        _Weight(key=layer + "self_attn.q_proj.weight", path="attention.wq", ours=q, inputs=1),
-        _Weight(key=layer + "self_attn.k_proj.weight", path="attention.wk", ours=kv, inputs=1),
-        _Weight(key=layer + "self_attn.v_proj.weight", path="attention.wv", ours=kv, inputs=1),
-        _Weight(
-            key=layer + "self_attn.o_proj.weight", path="attention.wo", ours=(heads, head, embed), inputs=2
-        ),
+        _Weight(key=attention + "q_proj.weight", path="attention.wq", ours=q, inputs=1),
+        _Weight(key=attention + "k_proj.weight", path="attention.wk", ours=kv, inputs=1),
+        _Weight(key=attention + "v_proj.weight", path="attention.wv", ours=kv, inputs=1),
+        _Weight(key=attention + "o_proj.weight", path="attention.wo", ours=(heads, head, embed), inputs=2),
         _Weight(key=layer + "post_attention_layernorm.weight", path="mlp_norm", ours=(embed,)),
         _Weight(key=layer + "mlp.gate_proj.weight", path="mlp.gate", ours=(embed, mlp), inputs=1),
         _Weight(key=layer + "mlp.up_proj.weight", path="mlp.up", ours=(embed, mlp), inputs=1),
         _Weight(key=layer + "mlp.down_proj.weight", path="mlp.down", ours=(mlp, embed), inputs=1),
-    )
+    ]
+    if architecture.qkv_bias:
+        layers += [
+            _Weight(key=attention + "q_proj.bias", path="attention.bq", ours=q[1:], inputs=0),
+            _Weight(key=attention + "k_proj.bias", path="attention.bk", ours=kv[1:], inputs=0),
+            _Weight(key=attention + "v_proj.bias", path="attention.bv", ours=kv[1:], inputs=0),
+        ]
+    if architecture.qk_norm:
+        layers += [
+            _Weight(key=attention + "q_norm.weight", path="attention.q_norm", ours=(head,)),
+            _Weight(key=attention + "k_norm.weight", path="attention.k_norm", ours=(head,)),
+        ]
+    return (*(ends[:2] if architecture.tied else ends), *layers)
 
 
-def read_weights(folder: Path, architecture: Architecture, *, tied: bool = False) -> WorldModel:
+def read_weights(folder: Path, architecture: Architecture) -> WorldModel:
     """Read float32 weights onto the mesh that is set, to be trained; each tensor goes straight to its shards.
 
-    The folder holds `model.safetensors`, or several files with an index. In a `tied` model the head is the
-    embedding, and no tensor besides.
+    The folder holds `model.safetensors`, or several files with an index.
 
     Raises:
         InputError: one error that names everything that is missing, unknown, damaged or of another shape.
     """
-    read = _reader(folder, architecture, tied=tied)
+    read = _reader(folder, architecture)
 
     def place(path: str, leaf: jax.ShapeDtypeStruct) -> jax.Array:
         name = path.removeprefix("layers.")
@@ -137,11 +149,9 @@ def read_weights(folder: Path, architecture: Architecture, *, tied: bool = False
     return _placed(place, WorldModel.abstract(architecture))
 
 
-def read_generation_weights(
-    folder: Path, architecture: Architecture, *, compute: str, tied: bool = False
-) -> GenerationWeights:
+def read_generation_weights(folder: Path, architecture: Architecture, *, compute: str) -> GenerationWeights:
     """Read weights ready for inference in the compute type; otherwise as `read_weights`."""
-    read = _reader(folder, architecture, tied=tied)
+    read = _reader(folder, architecture)
 
     def place(path: str, leaf: jax.ShapeDtypeStruct) -> jax.Array:
         layer, name = 0, path
@@ -160,18 +170,22 @@ def _placed(place: Callable[[str, jax.ShapeDtypeStruct], jax.Array], abstract: T
     )
 
 
-def _reader(folder: Path, architecture: Architecture, *, tied: bool) -> Callable[..., jax.Array]:
+def _reader(folder: Path, architecture: Architecture) -> Callable[..., jax.Array]:
     """Return what reads one tensor, by our path and layer, onto the mesh that is set.
 
     No more of the model is in host memory at a time than a shard of one tensor.
     """
     weights = {weight.path: weight for weight in weight_table(architecture)}
-    sources = check_weights(folder, architecture, tied=tied)
+    if architecture.tied:
+        # Ready for inference it is an array of its own.
+        embed = weights["embed"]
+        weights["head"] = replace(embed, path="head", ours=embed.ours[::-1], inputs=1)
+    sources = check_weights(folder, architecture)
     mesh = jax.sharding.get_mesh()
 
     def read(path: str, partition: PartitionSpec, layer: int = 0, *, dtype: str = "float32") -> jax.Array:
         weight = weights[path]
-        key = weights["embed"].key if tied and path == "head" else weight.key.format(layer)
+        key = weight.key.format(layer)
 
         def part(index: tuple[slice, ...] | None) -> Shaped[np.ndarray, "..."]:
             assert index is not None
@@ -196,34 +210,17 @@ def write_weights(
 ) -> None:
     """Write safetensors: one file, or several with an index.
 
-    No more of the model, on any mesh of this process, is ever in host memory than one file; a tensor larger
-    than `largest_file_bytes` has one of its own. Call it under `jax.set_mesh`.
+    No more of the model, on any mesh of this process, is ever in host memory than one tensor; one that is
+    larger than `largest_file_bytes` has a file of its own. Call it under `jax.set_mesh`.
     """
-    files: list[list[tuple[_Weight, int]]] = [[]]
-    room = largest_file_bytes
+    tensors = {}
     table = weight_table(architecture)
     order = [(weight, 0) for weight in table if not weight.layered]
     order += [(weight, i) for i in range(architecture.layers) for weight in table if weight.layered]
     for weight, layer in order:
-        leaf = attrgetter(weight.path)(model.layers if weight.layered else model)
-        size = math.prod(weight.ours) * leaf.dtype.itemsize
-        if size > room and files[-1]:
-            files.append([])
-            room = largest_file_bytes
-        files[-1].append((weight, layer))
-        room -= size
-    names = [WEIGHTS_FILE]
-    if len(files) > 1:
-        names = [f"model-{i:05d}-of-{len(files):05d}.safetensors" for i in range(1, len(files) + 1)]
-    where, total_bytes = {}, 0
-    for name, tensors in zip(names, files):
-        arrays = {weight.key.format(layer): _fetched(model, weight, layer) for weight, layer in tensors}
-        save_file(arrays, folder / name, metadata={"format": "pt"})
-        where |= dict.fromkeys(arrays, name)
-        total_bytes += sum(array.nbytes for array in arrays.values())
-    if len(files) > 1:
-        index = {"metadata": {"total_size": total_bytes}, "weight_map": where}
-        write_json_atomic(folder / INDEX_FILE, index)
+        read = partial(_fetched, model, weight, layer)
+        tensors[weight.key.format(layer)] = Tensor(shape=weight.theirs, dtype="F32", read=read)
+    write_tensors(folder, tensors, largest_file_bytes=largest_file_bytes)
 
 
 def _fetched(model: WorldModel, weight: _Weight, layer: int) -> Shaped[np.ndarray, "..."]:
@@ -241,7 +238,7 @@ def _whole_layer(stack: Shaped[Array, "layers ..."], i: Int32[Array, ""]) -> Sha
     return jax.reshard(layer, spec(*(None,) * layer.ndim))
 
 
-def check_weights(folder: Path, architecture: Architecture, *, tied: bool = False) -> dict[str, Path]:
+def check_weights(folder: Path, architecture: Architecture) -> dict[str, Path]:
     """Look at the names, shapes and types of all tensors, read none, and return the file that holds each.
 
     Raises:
@@ -252,7 +249,6 @@ def check_weights(folder: Path, architecture: Architecture, *, tied: bool = Fals
     expected = {
         weight.key.format(layer): weight
         for weight in weight_table(architecture)
-        if not (tied and weight.path == "head")
         for layer in range(architecture.layers if weight.layered else 1)
     }
     # Old exports carry the rotary frequencies, and tied ones the head; both follow from the rest.

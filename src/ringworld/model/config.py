@@ -85,11 +85,24 @@ class Rope:
         check_range(self, "base", of="rope", above=1)
 
 
+Family = Literal["llama", "mistral", "qwen2", "qwen3"]
+"""Whose model it is, as `model_type` of Hugging Face says: what a layer has besides LLaMA's weights.
+
+| family | besides |
+|---|---|
+| `llama` | nothing |
+| `mistral` | nothing, but tokens may see a window alone |
+| `qwen2` | biases of queries, keys and values |
+| `qwen3` | RMSNorm of each query and key, before it is rotated |
+"""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Architecture:
     """A LLaMA-shaped decoder whose ids are text first, then vision: everything that decides its parameters.
 
-    `LlamaForCausalLM` reads it: vision ids are the last rows of one vocabulary.
+    transformers reads it as a causal language model of its family: vision ids are the last rows of one
+    vocabulary.
     """
 
     layers: int
@@ -113,6 +126,12 @@ class Architecture:
     """Rotary position embedding; a stage of context extension has a base of its own."""
     norm_eps: float = 1e-6
     """Added to the mean square in RMSNorm."""
+    family: Family = "llama"
+    """What a layer has besides LLaMA's weights."""
+    tied: bool = False
+    """Whether the head is the embedding."""
+    window_tokens: int = 0
+    """How many tokens a token sees at most, itself and those before it; 0 is all of its example."""
 
     def __post_init__(self) -> None:
         """Refuse sizes that cannot be built, or that `LlamaForCausalLM` refuses."""
@@ -122,7 +141,7 @@ class Architecture:
         # An id is an int32.
         check("text_vocab", least=1, below=2**30)
         check("vision_vocab", least=0, below=2**30)
-        check("norm_eps", least=0)
+        check("norm_eps", "window_tokens", least=0)
         if self.heads % self.kv_heads:
             raise InputError(
                 f"model.kv_heads is {self.kv_heads}, which does not divide heads={self.heads}",
@@ -137,6 +156,13 @@ class Architecture:
                 field="model.embed",
                 value=self.embed,
             )
+        if self.window_tokens and self.family != "mistral":
+            raise InputError(
+                f"model.window_tokens is {self.window_tokens}, but {self.family} has no window",
+                field="model.window_tokens",
+                value=self.window_tokens,
+                remedy='set family="mistral", which has the same parameters, or window_tokens=0',
+            )
         if self.head % 2:
             problem = f"model.head is {self.head}, but must be even, since RoPE rotates pairs"
             raise InputError(problem, field="model.head", value=self.head)
@@ -148,6 +174,16 @@ class Architecture:
                 field="model.embed",
                 value=self.embed,
             )
+
+    @property
+    def qkv_bias(self) -> bool:
+        """Whether queries, keys and values have biases."""
+        return self.family == "qwen2"
+
+    @property
+    def qk_norm(self) -> bool:
+        """Whether queries and keys are normalized, each head by itself."""
+        return self.family == "qwen3"
 
     @property
     def vocab(self) -> int:

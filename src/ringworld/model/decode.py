@@ -30,7 +30,7 @@ from ringworld.model.cross_entropy import cross_entropy
 from ringworld.model.forward import Forward
 from ringworld.model.layers import Layer, in_use, rms_norm
 from ringworld.model.rope import Rotation, rotation
-from ringworld.model.world_model import WorldModel, embedded, logits, positions
+from ringworld.model.world_model import WorldModel, embedded, logits, positions, window_start
 
 _Stored = Float[Array, "batch kv_heads slots head"]
 _Called = tuple[Float[Array, "batch seq embed"], _Stored, _Stored]  # what a layer returns, and stores
@@ -184,7 +184,8 @@ def _read_layer(
     def attend(q, k, v):
         stored.append(fill(stored_k, k.swapaxes(1, 2)))
         stored.append(fill(stored_v, v.swapaxes(1, 2)))
-        return attention(q, k, v, order=order, first=first, config=forward.execution.attention)
+        seen_from = window_start(order, first, forward=forward)
+        return attention(q, k, v, order=order, first=seen_from, config=forward.execution.attention)
 
     x = layer(x, rotation=rotated, attend=attend, forward=forward)
     return x, stored[0], stored[1]
@@ -213,7 +214,7 @@ def _decode_layer(
             q,
             *stored,
             q_order=order,
-            q_first=jnp.zeros_like(order),
+            q_first=window_start(order, jnp.zeros_like(order), forward=forward),
             k_order=written,
             config=forward.execution.attention,
         )
@@ -233,7 +234,8 @@ def _score_layer(
     first: Int32[Array, "batch seq"],
     forward: Forward,
 ) -> Float[Array, "batch seq embed"]:
-    attend = partial(attention, order=order, first=first, config=forward.execution.attention)
+    seen_from = window_start(order, first, forward=forward)
+    attend = partial(attention, order=order, first=seen_from, config=forward.execution.attention)
     return layer(x, rotation=rotated, attend=attend, forward=forward)
 
 
@@ -270,7 +272,7 @@ def _ends(
     return (
         in_use(model.embed, "vocab", "embed", compute=compute),
         jax.reshard(model.norm, spec("embed")),
-        in_use(model.head, "embed", "vocab", compute=compute),
+        in_use(model.read_out, "embed", "vocab", compute=compute),
     )
 
 

@@ -15,8 +15,8 @@ from ringworld.model.world_model import WorldModel
 def add_vision_ids(model: WorldModel, *, ids: int) -> WorldModel:
     """Return the model with more ids at the end of its vocabulary.
 
-    The new rows of the embedding and of the head are the means of those that are there, so that the new ids
-    begin as likely as an average one (Hewitt, "Initializing new word embeddings", 2021).
+    The new rows of the embedding, and of a head of its own, are the means of those that are there, so that
+    the new ids begin as likely as an average one (Hewitt, "Initializing new word embeddings", 2021).
 
     Args:
         model: on the mesh that is set.
@@ -32,4 +32,5 @@ def add_vision_ids(model: WorldModel, *, ids: int) -> WorldModel:
         extend: Any = jax.sharding.auto_axes(longer, out_sharding=jax.typeof(rows).sharding)
         return extend(rows)
 
-    return replace(model, embed=along(0, model.embed), head=along(1, model.head))
+    head = None if model.head is None else along(1, model.head)
+    return replace(model, embed=along(0, model.embed), head=head)

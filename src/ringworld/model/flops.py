@@ -10,11 +10,13 @@ BACKWARD_RATIO = 2
 def parameters(architecture: Architecture) -> int:
     """Return the number of parameters, embedding and head included."""
     norms = (2 * architecture.layers + 1) * architecture.embed
-    return (
-        architecture.layers * _layer_weights(architecture)
-        + 2 * architecture.vocab * architecture.embed
-        + norms
-    )
+    tables = (1 if architecture.tied else 2) * architecture.vocab * architecture.embed
+    small = 0
+    if architecture.qkv_bias:
+        small += architecture.head * (architecture.heads + 2 * architecture.kv_heads)
+    if architecture.qk_norm:
+        small += 2 * architecture.head
+    return architecture.layers * (_layer_weights(architecture) + small) + tables + norms
 
 
 def forward_flops(architecture: Architecture, *, tokens: int, pairs: int) -> int:

@@ -7,6 +7,8 @@ the smaller type.
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 
 import equinox as eqx
 import jax
@@ -36,14 +38,15 @@ def in_use(weight: Float[Array, "..."], *dimensions: str, compute: str) -> Float
 
 
 def rms_norm(
-    x: Float[Array, "batch seq embed"], scale: Float[Array, " embed"], *, eps: float
-) -> Float[Array, "batch seq embed"]:
-    """Scale each token to unit mean square, in float32, and return the type of `x`."""
+    x: Float[Array, "*dims embed"], scale: Float[Array, " embed"], *, eps: float
+) -> Float[Array, "*dims embed"]:
+    """Scale each vector to unit mean square, in float32, and return the type of `x`."""
     with jax.named_scope("rms_norm"):
         wide = x.astype(jnp.float32)
         mean_square = jnp.mean(wide * wide, axis=-1, keepdims=True)
         scale = jax.reshard(scale.astype(jnp.float32), spec("embed"))
-        return (wide * jax.lax.rsqrt(mean_square + eps) * scale[None, None, :]).astype(x.dtype)
+        scale = jnp.expand_dims(scale, range(x.ndim - 1))
+        return (wide * jax.lax.rsqrt(mean_square + eps) * scale).astype(x.dtype)
 
 
 class Attention(eqx.Module):
@@ -53,6 +56,11 @@ class Attention(eqx.Module):
     wk: Float[Array, "embed kv_heads head"]
     wv: Float[Array, "embed kv_heads head"]
     wo: Float[Array, "heads head embed"]
+    bq: Float[Array, "heads head"] | None
+    bk: Float[Array, "kv_heads head"] | None
+    bv: Float[Array, "kv_heads head"] | None
+    q_norm: Float[Array, " head"] | None
+    k_norm: Float[Array, " head"] | None
 
     @staticmethod
     def init(architecture: Architecture, *, key: PRNGKeyArray) -> "Attention":
@@ -61,16 +69,29 @@ class Attention(eqx.Module):
         embed, head = architecture.embed, architecture.head
         heads, kv_heads = architecture.heads, architecture.kv_heads
         into, back = embed**-0.5, (2 * architecture.layers * heads * head) ** -0.5
+        ones = jnp.ones(head, jnp.float32, out_sharding=spec("head")) if architecture.qk_norm else None
+        bq, bk, bv = (
+            jnp.zeros((count, head), jnp.float32, out_sharding=spec(name, "head"))
+            if architecture.qkv_bias
+            else None
+            for count, name in ((heads, "heads"), (kv_heads, "kv_heads"), (kv_heads, "kv_heads"))
+        )
         return Attention(
             wq=normal(keys[0], (embed, heads, head), "weight", "heads", "head", deviation=into),
             wk=normal(keys[1], (embed, kv_heads, head), "weight", "kv_heads", "head", deviation=into),
             wv=normal(keys[2], (embed, kv_heads, head), "weight", "kv_heads", "head", deviation=into),
             wo=normal(keys[3], (heads, head, embed), "heads", "head", "weight", deviation=back),
+            bq=bq,
+            bk=bk,
+            bv=bv,
+            q_norm=ones,
+            k_norm=ones,
         )
 
     def in_use(self, compute: str) -> "Attention":
         """Return the weights gathered in the compute type."""
-        return Attention(
+        return replace(
+            self,
             wq=in_use(self.wq, "embed", "heads", "head", compute=compute),
             wk=in_use(self.wk, "embed", "kv_heads", "head", compute=compute),
             wv=in_use(self.wv, "embed", "kv_heads", "head", compute=compute),
@@ -78,16 +99,30 @@ class Attention(eqx.Module):
         )
 
     def __call__(
-        self, x: Float[Array, "batch seq embed"], *, rotation: Rotation, attend: Attend, compute: str
+        self, x: Float[Array, "batch seq embed"], *, rotation: Rotation, attend: Attend, forward: Forward
     ) -> Float[Array, "batch seq embed"]:
         """Project, rotate, attend with `attend(q, k, v)` and project back."""
         with jax.named_scope("attention"):
-            ready = self.in_use(compute)
-            q = rotate(jnp.einsum("bse,ehd->bshd", x, ready.wq), rotation)
-            k = rotate(jnp.einsum("bse,ehd->bshd", x, ready.wk), rotation)
-            v = jnp.einsum("bse,ehd->bshd", x, ready.wv)
-            out = attend(q, k, v)
+            ready = self.in_use(forward.execution.compute)
+            project = partial(_project, x, eps=forward.architecture.norm_eps)
+            q = rotate(project(ready.wq, bias=ready.bq, norm=ready.q_norm), rotation)
+            k = rotate(project(ready.wk, bias=ready.bk, norm=ready.k_norm), rotation)
+            out = attend(q, k, project(ready.wv, bias=ready.bv, norm=None))
             return jnp.einsum("bshd,hde->bse", out, ready.wo, out_sharding=jax.typeof(x).sharding)
+
+
+def _project(
+    x: Float[Array, "batch seq embed"],
+    weight: Float[Array, "embed heads head"],
+    *,
+    bias: Float[Array, "heads head"] | None,
+    norm: Float[Array, " head"] | None,
+    eps: float,
+) -> Float[Array, "batch seq heads head"]:
+    out = jnp.einsum("bse,ehd->bshd", x, weight)
+    if bias is not None:
+        out += bias.astype(out.dtype)[None, None]
+    return out if norm is None else rms_norm(out, norm, eps=eps)
 
 
 class FeedForward(eqx.Module):
@@ -176,7 +211,7 @@ class Layer(eqx.Module):
         """Return the residual stream after this layer."""
         eps, execution = forward.architecture.norm_eps, forward.execution
         normed = rms_norm(x, self.attention_norm, eps=eps)
-        x = x + self.attention(normed, rotation=rotation, attend=attend, compute=execution.compute)
+        x = x + self.attention(normed, rotation=rotation, attend=attend, forward=forward)
         normed = rms_norm(x, self.mlp_norm, eps=eps)
         return x + self.mlp(normed, block_tokens=execution.mlp_block_tokens, compute=execution.compute)
 

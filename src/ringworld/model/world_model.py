@@ -22,7 +22,8 @@ class WorldModel(eqx.Module):
     embed: Float[Array, "vocab embed"]
     layers: Layer
     norm: Float[Array, " embed"]
-    head: Float[Array, "embed vocab"]
+    head: Float[Array, "embed vocab"] | None
+    """None where it is the embedding; see `read_out`."""
 
     @staticmethod
     def init(architecture: Architecture, *, key: PRNGKeyArray) -> "WorldModel":
@@ -35,8 +36,15 @@ class WorldModel(eqx.Module):
             layers=jax.vmap(lambda key: Layer.init(architecture, key=key))(keys),
             norm=jnp.ones(architecture.embed, jnp.float32, out_sharding=spec("weight")),
             # So small that the first predictions are nearly uniform, whatever the width.
-            head=normal(head_key, shape[::-1], "weight", "vocab", deviation=1 / architecture.embed),
+            head=None
+            if architecture.tied
+            else normal(head_key, shape[::-1], "weight", "vocab", deviation=1 / architecture.embed),
         )
+
+    @property
+    def read_out(self) -> Float[Array, "embed vocab"]:
+        """What turns the last hidden states into scores: the head, or the embedding if they are tied."""
+        return self.embed.T if self.head is None else self.head
 
     @staticmethod
     def abstract(architecture: Architecture) -> "WorldModel":
@@ -60,7 +68,8 @@ def hidden(
     `remat="layer"` backward computes a layer again except for its attention.
     """
     rotated = rotation(positions(order, first), forward.frequencies)
-    attend = partial(attention, order=order, first=first, config=forward.execution.attention)
+    seen_from = window_start(order, first, forward=forward)
+    attend = partial(attention, order=order, first=seen_from, config=forward.execution.attention)
 
     def step(
         x: Float[Array, "batch seq embed"], layer: Layer
@@ -88,7 +97,7 @@ def token_losses(
     Arrays and layout as in `hidden`; see `cross_entropy` for targets below 0.
     """
     states = hidden(model, tokens, order=order, first=first, forward=forward)
-    return cross_entropy(states, model.head, targets, text_vocab=forward.architecture.text_vocab)
+    return cross_entropy(states, model.read_out, targets, text_vocab=forward.architecture.text_vocab)
 
 
 def positions(
@@ -96,6 +105,18 @@ def positions(
 ) -> Int32[Array, "batch seq"]:
     """Return each token's position in its own example; 0 for padding."""
     return jnp.maximum(order - first, 0)
+
+
+def window_start(
+    order: Int32[Array, "batch seq"], first: Int32[Array, "batch seq"], *, forward: Forward
+) -> Int32[Array, "batch seq"]:
+    """Return the order from which on each token sees others: where its example begins, or its window.
+
+    Example:
+        Orders 0 to 4 of one example, with a window of 3 tokens: 0, 0, 0, 1, 2.
+    """
+    window = forward.architecture.window_tokens
+    return jnp.maximum(first, order - (window - 1)) if window else first
 
 
 def embedded(

@@ -61,15 +61,17 @@ def _optimizer(config: TrainingConfig) -> optax.GradientTransformation:
 def decayed(model: WorldModel) -> WorldModel:
     """Return whether each parameter decays, as a tree of bools: every matrix does, the head among them.
 
-    Norm scales do not, since they start at 1 and not 0; nor does the embedding, since the vector of a rare
-    token would fade between the few batches that hold the token.
+    Norm scales do not, since they start at 1 and not 0, nor do biases; nor does the embedding, since the
+    vector of a rare token would fade between the few batches that hold the token.
     """
-    every = jax.tree.map(lambda _: True, model)
-    return eqx.tree_at(
-        lambda tree: (tree.embed, tree.norm, tree.layers.attention_norm, tree.layers.mlp_norm),
-        every,
-        replace=(False,) * 4,
-    )
+    nothing = jax.tree.map(lambda _: False, model)
+    return eqx.tree_at(_matrices, nothing, replace_fn=lambda _: True)
+
+
+def _matrices(model: WorldModel) -> list[Any]:
+    attention, mlp = model.layers.attention, model.layers.mlp
+    matrices = [attention.wq, attention.wk, attention.wv, attention.wo, mlp.gate, mlp.up, mlp.down]
+    return matrices if model.head is None else [*matrices, model.head]
 
 
 def _of_stage(stage: Stage) -> optax.Schedule:
