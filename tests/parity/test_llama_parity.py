@@ -150,7 +150,7 @@ def family(request, tmp_path_factory):
     torch.manual_seed(0)
     theirs = AutoModelForCausalLM.from_config(CONFIGS[request.param]).eval()
     with torch.no_grad():
-        for name, weight in theirs.named_parameters():
+        for weight in theirs.parameters():
             # Norms begin at one and biases at zero, which would hide one that is read from the wrong place.
             if weight.ndim == 1:
                 weight += 0.3 * torch.randn_like(weight)
@@ -172,21 +172,18 @@ def test_256_greedy_tokens_are_theirs(family):
     theirs, folder = family
     prompt = draw_tokens(96)[:1, :16]
     # Their cache of a sliding window drops what ours masks.
-    want = theirs.generate(
-        torch.from_numpy(prompt).long(),
-        max_new_tokens=256,
-        do_sample=False,
-        eos_token_id=None,
-        pad_token_id=0,
-    )[0, 16:]
+    greedy = {"max_new_tokens": 256, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+    want = theirs.generate(torch.from_numpy(prompt).long(), **greedy)[0, 16:]
     architecture, mesh = read_architecture(folder), mesh_of(MeshConfig())
     forward = Forward.of(architecture, Execution())
 
     @partial(jax.jit, donate_argnums=0)
     def following(cache, scores, index):
         token = jnp.argmax(scores, axis=-1).astype(jnp.int32)
-        order = jnp.full((1, 1), index, jnp.int32)
-        scores, cache = decode_step(weights, cache, token[:, None], order=order, slot=index, forward=forward)
+        new, order = (
+            jax.reshard(x, spec("batch", None)) for x in (token[:, None], jnp.full((1, 1), index, jnp.int32))
+        )
+        scores, cache = decode_step(weights, cache, new, order=order, slot=index, forward=forward)
         return cache, scores, token
 
     with jax.set_mesh(mesh):
