@@ -1,5 +1,6 @@
 """A small model of each family, with every weight away from the value it begins with."""
 
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -10,16 +11,12 @@ from ringworld.model.config import Architecture
 from ringworld.model.world_model import WorldModel
 
 
-def of_family(**change) -> Architecture:
-    sizes = {"layers": 2, "embed": 32, "heads": 4, "kv_heads": 2, "head": 8, "mlp": 48}
-    return Architecture(**({"text_vocab": 40, "vision_vocab": 24} | sizes | change))
-
-
+LLAMA = Architecture(layers=2, embed=32, heads=4, kv_heads=2, head=8, mlp=48, text_vocab=40, vision_vocab=24)
 FAMILIES = {
-    "llama-tied": of_family(tied=True),
-    "mistral": of_family(family="mistral", window_tokens=5),
-    "qwen2": of_family(family="qwen2"),
-    "qwen3": of_family(family="qwen3", tied=True),
+    "llama-tied": replace(LLAMA, tied=True),
+    "mistral": replace(LLAMA, family="mistral", window_tokens=5),
+    "qwen2": replace(LLAMA, family="qwen2"),
+    "qwen3": replace(LLAMA, family="qwen3", tied=True),
 }
 
 
