@@ -10,7 +10,6 @@ from jax.sharding import Mesh
 from ringworld.model.config import Architecture
 from ringworld.model.world_model import WorldModel
 
-
 LLAMA = Architecture(layers=2, embed=32, heads=4, kv_heads=2, head=8, mlp=48, text_vocab=40, vision_vocab=24)
 FAMILIES = {
     "llama-tied": replace(LLAMA, tied=True),
