@@ -166,7 +166,7 @@ def time_hopper(report: Report, case: Case) -> None:
     chosen = choose_tiles(head=case.head)
     for tile in (chosen.forward, HopperTile(other=64, stages=4), HopperTile(other=64, stages=2)):
         with _timed(report, case, "pallas_hopper", "forward", tile=dataclasses.asdict(tile)) as measure:
-            tiles = chosen._replace(forward=tile)
+            tiles = dataclasses.replace(chosen, forward=tile)
             measure(_forward(pallas_hopper, tiles=tiles), q, k, v, mask)
     for q_tile, kv_tile in (
         (chosen.backward_q, chosen.backward_kv),
@@ -175,7 +175,7 @@ def time_hopper(report: Report, case: Case) -> None:
     ):
         tile = {"q": dataclasses.asdict(q_tile), "kv": dataclasses.asdict(kv_tile)}
         with _timed(report, case, "pallas_hopper", "backward", tile=tile) as measure:
-            tiles = chosen._replace(backward_q=q_tile, backward_kv=kv_tile)
+            tiles = dataclasses.replace(chosen, backward_q=q_tile, backward_kv=kv_tile)
             measure(_backward(pallas_hopper, tiles=tiles), q, k, v, dout, lse, delta, mask)
 
 

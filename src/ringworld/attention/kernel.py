@@ -1,5 +1,6 @@
 """The contract of every kernel."""
 
+from dataclasses import dataclass
 from typing import Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from jaxtyping import Array, Float, Float32
@@ -21,7 +22,8 @@ class Gradients(NamedTuple):
     dv: Float32[Array, "batch kv_heads kv_seq head"]
 
 
-class Tiles(NamedTuple, Generic[Tile]):
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tiles(Generic[Tile]):
     """How each of three kernels is cut."""
 
     forward: Tile
