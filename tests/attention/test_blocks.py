@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -6,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from ringworld.attention.blocks import LiveBlocks, even_block, live_for_keys, live_for_queries, pad_mask
+from ringworld.attention.blocks import LiveBlocks, even_block, live_blocks, pad_mask
 from ringworld.attention.visibility import MaskSpec
 from tests.attention import reference
 
@@ -16,7 +18,8 @@ FIRST = np.array([[0, 0, 0, 3, 3, 3, 3, 3, 3, 0, 0, 0]], np.int32)
 MASK = MaskSpec(*(jnp.asarray(x) for x in (ORDER, FIRST, ORDER)))
 
 _for_queries, _for_keys = (
-    jax.jit(f, static_argnames=("q_block", "kv_block")) for f in (live_for_queries, live_for_keys)
+    jax.jit(functools.partial(live_blocks, of=of), static_argnames=("q_block", "kv_block"))
+    for of in ("queries", "keys")
 )
 
 

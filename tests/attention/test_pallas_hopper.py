@@ -10,7 +10,8 @@ from jax.sharding import AbstractDevice, AbstractMesh, NamedSharding, PartitionS
 
 from ringworld.attention import pallas_hopper
 from ringworld.attention.config import AttentionConfig
-from ringworld.attention.pallas_hopper import HopperTile, HopperTiles
+from ringworld.attention.kernel import Tiles
+from ringworld.attention.pallas_hopper import HopperTile
 from ringworld.attention.visibility import MaskSpec
 from ringworld.core.errors import InputError
 from tests.attention import reference
@@ -74,7 +75,7 @@ def test_more_blocks_than_stages_take_turns_in_them():
         "mask": MaskSpec(**{name: jnp.asarray(x) for name, x in tokens.items()}),
         "config": AttentionConfig(kernel="pallas_hopper", pallas_mode="interpreted"),
         "interpreter": INTERPRETER,
-        "tiles": HopperTiles(forward=two, backward_q=two, backward_kv=two),
+        "tiles": Tiles(forward=two, backward_q=two, backward_kv=two),
     }
     arrays = [jnp.asarray(x.swapaxes(1, 2)) for x in (q, k, v, dout)]
     final = {

@@ -35,7 +35,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def restore(folder: Path, **leaves: Any) -> Any:
-    with closing(Checkpoints(folder, mode="read")) as checkpoints:
+    with closing(Checkpoints(folder)) as checkpoints:
         return checkpoints.restore(leaves)
 
 
@@ -46,11 +46,11 @@ def test_what_was_saved_comes_back(folder):
     np.testing.assert_array_equal(restored.tree["weights"], expected)
 
 
-def test_a_reader_leaves_alone_what_a_run_is_about_to_finish(folder):
+def test_what_a_killed_run_did_not_finish_is_cleared_away(folder):
     unfinished = folder / "4.orbax-checkpoint-tmp"
     unfinished.mkdir()
     assert restore(folder, weights=abstract(WEIGHTS), moments=abstract(WEIGHTS)).step == 3
-    assert unfinished.exists()
+    assert not unfinished.exists()
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_a_checkpoint_comes_back_on_a_mesh_of_another_shape(tmp_path):
     values = jnp.arange(32.0).reshape(8, 4)
     ring8 = NamedSharding(make_mesh(MeshConfig(ring=8)), spec("weight", "embed"))
     data8 = NamedSharding(make_mesh(MeshConfig(tensor=2, fsdp=4)), spec("weight", "mlp"))
-    saved = Checkpoints(tmp_path / "c", keep=2)
+    saved = Checkpoints(tmp_path / "c")
     for step in (1, 2, 3):
         saved.save(step, {"w": jax.device_put(values + step, ring8)}, {"loader": {"next": step}})
     saved.close()

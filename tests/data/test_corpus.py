@@ -5,7 +5,7 @@ from pathlib import Path
 from ringworld.data.config import PrepareConfig, Split
 from ringworld.data.corpus import corpus
 from ringworld.data.examples import ExampleMaker
-from ringworld.data.file_examples import Problems, Tools, prepare_file
+from ringworld.data.file_examples import Problems, prepare_file
 from ringworld.data.find_sources import find_sources
 from ringworld.data.quarantine import Quarantined
 from ringworld.data.sources import Source
@@ -14,11 +14,8 @@ from tests.data.conftest import QUARTERS
 QUESTIONS = [{"question": "Who?", "answer": "Anna"}]
 
 
-def tools_of(config: PrepareConfig, tokenizer, vocabulary) -> Tools:
-    return Tools(
-        maker=ExampleMaker(tokenizer=tokenizer, vocabulary=vocabulary, config=config),
-        frame_tokenizer=QUARTERS,
-    )
+def maker_of(config: PrepareConfig, tokenizer, vocabulary) -> ExampleMaker:
+    return ExampleMaker(tokenizer=tokenizer, vocabulary=vocabulary, config=config, frame_tokenizer=QUARTERS)
 
 
 def test_a_corpus_holds_documents_captions_and_questions_in_the_words_of_the_prompts(tmp_path: Path):
@@ -57,14 +54,14 @@ def test_the_held_out_end_of_a_book_and_the_held_out_lines_are_no_text_to_train_
         replace(source, split="train")
         for source in find_sources(videos=[], texts=[tmp_path / "in"], config=config)
     ]
-    tools = tools_of(config, tokenizer, vocabulary)
+    maker = maker_of(config, tokenizer, vocabulary)
     words: dict[Split, set[str]] = {"train": set(), "held_out": set()}
     examples: dict[Split, str] = {"train": "", "held_out": ""}
     for split in words:
         for text in corpus(sources, split=split, config=config, quarantined=[]):
             words[split] |= set(text.split())
     for source in sources:
-        for example, split in prepare_file(source, tools, Problems(quarantined=[])):
+        for example, split in prepare_file(source, maker, Problems(quarantined=[])):
             text = tokenizer.decode(example.tokens.tolist())
             examples[split] += f"{text}\n" if example.source.startswith("lines") else text
     assert not words["train"] & words["held_out"]
@@ -82,24 +79,24 @@ def test_nothing_of_a_held_out_file_is_trained_on(tmp_path: Path, tokenizer, voc
     (tmp_path / "b.txt").write_text("Anna runs. " * 200)
     (tmp_path / "b.json").write_text(json.dumps(said))
     (tmp_path / "c.jsonl").write_text("\n".join(json.dumps({"text": f"Line {i}."}) for i in range(40)))
-    tools = tools_of(config, tokenizer, vocabulary)
+    maker = maker_of(config, tokenizer, vocabulary)
     for source in find_sources(videos=[tmp_path], texts=[tmp_path], config=config):
         held_out = replace(source, split="held_out")
         assert list(corpus([held_out], split="train", config=config, quarantined=[])) == []
         assert list(corpus([held_out], split="held_out", config=config, quarantined=[]))
-        splits = [split for _, split in prepare_file(held_out, tools, Problems(quarantined=[]))]
+        splits = [split for _, split in prepare_file(held_out, maker, Problems(quarantined=[]))]
         assert set(splits) == {"held_out"}
 
 
 def test_no_question_is_asked_about_a_text_whose_end_is_held_out(tmp_path: Path, tokenizer, vocabulary):
     config = PrepareConfig(document_tokens=300, held_out_fraction=0.7)
-    tools = tools_of(config, tokenizer, vocabulary)
+    maker = maker_of(config, tokenizer, vocabulary)
     (tmp_path / "a.json").write_text(json.dumps({"questions": QUESTIONS}))
     for text, asked in (("Anna runs.", 1), ("Anna runs. " * 40, 0)):
         (tmp_path / "a.txt").write_text(text)
         (source,) = find_sources(texts=[tmp_path], config=config)
         problems = Problems(quarantined=[])
-        made = list(prepare_file(source, tools, problems))
+        made = list(prepare_file(source, maker, problems))
         assert {split for _, split in made} == ({"train"} if asked else {"train", "held_out"})
         assert sum(example.kind == "text_qa" for example, _ in made) == asked
         assert problems.questions_too_long == 1 - asked
@@ -130,7 +127,7 @@ def test_a_question_without_an_answer_is_left_out_and_counted(
     config = PrepareConfig(held_out_fraction=0.0)
     (source,) = find_sources(videos=[tmp_path], config=config)
     problems = Problems(quarantined=[])
-    made = [example for example, _ in prepare_file(source, tools_of(config, tokenizer, vocabulary), problems)]
+    made = [example for example, _ in prepare_file(source, maker_of(config, tokenizer, vocabulary), problems)]
     assert sum(example.kind == "video_qa" for example in made) == 1
     assert problems == Problems(quarantined=[], questions_unanswered=2)
 

@@ -247,10 +247,3 @@ def test_times_read_well(seconds, shown):
 )
 def test_rates_read_well(flops, shown):
     assert markup.rate(flops) == shown
-
-
-@pytest.mark.parametrize(
-    ("size", "shown"), [(0, "0 B"), (999, "999 B"), (1500, "1.5 kB"), (74_800_000, "74.8 MB")]
-)
-def test_sizes_read_well(size, shown):
-    assert markup.size(size) == shown

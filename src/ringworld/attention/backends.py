@@ -32,7 +32,9 @@ def kernel_for(config: AttentionConfig, *, queries: Float[Array, "batch heads q_
     runnable = _runnable(platform=device.platform, kind=device.device_kind, cuda=cuda)
     name: KernelName = config.kernel
     if name == "auto":
-        name = next(each for each in runnable if _suits(each, queries))
+        # Of the rows of its products, pallas_hopper wastes most on a few queries.
+        few = ("pallas_hopper",) if queries.shape[2] < _HOPPER_FEWEST_QUERIES else ()
+        name = next(each for each in runnable if _takes(each, queries) and each not in few)
     if name not in runnable and config.pallas_mode == "compiled":
         on = device.device_kind + (f" with CUDA {cuda}" if cuda else "")
         raise InputError(
@@ -122,9 +124,3 @@ def _takes(name: KernelName, queries: Array) -> bool:
     """
     small = queries.dtype == jnp.bfloat16 and queries.shape[-1] <= _HOPPER_LARGEST_HEAD
     return name != "pallas_hopper" or small
-
-
-def _suits(name: KernelName, queries: Array) -> bool:
-    """Return whether a kernel is efficient for such queries: pallas_hopper wastes rows on a few of them."""
-    few = queries.shape[2] < _HOPPER_FEWEST_QUERIES
-    return _takes(name, queries) and not (name == "pallas_hopper" and few)

@@ -6,7 +6,7 @@ Each block has its own list and walks it alone, so that blocks may be computed i
 import functools
 import math
 from collections.abc import Callable
-from typing import Final, NamedTuple, TypeVar
+from typing import Final, Literal, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -14,13 +14,7 @@ from jax import lax
 from jax.experimental.layout import Layout, with_layout_constraint
 from jaxtyping import Array, Int32, Shaped
 
-from ringworld.attention.visibility import (
-    ALL,
-    NOTHING,
-    PART,
-    MaskSpec,
-    block_visibility,
-)
+from ringworld.attention.visibility import ALL, NOTHING, PART, MaskSpec, block_visibility
 from ringworld.core.padding import PADDING_ORDER
 
 Carry = TypeVar("Carry")
@@ -47,21 +41,33 @@ class LiveBlocks(NamedTuple):
     """How many to visit."""
 
 
-def live_for_queries(mask: MaskSpec, *, q_block: int, kv_block: int, rows: int = 1) -> LiveBlocks:
-    """Return for each block of queries the blocks of keys that it sees.
+def live_blocks(
+    mask: MaskSpec, *, of: Literal["queries", "keys"], q_block: int, kv_block: int, rows: int = 1
+) -> LiveBlocks:
+    """Return for each block of queries the blocks of keys that it sees, or for one of keys those that see it.
 
     Args:
         mask: of lengths that are multiples of blocks.
+        of: which blocks have lists.
         q_block: queries of a block.
         kv_block: keys of a block.
         rows: how many rows of the batch a block holds; the lists are then of so many rows each.
     """
-    return _listed(_sees(mask, q_block=q_block, kv_block=kv_block, rows=rows))
-
-
-def live_for_keys(mask: MaskSpec, *, q_block: int, kv_block: int) -> LiveBlocks:
-    """Return for each block of keys the blocks of queries that see it; lengths are multiples of blocks."""
-    return _listed(_sees(mask, q_block=q_block, kv_block=kv_block, rows=1).swapaxes(1, 2))
+    groups = mask.q_order.shape[0] // rows
+    cut = (x.reshape(groups, rows, -1, n) for x, n in zip(mask, (q_block, q_block, kv_block)))
+    by_row = block_visibility(MaskSpec(*cut))
+    # A block that all rows see whole needs no mask, and one that none sees is skipped.
+    sees = jnp.where((by_row == ALL).all(axis=1), ALL, jnp.minimum(by_row.max(axis=1), PART))
+    sees = sees if of == "queries" else sees.swapaxes(1, 2)
+    others = sees.shape[2]
+    some = (sees != NOTHING).sum(axis=2, dtype=jnp.int32)
+    ranked = lax.sort((ALL - sees) * others + lax.broadcasted_iota(jnp.int32, sees.shape, 2), dimension=2)
+    return LiveBlocks(
+        longest_first=jnp.argsort(-some, axis=1, stable=True).astype(jnp.int32),
+        others=ranked % others,
+        whole=(sees == ALL).sum(axis=2, dtype=jnp.int32),
+        some=some,
+    )
 
 
 def visit_live(step: Callable[..., Carry], carry: Carry, *, whole: Array, some: Array) -> Carry:
@@ -122,26 +128,3 @@ def varying_as(x: Shaped[Array, "*dims"], declared: jax.ShapeDtypeStruct) -> Sha
     """Let a result vary over a mesh as was declared, where the call that made it lost track of that."""
     missing = declared.manual_axis_type.varying - jax.typeof(x).manual_axis_type.varying
     return lax.pcast(x, tuple(sorted(missing)), to="varying") if missing else x
-
-
-def _sees(
-    mask: MaskSpec, *, q_block: int, kv_block: int, rows: int
-) -> Int32[Array, "groups q_blocks kv_blocks"]:
-    groups = mask.q_order.shape[0] // rows
-    cut = (x.reshape(groups, rows, -1, n) for x, n in zip(mask, (q_block, q_block, kv_block)))
-    by_row = block_visibility(MaskSpec(*cut))
-    # A block that all rows see whole needs no mask, and one that none sees is skipped.
-    return jnp.where((by_row == ALL).all(axis=1), ALL, jnp.minimum(by_row.max(axis=1), PART))
-
-
-def _listed(sees: Int32[Array, "batch blocks others"]) -> LiveBlocks:
-    """Return for each block the blocks of the other side to visit, given the visibility of each pair."""
-    others = sees.shape[2]
-    some = (sees != NOTHING).sum(axis=2, dtype=jnp.int32)
-    ranked = lax.sort((ALL - sees) * others + lax.broadcasted_iota(jnp.int32, sees.shape, 2), dimension=2)
-    return LiveBlocks(
-        longest_first=jnp.argsort(-some, axis=1, stable=True).astype(jnp.int32),
-        others=ranked % others,
-        whole=(sees == ALL).sum(axis=2, dtype=jnp.int32),
-        some=some,
-    )

@@ -1,12 +1,17 @@
 """The contract of every kernel."""
 
-from typing import NamedTuple, Protocol, runtime_checkable
+from dataclasses import dataclass
+from typing import Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from jaxtyping import Array, Float, Float32
 
 from ringworld.attention.config import AttentionConfig
 from ringworld.attention.merge import Partial
 from ringworld.attention.visibility import MaskSpec
+
+OfQueries = Float[Array, "batch heads q_seq head"]
+OfKeys = Float[Array, "batch kv_heads kv_seq head"]
+Tile = TypeVar("Tile")
 
 
 class Gradients(NamedTuple):
@@ -15,6 +20,15 @@ class Gradients(NamedTuple):
     dq: Float32[Array, "batch heads q_seq head"]
     dk: Float32[Array, "batch kv_heads kv_seq head"]
     dv: Float32[Array, "batch kv_heads kv_seq head"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tiles(Generic[Tile]):
+    """How each of three kernels is cut."""
+
+    forward: Tile
+    backward_q: Tile
+    backward_kv: Tile
 
 
 @runtime_checkable
@@ -30,23 +44,17 @@ class Kernel(Protocol):
     """
 
     def forward(
-        self,
-        q: Float[Array, "batch heads q_seq head"],
-        k: Float[Array, "batch kv_heads kv_seq head"],
-        v: Float[Array, "batch kv_heads kv_seq head"],
-        *,
-        mask: MaskSpec,
-        config: AttentionConfig,
+        self, q: OfQueries, k: OfKeys, v: OfKeys, *, mask: MaskSpec, config: AttentionConfig
     ) -> Partial:
         """Return `out` [batch, heads, q_seq, head] and `lse` [batch, heads, q_seq] over these keys alone."""
         ...
 
     def backward(
         self,
-        q: Float[Array, "batch heads q_seq head"],
-        k: Float[Array, "batch kv_heads kv_seq head"],
-        v: Float[Array, "batch kv_heads kv_seq head"],
-        dout: Float[Array, "batch heads q_seq head"],
+        q: OfQueries,
+        k: OfKeys,
+        v: OfKeys,
+        dout: OfQueries,
         *,
         lse: Float32[Array, "batch heads q_seq"],
         delta: Float32[Array, "batch heads q_seq"],

@@ -24,14 +24,13 @@ from jaxtyping import Array, BFloat16, Float32
 from ringworld.attention.arithmetic import base_two
 from ringworld.attention.blocks import (
     fill_heads,
-    live_for_keys,
-    live_for_queries,
+    live_blocks,
     pad_mask,
     result_type,
     varying_as,
 )
 from ringworld.attention.config import AttentionConfig
-from ringworld.attention.kernel import Gradients
+from ringworld.attention.kernel import Gradients, Tiles
 from ringworld.attention.merge import Partial
 from ringworld.attention.pallas_hopper_kernels import (
     CONSUMERS,
@@ -103,16 +102,7 @@ class HopperTile:
     """Blocks in shared memory at once."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class HopperTiles:
-    """The tiles of the three kernels."""
-
-    forward: HopperTile
-    backward_q: HopperTile
-    backward_kv: HopperTile
-
-
-def choose_tiles(*, head: int) -> HopperTiles:
+def choose_tiles(*, head: int) -> Tiles[HopperTile]:
     """Return tiles that spill no registers and fit in 227 KiB of shared memory.
 
     | head | tokens of a block that is visited, and stages: forward | backward_q | backward_kv |
@@ -124,7 +114,7 @@ def choose_tiles(*, head: int) -> HopperTiles:
     Stages are a power of two, so that a step finds its stage without a division.
     """
     wide = HopperTile(other=128, stages=4 if head <= 64 else 2)
-    return HopperTiles(forward=wide, backward_q=wide, backward_kv=HopperTile(other=64, stages=4))
+    return Tiles(forward=wide, backward_q=wide, backward_kv=HopperTile(other=64, stages=4))
 
 
 def forward(
@@ -134,7 +124,7 @@ def forward(
     *,
     mask: MaskSpec,
     config: AttentionConfig,
-    tiles: HopperTiles | None = None,
+    tiles: Tiles[HopperTile] | None = None,
     interpreter: Any = None,
 ) -> Partial:
     """Return attention of these queries to these keys alone; see `kernel.Kernel.forward`.
@@ -157,7 +147,7 @@ def backward(
     delta: Float32[Array, "batch heads q_seq"],
     mask: MaskSpec,
     config: AttentionConfig,
-    tiles: HopperTiles | None = None,
+    tiles: Tiles[HopperTile] | None = None,
     interpreter: Any = None,
 ) -> Gradients:
     """Return what these keys contribute to the gradients; see `kernel.Kernel.backward`, and `forward`."""
@@ -190,7 +180,7 @@ def _run(
     q_block, kv_block = (_KEPT_ROWS, tile.other) if of_q else (tile.other, _KEPT_ROWS)
     q_cut, kv_cut = (ROWS, tile.other) if of_q else (tile.other, ROWS)
     mask = pad_mask(mask, q_block=q_block, kv_block=kv_block)
-    live = (live_for_queries if of_q else live_for_keys)(mask, q_block=q_block, kv_block=kv_block)
+    live = live_blocks(mask, of=which.rows, q_block=q_block, kv_block=kv_block)
     mask = MaskSpec(*(_cut(x, 1, n) for x, n in zip(mask, (q_cut, q_cut, kv_cut))))
     queries = [fill_heads(x, q_block, head=_LANE) for x in of_queries]
     keys = [fill_heads(x, kv_block, head=_LANE) for x in of_keys]

@@ -18,13 +18,13 @@ import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
-from jaxtyping import Array, Float, Float32
+from jaxtyping import Array, Float32
 
 from ringworld.attention import pallas_tpu_kernels as kernels
 from ringworld.attention.arithmetic import base_two
 from ringworld.attention.blocks import even_block, fill_blocks, pad_mask, result_type
 from ringworld.attention.config import TPU_KV_BLOCK_TOKENS, TPU_Q_BLOCK_TOKENS, AttentionConfig
-from ringworld.attention.kernel import Gradients
+from ringworld.attention.kernel import Gradients, OfKeys, OfQueries
 from ringworld.attention.merge import Partial
 from ringworld.attention.pallas_tpu_kernels import LANES
 from ringworld.attention.pallas_tpu_walk import Places, places_by_keys, places_by_queries, walk_over
@@ -71,9 +71,9 @@ _BACKWARD_KV = _Pass(kernel=kernels.backward_kv, rows="keys", makes=("kv", "kv")
 
 
 def forward(
-    q: Float[Array, "batch heads q_seq head"],
-    k: Float[Array, "batch kv_heads kv_seq head"],
-    v: Float[Array, "batch kv_heads kv_seq head"],
+    q: OfQueries,
+    k: OfKeys,
+    v: OfKeys,
     *,
     mask: MaskSpec,
     config: AttentionConfig,
@@ -96,10 +96,10 @@ def forward(
 
 
 def backward(
-    q: Float[Array, "batch heads q_seq head"],
-    k: Float[Array, "batch kv_heads kv_seq head"],
-    v: Float[Array, "batch kv_heads kv_seq head"],
-    dout: Float[Array, "batch heads q_seq head"],
+    q: OfQueries,
+    k: OfKeys,
+    v: OfKeys,
+    dout: OfQueries,
     *,
     lse: Float32[Array, "batch heads q_seq"],
     delta: Float32[Array, "batch heads q_seq"],

@@ -20,7 +20,7 @@ import numpy as np
 from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
-from jaxtyping import Array, Float, Float32
+from jaxtyping import Array, Float32
 
 from ringworld.attention.arithmetic import (
     LOG2_E,
@@ -33,14 +33,13 @@ from ringworld.attention.blocks import (
     FLOOR,
     LiveBlocks,
     fill_heads,
-    live_for_keys,
-    live_for_queries,
+    live_blocks,
     pad_mask,
     result_type,
     visit_live,
 )
 from ringworld.attention.config import AttentionConfig
-from ringworld.attention.kernel import Gradients
+from ringworld.attention.kernel import Gradients, OfKeys, OfQueries, Tiles
 from ringworld.attention.merge import Partial
 from ringworld.attention.visibility import MaskSpec, in_sight
 
@@ -61,16 +60,7 @@ class TritonTile:
     """Blocks in flight at once."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TritonTiles:
-    """The tiles of the three kernels."""
-
-    forward: TritonTile
-    backward_q: TritonTile
-    backward_kv: TritonTile
-
-
-def choose_tiles(*, head: int, dtype: np.dtype) -> TritonTiles:
+def choose_tiles(*, head: int, dtype: np.dtype) -> Tiles[TritonTile]:
     """Return tiles that spill few registers and fit in 99 KiB of shared memory, that of the smallest chips.
 
     | head | queries and keys of a block: forward | backward_q | backward_kv |
@@ -83,27 +73,20 @@ def choose_tiles(*, head: int, dtype: np.dtype) -> TritonTiles:
     small = TritonTile(q=32, kv=32, warps=8, stages=2)
     if dtype == jnp.float32:  # no matrix unit: the operands of a product are held in registers
         small = dataclasses.replace(small, stages=1)
-        return TritonTiles(forward=small, backward_q=small, backward_kv=small)
+        return Tiles(forward=small, backward_q=small, backward_kv=small)
     if head <= 64:
-        return TritonTiles(
+        return Tiles(
             forward=TritonTile(q=128, kv=64, warps=4, stages=3),
             backward_q=TritonTile(q=128, kv=64, warps=8, stages=2),
             backward_kv=TritonTile(q=64, kv=128, warps=8, stages=2),
         )
     if head <= 128:
         wide = TritonTile(q=128, kv=64, warps=8, stages=2)
-        return TritonTiles(forward=wide, backward_q=wide, backward_kv=dataclasses.replace(wide, q=64))
-    return TritonTiles(forward=dataclasses.replace(small, q=64), backward_q=small, backward_kv=small)
+        return Tiles(forward=wide, backward_q=wide, backward_kv=dataclasses.replace(wide, q=64))
+    return Tiles(forward=dataclasses.replace(small, q=64), backward_q=small, backward_kv=small)
 
 
-def forward(
-    q: Float[Array, "batch heads q_seq head"],
-    k: Float[Array, "batch kv_heads kv_seq head"],
-    v: Float[Array, "batch kv_heads kv_seq head"],
-    *,
-    mask: MaskSpec,
-    config: AttentionConfig,
-) -> Partial:
+def forward(q: OfQueries, k: OfKeys, v: OfKeys, *, mask: MaskSpec, config: AttentionConfig) -> Partial:
     """Return attention of these queries to these keys alone; see `kernel.Kernel.forward`.
 
     The blocks of `config` are upper limits of those of `choose_tiles`.
@@ -114,10 +97,10 @@ def forward(
 
 
 def backward(
-    q: Float[Array, "batch heads q_seq head"],
-    k: Float[Array, "batch kv_heads kv_seq head"],
-    v: Float[Array, "batch kv_heads kv_seq head"],
-    dout: Float[Array, "batch heads q_seq head"],
+    q: OfQueries,
+    k: OfKeys,
+    v: OfKeys,
+    dout: OfQueries,
     *,
     lse: Float32[Array, "batch heads q_seq"],
     delta: Float32[Array, "batch heads q_seq"],
@@ -155,10 +138,9 @@ def _run(
     mask = pad_mask(mask, q_block=tile.q, kv_block=tile.kv)
     queries = [fill_heads(x, tile.q, head=_SMALLEST) for x in of_queries]
     keys = [fill_heads(x, tile.kv, head=_SMALLEST) for x in of_keys]
-    if rows == "queries":
-        live, kept, like = live_for_queries(mask, q_block=tile.q, kv_block=tile.kv), queries[0], q
-    else:
-        live, kept, like = live_for_keys(mask, q_block=tile.q, kv_block=tile.kv), keys[0], k
+    live, kept, like = live_blocks(mask, of=rows, q_block=tile.q, kv_block=tile.kv), queries[0], q
+    if rows == "keys":
+        kept, like = keys[0], k
         queries = [x.reshape(*k.shape[:2], -1, *x.shape[2:]) for x in queries]
     (batch, heads), operands = kept.shape[:2], (*queries, *keys)
     types = [result_type(kept.shape[:n], *live, *mask, *operands) for n in dimensions]

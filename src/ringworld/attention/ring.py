@@ -15,11 +15,11 @@ from typing import TypeVar
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Float32
+from jaxtyping import Array, Float32
 
 from ringworld.attention.backends import kernel_for
 from ringworld.attention.config import AttentionConfig
-from ringworld.attention.kernel import Gradients
+from ringworld.attention.kernel import Gradients, OfKeys, OfQueries
 from ringworld.attention.merge import Partial, merge, nothing_seen
 from ringworld.attention.visibility import MaskSpec, sees_any
 
@@ -28,13 +28,7 @@ _Held = tuple[Array, Array]  # what travels: keys and values [2, batch, kv_heads
 
 
 def forward(
-    q: Float[Array, "batch heads seq head"],
-    k: Float[Array, "batch kv_heads kv_seq head"],
-    v: Float[Array, "batch kv_heads kv_seq head"],
-    *,
-    mask: MaskSpec,
-    axes: tuple[str, ...],
-    config: AttentionConfig,
+    q: OfQueries, k: OfKeys, v: OfKeys, *, mask: MaskSpec, axes: tuple[str, ...], config: AttentionConfig
 ) -> Partial:
     """Return attention of this member's queries to the keys of all members."""
     hops = lax.axis_size(axes) - 1
@@ -61,13 +55,13 @@ def forward(
 
 
 def backward(
-    q: Float[Array, "batch heads seq head"],
-    k: Float[Array, "batch kv_heads kv_seq head"],
-    v: Float[Array, "batch kv_heads kv_seq head"],
-    dout: Float[Array, "batch heads seq head"],
+    q: OfQueries,
+    k: OfKeys,
+    v: OfKeys,
+    dout: OfQueries,
     *,
-    lse: Float32[Array, "batch heads seq"],
-    delta: Float32[Array, "batch heads seq"],
+    lse: Float32[Array, "batch heads q_seq"],
+    delta: Float32[Array, "batch heads q_seq"],
     mask: MaskSpec,
     axes: tuple[str, ...],
     config: AttentionConfig,

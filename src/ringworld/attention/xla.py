@@ -13,7 +13,7 @@ from typing import NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float, Float32, Shaped
+from jaxtyping import Array, Bool, Float32, Shaped
 
 from ringworld.attention.arithmetic import precision_for
 from ringworld.attention.blocks import (
@@ -21,13 +21,13 @@ from ringworld.attention.blocks import (
     LiveBlocks,
     even_block,
     fill_blocks,
-    live_for_queries,
+    live_blocks,
     pad_mask,
     row_major,
     visit_live,
 )
 from ringworld.attention.config import AttentionConfig
-from ringworld.attention.kernel import Gradients
+from ringworld.attention.kernel import Gradients, OfKeys, OfQueries
 from ringworld.attention.merge import Partial
 from ringworld.attention.visibility import MaskSpec, visible
 from ringworld.core.divisors import largest_divisor
@@ -123,14 +123,7 @@ class _Schedule(NamedTuple):
         return visit_live(visit, carry, whole=self.live.whole[at.rows, i], some=self.live.some[at.rows, i])
 
 
-def forward(
-    q: Float[Array, "batch heads q_seq head"],
-    k: Float[Array, "batch kv_heads kv_seq head"],
-    v: Float[Array, "batch kv_heads kv_seq head"],
-    *,
-    mask: MaskSpec,
-    config: AttentionConfig,
-) -> Partial:
+def forward(q: OfQueries, k: OfKeys, v: OfKeys, *, mask: MaskSpec, config: AttentionConfig) -> Partial:
     """Return attention of these queries to these keys alone; see `kernel.Kernel.forward`."""
     schedule, scale = _schedule(q, k, mask, config), q.shape[-1] ** -0.5
     queries, keys = schedule.queries, schedule.keys
@@ -168,10 +161,10 @@ def forward(
 
 
 def backward(
-    q: Float[Array, "batch heads q_seq head"],
-    k: Float[Array, "batch kv_heads kv_seq head"],
-    v: Float[Array, "batch kv_heads kv_seq head"],
-    dout: Float[Array, "batch heads q_seq head"],
+    q: OfQueries,
+    k: OfKeys,
+    v: OfKeys,
+    dout: OfQueries,
     *,
     lse: Float32[Array, "batch heads q_seq"],
     delta: Float32[Array, "batch heads q_seq"],
@@ -235,7 +228,7 @@ def _schedule(q: Array, k: Array, mask: MaskSpec, config: AttentionConfig) -> _S
         queries=_Side(rows=rows, head_groups=head_groups, tokens=q_block),
         keys=_Side(rows=rows, head_groups=head_groups, tokens=kv_block),
         mask=mask,
-        live=live_for_queries(mask, q_block=q_block, kv_block=kv_block, rows=rows),
+        live=live_blocks(mask, of="queries", q_block=q_block, kv_block=kv_block, rows=rows),
     )
 
 

@@ -30,11 +30,12 @@ from ringworld.bench.peers import (
     outcome_of,
     too_large,
 )
-from ringworld.bench.provenance import machine, versions_of
 from ringworld.core.mesh import make_mesh, simulate_devices
 from ringworld.core.mesh_config import MeshConfig
+from ringworld.core.origin import machine, versions
 from ringworld.core.ranges import check_number
 from ringworld.core.sharding import spec
+from ringworld.core.version import __version__
 from ringworld.model.arrange import Layout
 from ringworld.report.style import ACCENT, GROUND, INK, LINES, MUTED, short
 
@@ -178,6 +179,9 @@ def _compiled(problem: Problem, config: AttentionConfig) -> Callable[[], Timing]
         arrays = _arrays(problem, mesh)
         program = jax.jit(_passes(problem, config)).lower(*arrays, tokens).compile()
         jax.block_until_ready(program(*arrays, tokens))
+    memory = program.memory_analysis()
+    assert memory is not None
+    peak_bytes = memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
 
     def measure() -> Timing:
         taken = []
@@ -188,9 +192,9 @@ def _compiled(problem: Problem, config: AttentionConfig) -> Callable[[], Timing]
         return Timing(
             name=f"ringworld, {sharing.strategy}" if problem.devices > 1 else "ringworld",
             seconds=statistics.median(taken),
-            peak_bytes=_peak_bytes(program),
+            peak_bytes=peak_bytes,
             memory=COMPILED,
-            versions=versions_of("jax", "jaxlib", "numpy"),
+            versions={"ringworld": __version__, **versions("jax", "jaxlib", "numpy")},
         )
 
     return measure
@@ -232,12 +236,6 @@ def _arrays(problem: Problem, mesh: Mesh) -> list[jax.Array]:
         )
         for key, (shape, names) in zip(jax.random.split(jax.random.key(0), 4), kinds)
     ]
-
-
-def _peak_bytes(program: jax.stages.Compiled) -> int:
-    memory = program.memory_analysis()
-    assert memory is not None
-    return memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
 
 
 def _title(problem: Problem) -> str:

@@ -16,9 +16,10 @@ from ringworld.attention.config import LayoutName
 from ringworld.attention.efficiency import ring_work, total_balance
 from ringworld.attention.layouts import MOST_TOKENS, place
 from ringworld.attention.work import by_step, efficiency_of
-from ringworld.bench.provenance import machine, versions_of
 from ringworld.core.errors import InputError
+from ringworld.core.origin import machine, versions
 from ringworld.core.ranges import check_number
+from ringworld.core.version import __version__
 from ringworld.report.style import ACCENT, GROUND, INK, LINES, MUTED, short
 
 _REPEATS = 5
@@ -85,7 +86,7 @@ class LayoutBench:
             "longest_document_tokens": max(self.lengths),
             "block_tokens": self.block_tokens,
             "layouts": [asdict(one) for one in self.balances],
-            "versions": versions_of("numpy"),
+            "versions": {"ringworld": __version__, **versions("numpy")},
             "machine": machine(),
         }
         return json.dumps(made, indent=2)

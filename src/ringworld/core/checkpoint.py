@@ -2,7 +2,7 @@
 
 import textwrap
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import orbax.checkpoint as ocp
@@ -20,26 +20,18 @@ class Restored(NamedTuple):
 
 
 class Checkpoints:
-    """The newest `keep` checkpoints of one run in one folder."""
+    """The newest two checkpoints of one run in one folder, which holds nothing else."""
 
-    def __init__(self, directory: Path, *, keep: int = 2, mode: Literal["write", "read"] = "write") -> None:
-        """Open the folder.
-
-        Args:
-            directory: of the checkpoints alone.
-            keep: how many are left when another is saved.
-            mode: `write` makes the folder if need be, and clears away what was not finished; `read` touches
-                nothing, since a run that is still going may be about to finish it.
-        """
+    def __init__(self, directory: Path) -> None:
+        """Open the folder, or make it, and clear away what was not finished."""
         self.directory = directory
         policies = ocp.checkpoint_managers
         self._manager = ocp.CheckpointManager(
             directory.absolute(),
             options=ocp.CheckpointManagerOptions(
                 save_decision_policy=policies.FixedIntervalPolicy(1),
-                preservation_policy=policies.LatestN(keep),
-                cleanup_tmp_directories=mode == "write",
-                create=mode == "write",
+                preservation_policy=policies.LatestN(2),
+                cleanup_tmp_directories=True,
                 enable_async_checkpointing=False,
             ),
         )

@@ -1,6 +1,7 @@
 """Compiled programs kept from one process to the next."""
 
 import os
+import tempfile
 import warnings
 from pathlib import Path
 
@@ -19,8 +20,13 @@ def keep_compiled_programs() -> None:
     `$RINGWORLD_COMPILATION_CACHE` names; `off` there keeps nothing. Where jax has a folder already, such as
     by `$JAX_COMPILATION_CACHE_DIR`, that one stays; where ours cannot be written there is none.
     """
-    folder, chosen = cache_folder(), jax.config.values["jax_compilation_cache_dir"]
-    if folder is None or chosen is not None or not _writable(folder):
+    folder = cache_folder()
+    if folder is None or jax.config.values["jax_compilation_cache_dir"] is not None:
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError:
         return
     # A full disk, or a program that was damaged: it is compiled again, and a warning helps nobody.
     warnings.filterwarnings("ignore", message="Error (reading|writing) persistent compilation cache entry")
@@ -37,14 +43,3 @@ def cache_folder() -> Path | None:
     caches = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
     # The specification of these folders wants a relative one ignored.
     return caches / "ringworld" / "xla" if caches.is_absolute() else None
-
-
-def _writable(folder: Path) -> bool:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".{os.getpid()}.tmp"
-        probe.touch()
-        probe.unlink()
-    except OSError:
-        return False
-    return True

@@ -1,5 +1,6 @@
 """`origin.json`, one in every folder that ringworld writes: what the folder is and what it was made of."""
 
+import os
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -37,9 +38,15 @@ class Origin:
     """The folders that it was made from, each with its path and fingerprint."""
 
 
-def versions() -> dict[str, str]:
-    """Return the versions of Python and of the libraries that decide results."""
-    return {"python": platform.python_version()} | {name: version(name) for name in _LIBRARIES}
+def versions(*libraries: str) -> dict[str, str]:
+    """Return the versions of Python and of libraries, by default of those that decide results."""
+    named = {name: version(name) for name in libraries or _LIBRARIES}
+    return {"python": platform.python_version()} | named
+
+
+def machine() -> str:
+    """Return the processors of this machine."""
+    return f"{os.cpu_count()} cores {platform.machine()}"
 
 
 def read_origin(folder: Path, *, kind: Kind | None = None) -> Origin:

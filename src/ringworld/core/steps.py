@@ -92,13 +92,18 @@ class RunFiles:
             InputError: the checkpoint is damaged, or the rows up to it are not those that were written.
         """
         restored = self.checkpoints.restore(abstract)
-        resumed = (
-            _resumed(restored, self.checkpoints.directory) if restored else Resumed(step=0, state=first())
-        )
+        resumed = self._resumed(restored) if restored else Resumed(step=0, state=first())
         keep_jsonl(self.metrics, lambda row: row["step"] <= resumed.step)
         logged_steps = resumed.step - resumed.interval.steps
         self.check(read_jsonl(self.metrics), logged_steps=logged_steps, where=self.metrics)
         return resumed
+
+    def _resumed(self, restored: Restored) -> Resumed[Any]:
+        meta, path = restored.meta, self.checkpoints.directory / str(restored.step)
+        with reading(path, expected="a checkpoint of this version", damage=(KeyError, TypeError)):
+            interval = Interval(**meta["interval"] | {"counts": tuple(meta["interval"]["counts"])})
+            loader_state = meta["loader_state"]
+        return Resumed(step=restored.step, state=restored.tree, loader_state=loader_state, interval=interval)
 
 
 def run_steps(
@@ -218,14 +223,6 @@ def check_rows(
         done = step
     if done != logged_steps:
         raise refuse(f"has no row of steps {done + 1} to {logged_steps}")
-
-
-def _resumed(restored: Restored, directory: Path) -> Resumed[Any]:
-    meta, path = restored.meta, directory / str(restored.step)
-    with reading(path, expected="a checkpoint of this version", damage=(KeyError, TypeError)):
-        interval = Interval(**meta["interval"] | {"counts": tuple(meta["interval"]["counts"])})
-        loader_state = meta["loader_state"]
-    return Resumed(step=restored.step, state=restored.tree, loader_state=loader_state, interval=interval)
 
 
 def _refuse_infinite(values: Mapping[str, Any], *, step: int, of: str) -> None:

@@ -70,6 +70,8 @@ class ExampleMaker:
     tokenizer: TextTokenizer
     vocabulary: Vocabulary
     config: PrepareConfig
+    frame_tokenizer: FrameEncoder | None = None
+    """None where all files are text."""
 
     def document(self, text: str, *, source: str) -> list[Example]:
         """Return a document as consecutive examples of at most `config.document_tokens`.

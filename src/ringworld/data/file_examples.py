@@ -5,21 +5,12 @@ from dataclasses import dataclass
 
 from ringworld.data.config import Split
 from ringworld.data.documents import read_documents
-from ringworld.data.examples import Example, ExampleMaker, FrameEncoder
+from ringworld.data.examples import Example, ExampleMaker
 from ringworld.data.frames import read_spread, read_windows
 from ringworld.data.quarantine import Quarantined, quarantine
 from ringworld.data.sources import Source, read_sidecar
 
 Marked = tuple[Example, Split]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Tools:
-    """What files are turned into examples with."""
-
-    maker: ExampleMaker
-    frame_tokenizer: FrameEncoder | None
-    """None where all files are text."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -33,19 +24,19 @@ class Problems:
     """Questions about documents that are longer than an example, or whose end is held out."""
 
 
-def prepare_file(source: Source, tools: Tools, problems: Problems) -> Iterator[Marked]:
+def prepare_file(source: Source, maker: ExampleMaker, problems: Problems) -> Iterator[Marked]:
     """Yield the examples of one file, each with its split; what cannot be used goes to `problems`."""
     with quarantine(source.relative, into=problems.quarantined):
         match source.format:
             case "video" | "image":
-                for example in _pictures(source, tools, problems):
+                for example in _pictures(source, maker, problems):
                     yield example, source.split
             case "text" | "lines":
-                yield from _documents(source, tools, problems)
+                yield from _documents(source, maker, problems)
 
 
-def _pictures(source: Source, tools: Tools, problems: Problems) -> list[Example]:
-    maker, config, frame_tokenizer = tools.maker, tools.maker.config, tools.frame_tokenizer
+def _pictures(source: Source, maker: ExampleMaker, problems: Problems) -> list[Example]:
+    config, frame_tokenizer = maker.config, maker.frame_tokenizer
     assert frame_tokenizer, "pictures need a frame tokenizer"
     sidecar = read_sidecar(source)
     problems.questions_unanswered += sidecar.unanswered
@@ -62,9 +53,8 @@ def _pictures(source: Source, tools: Tools, problems: Problems) -> list[Example]
     return [*maker.captioned(codes, sidecar.caption, source=source.relative), *asked]
 
 
-def _documents(source: Source, tools: Tools, problems: Problems) -> Iterator[Marked]:
+def _documents(source: Source, maker: ExampleMaker, problems: Problems) -> Iterator[Marked]:
     """Yield the documents of a file, and questions about a text, where they can be asked about all of it."""
-    maker = tools.maker
     documents = read_documents(source, config=maker.config, quarantined=problems.quarantined)
     if source.format == "lines":
         for document in documents:

@@ -22,7 +22,7 @@ from ringworld.core.origin import Origin, claim
 from ringworld.data import store
 from ringworld.data.config import Kind, PrepareConfig, Split
 from ringworld.data.examples import ExampleMaker, FrameEncoder
-from ringworld.data.file_examples import Problems, Tools, prepare_file
+from ringworld.data.file_examples import Problems, prepare_file
 from ringworld.data.find_sources import find_sources
 from ringworld.data.quarantine import Quarantined, nothing_usable
 from ringworld.data.sources import Source
@@ -106,11 +106,10 @@ def prepare(
     _check_frames(videos, frame_tokenizer, vocabulary)
     unusable: list[Quarantined] = []
     sources = find_sources(videos=videos, texts=texts, config=config, quarantined=unusable)
-    tools = Tools(
-        maker=ExampleMaker(tokenizer=tokenizer, vocabulary=vocabulary, config=config),
-        frame_tokenizer=frame_tokenizer,
+    maker = ExampleMaker(
+        tokenizer=tokenizer, vocabulary=vocabulary, config=config, frame_tokenizer=frame_tokenizer
     )
-    identity = _identity(tools, out=out, videos=videos, texts=texts)
+    identity = _identity(maker, out=out, videos=videos, texts=texts)
     origin = Origin(kind="examples", identity=identity, configuration=configuration)
     claim(out, origin, results=store.MANIFEST_FILE)  # shards before it are distinguished by their names
     size = config.files_per_shard
@@ -122,7 +121,7 @@ def prepare(
         stem = out / store.SHARDS_FOLDER / name
         shard = find_shard(stem)
         if shard is None:
-            shard = prepare_shard(stem, group, tools)
+            shard = prepare_shard(stem, group, maker)
             made += 1
         shards[name] = shard
         on_progress(min((index + 1) * size, len(sources)), len(sources))
@@ -162,11 +161,11 @@ def find_shard(stem: Path) -> tuple[pa.Table, Problems] | None:
         return None
 
 
-def prepare_shard(stem: Path, sources: Sequence[Source], tools: Tools) -> tuple[pa.Table, Problems]:
+def prepare_shard(stem: Path, sources: Sequence[Source], maker: ExampleMaker) -> tuple[pa.Table, Problems]:
     """Write the shard of these files; a pure function of its arguments and what is in the files."""
     problems = Problems(quarantined=[])
-    examples = (made for source in sources for made in prepare_file(source, tools, problems))
-    manifest = store.write_shard(stem, examples, vocabulary=tools.maker.vocabulary)
+    examples = (made for source in sources for made in prepare_file(source, maker, problems))
+    manifest = store.write_shard(stem, examples, vocabulary=maker.vocabulary)
     state = {_STATE: json.dumps(to_json(problems))}
     store.write_manifest(stem.with_suffix(".parquet"), manifest.replace_schema_metadata(state))
     return manifest, problems
@@ -199,7 +198,9 @@ def _fingerprint(sources: Iterable[Source], made_by: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps([files, made_by]).encode()).hexdigest()[:16]
 
 
-def _identity(tools: Tools, *, out: Path, videos: Sequence[Path], texts: Sequence[Path]) -> dict[str, Any]:
+def _identity(
+    maker: ExampleMaker, *, out: Path, videos: Sequence[Path], texts: Sequence[Path]
+) -> dict[str, Any]:
     """Return what decides the examples in `out`: the inputs, and by whom each file becomes examples."""
 
     def named(path: Path) -> str:
@@ -207,7 +208,7 @@ def _identity(tools: Tools, *, out: Path, videos: Sequence[Path], texts: Sequenc
         path, base = path.resolve(), out.resolve().parent
         return str(path.relative_to(base) if path.is_relative_to(base) else path)
 
-    maker, frames = tools.maker, tools.frame_tokenizer
+    frames = maker.frame_tokenizer
     return {
         "videos": [named(path) for path in videos],
         "texts": [named(path) for path in texts],

@@ -48,7 +48,8 @@ def _draw(sources: Sequence[Source], content: dict[Path, str], config: PrepareCo
         copies.setdefault(content[source.path], []).append(source)
     if len(copies) < 2 or config.held_out_fraction == 0:
         return set()
-    drawn = {name: _fraction(f"{config.seed} {name}") for name in copies}
+    digests = {name: hashlib.sha256(f"{config.seed} {name}".encode()).digest() for name in copies}
+    drawn = {name: int.from_bytes(digest[:8], "big") / 2**64 for name, digest in digests.items()}
     smallest_first = sorted(copies, key=lambda name: drawn[name])
 
     def first_readable(names: list[str]) -> str:
@@ -70,10 +71,6 @@ def _fingerprint(path: Path) -> str:
     except OSError:
         return str(path)  # it will be quarantined where it is read
     return digest.hexdigest()
-
-
-def _fraction(name: str) -> float:
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
 
 
 def _is_readable(source: Source, config: PrepareConfig) -> bool:

@@ -2,8 +2,9 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
@@ -89,24 +90,13 @@ def _outcomes(subject: Subject, task: Task[Any], *, file: Path) -> dict[str, Out
             if item.key not in outcomes:
                 yield item
 
-    for batch in _batches(waiting()):
-        for item, outcome in zip(batch, _scored(subject, task, batch)):
-            outcomes[item.key] = outcome
-            if not isinstance(outcome, Unmeasured):
-                append_jsonl(file, {"item": item.key, "outcome": outcome})
+    for tokens, alike in groupby(waiting(), key=lambda item: item.tokens):
+        while batch := list(islice(alike, max(1, _BATCH_TOKENS // tokens))):
+            for item, outcome in zip(batch, _scored(subject, task, batch)):
+                outcomes[item.key] = outcome
+                if not isinstance(outcome, Unmeasured):
+                    append_jsonl(file, {"item": item.key, "outcome": outcome})
     return {key: outcomes[key] for key in keys}
-
-
-def _batches(items: Iterable[Item[Any]]) -> Iterator[list[Item[Any]]]:
-    """Yield consecutive items of one length, of `_BATCH_TOKENS` at most or a single one."""
-    batch: list[Item[Any]] = []
-    for item in items:
-        if batch and (item.tokens != batch[0].tokens or (len(batch) + 1) * item.tokens > _BATCH_TOKENS):
-            yield batch
-            batch = []
-        batch.append(item)
-    if batch:
-        yield batch
 
 
 def _scored(subject: Subject, task: Task[Any], items: Sequence[Item[Any]]) -> Iterator[Outcome | Unmeasured]:

@@ -9,11 +9,10 @@ from ringworld.api.prepare import prepare
 from ringworld.api.tokenizer import train_tokenizer
 from ringworld.api.train import train
 from ringworld.core.config import to_json
-from ringworld.core.errors import InputError
 from ringworld.core.files import only_one, writing_folder
 from ringworld.core.origin import Origin, claim
 from ringworld.core.progress import Progress
-from ringworld.data.find_sources import find_sources, why_no_file
+from ringworld.data.find_sources import find_sources
 from ringworld.quickstart.config import QuickstartConfig
 from ringworld.quickstart.demonstrations import demonstrate
 from ringworld.quickstart.phases import Phases
@@ -36,10 +35,16 @@ def quickstart(
         InputError: an input cannot be used, or `out` holds another run.
     """
     with only_one(out):
-        _claim(out, config, videos=videos, texts=texts)
         run = on_this_machine(config.run, devices=devices)
-        if videos or texts:
+        if videos or texts:  # what is refused leaves nothing that binds the next call
             find_sources(videos=videos, texts=texts, config=run.prepare)
+        identity = {
+            "videos": [str(path.resolve()) for path in videos],
+            "texts": [str(path.resolve()) for path in texts],
+            "config": to_json(config),
+        }
+        origin = Origin(kind="quickstart", identity=identity, configuration=to_json(config.run))
+        claim(out, origin, results=PHASES_FOLDER)
         toy, tokenizer, examples, trained, samples = (
             out / name for name in ("toy", "tokenizer", "examples", "train", "samples")
         )
@@ -78,22 +83,3 @@ def quickstart(
             phases=phases.done(),
         )
         return write_report(metrics, out=out)
-
-
-def _claim(out: Path, config: QuickstartConfig, *, videos: Paths, texts: Paths) -> None:
-    """Write which run this is and which inputs join in, or check that both are those of an earlier call.
-
-    A call that was refused before its first part leaves nothing that binds the next.
-    """
-    for field, paths in (("videos", videos), ("texts", texts)):
-        for path in paths:
-            if reason := why_no_file(path) or ("" if path.exists() else "no such file"):
-                problem = f"{path} cannot be read: {reason}"
-                raise InputError(problem, field=field, value=path, path=path, remedy="check its name")
-    identity = {
-        "videos": [str(path.resolve()) for path in videos],
-        "texts": [str(path.resolve()) for path in texts],
-        "config": to_json(config),
-    }
-    origin = Origin(kind="quickstart", identity=identity, configuration=to_json(config.run))
-    claim(out, origin, results=PHASES_FOLDER)

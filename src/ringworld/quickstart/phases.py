@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ringworld.core.config import read_as, to_json
-from ringworld.core.errors import InputError
 from ringworld.core.files import write_json_atomic
 from ringworld.report.schema import Phase
 
@@ -69,14 +68,7 @@ class Phases:
 
     def _read(self, name: str) -> _Spent:
         file = self._file(name)
-        if not file.exists():
-            return _Spent()
-        try:
-            return read_as(_Spent, file)
-        except InputError as error:
-            problem = f"{file} does not say how long a part took"
-            remedy = "delete it; the same command writes it again"
-            raise InputError(problem, path=file, field=error.field, remedy=remedy) from None
+        return read_as(_Spent, file) if file.exists() else _Spent()
 
     def _write(self, name: str, spent: _Spent) -> None:
         write_json_atomic(self._file(name), to_json(spent))

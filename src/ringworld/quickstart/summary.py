@@ -1,8 +1,7 @@
 """Every number of a quickstart, gathered from what its parts left on disk."""
 
-import os
-import platform
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from ringworld.api.train import evaluation_folder
 from ringworld.core.config import read_as, typed_command
 from ringworld.core.files import read_jsonl
 from ringworld.core.memory import peak_memory_bytes
-from ringworld.core.origin import versions
+from ringworld.core.origin import machine, versions
 from ringworld.data.loader import PackedLoader
 from ringworld.data.prepare import PrepareReport
 from ringworld.data.sources import Source
@@ -71,7 +70,7 @@ def summarize(
         "held out of the toy world": held_out_words(toy_world),
         "training tokens": f"{sum(row['tokens'] for row in rows):,}",
         "peak memory of the last call": f"{peak_memory_bytes() / 2**30:.2f} GiB",
-        "processor": f"{os.cpu_count()} x {platform.machine()}",
+        "processor": machine(),
     }
     return Metrics(
         title="ringworld: from files to a world model",
@@ -97,12 +96,8 @@ def summarize(
             read_evaluation(evaluation_folder(train, stages[0].name, "before")),
             *(read_evaluation(evaluation_folder(train, stage.name, "after")) for stage in stages),
         ),
-        reconstructions=shown.reconstructions,
-        videos=shown.videos,
-        images=shown.images,
-        questions=shown.questions,
-        continuations=shown.continuations,
         phases=phases,
+        **{part.name: getattr(shown, part.name) for part in fields(shown)},
     )
 
 

@@ -85,17 +85,10 @@ def render(scenes: tuple[Scene, ...], config: ToyWorldConfig) -> UInt8[np.ndarra
 
 def poses(scene: Scene, config: ToyWorldConfig) -> tuple[Pose, ...]:
     """Return what each frame of a scene shows."""
-    rate = config.frames_per_second
-    frames = range(max(1, round(scene.seconds * rate)))
-    return tuple((scene.color, scene.shape, _place(scene, index / rate, config)) for index in frames)
-
-
-def _place(scene: Scene, seconds: float, config: ToyWorldConfig) -> tuple[float, float]:
-    moved = config.speed_pixels * seconds
-    left, top = (
-        _on_grid(start + by * moved, config) for start, by in zip(scene.start, DIRECTIONS[scene.direction])
-    )
-    return left, top
+    (left, top), (right, down), rate = scene.start, DIRECTIONS[scene.direction], config.frames_per_second
+    moved = [config.speed_pixels * (i / rate) for i in range(max(1, round(scene.seconds * rate)))]
+    places = [(_on_grid(left + right * by, config), _on_grid(top + down * by, config)) for by in moved]
+    return tuple((scene.color, scene.shape, place) for place in places)
 
 
 def _start(random: Random, direction: str, seconds: float, config: ToyWorldConfig) -> tuple[float, float]:

@@ -1,10 +1,9 @@
 """Documents of simple sentences in which facts are hidden, with questions that ask for them."""
 
 import math
-from dataclasses import dataclass
 from random import Random
 
-from ringworld.data.sources import Question
+from ringworld.data.sources import Question, Sidecar
 from ringworld.quickstart.config import ToyWorldConfig
 from ringworld.text import needles
 
@@ -19,16 +18,8 @@ _BOXES = ("iron", "wooden", "paper", "glass", "silver", "copper", "leather", "st
 _THINGS = ("apples", "coins", "books", "keys", "shells", "stamps", "ropes", "candles")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ToyDocument:
-    """A text, and what can be asked about it."""
-
-    text: str
-    questions: tuple[Question, ...]
-
-
-def write_document(random: Random, config: ToyWorldConfig) -> ToyDocument:
-    """Write filler of a length drawn evenly over its logarithm, with facts at random depths.
+def write_document(random: Random, config: ToyWorldConfig) -> tuple[str, Sidecar]:
+    """Write filler of a length drawn evenly over its logarithm, with facts at random depths, and questions.
 
     One question asks for each fact, and one for several needles at once where there are several.
     """
@@ -53,7 +44,7 @@ def write_document(random: Random, config: ToyWorldConfig) -> ToyDocument:
         asked.append(_needle_question(random.sample(list(cities), 2), cities))
     # A needle brings its own line ends, so that it takes no space before or after.
     text = " ".join(sentences).replace(" \n", "\n").replace("\n ", "\n").strip()
-    return ToyDocument(text=text, questions=tuple(asked))
+    return text, Sidecar(questions=tuple(asked))
 
 
 def filler(random: Random, words: int) -> list[str]:

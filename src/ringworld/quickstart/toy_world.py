@@ -138,6 +138,6 @@ def _write_clip(stem: Path, scenes: Scenes, config: ToyWorldConfig) -> None:
 def _write_text(stem: Path, random: Random, config: ToyWorldConfig) -> None:
     text, sidecar = stem.with_suffix(".txt"), stem.with_suffix(".json")
     if not (text.exists() and sidecar.exists()):
-        document = write_document(random, config)
-        write_json_atomic(sidecar, to_json(Sidecar(questions=document.questions)))
-        write_text_atomic(text, document.text + "\n")
+        words, asked = write_document(random, config)
+        write_json_atomic(sidecar, to_json(asked))
+        write_text_atomic(text, words + "\n")

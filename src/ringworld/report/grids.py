@@ -1,6 +1,6 @@
 """Results as the report shows them: a row for each cell, a column for each evaluation."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -61,11 +61,3 @@ def found(cells: Iterable[Result]) -> float | None:
     measured = [(one.value, one.count) for one in cells if one.value is not None]
     asked = sum(count for _, count in measured)
     return sum(value * count for value, count in measured) / asked if asked else None
-
-
-def unmeasured(evaluations: Sequence[Evaluation]) -> Iterator[tuple[str, str, str]]:
-    """Yield evaluation, cell and reason of what could not be measured."""
-    for evaluation in evaluations:
-        for one in evaluation.results:
-            if one.reason:
-                yield evaluation.name, f"{one.task} {one.where}".strip(), one.reason

@@ -126,15 +126,5 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
-def size(bytes: int) -> str:
-    """Return a number of bytes in the unit that keeps it short."""
-    value = float(bytes)
-    for unit in ("B", "kB", "MB", "GB"):
-        if value < 1000 or unit == "GB":
-            return f"{value:.0f} {unit}" if unit == "B" or value >= 100 else f"{value:.1f} {unit}"
-        value /= 1000
-    raise AssertionError
-
-
 def _class(kind: str) -> str:
     return f' class="{kind}"' if kind else ""

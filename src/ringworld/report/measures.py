@@ -117,7 +117,13 @@ def other_tasks(evaluations: Sequence[Evaluation]) -> tuple[str, ...]:
 
 def unmeasured(evaluations: Sequence[Evaluation]) -> tuple[str, ...]:
     """List what could not be measured, and why."""
-    return (markup.table(("evaluation", "task", "reason"), grids.unmeasured(evaluations)),)
+    rows = [
+        (evaluation.name, f"{one.task} {one.where}".strip(), one.reason)
+        for evaluation in evaluations
+        for one in evaluation.results
+        if one.reason
+    ]
+    return (markup.table(("evaluation", "task", "reason"), rows),)
 
 
 def stages(metrics: Metrics) -> tuple[str, ...]:

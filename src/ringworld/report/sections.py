@@ -4,6 +4,8 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from rich import filesize
+
 from ringworld.report import markup
 from ringworld.report.schema import AnsweredQuestion, GeneratedVideo, InputFile, Metrics
 
@@ -117,7 +119,7 @@ def inputs(metrics: Metrics) -> tuple[str, ...]:
         (
             one.name if one.files == 1 else f"{one.name} ({one.files} of this name)",
             one.kind,
-            markup.size(one.bytes),
+            filesize.decimal(one.bytes),
             f"{one.examples:,}",
             f"{one.tokens:,}",
         )
@@ -155,7 +157,7 @@ def _by_kind(inputs: Sequence[InputFile]) -> list[tuple[str, ...]]:
             sum(getattr(one, name) for one in inputs if one.kind == kind)
             for name in ("files", "bytes", "examples", "tokens")
         )
-        rows.append((kind, f"{files:,}", markup.size(size), f"{examples:,}", f"{tokens:,}"))
+        rows.append((kind, f"{files:,}", filesize.decimal(size), f"{examples:,}", f"{tokens:,}"))
     return rows
 
 
@@ -171,11 +173,11 @@ def done(metrics: Metrics) -> tuple[str, ...]:
 
 def phases(metrics: Metrics) -> tuple[str, ...]:
     """List time and space of each part."""
-    rows = [(one.name, markup.duration(one.seconds), markup.size(one.bytes)) for one in metrics.phases]
+    rows = [(one.name, markup.duration(one.seconds), filesize.decimal(one.bytes)) for one in metrics.phases]
     total = (
         "together",
         markup.duration(sum(one.seconds for one in metrics.phases)),
-        markup.size(sum(one.bytes for one in metrics.phases)),
+        filesize.decimal(sum(one.bytes for one in metrics.phases)),
     )
     if not rows:
         return ()

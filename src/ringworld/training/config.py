@@ -135,14 +135,6 @@ def validate(config: TrainingConfig, architecture: Architecture, execution: Exec
     Raises:
         InputError: a rule does not hold; the first one found.
     """
-    _validate_order(config)
-    for stage in config.stages:
-        _validate_batch(stage)
-        contexts = (stage.context_tokens,)
-        check_mesh(architecture, execution.attention, stage.mesh, contexts_tokens=contexts)
-
-
-def _validate_order(config: TrainingConfig) -> None:
     for before, after in itertools.pairwise(config.stages):
         for name in ("context_tokens", "rope_base"):
             least, value = getattr(before, name), getattr(after, name)
@@ -152,15 +144,15 @@ def _validate_order(config: TrainingConfig) -> None:
                     field=f"stage {after.name}.{name}",
                     value=value,
                 )
-
-
-def _validate_batch(stage: Stage) -> None:
-    pieces = stage.accumulation_steps * stage.mesh.batch_members
-    if stage.batch_sequences % pieces:
-        raise InputError(
-            f"stage {stage.name} cannot cut {stage.batch_sequences} sequences into {pieces} equal parts, the "
-            "product of accumulation_steps and the data and fsdp axes",
-            field=f"stage {stage.name}.batch_sequences",
-            value=stage.batch_sequences,
-            remedy=f"use a multiple of {pieces}",
-        )
+    for stage in config.stages:
+        pieces = stage.accumulation_steps * stage.mesh.batch_members
+        if stage.batch_sequences % pieces:
+            raise InputError(
+                f"stage {stage.name} cannot cut {stage.batch_sequences} sequences into {pieces} equal parts, "
+                "the product of accumulation_steps and the data and fsdp axes",
+                field=f"stage {stage.name}.batch_sequences",
+                value=stage.batch_sequences,
+                remedy=f"use a multiple of {pieces}",
+            )
+        contexts = (stage.context_tokens,)
+        check_mesh(architecture, execution.attention, stage.mesh, contexts_tokens=contexts)

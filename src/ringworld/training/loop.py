@@ -25,7 +25,7 @@ from ringworld.model.world_model import WorldModel
 from ringworld.training.config import Stage, TrainingConfig, validate
 from ringworld.training.identity import identity
 from ringworld.training.metrics import check_rows, count, metrics_row
-from ringworld.training.state import TrainState, abstract_state, init_state, shardings, state_from
+from ringworld.training.state import TrainState, abstract_state, init_state, shardings
 from ringworld.training.step import Pieces, make_step
 
 OnStage = Callable[[Literal["before", "after"], Stage, WorldModel, Mesh], None]
@@ -66,9 +66,7 @@ def train(
     meshes = [mesh_of(stage.mesh) for stage in config.stages]
     made_of = identity(config, architecture, execution, data=ExampleStore(data_dir).fingerprint)
     claim(out, replace(origin, identity=made_of | origin.identity), results=f"{CHECKPOINTS_FOLDER}/*")
-    run = _Run(
-        config=config, architecture=architecture, execution=execution, data_dir=data_dir, initial=initial
-    )
+    run = _Run(config=config, architecture=architecture, execution=execution, data_dir=data_dir)
     with closing(Checkpoints(out / CHECKPOINTS_FOLDER)) as checkpoints:
         files = RunFiles(
             folder=out,
@@ -78,8 +76,12 @@ def train(
             check=partial(check_rows, config=config),
         )
         begun = max(0, bisect_left(config.boundaries, checkpoints.latest_step or 0) - 1)
-        with jax.set_mesh(meshes[begun]):
-            at = run.begin(files, meshes[begun])
+        mesh = meshes[begun]
+        with jax.set_mesh(mesh):
+            at = files.resume(
+                abstract_state(config, architecture, mesh=mesh),
+                first=lambda: init_state(config, architecture, mesh=mesh, model=initial and initial(mesh)),
+            )
             if at.step == 0:
                 on_stage("before", config.stages[0], at.state.params, meshes[0])
         for index, (stage, mesh) in enumerate(zip(config.stages[begun:], meshes[begun:]), start=begun):
@@ -99,17 +101,6 @@ class _Run:
     architecture: Architecture
     execution: Execution
     data_dir: Path
-    initial: Callable[[Mesh], WorldModel] | None
-
-    def begin(self, files: RunFiles, mesh: Mesh) -> Resumed[TrainState]:
-        """Restore the newest checkpoint onto the mesh, or make the first state there."""
-
-        def first() -> TrainState:
-            if self.initial is None:
-                return init_state(self.config, self.architecture, mesh=mesh)
-            return state_from(self.initial(mesh), self.config, self.architecture, mesh=mesh)
-
-        return files.resume(abstract_state(self.config, self.architecture, mesh=mesh), first=first)
 
     def stage(
         self, index: int, start: Resumed[TrainState], files: RunFiles, mesh: Mesh

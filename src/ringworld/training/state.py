@@ -27,23 +27,17 @@ class TrainState(eqx.Module):
     """Updates done since the run began, over all stages."""
 
 
-def init_state(config: TrainingConfig, architecture: Architecture, *, mesh: Mesh) -> TrainState:
-    """Draw the first weights from the seed, each made on the devices on which it lies.
+def init_state(
+    config: TrainingConfig, architecture: Architecture, *, mesh: Mesh, model: WorldModel | None = None
+) -> TrainState:
+    """Return the first state of a run, from weights that lie on the mesh, or drawn from the seed.
 
-    The values do not depend on the mesh.
+    Weights are drawn on the devices on which they lie; the values do not depend on the mesh.
     """
     where = shardings(config, architecture, mesh=mesh)
     with jax.set_mesh(mesh):
-        return jax.jit(partial(_init, config, architecture), out_shardings=where)(jax.random.key(config.seed))
-
-
-def state_from(
-    model: WorldModel, config: TrainingConfig, architecture: Architecture, *, mesh: Mesh
-) -> TrainState:
-    """Return the first state of a run that begins from weights which lie on the mesh."""
-    where = shardings(config, architecture, mesh=mesh)
-    with jax.set_mesh(mesh):
-        return jax.jit(partial(_begin, config), out_shardings=where)(model)
+        begin = jax.jit(partial(_begin, config, architecture), out_shardings=where)
+        return begin(jax.random.key(config.seed) if model is None else model)
 
 
 def shardings(config: TrainingConfig, architecture: Architecture, *, mesh: Mesh) -> TrainState:
@@ -56,7 +50,7 @@ def abstract_state(
 ) -> TrainState:
     """Return shapes, types and shardings without arrays: to restore a checkpoint, or to plan a run."""
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-        shapes = jax.eval_shape(lambda: _init(config, architecture, jax.random.key(config.seed)))
+        shapes = jax.eval_shape(lambda: _begin(config, architecture, jax.random.key(config.seed)))
 
     def on_mesh(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         # The type of a constant, such as a step count, names no sharding.
@@ -66,9 +60,6 @@ def abstract_state(
     return jax.tree.map(on_mesh, shapes)
 
 
-def _init(config: TrainingConfig, architecture: Architecture, key: Array) -> TrainState:
-    return _begin(config, WorldModel.init(architecture, key=key))
-
-
-def _begin(config: TrainingConfig, model: WorldModel) -> TrainState:
+def _begin(config: TrainingConfig, architecture: Architecture, start: WorldModel | Array) -> TrainState:
+    model = start if isinstance(start, WorldModel) else WorldModel.init(architecture, key=start)
     return TrainState(params=model, optimizer=init_moments(config, model), step=jnp.int32(0))
