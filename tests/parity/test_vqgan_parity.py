@@ -8,6 +8,7 @@ import pytest
 import torch
 from diffusers import VQModel
 
+from ringworld.core.errors import InputError
 from ringworld.vision.config import FrameTokenizerConfig
 from ringworld.vision.frame_tokenizer import FrameTokenizer
 from ringworld.vision.vqgan import FrameAutoencoder
@@ -68,6 +69,41 @@ def test_a_folder_of_diffusers_gives_its_codes_and_pixels(config: FrameTokenizer
     rounding = np.abs(single - double).max()
     assert rounding < 1e-3 * np.abs(double).max()
     assert np.abs(output - double).max() < 4 * rounding
+
+
+@pytest.mark.parametrize("lookup", [True, False])
+def test_frames_of_a_folder_as_amuseds_come_out_as_its_pipeline_makes_them(tmp_path: Path, lookup: bool):
+    """`VQModel.encode` and `decode` on pixels in [0, 1], from bytes to codes to bytes."""
+    theirs = build_theirs(SMALL)
+    # Whether the decoder is given codes or latents is up to its caller, and no weight depends on it.
+    theirs.register_to_config(lookup_from_codebook=lookup, sample_size=32, vq_embed_dim=SMALL.latent)
+    theirs.save_pretrained(tmp_path)
+    ours = FrameTokenizer.load(tmp_path, resolution=32, pixel_range="unit")
+    frames = np.random.default_rng(1).integers(0, 256, (2, 32, 32, 3), np.uint8)
+    codes, _ = run_theirs(theirs, frames / 255)
+    np.testing.assert_array_equal(ours.encode(frames), codes)
+    theirs = theirs.double()
+    theirs.register_to_config(lookup_from_codebook=True)
+    with torch.no_grad():
+        given = torch.from_numpy(codes.astype(np.int64))
+        pixels = theirs.decode(given, force_not_quantize=True, shape=(2, 8, 8, SMALL.latent)).sample
+    pixels = pixels.permute(0, 2, 3, 1).numpy()
+    # Half a level from rounding to bytes, and a thousandth of the largest from float32, as above.
+    levels = 255 * np.clip(pixels, 0, 1)
+    rounding = 0.5 + 1e-3 * 255 * np.abs(pixels).max()
+    assert np.abs(ours.decode(codes.astype(np.int32)) - levels).max() < rounding
+    assert 0.1 < np.mean((pixels > 0) & (pixels < 1))
+
+
+@pytest.mark.parametrize(
+    "change", [{"act_fn": "relu"}, {"mid_block_add_attention": True}, {"norm_type": "spatial"}], ids=str
+)
+def test_what_diffusers_computes_otherwise_is_refused(tmp_path: Path, change: dict[str, object]):
+    usual = {"act_fn": "silu", "block_out_channels": (32,), "mid_block_add_attention": False}
+    VQModel(**(usual | change)).save_pretrained(tmp_path)
+    with pytest.raises(InputError) as caught:
+        FrameTokenizer.load(tmp_path, resolution=32, pixel_range="unit")
+    assert caught.value.path == tmp_path / "config.json" and len(caught.value.value) == 1
 
 
 def test_diffusers_opens_our_folder_and_gives_equal_codes(tmp_path: Path):

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from ringworld.core.errors import InputError
-from ringworld.vision.config import FrameTokenizerConfig
+from ringworld.vision.config import FrameTokenizerConfig, PixelRange
 from ringworld.vision.frame_tokenizer import FrameTokenizer, to_bytes, to_pixels
 from ringworld.vision.vqgan import FrameAutoencoder, draw_on_host
 from tests.vision.numpy_vq_model import NumPyVQModel
@@ -56,9 +57,16 @@ def problems_of(folder: Path) -> tuple[Path | None, list[str]]:
     return refused.value.path, refused.value.value
 
 
-def test_codes_and_pixels_are_those_of_vq_model_in_numpy(tokenizer: FrameTokenizer, saved: Path):
+@pytest.mark.parametrize(("pixel_range", "least", "width"), [("signed", -1, 2), ("unit", 0, 1)])
+def test_codes_and_pixels_are_those_of_vq_model_in_numpy(
+    saved: Path, pixel_range: PixelRange, least: int, width: int
+):
+    """In the range that is asked for, and is then kept."""
+    FrameTokenizer.load(saved, pixel_range=pixel_range).save(saved)
+    tokenizer = FrameTokenizer.load(saved, batch_frames=4)
+    assert tokenizer.config == dataclasses.replace(CONFIG, pixel_range=pixel_range)
     theirs = NumPyVQModel(load_file(saved / WEIGHTS_FILE), groups=CONFIG.groups)
-    codes = theirs.encode(FRAMES.transpose(0, 3, 1, 2) / 127.5 - 1)
+    codes = theirs.encode(FRAMES.transpose(0, 3, 1, 2) / 255 * width + least)
     np.testing.assert_array_equal(tokenizer.encode(FRAMES), codes)
     assert len(np.unique(codes)) > 4
     pixels = theirs.decode(codes).transpose(0, 2, 3, 1)
@@ -66,8 +74,8 @@ def test_codes_and_pixels_are_those_of_vq_model_in_numpy(tokenizer: FrameTokeniz
     rounding = 64 * 2**-24 * np.abs(pixels).max()
     exact = np.asarray(jax.jit(FrameAutoencoder.decode)(tokenizer.autoencoder, codes.astype(np.int32)))
     np.testing.assert_allclose(exact, pixels, atol=rounding)
-    expected = np.clip((pixels + 1) * 127.5, 0, 255)
-    np.testing.assert_allclose(tokenizer.decode(codes.astype(np.int32)), expected, atol=0.5 + 128 * rounding)
+    expected = np.clip((pixels - least) / width * 255, 0, 255)
+    np.testing.assert_allclose(tokenizer.decode(codes.astype(np.int32)), expected, atol=0.5 + 256 * rounding)
     assert 0.2 < np.mean((expected > 0) & (expected < 255))
 
 
@@ -134,6 +142,7 @@ def test_the_fingerprint_changes_with_one_bit_of_a_weight_and_with_the_pixel_ran
 
 def test_a_folder_that_diffusers_wrote_needs_only_what_diffusers_does_not_store(tokenizer, saved):
     change_config(saved, ringworld=None, act_fn=None, norm_type=None, sample_size=32, scaling_factor=0.18215)
+    change_config(saved, lookup_from_codebook=False, vq_embed_dim=3, force_upcast=True)
     path, problems = problems_of(saved)
     assert len(problems) == 2 and path == saved / "config.json"
     halves = {name: array.astype(np.float16) for name, array in load_file(saved / WEIGHTS_FILE).items()}

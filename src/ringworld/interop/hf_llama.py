@@ -22,7 +22,7 @@ from jaxtyping import Array, Int32, Shaped
 from safetensors import SafetensorError, safe_open
 
 from ringworld.core.config import from_json, read_as
-from ringworld.core.errors import InputError
+from ringworld.core.errors import InputError, listed
 from ringworld.core.sharding import spec
 from ringworld.interop.tensors import INDEX_FILE, WEIGHTS_FILE, Tensor, write_tensors
 from ringworld.model.config import Architecture
@@ -31,8 +31,6 @@ from ringworld.model.world_model import WorldModel
 
 T = TypeVar("T")
 _FLOATS = ("F64", "F32", "F16", "BF16")
-_LISTED = 8
-"""Most problems that a message names."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -268,9 +266,8 @@ def check_weights(folder: Path, architecture: Architecture) -> dict[str, Path]:
             if kind not in _FLOATS:
                 problems.append(f"{key} is stored as {kind}, expected one of {', '.join(_FLOATS)}")
     if problems := unreadable + sorted(problems):
-        more = f"; and {len(problems) - _LISTED} more" if len(problems) > _LISTED else ""
         raise InputError(
-            f"{folder} does not hold the weights of its config.json: {'; '.join(problems[:_LISTED])}{more}",
+            f"{folder} does not hold the weights of its config.json: {listed(problems)}",
             path=folder,
             value=tuple(problems),
         )

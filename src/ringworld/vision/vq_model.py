@@ -6,6 +6,7 @@ that diffusers wrote, such as aMUSEd's `vqvae`, are read too.
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from ringworld.core.config import from_json, read_as
-from ringworld.core.errors import InputError
+from ringworld.core.errors import InputError, listed
 from ringworld.core.files import reading, write_json_atomic, writing
 from ringworld.vision.config import FrameTokenizerConfig, PixelRange
 from ringworld.vision.vqgan import FrameAutoencoder
@@ -46,7 +47,7 @@ _FIXED = {
 _DEFAULTS = _FIXED | {"mid_block_add_attention": True}
 """What VQModel takes where a field is absent."""
 _BLOCKS = {"down_block_types": "DownEncoderBlock2D", "up_block_types": "UpDecoderBlock2D"}
-_RENAMED = (
+_VQ_MODEL_NAMES = (
     (r"^codebook$", "quantize.embedding.weight"),
     (r"encoder\.levels\.(\d+)\.blocks", r"encoder.down_blocks.\1.resnets"),
     (r"encoder\.levels\.(\d+)\.resample", r"encoder.down_blocks.\1.downsamplers.0.conv"),
@@ -59,18 +60,23 @@ _RENAMED = (
 )
 """Part of the path of our weight, and its name there; the other parts are the same."""
 _FLOATS = ("F64", "F32", "F16", "BF16")
-_LISTED = 8
 
 
-def named_weights(autoencoder: FrameAutoencoder) -> dict[str, PyTree]:
-    """Return the weights by their name in `VQModel`, in our order.
+def named_weights(
+    autoencoder: FrameAutoencoder, *, renamed: Sequence[tuple[str, str]] = _VQ_MODEL_NAMES
+) -> dict[str, PyTree]:
+    """Return the weights by their name in someone else's model, in our order.
 
-    `encoder.levels.0.blocks.1.conv1.kernel` is there `encoder.down_blocks.0.resnets.1.conv1.weight`.
+    `encoder.levels.0.blocks.1.conv1.kernel` is in `VQModel` `encoder.down_blocks.0.resnets.1.conv1.weight`.
+
+    Args:
+        autoencoder: arrays, or their shapes.
+        renamed: patterns of parts of our names, and what stands there instead; by default those of `VQModel`.
     """
     named = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(autoencoder):
         name = jax.tree_util.keystr(path, simple=True, separator=".")
-        for ours, theirs in _RENAMED:
+        for ours, theirs in renamed:
             name = re.sub(ours, theirs, name)
         named[name] = leaf
     return named
@@ -179,9 +185,8 @@ def _their_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _refusal(path: Path, problems: list[str]) -> InputError:
-    more = f"; and {len(problems) - _LISTED} more" if len(problems) > _LISTED else ""
     return InputError(
-        f"{path} does not hold the frame tokenizer that is supported: {'; '.join(problems[:_LISTED])}{more}",
+        f"{path} does not hold the frame tokenizer that is supported: {listed(problems)}",
         path=path,
         value=problems,
         remedy="take both files from one run, or from a VQModel of diffusers without attention",
