@@ -63,7 +63,7 @@ def test_codes_and_pixels_are_those_of_vq_model_in_numpy(
 ):
     """In the range that is asked for, and is then kept."""
     FrameTokenizer.load(saved, pixel_range=pixel_range).save(saved)
-    tokenizer = FrameTokenizer.load(saved, batch_frames=4)
+    tokenizer = FrameTokenizer.load(saved)
     assert tokenizer.config == dataclasses.replace(CONFIG, pixel_range=pixel_range)
     theirs = NumPyVQModel(load_file(saved / WEIGHTS_FILE), groups=CONFIG.groups)
     codes = theirs.encode(FRAMES.transpose(0, 3, 1, 2) / 255 * width + least)
