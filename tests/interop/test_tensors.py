@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from ringworld.interop.tensors import INDEX_FILE, WEIGHTS_FILE, Tensor, write_tensors
+from ringworld.interop.tensors import INDEX_FILE, WEIGHTS_FILE, FloatType, Tensor, write_tensors
 
 ARRAYS = {
     "matrix": np.arange(6, dtype=np.float32).reshape(2, 3),
@@ -16,7 +16,7 @@ ARRAYS = {
     "turned": np.arange(6, dtype=np.float32).reshape(2, 3).T,
     "nothing": np.zeros((0, 2), np.float32),
 }
-TYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+TYPES: dict[str, FloatType] = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 
 
 def lazy(arrays: dict[str, np.ndarray]) -> dict[str, Tensor]:

@@ -2,9 +2,12 @@
 
 import difflib
 import signal
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
+
+_LISTED = 8
+"""Most problems that a message names."""
 
 
 class InputError(ValueError):
@@ -78,3 +81,9 @@ def not_a_choice(field: str, value: str, *, choices: Iterable[str]) -> InputErro
     listed = f"there are: {', '.join(choices)}"
     remedy = f"did you mean {near[0]}? {listed.capitalize()}" if near else listed
     return InputError(f"{value!r} is not a {field}", field=field, value=value, remedy=remedy)
+
+
+def listed(problems: Sequence[str]) -> str:
+    """Join what a loader found wrong; of a long list, the beginning and how much more there is."""
+    more = f"; and {len(problems) - _LISTED} more" if len(problems) > _LISTED else ""
+    return f"{'; '.join(problems[:_LISTED])}{more}"

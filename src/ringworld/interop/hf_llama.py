@@ -24,7 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from ringworld.core.config import from_json, read_as
-from ringworld.core.errors import InputError
+from ringworld.core.errors import InputError, listed
 from ringworld.core.files import write_json_atomic
 from ringworld.core.sharding import spec
 from ringworld.model.config import Architecture
@@ -35,8 +35,6 @@ T = TypeVar("T")
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 _FLOATS = ("F64", "F32", "F16", "BF16")
-_LISTED = 8
-"""Most problems that a message names."""
 _NUMPY_TYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16}
 
 
@@ -115,15 +113,6 @@ def weight_table(architecture: Architecture) -> tuple[_Weight, ...]:
     )
 
 
-def check_weights(folder: Path, architecture: Architecture, *, tied: bool = False) -> None:
-    """Look at the names, shapes and types of all tensors, and read none.
-
-    Raises:
-        InputError: as for `read_weights`.
-    """
-    _checked_sources(folder, weight_table(architecture), architecture, tied=tied)
-
-
 def read_weights(folder: Path, architecture: Architecture, *, tied: bool = False) -> WorldModel:
     """Read float32 weights onto the mesh that is set, to be trained; each tensor goes straight to its shards.
 
@@ -179,7 +168,7 @@ def _reader(folder: Path, architecture: Architecture, *, tied: bool) -> Callable
     No more of the model is in host memory at a time than a shard of one tensor.
     """
     weights = {weight.path: weight for weight in weight_table(architecture)}
-    sources = _checked_sources(folder, tuple(weights.values()), architecture, tied=tied)
+    sources = weight_files(folder, architecture, tied=tied)
     mesh = jax.sharding.get_mesh()
 
     def read(path: str, partition: PartitionSpec, layer: int = 0, *, dtype: str = "float32") -> jax.Array:
@@ -219,7 +208,7 @@ def write_weights(
     """
     files: list[list[tuple[_Weight, int]]] = [[]]
     room = largest_file_bytes
-    for weight, layer in _in_order(architecture):
+    for weight, layer in in_order(architecture):
         leaf = attrgetter(weight.path)(model.layers if weight.layered else model)
         size = math.prod(weight.ours) * leaf.dtype.itemsize
         if size > room and files[-1]:
@@ -241,7 +230,8 @@ def write_weights(
         write_json_atomic(folder / INDEX_FILE, index)
 
 
-def _in_order(architecture: Architecture) -> Iterator[tuple[_Weight, int]]:
+def in_order(architecture: Architecture) -> Iterator[tuple[_Weight, int]]:
+    """Yield every tensor with its layer, those of no layer first."""
     table = weight_table(architecture)
     yield from ((weight, 0) for weight in table if not weight.layered)
     for layer in range(architecture.layers):
@@ -263,15 +253,17 @@ def _whole_layer(stack: Shaped[Array, "layers ..."], i: Int32[Array, ""]) -> Sha
     return jax.reshard(layer, spec(*(None,) * layer.ndim))
 
 
-def _checked_sources(
-    folder: Path, table: tuple[_Weight, ...], architecture: Architecture, *, tied: bool
-) -> dict[str, Path]:
-    """Return the file that holds each tensor."""
+def weight_files(folder: Path, architecture: Architecture, *, tied: bool = False) -> dict[str, Path]:
+    """Return the file that holds each tensor, by what its name, shape and type say; none is read.
+
+    Raises:
+        InputError: as for `read_weights`.
+    """
     unreadable: list[str] = []
     sources = _sources(folder, unreadable)
     expected = {
         weight.key.format(layer): weight
-        for weight in table
+        for weight in weight_table(architecture)
         if not (tied and weight.path == "head")
         for layer in range(architecture.layers if weight.layered else 1)
     }
@@ -292,9 +284,8 @@ def _checked_sources(
             if kind not in _FLOATS:
                 problems.append(f"{key} is stored as {kind}, expected one of {', '.join(_FLOATS)}")
     if problems := unreadable + sorted(problems):
-        more = f"; and {len(problems) - _LISTED} more" if len(problems) > _LISTED else ""
         raise InputError(
-            f"{folder} does not hold the weights of its config.json: {'; '.join(problems[:_LISTED])}{more}",
+            f"{folder} does not hold the weights of its config.json: {listed(problems)}",
             path=folder,
             value=tuple(problems),
         )
