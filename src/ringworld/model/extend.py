@@ -6,17 +6,28 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float32
+import numpy as np
+from jaxtyping import Array, Float, Float32
 
 from ringworld.model.world_model import WorldModel
+
+
+def new_row(rows: Float[Array | np.ndarray, "vocab embed"]) -> Float[Array | np.ndarray, "1 embed"]:
+    """Return the one row with which every new id begins: the mean of those that are there.
+
+    So it begins as likely as an average one (Hewitt, "Initializing new word embeddings", 2021).
+
+    Args:
+        rows: of the embedding, or of the head with its ids first; of NumPy or of jax.
+    """
+    return rows.mean(axis=0, keepdims=True, dtype=np.float32).astype(rows.dtype)
 
 
 @partial(jax.jit, static_argnames="ids")
 def add_vision_ids(model: WorldModel, *, ids: int) -> WorldModel:
     """Return the model with more ids at the end of its vocabulary.
 
-    The new rows of the embedding and of the head are the means of those that are there, so that the new ids
-    begin as likely as an average one (Hewitt, "Initializing new word embeddings", 2021).
+    The new rows of the embedding and of the head are each as `new_row` says.
 
     Args:
         model: on the mesh that is set.
@@ -24,7 +35,7 @@ def add_vision_ids(model: WorldModel, *, ids: int) -> WorldModel:
     """
 
     def longer(rows: Float32[Array, "vocab embed"]) -> Float32[Array, "longer embed"]:
-        return jnp.concatenate([rows, jnp.tile(rows.mean(axis=0, keepdims=True), (ids, 1))])
+        return jnp.concatenate([rows, jnp.tile(new_row(rows), (ids, 1))])
 
     def along(axis: int, rows: Float32[Array, "_ _"]) -> Float32[Array, "_ _"]:
         # The dimension that grows is cut over devices: how its pieces move is left to the compiler.
