@@ -20,7 +20,7 @@ from ringworld.core.mesh_config import MeshConfig
 from ringworld.core.origin import Origin, read_origin
 from ringworld.model.extend import add_vision_ids
 from tests.inference.tiny_world import ARCHITECTURE, FRAMES, TOKENIZER, VOCABULARY, make_world
-from tests.interop.gguf_files import TEMPLATE, arrays, byte_level, write_gguf
+from tests.interop.gguf_files import EMBED, TEMPLATE, arrays, byte_level, write_gguf
 
 VOCAB = len(byte_level()["tokenizer.ggml.tokens"])
 VISION = FRAMES.codebook_size + 2
@@ -112,6 +112,12 @@ def test_weights_come_back_to_the_bit_in_a_plain_folder(tmp_path, kind):
         opened = ModelFolder.open(found)
         assert (opened.architecture, opened.tied) == (ModelFolder.open(ours).architecture, True)
         assert opened.tokenizers.fingerprint == ModelFolder.open(ours).tokenizers.fingerprint
+
+
+def test_parts_of_a_tensor_make_the_whole(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("ringworld.interop.hf_folder.PART_NUMBERS", 7 * EMBED)
+    assert VOCAB % 7
+    assert_same_tensors(tensors(rw.convert(folder, out=tmp_path / "out")), tensors(folder))
 
 
 def test_a_head_beside_a_tied_one_and_float64_are_left_behind(folder, tmp_path):

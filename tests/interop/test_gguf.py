@@ -98,7 +98,7 @@ def test_what_is_quantized_is_read_as_its_format_says(tmp_path, kind):
 
 def test_large_tensors_are_read_in_parts_of_whole_heads(plain, monkeypatch):
     whole = {name: tensor.read() for name, tensor in read_gguf(plain).tensors.items()}
-    monkeypatch.setattr("ringworld.interop.gguf_file._PART_NUMBERS", 3 * EMBED)
+    monkeypatch.setattr("ringworld.interop.gguf_file.PART_NUMBERS", 3 * EMBED)
     for name, tensor in read_gguf(plain).tensors.items():
         parts = list(tensor.parts())
         assert len(parts) > 1 or len(tensor.shape) == 1

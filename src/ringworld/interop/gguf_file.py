@@ -18,7 +18,7 @@ from jaxtyping import Shaped
 
 from ringworld.core.errors import InputError
 from ringworld.core.files import reading
-from ringworld.interop.tensors import NUMPY_TYPES, FloatType
+from ringworld.interop.tensors import NUMPY_TYPES, PART_NUMBERS, FloatType
 
 MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
@@ -26,8 +26,6 @@ _MOST_HEADER_BYTES = 2**28
 """Vocabularies of 256K words take a twentieth of it."""
 _MOST_DIMENSIONS = 4
 _ALIGNMENT_BYTES = 32
-_PART_NUMBERS = 2**22
-"""Of a tensor that are in memory at a time."""
 _CODES = {
     GGUFValueType.UINT8: "B",
     GGUFValueType.INT8: "b",
@@ -93,7 +91,7 @@ class StoredTensor:
             InputError: the file became shorter since its header was read.
         """
         count, *inner = self.shape if len(self.shape) > 1 else (1, *self.shape)
-        step = max(1, _PART_NUMBERS // (rows * math.prod(inner))) * rows
+        step = max(1, PART_NUMBERS // (rows * math.prod(inner))) * rows
         in_row = math.prod(inner[:-1]) * self.row_bytes
         for start in range(0, count, step):
             part = min(step, count - start)

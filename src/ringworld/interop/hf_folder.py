@@ -1,5 +1,7 @@
 """A folder of Hugging Face's, ours among them, read without bringing its tensors into memory."""
 
+import math
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from ringworld.core.config import read_as
 from ringworld.interop.hf_config import CONFIG_FILE, read_architecture
 from ringworld.interop.hf_llama import in_order, weight_files
 from ringworld.interop.other_model import OtherModel
-from ringworld.interop.tensors import NUMPY_TYPES, FloatType, Tensor
+from ringworld.interop.tensors import NUMPY_TYPES, PART_NUMBERS, FloatType, Tensor
 from ringworld.text.tokenizer import TextTokenizer
 
 GENERATION_FILE = "generation_config.json"
@@ -41,8 +43,8 @@ def read_hf(folder: Path, *, tokenizer: TextTokenizer | None = None) -> OtherMod
         if not (tied and weight.path == "head"):
             with safe_open(files[key], framework="numpy") as opened:
                 dtype = _DTYPES[opened.get_slice(key).get_dtype()]
-            read = partial(_read, files[key], key, dtype=dtype)
-            tensors[key] = Tensor(shape=weight.theirs, dtype=dtype, read=read)
+            read = partial(_parts, files[key], key, shape=weight.theirs, dtype=dtype)
+            tensors[key] = Tensor.in_parts(weight.theirs, dtype=dtype, read_parts=read)
     return OtherModel(
         config=config,
         tensors=tensors,
@@ -51,6 +53,12 @@ def read_hf(folder: Path, *, tokenizer: TextTokenizer | None = None) -> OtherMod
     )
 
 
-def _read(file: Path, key: str, *, dtype: FloatType) -> Shaped[np.ndarray, "..."]:
-    with safe_open(file, framework="numpy") as opened:
-        return opened.get_tensor(key).astype(NUMPY_TYPES[dtype], copy=False)
+def _parts(
+    file: Path, key: str, *, shape: tuple[int, ...], dtype: FloatType
+) -> Iterator[Shaped[np.ndarray, "part ..."]]:
+    rows = max(1, PART_NUMBERS // math.prod(shape[1:]))
+    for start in range(0, shape[0], rows):
+        # Opened for each part: what was touched of a file that is open counts as memory of this process.
+        with safe_open(file, framework="numpy") as opened:
+            part = opened.get_slice(key)[start : min(start + rows, shape[0])]
+        yield part.astype(NUMPY_TYPES[dtype], copy=False)

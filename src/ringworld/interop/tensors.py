@@ -17,6 +17,8 @@ WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 FloatType = Literal["F32", "F16", "BF16"]
 NUMPY_TYPES = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype(ml_dtypes.bfloat16)}
+PART_NUMBERS = 2**22
+"""Of a tensor, in memory at a time where it is read in parts."""
 _ALIGNMENT_BYTES = 8
 
 

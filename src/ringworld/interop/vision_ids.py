@@ -46,9 +46,9 @@ def without_vision_ids(model: OtherModel) -> OtherModel:
 
 
 def _longer(old: Tensor, *, ids: int) -> Iterator[Shaped[np.ndarray, "part embed"]]:
-    rows = old.read()
-    yield rows
-    yield np.broadcast_to(new_row(rows), (ids, rows.shape[1]))
+    row = new_row(old.parts())
+    yield from old.parts()
+    yield np.broadcast_to(np.asarray(row), (ids, old.shape[1]))
 
 
 def _shorter(old: Tensor, *, ids: int) -> Iterator[Shaped[np.ndarray, "part embed"]]:

@@ -1,5 +1,6 @@
 """A model of text, extended by the ids of vision."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -12,15 +13,23 @@ from jaxtyping import Array, Float, Float32
 from ringworld.model.world_model import WorldModel
 
 
-def new_row(rows: Float[Array | np.ndarray, "vocab embed"]) -> Float[Array | np.ndarray, "1 embed"]:
+def new_row(
+    parts: Iterable[Float[Array | np.ndarray, "_ embed"]],
+) -> Float[Array | np.ndarray, "1 embed"]:
     """Return the one row with which every new id begins: the mean of those that are there.
 
     So it begins as likely as an average one (Hewitt, "Initializing new word embeddings", 2021).
 
     Args:
-        rows: of the embedding, or of the head with its ids first; of NumPy or of jax.
+        parts: all rows of the embedding, or of the head with its ids first, in one array or more.
     """
-    return rows.mean(axis=0, keepdims=True, dtype=np.float32).astype(rows.dtype)
+    total: Any = 0.0
+    count, dtype = 0, None
+    for part in parts:
+        total = total + part.sum(axis=0, keepdims=True, dtype=np.float32)
+        count, dtype = count + part.shape[0], part.dtype
+    assert count, "no rows"
+    return (total / count).astype(dtype)
 
 
 @partial(jax.jit, static_argnames="ids")
@@ -35,7 +44,7 @@ def add_vision_ids(model: WorldModel, *, ids: int) -> WorldModel:
     """
 
     def longer(rows: Float32[Array, "vocab embed"]) -> Float32[Array, "longer embed"]:
-        return jnp.concatenate([rows, jnp.tile(new_row(rows), (ids, 1))])
+        return jnp.concatenate([rows, jnp.tile(new_row((rows,)), (ids, 1))])
 
     def along(axis: int, rows: Float32[Array, "_ _"]) -> Float32[Array, "_ _"]:
         # The dimension that grows is cut over devices: how its pieces move is left to the compiler.
