@@ -235,6 +235,11 @@ def test_other_frequencies_are_refused(tmp_path, frequencies):
         ({"attention.layer_norm_rms_epsilon": None}, 1),
         ({"rope.freq_base": "wide"}, 1),
         ({"vocab_size": VOCAB + 1}, 1),
+        ({"vocab_size": [1, 2]}, 1),
+        ({"expert_count": [0, 0]}, 1),
+        ({"rope.scaling.type": [1, 2]}, 1),
+        ({"rope.scaling.type": "yarn", "rope.scaling.factor": [2.0, 2.0]}, 1),
+        ({"attention.value_length": [64, 64]}, 1),
         ({"block_count": 3}, 18),
         ({"block_count": 2**32 - 1}, 1),
     ],
@@ -278,6 +283,15 @@ def test_a_type_that_nobody_knows_is_a_number(plain, tmp_path):
 def test_another_architecture_is_named(plain, tmp_path):
     error = refused(damaged(plain, tmp_path, lambda content: content.replace(b"llama", b"mamba", 1)))
     assert (error.field, error.value) == ("general.architecture", "mamba")
+
+
+def test_one_of_several_files_is_no_model(tmp_path):
+    words = byte_level() | {"split.count": 3}
+    error = refused(write_gguf(tmp_path / "tiny.gguf", arrays(VOCAB), words=words))
+    assert (error.field, error.value) == ("split.count", 3)
+    assert (
+        refused(write_gguf(tmp_path / "lists.gguf", {}, words={"split.count": [1, 1]})).field == "split.count"
+    )
 
 
 @pytest.mark.parametrize("size", [0, 3, 4, 7, 16, 23, 24, 31, 100, 700, 5000, 12000, -300_000, -1])
@@ -496,6 +510,9 @@ def test_only_words_of_text_are_merged():
         ({"tokenizer.ggml.merges": ["\u2603 \u2603"]}, "tokenizer.ggml.merges"),
         ({"tokenizer.ggml.bos_token_id": None}, "tokenizer.ggml.bos_token_id"),
         ({"tokenizer.ggml.eos_token_id": 2**31}, "tokenizer.ggml.eos_token_id"),
+        ({"tokenizer.chat_template": np.zeros(2)}, "tokenizer.chat_template"),
+        ({"tokenizer.ggml.pre": np.zeros(2)}, "tokenizer.ggml.pre"),
+        ({"tokenizer.ggml.model": np.zeros(2)}, "tokenizer.ggml.model"),
         ({"tokenizer.ggml.add_bos_token": 1}, "tokenizer.ggml.add_bos_token"),
         ({"tokenizer.ggml.model": "llama"}, "tokenizer.ggml.scores"),
     ],

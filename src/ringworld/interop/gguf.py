@@ -96,12 +96,20 @@ def read_gguf(path: Path, *, tokenizer: TextTokenizer | None = None) -> OtherMod
             exactly; one error names everything.
     """
     header = read_header(path)
-    if (kind := header.metadata.get("general.architecture")) != "llama":
+    if not _is(kind := header.metadata.get("general.architecture"), "llama"):
         raise InputError(
             f"{path} holds a model of the architecture {short(kind)}, not llama",
             field="general.architecture",
             value=kind,
             path=path,
+        )
+    if not (_is(files := header.metadata.get("split.count", 1), 1) or _is(files, 0)):
+        raise InputError(
+            f"{path} is one of {short(files)} files of a model",
+            field="split.count",
+            value=files,
+            path=path,
+            remedy="join them with llama-gguf-split --merge",
         )
     problems: list[str] = []
     said = {
@@ -133,6 +141,11 @@ def read_gguf(path: Path, *, tokenizer: TextTokenizer | None = None) -> OtherMod
     )
 
 
+def _is(value: Any, expected: Any) -> bool:
+    """Return whether metadata say this; a list never does, and NumPy would compare its members."""
+    return not isinstance(value, np.ndarray) and value == expected
+
+
 def _problems(said: Mapping[str, Any], embedding: StoredTensor | None) -> list[str]:
     """Return what is missing, unknown or not supported."""
     unknown = said.keys() - _READ - _WITHOUT_EFFECT - _SUPPORTED.keys()
@@ -143,7 +156,7 @@ def _problems(said: Mapping[str, Any], embedding: StoredTensor | None) -> list[s
         *(
             f"llama.{key} is {short(said[key])}, not {supported!r}"
             for key, supported in _SUPPORTED.items()
-            if said.get(key, supported) != supported
+            if not _is(said.get(key, supported), supported)
         ),
         *(
             f"llama.{key} is {short(value)}, not a whole number"
@@ -169,7 +182,7 @@ def _architecture(
     problems += [
         f"llama.{key} is {short(said[key])}, not {value}"
         for key, value in expected.items()
-        if said.get(key, value) != value
+        if not _is(said.get(key, value), value)
     ]
     try:
         return Architecture(

@@ -51,6 +51,10 @@ def read_tokenizer(metadata: Mapping[str, Any]) -> TextTokenizer:
             field="tokenizer.ggml.bos_token_id",
             remedy="name a folder with the model's own tokenizer.json",
         )
+    template = metadata.get("tokenizer.chat_template")
+    if not isinstance(template, str | None):
+        problem = f"tokenizer.chat_template is a {type(template).__name__}, not a text"
+        raise InputError(problem, field="tokenizer.chat_template")
     add_bos, add_eos = said.one("add_bos_token", bool, begins), said.one("add_eos_token", bool, False)
     if add_bos or add_eos:
         tokenizer.post_processor = processors.TemplateProcessing(
@@ -64,7 +68,7 @@ def read_tokenizer(metadata: Mapping[str, Any]) -> TextTokenizer:
         "add_eos_token": add_eos,
         "pad_token": said.token("padding_token_id"),
         "unk_token": said.token("unknown_token_id"),
-        "chat_template": metadata.get("tokenizer.chat_template"),
+        "chat_template": template,
     }
     settings = {name: value for name, value in settings.items() if value is not None}
     return TextTokenizer(tokenizer, bos=bos, eos=eos, settings=settings)
