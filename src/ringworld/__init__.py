@@ -16,6 +16,7 @@ from ringworld.core.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from ringworld import presets
+    from ringworld.api.convert import convert
     from ringworld.api.evaluate import evaluate
     from ringworld.api.load import load
     from ringworld.api.prepare import prepare
@@ -38,6 +39,7 @@ _MODULE_OF = {
     "RunConfig": "ringworld.presets.run",
     "Stopped": "ringworld.core.errors",
     "World": "ringworld.inference.world",
+    "convert": "ringworld.api.convert",
     "evaluate": "ringworld.api.evaluate",
     "load": "ringworld.api.load",
     "prepare": "ringworld.api.prepare",
@@ -55,6 +57,7 @@ __all__ = [
     "Stopped",
     "World",
     "attention",
+    "convert",
     "evaluate",
     "load",
     "prepare",

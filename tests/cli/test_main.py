@@ -17,7 +17,7 @@ from ringworld.presets import smoke
 from ringworld.quickstart.config import full, tiny
 from ringworld.quickstart.job import PHASES_FOLDER
 
-COMMANDS = ("quickstart", "train-tokenizer", "prepare", "train", "generate", "evaluate")
+COMMANDS = ("quickstart", "train-tokenizer", "prepare", "train", "generate", "evaluate", "convert")
 
 
 def run(capsys, *arguments: str) -> tuple[int, str]:
@@ -32,7 +32,7 @@ def run(capsys, *arguments: str) -> tuple[int, str]:
 def test_help_explains_every_option_and_what_happens_without_it(command, capsys):
     code, text = run(capsys, command, "--help")
     assert code == 0
-    options = re.findall(r"^\S? *--[a-z]\S* ", text, flags=re.MULTILINE)
+    options = re.findall(r"^\S? *(?:--[a-z]\S*|SOURCE) ", text, flags=re.MULTILINE)
     assert len(options) >= 4
     words = " ".join(text.replace("\N{BOX DRAWINGS LIGHT VERTICAL}", " ").split())
     assert words.count("(required)") + words.count("(default:") == len(options)
@@ -55,6 +55,7 @@ SMOKE = ("--preset", "smoke")
         (("train", *SMOKE, "--out", "x", "--data", "x", "--model.layer", "3"), "--model.layers"),
         (("generate", "--kind", "text", "--prompt", "a", *FOLDERS, "--temprature", "1"), "--temperature"),
         (("evaluate", "--data", "x", *FOLDERS, "--devcies", "2"), "--devices"),
+        (("convert", "x.gguf", "--out", "x", "--tokeniser", "y"), "--tokenizer"),
         (("generate", "--kind", "vidoe", "--prompt", "a", *FOLDERS), "'video'"),
     ],
 )

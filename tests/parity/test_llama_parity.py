@@ -47,7 +47,8 @@ SCALINGS = [
 
 
 def our_logits(model, architecture, mesh, tokens):
-    order = np.tile(np.arange(SEQ, dtype=np.int32), (BATCH, 1))
+    batch, seq = tokens.shape
+    order = np.tile(np.arange(seq, dtype=np.int32), (batch, 1))
     forward = Forward.of(architecture, Execution())
 
     @jax.jit
@@ -56,7 +57,7 @@ def our_logits(model, architecture, mesh, tokens):
         return logits(jax.reshard(x, spec("batch", None, "embed")), model.read_out)
 
     with jax.set_mesh(mesh):
-        placed = Layout(forward.execution.attention, mesh=mesh).place((tokens, order), [[SEQ]] * BATCH)
+        placed = Layout(forward.execution.attention, mesh=mesh).place((tokens, order), [[seq]] * batch)
         return placed.restore(full(model, *placed.arrays))
 
 

@@ -24,13 +24,14 @@ from ringworld.core.files import sha256_file, write_json_atomic, writing_folder
 from ringworld.core.fingerprint import fingerprint
 from ringworld.core.origin import ORIGIN_FILE, Origin, read_origin, write_origin
 from ringworld.interop.hf_config import CONFIG_FILE, OUR_KEY, hf_config, read_architecture
-from ringworld.interop.hf_llama import check_weights, read_generation_weights, read_weights, write_weights
+from ringworld.interop.hf_folder import GENERATION_FILE
+from ringworld.interop.hf_llama import read_generation_weights, read_weights, weight_files, write_weights
+from ringworld.interop.other_model import OtherModel
+from ringworld.interop.tensors import write_tensors
 from ringworld.model.config import Architecture
 from ringworld.model.decode import GenerationWeights
 from ringworld.model.world_model import WorldModel
 from ringworld.text.vocabulary import Vocabulary
-
-GENERATION_FILE = "generation_config.json"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -92,8 +93,7 @@ class ModelFolder:
         """What changes with any weight; of a folder that ringworld did not write, with any byte of them."""
         if self.origin is not None and "weights" in self.origin.identity:
             return self.origin.identity["weights"]
-        files = sorted(self.path.glob("*.safetensors"))
-        return hashlib.sha256("".join(map(sha256_file, files)).encode()).hexdigest()
+        return fingerprint_of_files(self.path)
 
     def read_weights(self, mesh: Mesh) -> WorldModel:
         """Read float32 weights, to be trained; each tensor goes straight to its shards.
@@ -144,6 +144,34 @@ def save_model(
         write_origin(unfinished, replace(origin, identity=identity))
 
 
+def save_other_model(
+    folder: Path, model: OtherModel, *, tokenizers: Tokenizers, origin: Origin | None
+) -> None:
+    """Write anyone's model as a model folder, whole; of its weights, one tensor at a time is in memory.
+
+    Args:
+        folder: its path.
+        model: all but its tokenizer.
+        tokenizers: of words and, where it sees, of frames.
+        origin: where it comes from; the fingerprint of the weights is added to its identity. None leaves it
+            out, so that the folder is nobody's.
+    """
+    with writing_folder(folder) as unfinished:
+        write_tensors(unfinished, model.tensors)
+        write_json_atomic(unfinished / CONFIG_FILE, dict(model.config))
+        write_json_atomic(unfinished / GENERATION_FILE, dict(model.generation))
+        tokenizers.save(unfinished)
+        if origin is not None:
+            identity = {**origin.identity, "weights": fingerprint_of_files(unfinished)}
+            write_origin(unfinished, replace(origin, identity=identity))
+
+
+def fingerprint_of_files(folder: Path) -> str:
+    """Return what changes with any byte of the weights of a folder."""
+    files = sorted(folder.glob("*.safetensors"))
+    return hashlib.sha256("".join(map(sha256_file, files)).encode()).hexdigest()
+
+
 def check_replaceable(folder: Path) -> None:
     """Refuse to put a model in the place of what ringworld did not write.
 
@@ -164,7 +192,7 @@ def is_saved(folder: Path, origin: Origin) -> bool:
     """
     try:
         found = ModelFolder.open(folder)
-        check_weights(folder, found.architecture)
+        weight_files(folder, found.architecture)
     except InputError:
         return False
     saved = found.origin

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import tyro
 
 from ringworld.cli.bench import Bench
+from ringworld.cli.convert import Convert
 from ringworld.cli.evaluate import Evaluate
 from ringworld.cli.generate import Generate
 from ringworld.cli.options import as_typed, chosen_run, parse, value_of
@@ -29,6 +30,7 @@ COMMANDS = {
     "train": Train,
     "generate": Generate,
     "evaluate": Evaluate,
+    "convert": Convert,
     "bench": Bench,
 }
 CONFIGURED = ("train-tokenizer", "prepare", "train")

@@ -16,7 +16,18 @@ from ringworld.core.version import __version__
 ORIGIN_FILE = "origin.json"
 Kind = Literal["tokenizer", "examples", "run", "model", "evaluation", "generation", "toy world", "quickstart"]
 """What a folder holds."""
-_LIBRARIES = ("jax", "jaxlib", "equinox", "optax", "orbax-checkpoint", "grain", "av", "tokenizers", "numpy")
+_LIBRARIES = (
+    "jax",
+    "jaxlib",
+    "equinox",
+    "optax",
+    "orbax-checkpoint",
+    "grain",
+    "av",
+    "tokenizers",
+    "gguf",
+    "numpy",
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,7 +6,7 @@ ignore it. Tensors are read straight into their shards, and written one by one.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -178,7 +178,7 @@ def _reader(folder: Path, architecture: Architecture) -> Callable[..., jax.Array
         # Ready for inference it is an array of its own.
         embed = weights["embed"]
         weights["head"] = replace(embed, path="head", ours=embed.ours[::-1], inputs=1)
-    sources = check_weights(folder, architecture)
+    sources = weight_files(folder, architecture)
     mesh = jax.sharding.get_mesh()
 
     def read(path: str, partition: PartitionSpec, layer: int = 0, *, dtype: str = "float32") -> jax.Array:
@@ -212,13 +212,18 @@ def write_weights(
     larger than `largest_file_bytes` has a file of its own. Call it under `jax.set_mesh`.
     """
     tensors = {}
-    table = weight_table(architecture)
-    order = [(weight, 0) for weight in table if not weight.layered]
-    order += [(weight, i) for i in range(architecture.layers) for weight in table if weight.layered]
-    for weight, layer in order:
+    for weight, layer in in_order(architecture):
         read = partial(_fetched, model, weight, layer)
         tensors[weight.key.format(layer)] = Tensor(shape=weight.theirs, dtype="F32", read=read)
     write_tensors(folder, tensors, largest_file_bytes=largest_file_bytes)
+
+
+def in_order(architecture: Architecture) -> Iterator[tuple[_Weight, int]]:
+    """Yield every tensor with its layer, those of no layer first."""
+    table = weight_table(architecture)
+    yield from ((weight, 0) for weight in table if not weight.layered)
+    for layer in range(architecture.layers):
+        yield from ((weight, layer) for weight in table if weight.layered)
 
 
 def _fetched(model: WorldModel, weight: _Weight, layer: int) -> Shaped[np.ndarray, "..."]:
@@ -236,8 +241,8 @@ def _whole_layer(stack: Shaped[Array, "layers ..."], i: Int32[Array, ""]) -> Sha
     return jax.reshard(layer, spec(*(None,) * layer.ndim))
 
 
-def check_weights(folder: Path, architecture: Architecture) -> dict[str, Path]:
-    """Look at the names, shapes and types of all tensors, read none, and return the file that holds each.
+def weight_files(folder: Path, architecture: Architecture) -> dict[str, Path]:
+    """Return the file that holds each tensor, by what its name, shape and type say; none is read.
 
     Raises:
         InputError: as for `read_weights`.

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -17,6 +17,8 @@ WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 FloatType = Literal["F32", "F16", "BF16"]
 NUMPY_TYPES = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype(ml_dtypes.bfloat16)}
+PART_NUMBERS = 2**22
+"""Of a tensor, in memory at a time where it is read in parts."""
 _ALIGNMENT_BYTES = 8
 
 
@@ -28,6 +30,30 @@ class Tensor:
     dtype: FloatType
     read: Callable[[], Shaped[np.ndarray, "..."]]
     """Bring it into memory: an array of this shape and type."""
+    read_parts: Callable[[], Iterable[Shaped[np.ndarray, "..."]]] | None = None
+    """The same, piece by piece along its first dimension, where it need not be in memory whole."""
+
+    @staticmethod
+    def in_parts(
+        shape: tuple[int, ...],
+        *,
+        dtype: FloatType,
+        read_parts: Callable[[], Iterable[Shaped[np.ndarray, "..."]]],
+    ) -> "Tensor":
+        """Return a tensor that is read in pieces along its first dimension."""
+
+        def read() -> Shaped[np.ndarray, "..."]:
+            whole, end = np.empty(shape, NUMPY_TYPES[dtype]), 0
+            for part in read_parts():
+                start, end = end, end + len(part)
+                whole[start:end] = part
+            return whole
+
+        return Tensor(shape=shape, dtype=dtype, read=read, read_parts=read_parts)
+
+    def parts(self) -> Iterable[Shaped[np.ndarray, "..."]]:
+        """Bring it into memory in pieces along its first dimension, or in one."""
+        return (self.read(),) if self.read_parts is None else self.read_parts()
 
     @property
     def size_bytes(self) -> int:
@@ -75,6 +101,8 @@ def write_file(path: Path, tensors: Mapping[str, Tensor]) -> None:
     with path.open("wb") as file:
         file.write(len(encoded).to_bytes(8, "little") + encoded)
         for name, tensor in tensors.items():
-            array = np.ascontiguousarray(tensor.read())
-            assert (array.shape, array.dtype) == (tensor.shape, NUMPY_TYPES[tensor.dtype]), name
-            file.write(array.reshape(-1).view(np.uint8).data)
+            before = file.tell()
+            for part in tensor.parts():
+                assert (part.shape[1:], part.dtype) == (tensor.shape[1:], NUMPY_TYPES[tensor.dtype]), name
+                file.write(np.ascontiguousarray(part).reshape(-1).view(np.uint8).data)
+            assert file.tell() - before == tensor.size_bytes, name

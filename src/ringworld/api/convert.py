@@ -1,0 +1,195 @@
+"""`ringworld.convert`: models of other programs to model folders, and model folders to plain ones."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal, get_args
+
+from ringworld.api.machine import PathArgument, check_apart
+from ringworld.artifacts.model_folder import check_replaceable, fingerprint_of_files, save_other_model
+from ringworld.artifacts.tokenizers import FRAME_TOKENIZER_FOLDER, Tokenizers
+from ringworld.core.errors import InputError, not_a_choice
+from ringworld.core.files import sha256_file
+from ringworld.core.origin import Origin, parent
+from ringworld.interop.gguf import read_gguf
+from ringworld.interop.gguf_file import MAGIC
+from ringworld.interop.hf_config import CONFIG_FILE, OUR_KEY
+from ringworld.interop.hf_folder import read_hf
+from ringworld.interop.other_model import OtherModel
+from ringworld.interop.vision_ids import text_vocab, with_vision_ids, without_vision_ids
+from ringworld.text.tokenizer import TextTokenizer
+from ringworld.vision.frame_tokenizer import FrameTokenizer
+
+Family = Literal["ringworld", "hf"]
+Vision = Literal["keep", "drop"]
+
+
+def convert(
+    source: PathArgument,
+    *,
+    out: PathArgument,
+    to: Family = "ringworld",
+    tokenizer: PathArgument | None = None,
+    add_vision: PathArgument | None = None,
+    vision: Vision = "keep",
+) -> Path:
+    """Write a model of another program as a model folder, or any model as a plain folder of Hugging Face's.
+
+    One tensor at a time is in memory, and `out` appears whole or not at all.
+
+    Args:
+        source: a GGUF file of the llama architecture, or a folder with `config.json` and safetensors of
+            `LlamaForCausalLM`, such as a model folder.
+        out: folder to write, in place of a model folder that stood there.
+        to: `ringworld`, a model folder; or `hf`, the same weights and words without what is ringworld's own:
+            no `origin.json`, no key of ours, no vision.
+        tokenizer: folder with a `tokenizer.json` that is used in place of the model's own.
+        add_vision: folder of the frame tokenizer that a model of text shall see with. It gains the ids, each
+            the mean of those that it has; one that has ids of vision keeps them.
+        vision: `drop` leaves out the ids of vision and the frame tokenizer of `source`.
+
+    Returns:
+        `out`.
+
+    Raises:
+        InputError: `source` is damaged or holds what cannot be expressed, parts do not fit together, `to` is
+            `hf` for a model that sees, or something else stands at `out`.
+    """
+    source, out = Path(source), Path(out)
+    for name, value, choices in (("to", to, Family), ("vision", vision, Vision)):
+        if value not in get_args(choices):
+            raise not_a_choice(name, value, choices=get_args(choices))
+    check_apart(out, (source, *source.resolve().parents))
+    _check_place(out, to=to)
+    words = None if tokenizer is None else TextTokenizer.load(Path(tokenizer))
+    model = _read(source, tokenizer=words)
+    frames = _frames(source, add_vision=add_vision, vision=vision)
+    if vision == "drop":
+        model = without_vision_ids(model)
+    text = _checked_words(model, words, source=source, folder=tokenizer)
+    if words is not None:
+        ends = {"bos_token_id": words.bos, "eos_token_id": words.eos}
+        model = replace(model, config={**model.config, **ends}, generation={**model.generation, **ends})
+    tokenizers = Tokenizers(text=text, frames=frames)
+    model = _with_ids_for(tokenizers, model, source=source, add_vision=add_vision)
+    if to == "hf":
+        save_other_model(out, _plain(model, source), tokenizers=tokenizers, origin=None)
+    else:
+        origin = Origin(kind="model", parents={"source": parent(source, _fingerprint(source))})
+        save_other_model(out, model, tokenizers=tokenizers, origin=origin)
+    return out
+
+
+def _plain(model: OtherModel, source: Path) -> OtherModel:
+    """Return the model without what is ours alone.
+
+    Raises:
+        InputError: it has ids of vision.
+    """
+    if model.config["vocab_size"] > text_vocab(model.config):
+        raise InputError(
+            f"the model in {source} has ids of vision, which a plain folder cannot name",
+            field="to",
+            value="hf",
+            path=source,
+            remedy="leave them out (vision=drop), or keep the model folder, which transformers opens too",
+        )
+    return replace(
+        model,
+        config={name: value for name, value in model.config.items() if name != OUR_KEY},
+        generation={name: value for name, value in model.generation.items() if name != OUR_KEY},
+    )
+
+
+def _read(source: Path, *, tokenizer: TextTokenizer | None) -> OtherModel:
+    """Read a model of any kind, which its first bytes or its files tell."""
+    if source.is_dir() and (source / CONFIG_FILE).exists():
+        return read_hf(source, tokenizer=tokenizer)
+    if source.is_file() and (source.suffix == ".gguf" or _begins_with(source, MAGIC)):
+        return read_gguf(source, tokenizer=tokenizer)
+    what = "is neither" if source.exists() else "does not exist; it should be"
+    raise InputError(
+        f"{source} {what} a GGUF file {'nor' if source.exists() else 'or'} a folder with {CONFIG_FILE}",
+        field="source",
+        value=source,
+        path=source,
+    )
+
+
+def _begins_with(file: Path, magic: bytes) -> bool:
+    with file.open("rb") as stream:
+        return stream.read(len(magic)) == magic
+
+
+def _fingerprint(source: Path) -> str:
+    return fingerprint_of_files(source) if source.is_dir() else sha256_file(source)
+
+
+def _check_place(out: Path, *, to: Family) -> None:
+    """Refuse to write over what is no model folder, or over one with what no longer says so."""
+    if to == "ringworld":
+        check_replaceable(out)
+    elif out.exists():
+        raise InputError(
+            f"{out} is there already", field="out", value=out, path=out, remedy="name a new folder"
+        )
+
+
+def _frames(source: Path, *, add_vision: PathArgument | None, vision: Vision) -> FrameTokenizer | None:
+    folder = source / FRAME_TOKENIZER_FOLDER
+    if add_vision is not None:
+        folder = Path(add_vision)
+        if (folder / FRAME_TOKENIZER_FOLDER).is_dir():
+            folder /= FRAME_TOKENIZER_FOLDER
+    elif vision == "drop" or not folder.is_dir():
+        return None
+    return FrameTokenizer.load(folder)
+
+
+def _checked_words(
+    model: OtherModel, words: TextTokenizer | None, *, source: Path, folder: PathArgument | None
+) -> TextTokenizer:
+    """Return the tokenizer that was named, or the model's own.
+
+    Raises:
+        InputError: there is none, or it has more ids than the model.
+    """
+    tokenizer, where = words or model.tokenizer, source if folder is None else Path(folder)
+    if tokenizer is None:
+        raise InputError(
+            f"{source} holds no tokenizer",
+            field="tokenizer",
+            path=source,
+            remedy="name a folder with its tokenizer.json",
+        )
+    if tokenizer.size > (most := text_vocab(model.config)):
+        raise InputError(
+            f"the tokenizer of {where} has {tokenizer.size} ids, but the model in {source} has {most}",
+            field="tokenizer",
+            value=tokenizer.size,
+            path=where,
+        )
+    return tokenizer
+
+
+def _with_ids_for(
+    tokenizers: Tokenizers, model: OtherModel, *, source: Path, add_vision: PathArgument | None
+) -> OtherModel:
+    """Return the model with an id for each code of its frame tokenizer.
+
+    Raises:
+        InputError: it has ids of vision, but fewer.
+    """
+    text, vocab = text_vocab(model.config), model.config["vocab_size"]
+    needed = tokenizers.vocabulary(text_vocab=text).vision_size
+    if needed and text == vocab and add_vision is not None:
+        return with_vision_ids(model, ids=needed)
+    if needed > vocab - text:
+        raise InputError(
+            f"the frame tokenizer of {add_vision or source} needs {needed} ids for vision, but the model in "
+            f"{source} has {vocab - text}",
+            field="add_vision",
+            value=needed,
+            path=source,
+            remedy="leave out the ids that it has (vision=drop), or name another frame tokenizer",
+        )
+    return model

@@ -1,0 +1,239 @@
+"""What is converted opens as a model folder and comes back to the bit, or is refused with nothing left."""
+
+import errno
+import json
+import os
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from gguf import GGMLQuantizationType
+from safetensors.numpy import load_file, save_file
+
+import ringworld as rw
+from ringworld.artifacts.model_folder import ModelFolder, save_model
+from ringworld.artifacts.tokenizers import Tokenizers
+from ringworld.core.errors import InputError
+from ringworld.core.mesh import mesh_of
+from ringworld.core.mesh_config import MeshConfig
+from ringworld.core.origin import Origin, read_origin
+from ringworld.model.extend import add_vision_ids
+from tests.inference.tiny_world import ARCHITECTURE, FRAMES, TOKENIZER, VOCABULARY, make_world
+from tests.interop.gguf_files import EMBED, TEMPLATE, arrays, byte_level, write_gguf
+
+VOCAB = len(byte_level()["tokenizer.ggml.tokens"])
+VISION = FRAMES.codebook_size + 2
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    return write_gguf(tmp_path_factory.mktemp("source") / "tiny.gguf", arrays(VOCAB))
+
+
+@pytest.fixture(scope="module")
+def folder(source):
+    return rw.convert(source, out=source.parent / "model")
+
+
+@pytest.fixture(scope="module")
+def frames(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("frames") / "frame_tokenizer"
+    make_world(ring=1).frames.save(directory)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def seeing(tmp_path_factory):
+    """A model folder of ours whose model sees."""
+    made = make_world(ring=1)
+    directory = tmp_path_factory.mktemp("seeing") / "model"
+    save_model(
+        directory,
+        made.model,
+        architecture=ARCHITECTURE,
+        tokenizers=Tokenizers(text=TOKENIZER, frames=made.frames),
+        context_tokens=64,
+        generation={"watching": {"max_frames": 3}},
+        origin=Origin(kind="model"),
+        mesh=made.mesh,
+    )
+    return directory
+
+
+def tensors(folder) -> dict[str, np.ndarray]:
+    return {name: array for file in folder.glob("*.safetensors") for name, array in load_file(file).items()}
+
+
+def assert_same_tensors(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
+    assert found.keys() == expected.keys()
+    for name, array in expected.items():
+        assert found[name].dtype == array.dtype
+        np.testing.assert_array_equal(found[name], array)
+
+
+def refused(*arguments, **options) -> InputError:
+    with pytest.raises(InputError) as caught:
+        rw.convert(*arguments, **options)
+    return caught.value
+
+
+def test_a_gguf_file_becomes_a_model_that_speaks(source, folder):
+    opened = ModelFolder.open(folder)
+    assert (opened.architecture.layers, opened.architecture.kv_heads, opened.context_tokens) == (1, 2, 512)
+    assert opened.vocabulary.vision_size == 0
+    assert_same_tensors(tensors(folder), arrays(VOCAB))
+    assert json.loads((folder / "tokenizer_config.json").read_text())["chat_template"] == TEMPLATE
+    origin = read_origin(folder, kind="model")
+    assert origin.parents["source"]["path"] == str(source)
+    assert origin.identity["weights"] == opened.fingerprint
+    assert isinstance(rw.load(folder).complete("The river", max_new_tokens=2), str)
+
+
+def test_converting_again_replaces_the_folder(source, tmp_path):
+    out = tmp_path / "model"
+    rw.convert(source, out=out, tokenizer=source.parent / "model")
+    (out / "left.txt").write_text("by someone")
+    rw.convert(source, out=out)
+    assert not (out / "left.txt").exists()
+
+
+@pytest.mark.parametrize("kind", ["F16", "BF16"])
+def test_weights_come_back_to_the_bit_in_a_plain_folder(tmp_path, kind):
+    path = write_gguf(tmp_path / "tiny.gguf", arrays(VOCAB, tied=True), kind=GGMLQuantizationType[kind])
+    ours = rw.convert(path, out=tmp_path / "ours")
+    theirs = rw.convert(ours, out=tmp_path / "theirs", to="hf")
+    again = rw.convert(theirs, out=tmp_path / "again")
+    assert not (theirs / "origin.json").exists()
+    for file in ("config.json", "generation_config.json"):
+        assert "ringworld" not in json.loads((theirs / file).read_text())
+    for found in (theirs, again):
+        assert_same_tensors(tensors(found), tensors(ours))
+        opened = ModelFolder.open(found)
+        assert (opened.architecture, opened.tied) == (ModelFolder.open(ours).architecture, True)
+        assert opened.tokenizers.fingerprint == ModelFolder.open(ours).tokenizers.fingerprint
+
+
+def test_parts_of_a_tensor_make_the_whole(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("ringworld.interop.hf_folder.PART_NUMBERS", 7 * EMBED)
+    assert VOCAB % 7
+    assert_same_tensors(tensors(rw.convert(folder, out=tmp_path / "out")), tensors(folder))
+
+
+def test_a_head_beside_a_tied_one_and_float64_are_left_behind(folder, tmp_path):
+    theirs = tmp_path / "theirs"
+    shutil.copytree(folder, theirs)
+    config = json.loads((theirs / "config.json").read_text()) | {"tie_word_embeddings": True}
+    (theirs / "config.json").write_text(json.dumps(config))
+    held = tensors(theirs)
+    wide = held | {"model.norm.weight": held["model.norm.weight"].astype(np.float64)}
+    save_file(wide, theirs / "model.safetensors")
+    out = rw.convert(theirs, out=tmp_path / "out")
+    del held["lm_head.weight"]
+    assert_same_tensors(tensors(out), held)
+
+
+@pytest.mark.parametrize("tied", [False, True], ids=["own-head", "tied-head"])
+@pytest.mark.parametrize("kind", ["F32", "F16", "BF16"])
+def test_ids_of_vision_begin_at_the_mean_of_the_others(tmp_path, frames, kind, tied):
+    """Of numbers below 0.3 the sum of VOCAB is off by VOCAB roundings at most, then the mean is rounded."""
+    path = write_gguf(tmp_path / "tiny.gguf", arrays(VOCAB, tied=tied), kind=GGMLQuantizationType[kind])
+    before = tensors(rw.convert(path, out=tmp_path / "text"))
+    out = rw.convert(path, out=tmp_path / "seeing", add_vision=frames)
+    after = tensors(out)
+    for name, old in before.items():
+        np.testing.assert_array_equal(after[name][: len(old)], old)
+    for name in {"model.embed_tokens.weight", "lm_head.weight"} & before.keys():
+        old, new = before[name], after[name][VOCAB:]
+        assert new.shape == (VISION, old.shape[1])
+        mean = old.astype(np.float64).mean(axis=0)
+        rounding = {"F32": 2**-24, "F16": 2**-11, "BF16": 2**-8}[kind]
+        bound = VOCAB * 2**-24 * np.abs(old.astype(np.float64)).max() + rounding * np.abs(mean)
+        assert (np.abs(new.astype(np.float64) - mean) <= bound).all()
+    opened = ModelFolder.open(out)
+    assert (opened.vocabulary.text_size, opened.vocabulary.codes) == (VOCAB, FRAMES.codebook_size)
+    assert opened.architecture.vision_vocab == VISION
+
+
+def test_ids_of_vision_are_those_that_training_would_add(folder, frames, tmp_path):
+    mesh = mesh_of(MeshConfig())
+    with jax.set_mesh(mesh):
+        trained = add_vision_ids(ModelFolder.open(folder).read_weights(mesh), ids=VISION)
+    converted = ModelFolder.open(rw.convert(folder, out=tmp_path / "out", add_vision=frames.parent))
+    # Sums of VOCAB float32 numbers below 0.3, in another order.
+    for ours, theirs in zip(jax.tree.leaves(converted.read_weights(mesh)), jax.tree.leaves(trained)):
+        np.testing.assert_allclose(np.asarray(ours), np.asarray(theirs), rtol=0, atol=VOCAB * 2**-24)
+
+
+def test_a_model_that_sees_is_kept_whole(seeing, tmp_path):
+    out = rw.convert(seeing, out=tmp_path / "out")
+    opened, before = ModelFolder.open(out), ModelFolder.open(seeing)
+    assert (opened.vocabulary, opened.generation) == (VOCABULARY, {"watching": {"max_frames": 3}})
+    assert opened.tokenizers.fingerprint == before.tokenizers.fingerprint
+    assert_same_tensors(tensors(out), tensors(seeing))
+
+
+def test_a_plain_folder_of_a_model_that_sees_is_asked_for_by_dropping_vision(seeing, tmp_path):
+    error = refused(seeing, out=tmp_path / "out", to="hf")
+    assert (error.field, error.path) == ("to", seeing)
+    out = rw.convert(seeing, out=tmp_path / "out", to="hf", vision="drop")
+    text = VOCABULARY.text_size
+    for name, array in tensors(out).items():
+        whole = tensors(seeing)[name]
+        vocab_first = name in ("model.embed_tokens.weight", "lm_head.weight")
+        np.testing.assert_array_equal(array, whole[:text] if vocab_first else whole)
+    assert json.loads((out / "config.json").read_text())["vocab_size"] == text
+    assert not (out / "frame_tokenizer").exists()
+
+
+def test_a_model_that_sees_takes_another_frame_tokenizer_where_its_ids_suffice(seeing, frames, tmp_path):
+    kept = rw.convert(seeing, out=tmp_path / "kept", add_vision=frames)
+    assert_same_tensors(tensors(kept), tensors(seeing))
+    config = json.loads((seeing / "config.json").read_text())
+    narrow = shutil.copytree(seeing, tmp_path / "narrow")
+    config["ringworld"] = {"text_vocab": config["vocab_size"] - 1}
+    (narrow / "config.json").write_text(json.dumps(config))
+    error = refused(narrow, out=tmp_path / "out", add_vision=frames)
+    assert (error.field, error.path) == ("add_vision", narrow)
+
+
+def test_a_tokenizer_that_is_named_is_used_and_must_fit(source, tmp_path):
+    TOKENIZER.save(tmp_path / "words")
+    opened = ModelFolder.open(rw.convert(source, out=tmp_path / "out", tokenizer=tmp_path / "words"))
+    assert opened.tokenizers.text.fingerprint == TOKENIZER.fingerprint
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert (config["bos_token_id"], config["eos_token_id"]) == (TOKENIZER.bos, TOKENIZER.eos)
+    small = write_gguf(tmp_path / "small.gguf", arrays(TOKENIZER.size - 1))
+    assert refused(small, out=tmp_path / "out2", tokenizer=tmp_path / "words").path == small
+    assert not (tmp_path / "out2").exists()
+
+
+def test_a_source_of_no_known_kind_is_refused(tmp_path):
+    (tmp_path / "notes.txt").write_text("notes")
+    (tmp_path / "empty").mkdir()
+    for name in ("notes.txt", "empty", "none"):
+        error = refused(tmp_path / name, out=tmp_path / "out")
+        assert (error.field, error.path) == ("source", tmp_path / name)
+
+
+def test_a_gguf_file_is_known_by_its_first_bytes_too(source, tmp_path):
+    shutil.copy(source, tmp_path / "blob")
+    assert ModelFolder.open(rw.convert(tmp_path / "blob", out=tmp_path / "out"))
+
+
+def test_nothing_that_stands_elsewhere_is_replaced(source, folder, tmp_path):
+    (tmp_path / "mine").mkdir()
+    for out, to in ((tmp_path / "mine", "ringworld"), (tmp_path / "mine", "hf"), (folder, "hf")):
+        assert refused(source, out=out, to=to).path == out
+    assert refused(source, out=source.parent).field == "out"
+    assert refused(folder, out=folder).field == "out"
+    assert source.exists() and ModelFolder.open(folder)
+
+
+def test_nothing_half_written_is_left(source, tmp_path, monkeypatch):
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("ringworld.artifacts.model_folder.write_origin", full)
+    assert refused(source, out=tmp_path / "out").path == tmp_path / "out"
+    assert not list(tmp_path.iterdir())
