@@ -27,7 +27,7 @@ def test_frames_are_codes_then_their_end():
 
 
 def test_text_is_text_everywhere():
-    assert set(intervals(text_grammar(VOCABULARY, end=2), 60)) == {(0, 100)}
+    assert set(intervals(text_grammar(VOCABULARY, ends=[2]), 60)) == {(0, 100)}
 
 
 def test_a_range_ends_before_its_stop():

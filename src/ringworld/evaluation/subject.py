@@ -36,7 +36,8 @@ class WorldSubject:
         sampling: SamplingConfig,
     ) -> Sequence[Int32[np.ndarray, " _"]]:
         """Return the text ids that follow each prompt."""
-        return self.world.generator.generate(prompts, max_new_tokens=max_new_tokens, sampling=sampling)
+        written = self.world.generator.generate(prompts, max_new_tokens=max_new_tokens, sampling=sampling)
+        return [continuation.tokens for continuation in written]
 
     def score(
         self,

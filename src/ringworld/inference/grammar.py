@@ -11,6 +11,7 @@ An interval is two int32, so that a compiled loop masks with two comparisons, an
 interval of one.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -19,6 +20,8 @@ from jaxtyping import Array, Bool, Int32
 from ringworld.core.errors import InputError
 from ringworld.core.ranges import check_number
 from ringworld.text.vocabulary import Vocabulary
+
+_ENDS = 8
 
 
 class Grammar(NamedTuple):
@@ -37,8 +40,9 @@ class Grammar(NamedTuple):
     """Index of end-of-vision."""
     end_of_frame: Int32[Array, ""]
     end_of_vision: Int32[Array, ""]
-    stop: Int32[Array, ""]
-    """The id after which a sequence is finished; -1 where only the number of tokens ends it."""
+    ends: Int32[Array, " ends"]
+    """The ids after each of which a sequence is finished; -1 is none. Few lengths, so that models with one
+    end and with three share programs."""
 
 
 class IdRange(NamedTuple):
@@ -48,9 +52,9 @@ class IdRange(NamedTuple):
     stop: Int32[Array, ""]
 
 
-def text_grammar(vocabulary: Vocabulary, *, end: int) -> Grammar:
-    """Allow text ids only, up to the id `end` (`</s>`)."""
-    return _grammar(body=(0, vocabulary.code_offset), end=end)
+def text_grammar(vocabulary: Vocabulary, *, ends: Sequence[int]) -> Grammar:
+    """Allow text ids only, up to one of the ids `ends` (`</s>`)."""
+    return _grammar(body=(0, vocabulary.code_offset), ends=ends)
 
 
 def frame_grammar(vocabulary: Vocabulary, *, frames: int) -> Grammar:
@@ -93,6 +97,8 @@ def _grammar(
     stride: int = 0,
     last: int = -1,
     forced: tuple[int, int] = (-1, -1),
-    end: int = -1,
+    ends: Sequence[int] = (),
 ) -> Grammar:
-    return Grammar(*(jnp.int32(value) for value in (*body, stride, last, *forced, end)))
+    numbers = (jnp.int32(value) for value in (*body, stride, last, *forced))
+    padded = [*ends, *[-1] * (_ENDS - len(ends) % _ENDS)]
+    return Grammar(*numbers, ends=jnp.asarray(padded, jnp.int32))
