@@ -34,11 +34,8 @@ def test_streamed_text_is_the_whole_text_before_the_earliest_stop(ids, stops):
     given_text = "".join(stream.push(id) for id in ids) + stream.close()
     reached = [n for n in range(len(ids) + 1) if any(stop in spelled(ids[:n]) for stop in stops)]
     whole = spelled(ids[: reached[0]] if reached else ids)
-    assert (
-        given_text
-        == stream.text
-        == whole[: min([whole.find(stop) for stop in stops if stop in whole] or [None])]
-    )
+    found = [whole.find(stop) for stop in stops if stop in whole]
+    assert given_text == stream.text == (whole[: min(found)] if found else whole)
     assert stream.stopped == bool(reached)
 
 
