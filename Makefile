@@ -12,10 +12,13 @@ TESTS ?=
 INSTALLED := $(VENV)/installed-with-$(notdir $(PYTHON))
 PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: quickstart test venv lint types docs parity tpu mutants constraints clean
+.PHONY: quickstart chat test venv lint types docs parity tpu mutants constraints clean
 
 quickstart: $(INSTALLED)
 	@$(VENV)/bin/ringworld quickstart --out $(OUT)
+
+chat: smollm2
+	@$(VENV)/bin/ringworld chat --model models/smollm2-135m
 
 test: $(INSTALLED)
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile

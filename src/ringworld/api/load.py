@@ -1,6 +1,6 @@
 """`ringworld.load`: a model folder on this machine's devices."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -87,6 +87,7 @@ def load_opened(
         context_tokens=found.context_tokens if context_tokens is None else context_tokens,
         sampling=defaults.sampling,
         watching=defaults.watching,
+        ends=found.ends,
     )
 
 
@@ -100,6 +101,7 @@ def world_of(
     context_tokens: int,
     sampling: SamplingDefaults,
     watching: WatchingConfig,
+    ends: Sequence[int] | None = None,
 ) -> World:
     """Return a model whose weights lie on a mesh, ready to complete, answer, draw and score."""
     return World.of(
@@ -110,4 +112,5 @@ def world_of(
         limits=GenerationLimits(max_context_tokens=context_tokens),
         sampling=sampling,
         watching=watching,
+        ends=ends,
     )

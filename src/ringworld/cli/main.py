@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import tyro
 
 from ringworld.cli.bench import Bench
+from ringworld.cli.chat import Chat
 from ringworld.cli.evaluate import Evaluate
 from ringworld.cli.generate import Generate
 from ringworld.cli.options import as_typed, chosen_run, parse, value_of
@@ -28,6 +29,7 @@ COMMANDS = {
     "prepare": Prepare,
     "train": Train,
     "generate": Generate,
+    "chat": Chat,
     "evaluate": Evaluate,
     "bench": Bench,
 }

@@ -145,13 +145,13 @@ class Generator:
         )
         return [frames_drawn.tokens for frames_drawn in drawn]
 
-    def session(self) -> Session:
-        """Return a sequence that grows, of which nothing is read twice."""
+    def session(self, *, more_ends: Sequence[int] = ()) -> Session:
+        """Return a sequence that grows, of which nothing is read twice; it ends at more ids than texts do."""
         return Session(
             self._weights,
             forward=self._forward,
             vocabulary=self._vocabulary,
-            ends=self._ends,
+            ends=[*self._ends, *more_ends],
             mesh=self._mesh,
             limits=self.limits,
         )

@@ -1,6 +1,6 @@
 """One sequence that grows: what was read of it stays in the cache, and only what is new is read."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +35,9 @@ class Session:
         >>> for tokens_read in session.read(prompt): ...
         >>> for id in session.write(max_new_tokens=64, sampling=GREEDY): ...
         >>> for tokens_read in session.read([*prompt, *answer, *question]): ...   # reads the question alone
+
+    Attributes:
+        reused: of the ids that were read last, those that the cache held already.
     """
 
     def __init__(
@@ -55,19 +58,20 @@ class Session:
         self._scores: Float32[Array, "batch vocab"] | None = None
         self._ids: list[int] = []
         self._slots: list[int] = []
+        self.reused = 0
 
     @property
     def held(self) -> int:
         """Number of tokens that are in the cache."""
         return len(self._ids)
 
-    def read(self, ids: Ids) -> Iterator[int]:
+    def read(self, ids: Ids) -> Generator[int, None, None]:
         """Make the sequence `ids`, reading what is not in the cache; yield the number held, after each chunk.
 
         What the cache holds beyond the tokens that it shares with `ids` is forgotten. A caller may stop
         between two chunks: what was read until then is kept.
         """
-        kept = min(_shared(self._ids, ids), len(ids) - 1)
+        kept = self.reused = min(_shared(self._ids, ids), len(ids) - 1)
         if kept < len(self._ids):
             assert self._cache is not None
             with jax.set_mesh(self._mesh):
@@ -99,7 +103,7 @@ class Session:
             self._slots += range(start, start + len(new))
             yield len(self._ids)
 
-    def write(self, *, max_new_tokens: int, sampling: SamplingConfig) -> Iterator[int]:
+    def write(self, *, max_new_tokens: int, sampling: SamplingConfig) -> Generator[int, None, None]:
         """Yield the text ids that follow what was read, up to an end, itself left out.
 
         The draws are those of `Generator.generate` for the same ids. A caller may stop at any id.

@@ -8,7 +8,7 @@ from typing import Any, Literal, SupportsIndex, Unpack, overload
 
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import UInt8
+from jaxtyping import Int32, UInt8
 
 from ringworld.core.errors import InputError
 from ringworld.core.ranges import whole_number
@@ -21,6 +21,7 @@ from ringworld.inference.config import (
     TextSampling,
     WatchingConfig,
 )
+from ringworld.inference.conversation import Conversation
 from ringworld.inference.generator import Generator
 from ringworld.inference.prompts import Ids, Prompts
 from ringworld.inference.scorer import Scorer
@@ -28,6 +29,7 @@ from ringworld.model.decode import GenerationWeights
 from ringworld.model.forward import Forward
 from ringworld.text.read_text import read_text
 from ringworld.text.stream import TextStream
+from ringworld.text.templates import ChatTemplate
 from ringworld.vision.media import read_image
 from ringworld.vision.sampling import fit_frames, read_spread
 
@@ -267,6 +269,46 @@ class World:
             )
             for i, each in enumerate(written)
         ]
+
+    def chat(
+        self,
+        *,
+        system: str | None = None,
+        template: str | None = None,
+        max_new_tokens: SupportsIndex = 1024,
+        **sampling: Unpack[TextSampling],
+    ) -> Conversation:
+        """Begin a conversation, whose answers are drawn as those of `answer`.
+
+        Args:
+            system: what the model is told beforehand.
+            template: a chat template in Jinja, in place of the one that came with the model.
+            max_new_tokens: most tokens of an answer.
+            sampling: as in `SamplingConfig`.
+
+        Raises:
+            InputError: the template cannot be used, or a number is out of range.
+        """
+        own = ChatTemplate.of(self.prompts.tokenizer, vocabulary=self.prompts.vocabulary)
+        return Conversation(
+            self.generator,
+            template=own if template is None else replace(own, source=template),
+            sampling=_sampling(self.sampling.answer, sampling),
+            max_new_tokens=whole_number("max_new_tokens", max_new_tokens, least=1),
+            system=system,
+        )
+
+    def codes(
+        self, *, video: Pictures | None = None, image: Pictures | None = None
+    ) -> Int32[np.ndarray, "frames codes"]:
+        """Return the codes of the frames of a video, or of an image, as a conversation shows them.
+
+        Raises:
+            InputError: it cannot be read, or the model has no frame tokenizer.
+        """
+        frames = self._frames(video=video, image=image)
+        assert frames is not None, "neither a video nor an image"
+        return self.prompts.seeing().encode(frames)
 
     @overload
     def draw(
