@@ -57,7 +57,7 @@ def test_lines_are_answered_commands_are_obeyed_and_errors_do_not_end_the_chat(m
         f"/file {book}",
         "Why?",
         f"/save {tmp_path / 'said.json'}",
-        f"/save {tmp_path / 'no' / 'folder.json'}",
+        f"/save {book / 'said.json'}",
         "x" * 60_000,
         "/history",
         "/reset",

@@ -92,8 +92,9 @@ def test_an_answer_that_is_stopped_is_kept_and_a_question_that_was_not_read_is_n
 
 def test_a_question_over_the_context_is_refused_and_the_conversation_goes_on():
     chat = world_of(context_tokens=96).chat(max_new_tokens=200)
+    chat.add_document(BOOK * 9)
     with pytest.raises(InputError) as refused:
-        ask(chat, BOOK * 9)
+        ask(chat, "Red?")
     assert refused.value.field == "prompt"
     assert chat.messages == []
     ask(chat, "Red?")

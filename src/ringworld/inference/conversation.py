@@ -1,12 +1,12 @@
 """A conversation with a model: its turns, and the cache of all that was read of them."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, Int32
 
 from ringworld.core.errors import InputError
 from ringworld.core.ranges import whole_number
@@ -117,8 +117,8 @@ class Conversation:
     ) -> Iterator[str]:
         """Yield the answer as it is written.
 
-        A question that cannot be answered, or that is stopped before the first word, leaves the conversation
-        as it was.
+        A question that cannot be answered leaves no trace, and what was added to it is dropped. One that is
+        stopped before the first word leaves all as it was.
 
         Args:
             question: of the user.
@@ -128,39 +128,29 @@ class Conversation:
         Raises:
             InputError: the conversation does not fit into the context, or the template refuses it.
         """
-        text = _BETWEEN.join([*self._documents, question])
-        messages = [*self.messages, Message(role="user", text=text, clips=tuple(self._clips))]
-        ids = self._template.encode(messages)
-        room = self._context - len(ids)
-        if room < 1:
-            raise InputError(
-                f"the conversation would have {len(ids)} tokens, which do not fit into the context of this "
-                f"model, {self._context} tokens",
-                field="prompt",
-                value=len(ids),
-                remedy="ask about a shorter text, or begin a new conversation",
-            )
+        asked = Message(
+            role="user",
+            text=_BETWEEN.join([*self._documents, question]),
+            clips=tuple(self._clips),
+        )
+        documents, clips = self._documents, self._clips
+        self._documents, self._clips = [], []
+        ids = self._encode([*self.messages, asked])
         begun = time.monotonic()
         for held in self._session.read(ids):
             on_read(held, len(ids))
             if stop():
+                self._documents, self._clips = documents, clips
                 return
-        reading = time.monotonic()
+        reading, most = time.monotonic(), min(self._most, self._context - len(ids))
         stream = TextStream(self._template.tokenizer.decode)
-        most = min(self._most, room)
         written, stopped = 0, False
         for id in self._session.write(max_new_tokens=most, sampling=self._sampling):
             written += 1
-            spoken = stream.text.strip()
-            new = stream.push(id)
-            # An answer begins with its first word, whatever blank the template leaves to it.
-            yield new if spoken else new.lstrip()
+            yield _after(stream.text, stream.push(id))
             if stopped := stop():
                 break
-        spoken = stream.text.strip()
-        rest = stream.close()
-        yield rest if spoken else rest.lstrip()
-        finish = "stopped" if stopped else "length" if written == most else "stop"
+        yield _after(stream.text, stream.close())
         self.turn = Turn(
             prompt_tokens=len(ids),
             read_tokens=len(ids) - self._session.reused,
@@ -168,10 +158,23 @@ class Conversation:
             written_tokens=written,
             write_seconds=time.monotonic() - reading,
             context_tokens=self._context,
-            finish=finish,
+            finish="stopped" if stopped else "length" if written == most else "stop",
         )
-        self.messages = [*messages, Message(role="assistant", text=stream.text.strip())]
-        self._documents, self._clips = [], []
+        answer = Message(role="assistant", text=stream.text.strip())
+        self.messages = [*self.messages, asked, answer]
+
+    def _encode(self, messages: Sequence[Message]) -> Int32[np.ndarray, " tokens"]:
+        """Return the ids of a conversation, after which at least one more fits into the context."""
+        ids = self._template.encode(messages)
+        if len(ids) >= self._context:
+            raise InputError(
+                f"the conversation would have {len(ids)} tokens, which do not fit into the context of this "
+                f"model, {self._context} tokens",
+                field="prompt",
+                value=len(ids),
+                remedy="ask about a shorter text, or begin a new conversation",
+            )
+        return ids
 
     def to_json(self) -> dict[str, Any]:
         """Return the turns as other programs read them; of a clip, the number of its frames."""
@@ -182,3 +185,8 @@ class Conversation:
                 for message in self.messages
             ]
         }
+
+
+def _after(text: str, new: str) -> str:
+    """Return what is new of an answer, which begins with its first word, whatever blank is left to it."""
+    return new if text.strip() else new.lstrip()

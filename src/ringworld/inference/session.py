@@ -58,6 +58,7 @@ class Session:
         self._scores: Float32[Array, "batch vocab"] | None = None
         self._ids: list[int] = []
         self._slots: list[int] = []
+        self._room = 0
         self.reused = 0
 
     @property
@@ -124,7 +125,9 @@ class Session:
             sampling=sampling,
             vocab=self._forward.architecture.vocab,
         )
-        cache = self._cache_of(slot + batch.room)
+        cache = self._cache_of(slot + max_new_tokens)
+        # Never less than before, since it is part of a program: the last answers of a context are short.
+        self._room = max(self._room, batch.room)
         with jax.set_mesh(self._mesh):
             decoding = Decoding(
                 self._weights,
@@ -133,7 +136,7 @@ class Session:
                 request,
                 prompt_slots=slot,
                 forward=self._forward,
-                room=batch.room,
+                room=self._room,
             )
         count = 0
         while True:
