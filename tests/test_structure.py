@@ -23,6 +23,8 @@ JAX_FREE = [
     "ringworld.attention.layouts",
     "ringworld.model.config",
     "ringworld.text.chat",
+    "ringworld.text.stream",
+    "ringworld.text.templates",
     "ringworld.text.tokenizer",
     "ringworld.text.vocabulary",
     "ringworld.vision.config",

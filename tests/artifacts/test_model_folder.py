@@ -56,6 +56,17 @@ def test_everything_comes_back_on_any_mesh(saved, axes):
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(np.asarray(a), np.asarray(b)), model, made.model)
 
 
+@pytest.mark.parametrize(
+    ("written", "more"),
+    [(5, [5]), ([7, 5], [7, 5]), ([TOKENIZER.eos, "x", True, -1, 2**40], []), (None, []), ("x", [])],
+    ids=str,
+)
+def test_every_end_that_a_folder_names_ends_a_text(copy, written, more):
+    file = copy / "generation_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"eos_token_id": written}))
+    assert list(ModelFolder.open(copy).ends) == [TOKENIZER.eos, *more]
+
+
 def test_a_model_that_is_saved_already_is_recognized(saved):
     assert is_saved(saved, ORIGIN)
     assert not is_saved(saved, dataclasses.replace(ORIGIN, identity={"step": 8}))

@@ -17,7 +17,7 @@ from ringworld.presets import smoke
 from ringworld.quickstart.config import full, tiny
 from ringworld.quickstart.job import PHASES_FOLDER
 
-COMMANDS = ("quickstart", "train-tokenizer", "prepare", "train", "generate", "evaluate", "convert")
+COMMANDS = ("quickstart", "train-tokenizer", "prepare", "train", "generate", "chat", "evaluate", "convert")
 
 
 def run(capsys, *arguments: str) -> tuple[int, str]:

@@ -20,7 +20,7 @@ def generator(made, **changes) -> Generator:
     parts = {
         "forward": FORWARD,
         "vocabulary": VOCABULARY,
-        "end": TOKENIZER.eos,
+        "ends": [TOKENIZER.eos],
         "mesh": made.mesh,
         "limits": GenerationLimits(max_context_tokens=512, max_sequences=8),
     }
@@ -42,7 +42,7 @@ def draw_codes(made, captions, *, sampling, frames=2) -> np.ndarray:
 def test_greedy_text_is_the_argmax_of_the_full_forward_pass(ring):
     made = make_world(ring=ring)
     prompts = [made.world.prompts.text("A red circle moves"), made.world.prompts.text("to")]
-    written = made.world.generator.generate(prompts, max_new_tokens=10)
+    written = [each.tokens for each in made.world.generator.generate(prompts, max_new_tokens=10)]
     for prompt, ids, scores in zip(prompts, written, full_scores(made, [*map(np.append, prompts, written)])):
         likeliest = scores[len(prompt) - 1 :, : VOCABULARY.text_size].argmax(-1).tolist()
         assert ids.tolist() == likeliest[:-1]
@@ -120,20 +120,76 @@ def test_other_prompts_of_the_same_shape_compile_nothing():
 
     jax.monitoring.register_event_duration_secs_listener(count)
     try:
-        warm = SamplingConfig(temperature=0.7, top_k=3, seed=11)
+        warm = SamplingConfig(temperature=0.7, top_k=3, top_p=0.5, min_p=0.1, repetition_penalty=2.0, seed=11)
         draw_codes(made, ["to", "red"], frames=3, sampling=warm)
     finally:
         jax.monitoring.unregister_event_duration_listener(count)
     assert not compiled
 
 
-def test_text_ends_at_the_end_of_text():
+@pytest.mark.parametrize("others", [[], [-1], list(range(10_000, 10_020))])
+def test_text_ends_at_any_of_the_ends(others):
     made = make_world(ring=1)
     prompts = [made.world.prompts.text("A red circle moves"), made.world.prompts.text("A circle")]
-    ids, _ = made.world.generator.generate(prompts, max_new_tokens=10)
+    whole, _ = made.world.generator.generate(prompts, max_new_tokens=10)
+    ids = whole.tokens
     end = int(ids[4])
-    shorter, _ = generator(made, end=end).generate(prompts, max_new_tokens=10)
-    assert shorter.tolist() == ids[: ids.tolist().index(end)].tolist()
+    shorter, _ = generator(made, ends=[*others, end]).generate(prompts, max_new_tokens=10)
+    assert shorter.tokens.tolist() == ids[: ids.tolist().index(end)].tolist()
+    assert len(shorter.logprobs) == len(shorter.tokens)
+    assert (whole.finish, shorter.finish) == ("length", "stop")
+
+
+def test_what_is_watched_ends_where_it_is_told_and_the_rest_is_as_it_was():
+    made = make_world(ring=2)
+    prompts = [made.world.prompts.text(text) for text in ("A red circle moves", "A circle", "to")]
+    plain = made.world.generator.generate(prompts, max_new_tokens=20)
+    seen: dict[int, list[int]] = {}
+
+    def watch(index: int, token: int) -> bool:
+        seen.setdefault(index, []).append(token)
+        return index == 1 and len(seen[index]) == 11
+
+    watched = made.world.generator.generate(prompts, max_new_tokens=20, watch=watch)
+    assert [each.tokens.tolist() for each in watched] == [
+        each.tokens.tolist()[: 11 if i == 1 else 20] for i, each in enumerate(plain)
+    ]
+    assert [each.finish for each in watched] == ["length", "stop", "length"]
+    assert seen[1] == watched[1].tokens.tolist()
+
+
+@pytest.mark.parametrize("ring", [1, 2])
+def test_samples_differ_the_first_is_that_of_one_and_none_depends_on_the_batch(ring):
+    made = make_world(ring=ring)
+    prompts = [made.world.prompts.text("A red"), made.world.prompts.text("A circle moves to")]
+    draw = partial(made.world.generator.generate, max_new_tokens=12, sampling=SamplingConfig(seed=3))
+    one, three = draw(prompts), draw(prompts, samples=3)
+    ids = [each.tokens.tolist() for each in three]
+    assert [ids[0], ids[3]] == [each.tokens.tolist() for each in one]
+    assert len({tuple(each) for each in ids}) == 6
+    assert [each.tokens.tolist() for each in draw(prompts[1:], samples=2)] == ids[3:5]
+
+
+def test_logprobs_are_those_of_the_model_whatever_changes_the_draws():
+    made = make_world(ring=1)
+    prompts = [made.world.prompts.text("A red circle moves"), made.world.prompts.text("to")]
+    sampling = SamplingConfig(temperature=0.7, top_k=20, top_p=0.9, min_p=0.01, repetition_penalty=1.3)
+    written = made.world.generator.generate(prompts, max_new_tokens=10, sampling=sampling)
+    sequences = [np.append(prompt, each.tokens) for prompt, each in zip(prompts, written)]
+    for prompt, each, scores in zip(prompts, written, full_scores(made, sequences)):
+        text = scores[len(prompt) - 1 : -1, : VOCABULARY.text_size].astype(np.float64)
+        expected = text - np.log(np.exp(text).sum(axis=1, keepdims=True))
+        picked = expected[np.arange(len(each.tokens)), each.tokens]
+        # Scores of size up to 20 in float32, through some 60 roundings of 6e-8 of them.
+        np.testing.assert_allclose(each.logprobs, picked, rtol=0, atol=1e-4)
+
+
+def test_a_penalty_against_repetition_forbids_what_stands_in_prompt_or_output():
+    made = make_world(ring=2)
+    prompt = made.world.prompts.text("A red circle moves to the right")
+    sampling = SamplingConfig(temperature=0.0, repetition_penalty=1e9)
+    (written,) = made.world.generator.generate([prompt], max_new_tokens=30, sampling=sampling)
+    assert len(set(written.tokens.tolist()) | set(prompt.tolist())) == 30 + len(set(prompt.tolist()))
 
 
 def test_no_prompts_give_nothing():
@@ -173,7 +229,7 @@ def test_counts_of_numpy_are_counts():
     made = make_world(ring=1)
     prompts = [made.world.prompts.text("A red")]
     five, again = (made.world.generator.generate(prompts, max_new_tokens=n) for n in (5, np.int64(5)))
-    assert five[0].tolist() == again[0].tolist()
+    assert five[0].tokens.tolist() == again[0].tokens.tolist()
     assert len(made.world.draw("a", frames=np.int32(2))) == 2
 
 

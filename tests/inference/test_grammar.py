@@ -32,7 +32,7 @@ def test_frames_are_codes_then_their_end():
 
 
 def test_text_is_text_everywhere():
-    assert set(intervals(text_grammar(VOCABULARY, end=2), 60)) == {(0, 100)}
+    assert set(intervals(text_grammar(VOCABULARY, ends=[2]), 60)) == {(0, 100)}
 
 
 @settings(max_examples=100, deadline=None)

@@ -7,22 +7,25 @@ import pytest
 
 from ringworld.core.errors import InputError
 from ringworld.inference.config import GenerationLimits, SamplingConfig, WatchingConfig
-from ringworld.inference.sampling import guide, likeliest, row_keys, sample
+from ringworld.inference.sampling import Sampling, guide, likeliest, nucleus, row_keys, sample
+from tests.inference.warpers import warped
 
 ROWS = 4096
 LOGITS = np.array([2.0, -np.inf, 1.0, 0.0, 1.5], np.float32)
 
 
 @jax.jit
-def draw(logits, *, checksums, legal=None, seed=0, index=0, temperature=1.0, top_k=0):
-    keys = row_keys(jnp.uint32(seed), checksums)
+def draw(logits, *, checksums, legal=None, seen=None, seed=0, index=0, top_k=0, **changes):
+    values = {"temperature": 1.0, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0, **changes}
     return sample(
         logits,
         legal=jnp.isfinite(logits[0]) if legal is None else legal,
-        keys=keys,
+        seen=jnp.zeros(logits.shape, bool) if seen is None else seen,
+        keys=row_keys(jnp.uint32(seed), checksums),
         index=jnp.int32(index),
-        temperature=jnp.float32(temperature),
-        top_k=jnp.int32(top_k),
+        sampling=Sampling(
+            top_k=jnp.int32(top_k), **{name: jnp.float32(value) for name, value in values.items()}
+        ),
     )
 
 
@@ -66,6 +69,46 @@ def test_the_likeliest_are_those_of_a_sort_whatever_their_sign():
         assert (np.asarray(kept) == (logits >= least)).all()
 
 
+CHANGES = [
+    {"top_p": 0.7},
+    {"min_p": 0.2},
+    {"top_p": 1e-9},
+    {"min_p": 1.0},
+    {"repetition_penalty": 1.7},
+    {"repetition_penalty": 0.5, "temperature": 0.6},
+    {"temperature": 1.8, "top_k": 9, "top_p": 0.6, "min_p": 0.15, "repetition_penalty": 1.3},
+    {"temperature": 0.5, "top_p": 0.9, "min_p": 0.05},
+]
+
+
+@pytest.mark.parametrize("changes", CHANGES, ids=repr)
+def test_draws_follow_the_distribution_that_numpy_changes_step_by_step(changes):
+    draws = np.random.default_rng(3)
+    logits = (2 * draws.normal(size=16)).astype(np.float32)
+    seen = draws.random(16) < 0.4
+    expected = warped(logits, seen=seen, **changes)
+    rows, checksums = rows_of(logits)
+    drawn = draw(rows, checksums=checksums, seen=jnp.tile(seen[None], (ROWS, 1)), **changes)
+    shares = np.bincount(drawn, minlength=16) / ROWS
+    assert set(np.flatnonzero(shares)) <= set(np.flatnonzero(expected))
+    # Five standard deviations of a share.
+    assert (np.abs(shares - expected) <= 5 * np.sqrt(expected * (1 - expected) / ROWS)).all()
+
+
+@pytest.mark.parametrize("mass", [1e-6, 0.1, 0.5, 0.9, 0.999])
+def test_the_nucleus_is_that_of_a_sort(mass):
+    draws = np.random.default_rng(1)
+    logits = (draws.normal(size=(6, 40)) * 10.0 ** draws.integers(-2, 2, size=(6, 1))).astype(np.float32)
+    kept = np.asarray(nucleus(jnp.asarray(logits), mass=jnp.float32(mass)))
+    for row, scores in zip(kept, logits):
+        assert (row == (warped(scores, top_p=mass) > 0)).all()
+
+
+def test_ids_that_tie_with_the_last_of_the_nucleus_are_kept():
+    kept = nucleus(jnp.log(jnp.array([[0.5, 0.1, 0.3, 0.1]])), mass=jnp.float32(0.85))
+    assert kept.tolist() == [[True, True, True, True]]
+
+
 def test_a_row_draws_the_same_in_any_batch_and_otherwise_for_another_seed_token_or_prompt():
     logits, checksums = rows_of(np.zeros(1000, np.float32), rows=4)
     together = draw(logits, checksums=checksums)
@@ -83,6 +126,13 @@ def test_a_row_draws_the_same_in_any_batch_and_otherwise_for_another_seed_token_
         ({"temperature": float("nan")}, "temperature"),
         ({"temperature": float("inf")}, "temperature"),
         ({"top_k": -1}, "top_k"),
+        ({"top_p": 0.0}, "top_p"),
+        ({"top_p": 1.1}, "top_p"),
+        ({"top_p": float("nan")}, "top_p"),
+        ({"min_p": -0.1}, "min_p"),
+        ({"min_p": 1.5}, "min_p"),
+        ({"repetition_penalty": 0.0}, "repetition_penalty"),
+        ({"repetition_penalty": float("inf")}, "repetition_penalty"),
         ({"guidance_scale": -1.0}, "guidance_scale"),
         ({"guidance_scale": float("nan")}, "guidance_scale"),
         ({"seed": -1}, "seed"),
@@ -113,8 +163,20 @@ EXTREME = [0.0, -1e-30, 3.4e38, -3.4e38, np.inf, -np.inf, np.nan]
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1e-45, 1e-38, 1e-37, 1.0, 1e37, 1e38, 3.4e38])
-@pytest.mark.parametrize("top_k", [0, 1, 2])
-def test_no_logits_and_no_temperature_draw_what_is_not_legal(temperature, top_k):
+@pytest.mark.parametrize(
+    "others",
+    [
+        {},
+        {"top_k": 1},
+        {"top_k": 2},
+        {"top_p": 1e-30},
+        {"top_p": 0.999999, "min_p": 1.0},
+        {"repetition_penalty": 1e-38},
+        {"repetition_penalty": 3e38},
+    ],
+    ids=repr,
+)
+def test_no_logits_and_no_sampling_draw_what_is_not_legal(temperature, others):
     """Illegal ids stand first and have the greatest scores, so that a tie or a NaN would show."""
     rows = [[100.0, np.inf, a, b] for a in EXTREME for b in EXTREME]
     rows += [[np.nan, 100.0, -a, b] for a in EXTREME for b in EXTREME]
@@ -123,8 +185,9 @@ def test_no_logits_and_no_temperature_draw_what_is_not_legal(temperature, top_k)
         jnp.array(rows, jnp.float32),
         checksums=jnp.arange(len(rows), dtype=jnp.uint32),
         legal=legal,
+        seen=jnp.ones((len(rows), 4), bool),
         temperature=temperature,
-        top_k=top_k,
+        **others,
     )
     assert set(drawn.tolist()) <= {2, 3}
 

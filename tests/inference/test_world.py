@@ -37,6 +37,55 @@ def test_one_text_gives_one_and_several_give_several():
     assert world.complete([], max_new_tokens=8) == []
 
 
+def test_completions_say_what_was_written_how_likely_it_is_and_why_it_ended():
+    world = make_world(ring=1).world
+    first, second = world.completions("A red", samples=2, max_new_tokens=8, seed=3)
+    assert first.text == world.complete("A red", max_new_tokens=8, seed=3) != second.text
+    for each in (first, second):
+        assert TOKENIZER.decode(each.tokens.tolist()) == each.text
+        assert each.logprobs.shape == each.tokens.shape
+        assert (each.logprobs < 0).all()
+        assert each.finish == "length"
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_a_text_ends_before_a_stop_string_also_across_tokens(several):
+    world = make_world(ring=1).world
+    whole = world.completions("A red", max_new_tokens=12, seed=3)[0]
+    pieces = [TOKENIZER.decode(whole.tokens[:n].tolist()) for n in range(13)]
+    end = len(pieces[6])
+    stop = whole.text[end - 2 : end + 1]
+    before = whole.text[: whole.text.index(stop)]
+    stops = ["nowhere", stop] if several else stop
+    ended = world.completions("A red", max_new_tokens=12, seed=3, stop=stops)[0]
+    assert (ended.text, ended.finish) == (before, "stop")
+    # A character that is not whole yet is waited for.
+    least = next(
+        n for n, piece in enumerate(pieces) if stop in piece and piece[-1] != "\N{REPLACEMENT CHARACTER}"
+    )
+    assert ended.tokens.tolist() == whole.tokens[:least].tolist()
+    assert world.complete(["A red", "to"], max_new_tokens=12, seed=3, stop=stops)[0] == before
+    assert world.answer("A red", max_new_tokens=12, stop="nowhere") == world.answer(
+        "A red", max_new_tokens=12
+    )
+
+
+@pytest.mark.parametrize(
+    ("wrong", "field"),
+    [
+        ({"stop": ""}, "stop"),
+        ({"stop": ["a", ""]}, "stop"),
+        ({"samples": 0}, "samples"),
+        ({"top_p": 2.0}, "top_p"),
+    ],
+    ids=repr,
+)
+def test_what_no_text_can_be_drawn_with_is_refused(wrong, field):
+    with pytest.raises(InputError) as refused:
+        make_world(ring=1).world.completions("A red", **wrong)
+    assert refused.value.field == field
+
+
 def test_an_image_is_one_frame_and_a_video_as_many_as_asked():
     world = make_world(ring=1).world
     image = world.draw("to")

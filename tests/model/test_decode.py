@@ -12,9 +12,9 @@ from ringworld.attention.layouts import place as place_tokens
 from ringworld.core.mesh import make_mesh
 from ringworld.core.mesh_config import MeshConfig
 from ringworld.core.sharding import spec
-from ringworld.model.cache import KVCache, append, padded_length
+from ringworld.model.cache import KVCache, append, forget, grow, padded_length
 from ringworld.model.config import Architecture, Execution
-from ringworld.model.decode import GenerationWeights, decode_step, prefill, target_losses
+from ringworld.model.decode import GenerationWeights, decode_step, prefill, read_chunk, target_losses
 from ringworld.model.forward import Forward
 from ringworld.model.world_model import WorldModel, hidden, logits, token_losses
 from tests.model.families import FAMILIES
@@ -27,6 +27,7 @@ MESHES = {
     "ring2": MeshConfig(ring=2),
     "ring2-tensor2": MeshConfig(ring=2, tensor=2),
     "ring4": MeshConfig(ring=4),
+    "ring2-ulysses2": MeshConfig(ring=2, ulysses=2),
 }
 LENGTHS = np.array([5, 9], np.int32)
 TOKENS = np.random.default_rng(0).integers(0, CONFIG.vocab, (2, 16)).astype(np.int32)
@@ -160,6 +161,82 @@ def test_every_family_reads_and_writes_as_its_whole_model(name):
             np.testing.assert_allclose(scores, whole[:, index - 1], rtol=0, atol=FAMILY_TOLERANCE)
             column = (put(mesh, x[:, index : index + 1], "batch", None) for x in (TOKENS, order))
             scores, cache = step(weights, cache, next(column), order=next(column), slot=jnp.int32(index + 3))
+
+
+def read(mesh, weights, cache, *, start, stop, size, slot):
+    """Read tokens `[start, stop)` of both rows as one chunk of so many slots."""
+    members = mesh.shape["ring"] * mesh.shape["ulysses"]
+    index = np.arange(start, start + size, dtype=np.int32)
+    order = np.tile(np.where(index < stop, index, -1), (2, 1)).astype(np.int32)
+    tokens = np.where(order >= 0, TOKENS[:, np.minimum(index, 15)], 0)
+    perm = place_tokens("striped", seq=size, members=members).token_of_slot()
+    return read_chunk(
+        weights,
+        cache,
+        put(mesh, tokens[:, perm], "batch", "seq"),
+        order=put(mesh, order[:, perm], "batch", "seq"),
+        slot=jnp.int32(slot),
+        forward=FORWARD,
+    )
+
+
+@pytest.mark.parametrize("mesh_name", ["ring1", "ring2-tensor2", "ring4", "ring2-ulysses2"])
+@pytest.mark.parametrize("borders", [(0, 16), (0, 1, 9, 16), (0, 5, 6, 13, 15)], ids=str)
+def test_chunks_equal_the_whole_model_whatever_their_borders(drawn, expected, mesh_name, borders):
+    """Chunks are padded to eight, begin in slots that padding left, and one more token is decoded."""
+    mesh, model = place(drawn, mesh_name)
+    members = mesh.shape["ring"] * mesh.shape["ulysses"]
+    with jax.set_mesh(mesh):
+        weights = GenerationWeights.from_model(model, compute="float32")
+        cache = KVCache.init(CONFIG, batch=2, slots=24, compute="float32")
+        slot = 0
+        for start, stop in zip(borders, borders[1:]):
+            if slot + 16 > cache.order.shape[1]:
+                cache = grow(cache, slots=48)
+            size = 16 if stop - start > 8 else 8
+            scores, cache = read(mesh, weights, cache, start=start, stop=stop, size=size, slot=slot)
+            want = expected[:, stop - 1]
+            np.testing.assert_allclose(scores, want, rtol=0, atol=TOLERANCE, err_msg=f"{start} to {stop}")
+            slot = -(-(slot + stop - start) // members) * members
+        if borders[-1] < 16:
+            order = np.full((2, 1), borders[-1], np.int32)
+            scores, cache = jax.jit(partial(decode_step, forward=FORWARD))(
+                weights,
+                cache,
+                put(mesh, TOKENS[:, borders[-1] :][:, :1], "batch", None),
+                order=put(mesh, order, "batch", None),
+                slot=jnp.int32(slot),
+            )
+            np.testing.assert_allclose(scores, expected[:, borders[-1]], rtol=0, atol=TOLERANCE)
+
+
+def test_what_is_forgotten_has_no_influence_on_what_is_read_after_it(drawn, expected):
+    mesh, model = place(drawn, "ring2")
+    with jax.set_mesh(mesh):
+        weights = GenerationWeights.from_model(model, compute="float32")
+        cache = KVCache.init(CONFIG, batch=2, slots=32, compute="float32")
+        _, cache = read(mesh, weights, cache, start=0, stop=16, size=16, slot=0)
+        cache = forget(cache, kept=jnp.int32(5))
+        assert np.sort(np.asarray(cache.order)[0])[-6:].tolist() == [-1, 0, 1, 2, 3, 4]
+        scores, cache = read(mesh, weights, cache, start=5, stop=11, size=8, slot=6)
+    np.testing.assert_allclose(scores, expected[:, 10], rtol=0, atol=TOLERANCE)
+
+
+def test_what_travels_for_a_chunk_does_not_grow_with_the_cache(drawn):
+    mesh, model = place(drawn, "ring2")
+    traffic = {}
+    with jax.set_mesh(mesh):
+        weights = GenerationWeights.from_model(model, compute="float32")
+        tokens = put(mesh, np.zeros((2, 8), np.int32), "batch", "seq")
+        for slots in (256, 1024):
+            cache = jax.eval_shape(partial(KVCache.init, CONFIG, batch=2, slots=slots, compute="float32"))
+            read_all = jax.jit(partial(read_chunk, forward=FORWARD), donate_argnames="cache")
+            text = read_all.lower(weights, cache, tokens, order=tokens, slot=jnp.int32(0)).compile().as_text()
+            assert text is not None
+            traffic[slots] = sorted(
+                re.findall(r"(\S+) (?:all-reduce|all-gather|collective-permute|all-to-all)\(", text)
+            )
+    assert traffic[256] == traffic[1024] != []
 
 
 def test_a_new_token_lies_where_the_docstring_says():

@@ -1,5 +1,6 @@
 """`ringworld generate`: one result of a model, with an account of how it was made."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +17,7 @@ from ringworld.core.files import only_one, write_json_atomic
 from ringworld.core.origin import ORIGIN_FILE, Origin, parent, read_origin, write_origin
 from ringworld.data.find_sources import why_no_file
 from ringworld.data.sources import TEXT_SUFFIXES
+from ringworld.inference.completion import Completion
 from ringworld.inference.config import SamplingConfig
 from ringworld.inference.world import World
 from ringworld.vision.media import media_format
@@ -34,13 +36,16 @@ def generate(
     about: Path | None,
     frames: int,
     max_new_tokens: int,
+    stop: Sequence[str] = (),
+    samples: int = 1,
     sampling: dict[str, Any],
     devices: int | None,
 ) -> str:
     """Do what the command `ringworld generate` says, and return the text or the path.
 
     In `sampling` are fields of `SamplingConfig` that differ from the model's defaults; None leaves one. The
-    folder `out` gains `output.json`, `origin.json`, and `image.png` or `video.mp4`.
+    folder `out` gains `output.json`, with all samples of a text, `origin.json`, and `image.png` or
+    `video.mp4`.
 
     Raises:
         InputError: a number makes no sense, or a file or folder cannot be used.
@@ -54,19 +59,24 @@ def generate(
         begin_process(devices=devices)
         folder = ModelFolder.open(model)
         world = load_opened(folder, devices=devices)
+        more: dict[str, Any] = {}
         if kind in ("image", "video"):
             drawn = world.draw(prompt, frames=frames if kind == "video" else 1, **given)
             path = out / ("video.mp4" if kind == "video" else "image.png")
             write_frames(path, drawn, frames_per_second=world.watching.frames_per_second)
             made = str(path)
         elif kind == "text":
-            made = world.complete(prompt, max_new_tokens=max_new_tokens, **given)
+            written = world.completions(
+                prompt, samples=samples, max_new_tokens=max_new_tokens, stop=stop, **given
+            )
+            made, more = written[0].text, {"completions": [_account(each) for each in written]}
         else:
-            made = _answer(world, prompt, file, max_new_tokens=max_new_tokens, **given)
+            made = _answer(world, prompt, file, max_new_tokens=max_new_tokens, stop=stop, **given)
         default = getattr(world.sampling, kind)
         used = to_json(replace(default, **given)) | {"kind": kind, "prompt": prompt, "frames": frames}
+        used |= {"stop": [*stop], "samples": samples}
         about_file = None if about is None else str(about.resolve())
-        write_json_atomic(out / "output.json", used | {"about": about_file, "output": made})
+        write_json_atomic(out / "output.json", used | {"about": about_file, "output": made} | more)
         parents = {"model": parent(model, folder.fingerprint)}
         write_origin(out, Origin(kind="generation", configuration=used, parents=parents))
     return made
@@ -81,6 +91,15 @@ def write_frames(
         write_image(path, frames[0], scale=scale)
     else:
         write_video(path, frames, frames_per_second=frames_per_second, scale=scale)
+
+
+def _account(completion: Completion) -> dict[str, Any]:
+    return {
+        "text": completion.text,
+        "tokens": completion.tokens.tolist(),
+        "logprobs": completion.logprobs.tolist(),
+        "finish": completion.finish,
+    }
 
 
 def _answer(world: World, question: str, file: Path | None, **options: Any) -> str:

@@ -84,4 +84,5 @@ def load_opened(
         limits=GenerationLimits(max_context_tokens=longest),
         sampling=defaults.sampling,
         watching=defaults.watching,
+        ends=found.ends,
     )

@@ -47,6 +47,8 @@ class ModelFolder:
     """Longest context that it was trained on."""
     generation: Mapping[str, Any]
     """Defaults of generation, as whoever saved the model wrote them."""
+    ends: tuple[int, ...]
+    """The ids after each of which a text is finished."""
     origin: Origin | None
     """None for a folder that ringworld did not write."""
 
@@ -85,6 +87,7 @@ class ModelFolder:
             vocabulary=vocabulary,
             context_tokens=described.get("max_position_embeddings", 2048),
             generation=ours,
+            ends=_ends(theirs.get("eos_token_id", described.get("eos_token_id")), tokenizers.text.eos),
             origin=read_origin(path, kind="model") if (path / ORIGIN_FILE).exists() else None,
         )
 
@@ -200,6 +203,13 @@ def is_saved(folder: Path, origin: Origin) -> bool:
         return False
     theirs = {name: value for name, value in saved.identity.items() if name != "weights"}
     return theirs == origin.identity and saved.parents == origin.parents
+
+
+def _ends(described: Any, eos: int) -> tuple[int, ...]:
+    """Return the ends that a configuration names, one or several, with that of the tokenizer."""
+    named = described if isinstance(described, list) else [described]
+    whole = (id for id in named if isinstance(id, int) and not isinstance(id, bool) and 0 <= id < 2**31)
+    return tuple(dict.fromkeys([eos, *whole]))
 
 
 def _where_models_are(path: Path) -> str:

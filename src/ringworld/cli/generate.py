@@ -12,6 +12,8 @@ _ONLY_FOR = {
     "about": ("answer",),
     "frames": ("video",),
     "max_new_tokens": ("text", "answer"),
+    "stop": ("text", "answer"),
+    "samples": ("text",),
     "guidance_scale": ("image", "video"),
 }
 """Options that not every kind heeds."""
@@ -39,6 +41,16 @@ class Generate:
     """Divides the logits; 0 takes the likeliest token."""
     top_k: Annotated[int | None, otherwise(_CONFIGURED, metavar="INT")] = None
     """Draw among so many of the likeliest tokens; 0 keeps all."""
+    top_p: Annotated[float | None, otherwise(_CONFIGURED, metavar="FLOAT")] = None
+    """Draw among the fewest likeliest tokens that are together at least so likely; 1 keeps all."""
+    min_p: Annotated[float | None, otherwise(_CONFIGURED, metavar="FLOAT")] = None
+    """Draw among tokens at least so likely, as a share of the likeliest; 0 keeps all."""
+    repetition_penalty: Annotated[float | None, otherwise(_CONFIGURED, metavar="FLOAT")] = None
+    """Makes tokens that the prompt or the result holds less likely; 1 is none."""
+    stop: Annotated[tuple[str, ...], otherwise("none", metavar="[TEXT [TEXT ...]]")] = ()
+    """For text and answers: strings before which the result ends."""
+    samples: int = 1
+    """For text: results that are drawn, the first of which is printed and all of which are written."""
     guidance_scale: Annotated[float | None, otherwise(_CONFIGURED, metavar="FLOAT")] = None
     """Classifier-free guidance of images and videos; 1 is none."""
     seed: int = 0
@@ -60,9 +72,14 @@ class Generate:
                 about=self.about,
                 frames=self.frames,
                 max_new_tokens=self.max_new_tokens,
+                stop=self.stop,
+                samples=self.samples,
                 sampling={
                     "temperature": self.temperature,
                     "top_k": self.top_k,
+                    "top_p": self.top_p,
+                    "min_p": self.min_p,
+                    "repetition_penalty": self.repetition_penalty,
                     "seed": self.seed,
                     "guidance_scale": self.guidance_scale,
                 },

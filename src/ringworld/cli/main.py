@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import tyro
 
 from ringworld.cli.bench import Bench
+from ringworld.cli.chat import Chat
 from ringworld.cli.convert import Convert
 from ringworld.cli.evaluate import Evaluate
 from ringworld.cli.generate import Generate
@@ -29,6 +30,7 @@ COMMANDS = {
     "prepare": Prepare,
     "train": Train,
     "generate": Generate,
+    "chat": Chat,
     "evaluate": Evaluate,
     "convert": Convert,
     "bench": Bench,

@@ -1,5 +1,6 @@
 """Devices, and the mesh that they form."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -83,3 +84,8 @@ def mesh_device() -> Any:
     devices, or none, stands for those that jax would use.
     """
     return jax.sharding.get_abstract_mesh().abstract_device or jax.devices()[0]
+
+
+def members_of(mesh: Mesh, axes: Sequence[str]) -> int:
+    """Return the number of devices along some axes."""
+    return math.prod(mesh.shape[axis] for axis in axes)

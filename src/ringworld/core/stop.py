@@ -14,8 +14,9 @@ class StopRequest:
     Outside the main thread, where Python takes no signals, it never asks to stop.
     """
 
-    def __init__(self) -> None:
-        """Ask for nothing yet."""
+    def __init__(self, *, says: str = "stopping after this step; once more stops at once") -> None:
+        """Ask for nothing yet; `says` is what stands on stderr when a signal comes."""
+        self._says = says
         self.signal: signal.Signals | None = None
         """The signal that came, if one did; it may change between two readings."""
         self._previous: dict[signal.Signals, object] = {}
@@ -34,7 +35,7 @@ class StopRequest:
         self.signal = signal.Signals(number)
         self._restore()
         # Not print: a signal may interrupt one, and print cannot be entered twice.
-        message = f"\n{self.signal.name}: stopping after this step; once more stops at once\n"
+        message = f"\n{self.signal.name}: {self._says}\n"
         os.write(2, message.encode())
 
     def _restore(self) -> None:

@@ -45,6 +45,7 @@ def plan_batches(
     new_tokens: int,
     multiple: int,
     limits: GenerationLimits,
+    samples: int = 1,
 ) -> Iterator[PromptBatch]:
     """Cut prompts into batches, those of like length together.
 
@@ -54,6 +55,7 @@ def plan_batches(
         new_tokens: most tokens to be generated for each.
         multiple: a batch holds a multiple of these sequences.
         limits: of one batch.
+        samples: so many consecutive prompts are the same, and draw differently.
 
     Example:
         Prompts of 40, 3, 38 and 5 tokens with at most two sequences give the batches (40, 38) and (5, 3).
@@ -80,7 +82,14 @@ def plan_batches(
             sequences=math.ceil((1 << (len(indices) - 1).bit_length()) / together) * together,
             width=bucket(longest[taken[0]]),
             room=room,
+            samples=samples,
         )
+
+
+def checksum(prompt: Int32[np.ndarray, " _"], *, sample: int) -> int:
+    """Return what the draws of a sample of a prompt depend on, beside the seed."""
+    of_prompt = zlib.crc32(prompt.astype("<i4").tobytes())
+    return zlib.crc32(sample.to_bytes(4, "little"), of_prompt) if sample else of_prompt
 
 
 def not_finite() -> InputError:
@@ -100,6 +109,7 @@ def _batch(
     sequences: int,
     width: int,
     room: int,
+    samples: int,
 ) -> PromptBatch:
     tokens = np.zeros((sequences, width), np.int32)
     order = np.full((sequences, width), -1, np.int32)
@@ -110,7 +120,7 @@ def _batch(
         length = lengths[i] = len(prompts[index])
         tokens[i, :length] = prompts[index]
         order[i, :length] = np.arange(length)
-        keys[i] = zlib.crc32(prompts[index].astype("<i4").tobytes())
+        keys[i] = checksum(prompts[index], sample=index % samples)
     return PromptBatch(
         indices=indices,
         tokens=tokens,

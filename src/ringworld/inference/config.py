@@ -1,6 +1,7 @@
 """How tokens are drawn, and how much is decoded at once."""
 
 from dataclasses import dataclass, field
+from typing import TypedDict
 
 from ringworld.core.ranges import check_range
 
@@ -8,6 +9,8 @@ from ringworld.core.ranges import check_range
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SamplingConfig:
     """How the next token is drawn from the ids that the grammar allows.
+
+    The order is that of transformers: guidance, repetition penalty, temperature, top-k, top-p, min-p.
 
     LWM's own defaults are, for an image, `top_k=8192, guidance_scale=5`, and for a video
     `top_k=1000, guidance_scale=1` (its `scripts/sample_image.py` and `sample_video.py`).
@@ -17,6 +20,15 @@ class SamplingConfig:
     """Divides the logits; 0 takes the likeliest id."""
     top_k: int = 0
     """Draw among the likeliest `top_k` ids only; 0 keeps them all."""
+    top_p: float = 1.0
+    """Draw among the fewest likeliest ids that are together at least so likely; 1 keeps them all
+    (nucleus sampling, arXiv 1904.09751)."""
+    min_p: float = 0.0
+    """Draw among the ids at least so likely, as a share of the likeliest one; 0 keeps them all
+    (arXiv 2407.01082)."""
+    repetition_penalty: float = 1.0
+    """Divides the positive, and multiplies the negative logits of ids that the prompt or the output holds; 1
+    is none (CTRL, arXiv 1909.05858)."""
     guidance_scale: float = 1.0
     """Classifier-free guidance of images and video, `uncond + scale * (cond - uncond)`; 1 is none."""
     seed: int = 0
@@ -27,8 +39,28 @@ class SamplingConfig:
         distribution = "use 0 for the likeliest token, 1 for the model's own distribution"
         check_range(self, "temperature", least=0, remedy=distribution)
         check_range(self, "top_k", least=0, remedy="use 0 to keep every id")
+        check_range(self, "top_p", above=0, most=1, remedy="use 1 to keep every id")
+        check_range(self, "min_p", least=0, most=1, remedy="use 0 to keep every id")
+        check_range(self, "repetition_penalty", above=0, remedy="use 1 for no penalty")
         check_range(self, "guidance_scale", least=0, remedy="use 1 for no guidance")
         check_range(self, "seed", least=0, below=2**32)
+
+
+class TextSampling(TypedDict, total=False):
+    """Fields of `SamplingConfig` in which text differs from the model's defaults; None leaves one."""
+
+    temperature: float | None
+    top_k: int | None
+    top_p: float | None
+    min_p: float | None
+    repetition_penalty: float | None
+    seed: int | None
+
+
+class DrawingSampling(TextSampling, total=False):
+    """Fields in which frames do."""
+
+    guidance_scale: float | None
 
 
 GREEDY = SamplingConfig(temperature=0.0)
@@ -78,7 +110,10 @@ class GenerationLimits:
     """Most sequences decoded together; guided generation takes two for each caption."""
     max_cache_tokens: int = 65536
     """Most cache slots of a batch, sequences times slots; a single sequence may need more and gets it."""
+    chunk_tokens: int = 2048
+    """A longer prompt is read so many tokens at a time; a power of two."""
 
     def __post_init__(self) -> None:
         """Refuse sizes below one."""
-        check_range(self, "max_context_tokens", "max_sequences", "max_cache_tokens", least=1)
+        sizes = ("max_context_tokens", "max_sequences", "max_cache_tokens", "chunk_tokens")
+        check_range(self, *sizes, least=1)

@@ -1,28 +1,49 @@
 """Ids in, ids out: prompts are continued in batches of few shapes."""
 
-import math
-from collections.abc import Sequence
-from typing import Any, SupportsIndex
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, SupportsIndex
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Int32
+from jaxtyping import Float32
 
 from ringworld.core.errors import InputError
+from ringworld.core.mesh import members_of
 from ringworld.core.ranges import whole_number
 from ringworld.core.sharding import BATCH_AXES, SEQ_AXES
 from ringworld.inference.batches import PromptBatch, not_finite, plan_batches
 from ringworld.inference.config import GREEDY, GenerationLimits, SamplingConfig
-from ringworld.inference.generate import Request, generate
+from ringworld.inference.generate import Decoding, Written
 from ringworld.inference.grammar import Grammar, frame_grammar, text_grammar
 from ringworld.inference.prompts import Ids
+from ringworld.inference.reading import chunk_sizes, read_chunks
+from ringworld.inference.request import Request, request_of
+from ringworld.inference.session import Session
 from ringworld.model.arrange import Layout
-from ringworld.model.cache import padded_length
-from ringworld.model.decode import GenerationWeights
+from ringworld.model.cache import KVCache, padded_length
+from ringworld.model.decode import GenerationWeights, prefill
 from ringworld.model.forward import Forward
 from ringworld.text.vocabulary import Vocabulary
+
+Watch = Callable[[int, int], bool]
+"""Called with the index of a continuation and each id of it in turn; True finishes it there."""
+_WATCHED_TOKENS = 8
+"""Written between two looks."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Continuation:
+    """What follows a prompt."""
+
+    tokens: Ids
+    """Without the id that ended it."""
+    logprobs: Float32[np.ndarray, " tokens"]
+    """Of each token in nats, before temperature and all else that sampling changes."""
+    finish: Literal["stop", "length"]
+    """Whether it ended by itself, or by the most tokens that were asked for."""
 
 
 class Generator:
@@ -40,43 +61,53 @@ class Generator:
         *,
         forward: Forward,
         vocabulary: Vocabulary,
-        end: int,
+        ends: Sequence[int],
         mesh: Mesh,
         limits: GenerationLimits,
     ) -> None:
-        """Keep the model; arguments as for `World.of`, and the id `end` after which a text is finished.
+        """Keep the model; arguments as for `World.of`, and `ends`, the ids that finish a text.
 
         Raises:
             InputError: the vocabulary is not that of the model.
         """
-        model, ids = forward.architecture, vocabulary.size if vocabulary.codes else vocabulary.text_size
-        # A model may keep more ids for vision than there are codes, as LWM does: 8448 for 8194.
-        if model.text_vocab != vocabulary.text_size or model.vocab < ids:
-            raise InputError(
-                f"a model of {model.text_vocab} text and {model.vision_vocab} vision ids does not match a "
-                f"vocabulary of {vocabulary.text_size} and {ids - vocabulary.text_size}",
-                field="vocabulary",
-                value=vocabulary,
-                remedy="take the model and its tokenizers from one folder",
-            )
+        _check_vocabulary(vocabulary, forward)
         self.limits = limits
         self._weights, self._forward, self._mesh = weights, forward, mesh
         self._layout = Layout(forward.execution.attention, mesh=mesh)
-        self._vocabulary, self._end = vocabulary, end
+        self._vocabulary, self._ends = vocabulary, tuple(ends)
 
     def generate(
-        self, prompts: Sequence[Ids], *, max_new_tokens: SupportsIndex, sampling: SamplingConfig = GREEDY
-    ) -> list[Ids]:
-        """Return the text ids that follow each prompt, up to the end, itself left out, or `max_new_tokens`.
+        self,
+        prompts: Sequence[Ids],
+        *,
+        max_new_tokens: SupportsIndex,
+        sampling: SamplingConfig = GREEDY,
+        samples: SupportsIndex = 1,
+        watch: Watch | None = None,
+    ) -> list[Continuation]:
+        """Return the text ids that follow each prompt, up to an end or `max_new_tokens`.
+
+        Args:
+            prompts: ids.
+            max_new_tokens: most ids of each continuation.
+            sampling: how they are drawn.
+            samples: continuations of each prompt, beside each other; the first is what one alone would be.
+            watch: finishes continuations that need no more.
 
         Raises:
             InputError: a prompt is empty, or does not fit into the context with what follows it, or the
                 scores of the model are not finite.
         """
         new_tokens = whole_number("max_new_tokens", max_new_tokens, least=1)
-        grammar = text_grammar(self._vocabulary, end=self._end)
-        written = self._continue(prompts, grammar=grammar, new_tokens=new_tokens, sampling=sampling)
-        return [ids[ids != self._end] for ids in written]
+        count = whole_number("samples", samples, least=1, below=2**31)
+        return self._continue(
+            [prompt for prompt in prompts for _ in range(count)],
+            grammar=text_grammar(self._vocabulary, ends=self._ends),
+            new_tokens=new_tokens,
+            sampling=sampling,
+            samples=count,
+            watch=watch,
+        )
 
     def generate_frames(
         self, prompts: Sequence[Ids], *, frames: SupportsIndex, sampling: SamplingConfig, unconditional: Ids
@@ -97,12 +128,24 @@ class Generator:
         count = whole_number("frames", frames, least=1, most=most, remedy="use 1 for an image")
         grammar = frame_grammar(self._vocabulary, frames=count)
         guided = sampling.guidance_scale != 1
-        return self._continue(
+        drawn = self._continue(
             [ids for prompt in prompts for ids in (prompt, unconditional)] if guided else prompts,
             grammar=grammar,
             new_tokens=count * self._vocabulary.frame_tokens,
             sampling=sampling,
             group=2 if guided else 1,
+        )
+        return [frames_drawn.tokens for frames_drawn in drawn]
+
+    def session(self, *, more_ends: Sequence[int] = ()) -> Session:
+        """Return a sequence that grows, of which nothing is read twice; it ends at more ids than texts do."""
+        return Session(
+            self._weights,
+            forward=self._forward,
+            vocabulary=self._vocabulary,
+            ends=[*self._ends, *more_ends],
+            mesh=self._mesh,
+            limits=self.limits,
         )
 
     def _continue(
@@ -113,59 +156,119 @@ class Generator:
         new_tokens: int,
         sampling: SamplingConfig,
         group: int = 1,
-    ) -> list[Ids]:
-        """Return, of each group of prompts, what follows, without what was left empty."""
-        followed: dict[int, np.ndarray] = {}
+        samples: int = 1,
+        watch: Watch | None = None,
+    ) -> list[Continuation]:
+        """Return, of each group of prompts, what follows."""
+        followed: dict[int, Continuation] = {}
         for batch in plan_batches(
             prompts,
             group=group,
             new_tokens=new_tokens,
-            multiple=math.prod(self._mesh.shape[axis] for axis in BATCH_AXES),
+            multiple=members_of(self._mesh, BATCH_AXES),
             limits=self.limits,
+            samples=samples,
         ):
-            request = _request(batch, grammar=grammar, new_tokens=new_tokens, sampling=sampling)
-            followed |= dict(zip(batch.indices, self._run(batch, request, group=group)))
-        return [ids[ids >= 0] for ids in (followed[i] for i in range(0, len(prompts), group))]
-
-    def _run(self, batch: PromptBatch, request: Request, *, group: int) -> Int32[np.ndarray, "batch room"]:
-        members = math.prod(self._mesh.shape[axis] for axis in SEQ_AXES)
-        width = padded_length(batch.tokens.shape[1], members=members)
-        padding = ((0, 0), (0, width - batch.tokens.shape[1]))
-        tokens, order = np.pad(batch.tokens, padding), np.pad(batch.order, padding, constant_values=-1)
-        with jax.set_mesh(self._mesh):
-            host: tuple[Any, ...] = (tokens, order)
-            ids, order_placed = self._layout.place(host, [[n] for n in batch.lengths.tolist()]).arrays
-            written = generate(
-                self._weights,
-                ids,
-                request,
-                order=order_placed,
-                forward=self._forward,
-                slots=padded_length(width + batch.room, members=members),
-                room=batch.room,
-                group=group,
+            request = request_of(
+                batch,
+                grammar=grammar,
+                new_tokens=new_tokens,
+                sampling=sampling,
+                vocab=self._forward.architecture.vocab,
             )
-        tokens, finite = jax.device_get(written)
-        if not finite:
+            with jax.set_mesh(self._mesh):
+                decoding = self._read(batch, request, group=group)
+                written, stopped = _run(decoding, batch, new_tokens=new_tokens, watch=watch)
+            for i, index in enumerate(batch.indices):
+                tokens = written.tokens[i, : stopped.get(i)]
+                tokens = tokens[tokens >= 0]
+                ended = len(tokens) > 0 and int(tokens[-1]) in self._ends
+                kept = len(tokens) - ended
+                followed[index] = Continuation(
+                    tokens=tokens[:kept],
+                    logprobs=written.logprobs[i, :kept],
+                    finish="stop" if ended or i in stopped else "length",
+                )
+        return [followed[i] for i in range(0, len(prompts), group)]
+
+    def _read(self, batch: PromptBatch, request: Request, *, group: int) -> Decoding:
+        """Read prompts, the longer ones in chunks, and write the first token of each."""
+        members, chunk = members_of(self._mesh, SEQ_AXES), self.limits.chunk_tokens
+        longest = batch.tokens.shape[1]
+        sizes = chunk_sizes(longest, most=chunk, members=members)
+        width = padded_length(longest, members=members) if longest <= chunk else sum(sizes)
+        cache = KVCache.init(
+            self._forward.architecture,
+            batch=len(batch.lengths),
+            slots=padded_length(width + batch.room, members=members),
+            compute=self._forward.execution.compute,
+        )
+        if longest > chunk:
+            chunks = read_chunks(
+                self._weights,
+                cache,
+                batch.tokens,
+                order=batch.order,
+                sizes=sizes,
+                slot=0,
+                forward=self._forward,
+                mesh=self._mesh,
+            )
+            scores, cache = deque(chunks, maxlen=1).pop()
+        else:
+            padding = ((0, 0), (0, width - longest))
+            host: tuple[Any, ...] = (
+                np.pad(batch.tokens, padding),
+                np.pad(batch.order, padding, constant_values=-1),
+            )
+            tokens, order = self._layout.place(host, [[n] for n in batch.lengths.tolist()]).arrays
+            scores, cache = prefill(self._weights, cache, tokens, order=order, forward=self._forward)
+        return Decoding(
+            self._weights,
+            scores,
+            cache,
+            request,
+            prompt_slots=width,
+            forward=self._forward,
+            room=batch.room,
+            group=group,
+        )
+
+
+def _run(
+    decoding: Decoding, batch: PromptBatch, *, new_tokens: int, watch: Watch | None
+) -> tuple[Written, dict[int, int]]:
+    """Write all that follows; return it, and how many tokens there were of what `watch` finished."""
+    stopped: dict[int, int] = {}
+    looked = 0
+    if watch is None:
+        decoding.advance(new_tokens)
+    while True:
+        written = decoding.written()
+        if not written.finite:
             raise not_finite()
-        return tokens
+        for i, index in enumerate(batch.indices if watch else ()):
+            for position in range(looked, written.count):
+                token = int(written.tokens[i, position])
+                if token >= 0 and i not in stopped and watch and watch(index, token):
+                    stopped[i] = position + 1
+        finished = written.done.copy()
+        finished[list(stopped)] = True
+        looked = written.count
+        if looked >= new_tokens or finished.all():
+            return written, stopped
+        decoding.advance(_WATCHED_TOKENS, finished=finished)
 
 
-def _request(batch: PromptBatch, *, grammar: Grammar, new_tokens: int, sampling: SamplingConfig) -> Request:
-    return Request(
-        lengths=jnp.asarray(batch.lengths),
-        idle=jnp.asarray(batch.idle),
-        checksums=jnp.asarray(batch.checksums),
-        seed=jnp.uint32(sampling.seed),
-        new_tokens=jnp.int32(new_tokens),
-        temperature=_float32(sampling.temperature),
-        top_k=jnp.int32(min(sampling.top_k, np.iinfo(np.int32).max)),
-        guidance_scale=_float32(sampling.guidance_scale),
-        grammar=grammar,
-    )
-
-
-def _float32(value: float) -> jax.Array:
-    """Return the nearest finite float32 that is zero only for zero."""
-    limits = np.finfo(np.float32)
-    return jnp.float32(min(max(value, float(limits.tiny)), float(limits.max)) if value else 0)
+def _check_vocabulary(vocabulary: Vocabulary, forward: Forward) -> None:
+    model = forward.architecture
+    ids = vocabulary.size if vocabulary.codes else vocabulary.text_size
+    # A model may keep more ids for vision than there are codes, as LWM does: 8448 for 8194.
+    if model.text_vocab != vocabulary.text_size or model.vocab < ids:
+        raise InputError(
+            f"a model of {model.text_vocab} text and {model.vision_vocab} vision ids does not match a "
+            f"vocabulary of {vocabulary.text_size} and {ids - vocabulary.text_size}",
+            field="vocabulary",
+            value=vocabulary,
+            remedy="take the model and its tokenizers from one folder",
+        )

@@ -10,15 +10,19 @@
 All of it is a few int32, so that a compiled loop masks with comparisons.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Int32
 
 from ringworld.core.errors import InputError
 from ringworld.core.ranges import check_number
 from ringworld.text.vocabulary import Vocabulary
 
+_ENDS = 8
+_NO_ENDS = np.full(_ENDS, -1, np.int32)
 Number = int | Int32[Array, ""]
 """An int32; inside a compiled program an array."""
 
@@ -39,13 +43,15 @@ class Grammar(NamedTuple):
     """Index of end-of-vision."""
     end_of_frame: Number = -1
     end_of_vision: Number = -1
-    stop: Number = -1
-    """The id after which a sequence is finished; -1 where only the number of tokens ends it."""
+    ends: Int32[Array, " ends"] | Int32[np.ndarray, " ends"] = _NO_ENDS
+    """The ids after each of which a sequence is finished; -1 is none. Few lengths, so that models with one
+    end and with three share programs."""
 
 
-def text_grammar(vocabulary: Vocabulary, *, end: int) -> Grammar:
-    """Allow text ids only, up to the id `end` (`</s>`)."""
-    return Grammar(body_start=0, body_stop=vocabulary.code_offset, stop=end)
+def text_grammar(vocabulary: Vocabulary, *, ends: Sequence[int]) -> Grammar:
+    """Allow text ids only, up to one of the ids `ends` (`</s>`)."""
+    padded = [*ends, *[-1] * (_ENDS - len(ends) % _ENDS)]
+    return Grammar(body_start=0, body_stop=vocabulary.code_offset, ends=np.asarray(padded, np.int32))
 
 
 def frame_grammar(vocabulary: Vocabulary, *, frames: int) -> Grammar:

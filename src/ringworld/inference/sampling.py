@@ -1,5 +1,8 @@
 """From logits to the next token."""
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Float32, Int32, Key, UInt32
@@ -32,36 +35,50 @@ def row_keys(seed: UInt32[Array, ""], prompts: UInt32[Array, " batch"]) -> Key[A
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(jax.random.key(seed), prompts)
 
 
+class Sampling(NamedTuple):
+    """How ids are drawn, as values of a compiled program; see `SamplingConfig`."""
+
+    temperature: Float32[Array, ""]
+    top_k: Int32[Array, ""]
+    top_p: Float32[Array, ""]
+    min_p: Float32[Array, ""]
+    repetition_penalty: Float32[Array, ""]
+
+
 def sample(
     logits: Float[Array, "batch vocab"],
     *,
     legal: Bool[Array, " vocab"],
+    seen: Bool[Array, "batch vocab"],
     keys: Key[Array, " batch"],
     index: Int32[Array, ""],
-    temperature: Float32[Array, ""],
-    top_k: Int32[Array, ""],
+    sampling: Sampling,
 ) -> Int32[Array, " batch"]:
     """Draw one legal id a sequence, whatever the logits and the temperature are.
 
     Args:
         logits: scores of all ids; NaN counts as the least.
         legal: which ids may be drawn, at least one.
+        seen: which ids the prompt and the output hold.
         keys: one for each sequence.
         index: of the token that is drawn; each draws anew.
-        temperature: divides the logits; 0 takes the likeliest id.
-        top_k: draw among the likeliest `top_k` ids, and those that tie with the last of them; 0 keeps all.
+        sampling: how; ids that tie with the last one kept are kept.
     """
-    wide = logits.astype(jnp.float32)
+    wide = _finite(jnp.where(jnp.isnan(logits), -jnp.inf, logits.astype(jnp.float32)))
+    penalty = sampling.repetition_penalty
+    wide = jnp.where(seen, _finite(jnp.where(wide > 0, wide / penalty, wide * penalty)), wide)
     # Minus infinity is kept for what is not legal: a legal id that overflows is still more than that.
-    finite = jnp.where(jnp.isnan(wide), _LEAST, jnp.clip(wide, _LEAST, -_LEAST))
-    kept = jnp.where(legal[None], finite, -jnp.inf)
-    kept = jnp.where(likeliest(kept, count=jnp.where(top_k > 0, top_k, kept.shape[1])), kept, -jnp.inf)
+    kept = jnp.where(legal[None], wide, -jnp.inf)
+    kept = _if(sampling.top_k > 0, kept, lambda x: likeliest(x, count=sampling.top_k))
     # Differences to the greatest, because no division makes them overflow upwards.
     below = kept - jnp.max(kept, axis=1, keepdims=True)
-    scaled = jnp.maximum(below / jnp.clip(temperature, *_TEMPERATURES), _LEAST)
+    scaled = jnp.maximum(below / jnp.clip(sampling.temperature, *_TEMPERATURES), _LEAST)
+    scaled = jnp.where(kept > -jnp.inf, scaled, -jnp.inf)
+    scaled = _if(sampling.top_p < 1, scaled, lambda x: nucleus(x, mass=sampling.top_p))
+    scaled = jnp.where(scaled >= jnp.log(sampling.min_p), scaled, -jnp.inf)
     noise = jax.vmap(lambda key: jax.random.gumbel(jax.random.fold_in(key, index), kept.shape[1:]))(keys)
-    drawn = jnp.where(temperature > 0, scaled + noise, below)
-    return jnp.argmax(jnp.where(kept > -jnp.inf, drawn, -jnp.inf), axis=-1).astype(jnp.int32)
+    drawn = jnp.where(sampling.temperature > 0, scaled + noise, below)
+    return jnp.argmax(jnp.where(scaled > -jnp.inf, drawn, -jnp.inf), axis=-1).astype(jnp.int32)
 
 
 def likeliest(
@@ -69,21 +86,54 @@ def likeliest(
 ) -> Bool[Array, "batch vocab"]:
     """Return which ids are among the `count` likeliest of their sequence, or tie with the last of them.
 
-    The threshold is found bit by bit: a tenth of the time of a partial sort on a CPU, and `count` need not be
-    known when the program is compiled.
-
     Example:
         `[[3, 1, 2, 2]]` with count 2 gives `[[True, False, True, True]]`.
     """
-    bits = jax.lax.bitcast_convert_type(logits, jnp.uint32)
+    return _greatest(logits, enough=lambda kept: jnp.sum(kept, axis=1, keepdims=True) >= count)
+
+
+def nucleus(logits: Float32[Array, "batch vocab"], *, mass: Float32[Array, ""]) -> Bool[Array, "batch vocab"]:
+    """Return the fewest likeliest ids that together have this share of the probability, and ties of the last.
+
+    Example:
+        Probabilities `[[0.5, 0.1, 0.3, 0.1]]` with mass 0.7 give `[[True, False, True, False]]`.
+    """
+    shares = jax.nn.softmax(logits, axis=1)
+    return _greatest(
+        logits, enough=lambda kept: jnp.sum(jnp.where(kept, shares, 0), axis=1, keepdims=True) >= mass
+    )
+
+
+def _greatest(
+    scores: Float32[Array, "batch vocab"],
+    *,
+    enough: Callable[[Bool[Array, "batch vocab"]], Bool[Array, "batch 1"]],
+) -> Bool[Array, "batch vocab"]:
+    """Return the ids above the highest threshold that keeps enough of them.
+
+    The threshold is found bit by bit: a tenth of the time of a partial sort on a CPU, and what is enough need
+    not be known when the program is compiled.
+    """
+    bits = jax.lax.bitcast_convert_type(scores, jnp.uint32)
     top = jnp.uint32(1 << 31)
     # Unsigned integers in the order of the floats: negative ones with all bits flipped, others above them.
     ranks = jnp.where(bits >= top, ~bits, bits | top)
 
     def next_bit(i: Int32[Array, ""], threshold: UInt32[Array, "batch 1"]) -> UInt32[Array, "batch 1"]:
         raised = threshold | (top >> i.astype(jnp.uint32))
-        enough = jnp.sum(ranks >= raised, axis=1, keepdims=True) >= count
-        return jnp.where(enough, raised, threshold)
+        return jnp.where(enough(ranks >= raised), raised, threshold)
 
-    start = jnp.zeros_like(ranks[:, :1])
-    return ranks >= jax.lax.fori_loop(0, 32, next_bit, start)
+    return ranks >= jax.lax.fori_loop(0, 32, next_bit, jnp.zeros_like(ranks[:, :1]))
+
+
+def _if(
+    asked: Bool[Array, ""],
+    scores: Float32[Array, "batch vocab"],
+    keeps: Callable[[Float32[Array, "batch vocab"]], Bool[Array, "batch vocab"]],
+) -> Float32[Array, "batch vocab"]:
+    """Leave minus infinity where something is asked for and does not keep a score."""
+    return jax.lax.cond(asked, lambda x: jnp.where(keeps(x), x, -jnp.inf), lambda x: x, scores)
+
+
+def _finite(scores: Float32[Array, "batch vocab"]) -> Float32[Array, "batch vocab"]:
+    return jnp.clip(scores, _LEAST, -_LEAST)

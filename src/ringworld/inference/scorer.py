@@ -1,6 +1,5 @@
 """How likely given ids are: teacher-forced losses."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +8,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float32, Int32
 
+from ringworld.core.mesh import members_of
 from ringworld.core.sharding import BATCH_AXES, SEQ_AXES
 from ringworld.inference.batches import bucket, not_finite
 from ringworld.inference.prompts import Ids
@@ -69,8 +69,8 @@ class Scorer:
 
         The sequence is padded to one of few lengths, so that few programs are compiled.
         """
-        members = math.prod(self._mesh.shape[axis] for axis in SEQ_AXES)
-        batch = math.prod(self._mesh.shape[axis] for axis in BATCH_AXES)
+        members = members_of(self._mesh, SEQ_AXES)
+        batch = members_of(self._mesh, BATCH_AXES)
         shape = (batch, padded_length(bucket(len(ids)), members=members))
         tokens, targets = np.zeros(shape, np.int32), np.full(shape, -1, np.int32)
         order, first = np.full(shape, -1, np.int32), np.zeros(shape, np.int32)

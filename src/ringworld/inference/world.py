@@ -1,24 +1,35 @@
 """A model as people use it: words, pictures and files in, words and pictures out."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, SupportsIndex, overload
+from typing import Any, Literal, SupportsIndex, Unpack, overload
 
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Float32, UInt8
+from jaxtyping import Int32, UInt8
 
 from ringworld.core.errors import InputError
 from ringworld.core.ranges import whole_number
-from ringworld.inference.config import GenerationLimits, SamplingConfig, SamplingDefaults, WatchingConfig
+from ringworld.inference.completion import Completion, TextScore
+from ringworld.inference.config import (
+    DrawingSampling,
+    GenerationLimits,
+    SamplingConfig,
+    SamplingDefaults,
+    TextSampling,
+    WatchingConfig,
+)
+from ringworld.inference.conversation import Conversation
 from ringworld.inference.generator import Generator
 from ringworld.inference.prompts import Ids, Prompts
 from ringworld.inference.scorer import Scorer
 from ringworld.model.decode import GenerationWeights
 from ringworld.model.forward import Forward
 from ringworld.text.read_text import read_text
+from ringworld.text.stream import TextStream
+from ringworld.text.templates import ChatTemplate
 from ringworld.vision.media import read_image
 from ringworld.vision.sampling import fit_frames, read_spread
 
@@ -26,24 +37,6 @@ _MOST_BYTES = 2**28
 """Of a document; a million tokens are a few million bytes."""
 Pictures = Path | str | UInt8[np.ndarray, "..."]
 """A file, or RGB arrays [height, width, 3] or [frames, height, width, 3] of any size."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class TextScore:
-    """How likely a text is."""
-
-    token_nats: Float32[np.ndarray, " tokens"]
-    """Negative log-likelihood of each token after those before it; the first follows `<s>`."""
-
-    @property
-    def tokens(self) -> int:
-        """Number of tokens."""
-        return len(self.token_nats)
-
-    @property
-    def mean_nats(self) -> float:
-        """Mean over the tokens; `exp` of it is the perplexity."""
-        return float(self.token_nats.mean(dtype=np.float64))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -80,6 +73,7 @@ class World:
         limits: GenerationLimits,
         sampling: SamplingDefaults | None = None,
         watching: WatchingConfig | None = None,
+        ends: Sequence[int] | None = None,
     ) -> "World":
         """Join the parts of one model.
 
@@ -91,6 +85,7 @@ class World:
             limits: the model's context, and how much is decoded at once.
             sampling: how ids are drawn where the caller does not say.
             watching: how videos are read.
+            ends: ids after each of which a text is finished; by default the tokenizer's `eos`.
 
         Raises:
             InputError: the parts do not belong together.
@@ -99,7 +94,7 @@ class World:
             weights,
             forward=forward,
             vocabulary=prompts.vocabulary,
-            end=prompts.tokenizer.eos,
+            ends=[prompts.tokenizer.eos] if ends is None else ends,
             mesh=mesh,
             limits=limits,
         )
@@ -117,9 +112,8 @@ class World:
         texts: str,
         *,
         max_new_tokens: SupportsIndex = 64,
-        temperature: float | None = None,
-        top_k: int | None = None,
-        seed: int | None = None,
+        stop: str | Sequence[str] = (),
+        **sampling: Unpack[TextSampling],
     ) -> str: ...
 
     @overload
@@ -128,9 +122,8 @@ class World:
         texts: Sequence[str],
         *,
         max_new_tokens: SupportsIndex = 64,
-        temperature: float | None = None,
-        top_k: int | None = None,
-        seed: int | None = None,
+        stop: str | Sequence[str] = (),
+        **sampling: Unpack[TextSampling],
     ) -> list[str]: ...
 
     def complete(
@@ -138,20 +131,52 @@ class World:
         texts: str | Sequence[str],
         *,
         max_new_tokens: SupportsIndex = 64,
-        temperature: float | None = None,
-        top_k: int | None = None,
-        seed: int | None = None,
+        stop: str | Sequence[str] = (),
+        **sampling: Unpack[TextSampling],
     ) -> str | list[str]:
         """Continue a text, or each of several; return only what is new.
+
+        Args:
+            texts: one or several.
+            max_new_tokens: most tokens of what follows each.
+            stop: strings before which the text ends.
+            sampling: as in `SamplingConfig`.
 
         Raises:
             InputError: a text and what follows it do not fit into the context, or a number is out of range.
         """
-        sampling = _sampling(self.sampling.text, temperature=temperature, top_k=top_k, seed=seed)
-        prompts = [self.prompts.text(text) for text in _texts("texts", texts)]
-        written = self.generator.generate(prompts, max_new_tokens=max_new_tokens, sampling=sampling)
-        words = [self.prompts.words(ids) for ids in written]
+        written = self.completions(texts, max_new_tokens=max_new_tokens, stop=stop, **sampling)
+        words = [completion.text for completion in written]
         return words[0] if isinstance(texts, str) else words
+
+    def completions(
+        self,
+        texts: str | Sequence[str],
+        *,
+        samples: SupportsIndex = 1,
+        max_new_tokens: SupportsIndex = 64,
+        stop: str | Sequence[str] = (),
+        **sampling: Unpack[TextSampling],
+    ) -> list[Completion]:
+        """Continue each text several times; return text, tokens, their log-probabilities and why it ended.
+
+        Args:
+            texts: one or several.
+            samples: of each text, beside each other; the first is what `complete` gives.
+            max_new_tokens: most tokens of each.
+            stop: strings before which the text ends.
+            sampling: as in `SamplingConfig`.
+
+        Raises:
+            InputError: as for `complete`.
+        """
+        return self.reply(
+            [self.prompts.text(text) for text in _texts("texts", texts)],
+            samples=samples,
+            max_new_tokens=max_new_tokens,
+            stop=stop,
+            sampling=_sampling(self.sampling.text, sampling),
+        )
 
     def answer(
         self,
@@ -162,9 +187,8 @@ class World:
         document: str | Path | None = None,
         answers: Literal["one", "several"] = "one",
         max_new_tokens: SupportsIndex = 64,
-        temperature: float | None = None,
-        top_k: int | None = None,
-        seed: int | None = None,
+        stop: str | Sequence[str] = (),
+        **sampling: Unpack[TextSampling],
     ) -> str:
         """Answer a question, alone or about one video, image or document.
 
@@ -175,9 +199,8 @@ class World:
             document: a text, or the `pathlib.Path` of a text file.
             answers: of a document: whether one thing is asked for or several, which the prompt says.
             max_new_tokens: most tokens of the answer.
-            temperature: divides the logits; 0 takes the likeliest token.
-            top_k: draw among so many likeliest tokens; 0 keeps all.
-            seed: of the draws.
+            stop: strings before which the answer ends.
+            sampling: as in `SamplingConfig`.
 
         Raises:
             InputError: a file cannot be read, the question is about two things or does not fit into the
@@ -194,25 +217,98 @@ class World:
             raise InputError(
                 problem, field="document", value=document, remedy="give a file as a pathlib.Path"
             )
-        sampling = _sampling(self.sampling.answer, temperature=temperature, top_k=top_k, seed=seed)
         prompt = self.prompts.question(
             question,
             frames=self._frames(video=video, image=image),
             document=read_text(document, max_bytes=_MOST_BYTES) if isinstance(document, Path) else document,
             answers=answers,
         )
-        return self.reply([prompt], max_new_tokens=max_new_tokens, sampling=sampling)[0]
+        drawn = _sampling(self.sampling.answer, sampling)
+        answered = self.reply([prompt], max_new_tokens=max_new_tokens, stop=stop, sampling=drawn)
+        return answered[0].text.strip()
 
     def reply(
-        self, prompts: Sequence[Ids], *, max_new_tokens: SupportsIndex, sampling: SamplingConfig
-    ) -> list[str]:
-        """Answer questions that `prompts.question` made, all together.
+        self,
+        prompts: Sequence[Ids],
+        *,
+        samples: SupportsIndex = 1,
+        max_new_tokens: SupportsIndex,
+        stop: str | Sequence[str] = (),
+        sampling: SamplingConfig,
+    ) -> list[Completion]:
+        """Continue ids that `prompts` made, all together; arguments as for `completions`.
 
         Raises:
-            InputError: one does not fit into the context with its answer.
+            InputError: one does not fit into the context with what follows it.
         """
-        written = self.generator.generate(prompts, max_new_tokens=max_new_tokens, sampling=sampling)
-        return [self.prompts.words(ids).strip() for ids in written]
+        stops = _texts("stop", stop)
+        if "" in stops:
+            raise InputError("a stop string is empty", field="stop", value=stop, remedy="leave it out")
+        streams: dict[int, TextStream] = {}
+
+        def stopped(index: int, token: int) -> bool:
+            stream = streams.setdefault(index, TextStream(self.prompts.tokenizer.decode, stop=stops))
+            stream.push(token)
+            return stream.stopped
+
+        written = self.generator.generate(
+            prompts,
+            max_new_tokens=max_new_tokens,
+            sampling=sampling,
+            samples=samples,
+            watch=stopped if stops else None,
+        )
+        for stream in streams.values():
+            stream.close()
+        return [
+            Completion(
+                text=streams[i].text if i in streams else self.prompts.words(each.tokens),
+                tokens=each.tokens,
+                logprobs=each.logprobs,
+                finish="stop" if i in streams and streams[i].stopped else each.finish,
+            )
+            for i, each in enumerate(written)
+        ]
+
+    def chat(
+        self,
+        *,
+        system: str | None = None,
+        template: str | None = None,
+        max_new_tokens: SupportsIndex = 1024,
+        **sampling: Unpack[TextSampling],
+    ) -> Conversation:
+        """Begin a conversation, whose answers are drawn as those of `answer`.
+
+        Args:
+            system: what the model is told beforehand.
+            template: a chat template in Jinja, in place of the one that came with the model.
+            max_new_tokens: most tokens of an answer.
+            sampling: as in `SamplingConfig`.
+
+        Raises:
+            InputError: the template cannot be used, or a number is out of range.
+        """
+        own = ChatTemplate.of(self.prompts.tokenizer, vocabulary=self.prompts.vocabulary)
+        return Conversation(
+            self.generator,
+            template=own if template is None else replace(own, source=template),
+            sampling=_sampling(self.sampling.answer, sampling),
+            max_new_tokens=whole_number("max_new_tokens", max_new_tokens, least=1),
+            system=system,
+        )
+
+    def codes(
+        self, *, video: Pictures | None = None, image: Pictures | None = None
+    ) -> Int32[np.ndarray, "frames codes"]:
+        """Return the codes of the frames of a video, or of an image, as a conversation shows them.
+
+        Raises:
+            InputError: it cannot be read, or the model has no frame tokenizer.
+        """
+        frames = self._frames(video=video, image=image)
+        assert frames is not None, "neither a video nor an image"
+        return self.prompts.seeing().encode(frames)
 
     @overload
     def draw(
@@ -220,10 +316,7 @@ class World:
         captions: str,
         *,
         frames: SupportsIndex = 1,
-        guidance_scale: float | None = None,
-        temperature: float | None = None,
-        top_k: int | None = None,
-        seed: int | None = None,
+        **sampling: Unpack[DrawingSampling],
     ) -> UInt8[np.ndarray, "frames side side 3"]: ...
 
     @overload
@@ -232,10 +325,7 @@ class World:
         captions: Sequence[str],
         *,
         frames: SupportsIndex = 1,
-        guidance_scale: float | None = None,
-        temperature: float | None = None,
-        top_k: int | None = None,
-        seed: int | None = None,
+        **sampling: Unpack[DrawingSampling],
     ) -> list[UInt8[np.ndarray, "frames side side 3"]]: ...
 
     def draw(
@@ -243,10 +333,7 @@ class World:
         captions: str | Sequence[str],
         *,
         frames: SupportsIndex = 1,
-        guidance_scale: float | None = None,
-        temperature: float | None = None,
-        top_k: int | None = None,
-        seed: int | None = None,
+        **sampling: Unpack[DrawingSampling],
     ) -> UInt8[np.ndarray, "frames side side 3"] | list[UInt8[np.ndarray, "frames side side 3"]]:
         """Draw a video of a caption, or of each of several; an image where `frames` is 1.
 
@@ -256,18 +343,12 @@ class World:
         """
         self.prompts.seeing()
         count = whole_number("frames", frames, least=1, remedy="use 1 for an image")
-        sampling = _sampling(
-            self.sampling.image if count == 1 else self.sampling.video,
-            guidance_scale=guidance_scale,
-            temperature=temperature,
-            top_k=top_k,
-            seed=seed,
-        )
+        default = self.sampling.image if count == 1 else self.sampling.video
         each = _texts("captions", captions)
         drawn = self.generator.generate_frames(
             [self.prompts.drawing(caption, frames=count) for caption in each],
             frames=count,
-            sampling=sampling,
+            sampling=_sampling(default, sampling),
             unconditional=self.prompts.unconditional(),
         )
         pixels = [self.prompts.pixels(ids) for ids in drawn]
@@ -324,5 +405,5 @@ def _names_a_file(text: str) -> bool:
         return False
 
 
-def _sampling(default: SamplingConfig, **given: float | int | None) -> SamplingConfig:
+def _sampling(default: SamplingConfig, given: Mapping[str, Any]) -> SamplingConfig:
     return replace(default, **{name: value for name, value in given.items() if value is not None})

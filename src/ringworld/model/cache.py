@@ -55,15 +55,49 @@ def padded_length(tokens: int, *, members: int) -> int:
     return -(-max(tokens, 1) // (2 * members)) * (2 * members)
 
 
-def fill(stored: Shaped[Array, "..."], prompt: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
-    """Write a prompt, sharded over the sequence axes as the cache is, into slots 0 to seq - 1. Nothing moves.
+def fill(
+    stored: Shaped[Array, "..."], prompt: Shaped[Array, "..."], *, slot: Int32[Array, ""]
+) -> Shaped[Array, "..."]:
+    """Write tokens, sharded over the sequence axes as the cache is, into `seq` slots. Nothing moves.
 
     Args:
         stored: Keys or values `[batch, kv_heads, slots, head]`, or orders `[batch, slots]`.
         prompt: The same with `seq` for `slots`.
+        slot: The first that is written, a multiple of the members; as many as `seq` follow it.
     """
-    write = partial(jax.lax.dynamic_update_slice_in_dim, start_index=0, axis=_slot_dimension(stored))
-    return jax.shard_map(write, out_specs=jax.typeof(stored).sharding.spec)(stored, prompt)
+    axis = _slot_dimension(stored)
+
+    def write(
+        stored: Shaped[Array, "..."], prompt: Shaped[Array, "..."], slot: Int32[Array, ""]
+    ) -> Shaped[Array, "..."]:
+        index = slot // jax.lax.axis_size(SEQ_AXES)
+        return jax.lax.dynamic_update_slice_in_dim(stored, prompt, index, axis=axis)
+
+    return jax.shard_map(write, out_specs=jax.typeof(stored).sharding.spec)(stored, prompt, slot)
+
+
+@partial(jax.jit, static_argnames="slots")
+def grow(cache: KVCache, *, slots: int) -> KVCache:
+    """Return a cache of more slots; each token keeps its own, on the member where it is."""
+
+    def lengthen(stored: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
+        axis = _slot_dimension(stored)
+
+        def local(stored: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
+            more = slots // jax.lax.axis_size(SEQ_AXES) - stored.shape[axis]
+            widths = [(0, more if d == axis else 0) for d in range(stored.ndim)]
+            return jnp.pad(stored, widths, constant_values=-1 if stored.dtype == jnp.int32 else 0)
+
+        return jax.shard_map(local, out_specs=jax.typeof(stored).sharding.spec)(stored)
+
+    return jax.tree.map(lengthen, cache)
+
+
+@partial(jax.jit, donate_argnames="cache")
+def forget(cache: KVCache, *, kept: Int32[Array, ""]) -> KVCache:
+    """Empty the slots of all tokens but the first `kept` of each row."""
+    order = jnp.where(cache.order < kept, cache.order, -1)
+    return KVCache(keys=cache.keys, values=cache.values, order=order)
 
 
 def append(

@@ -1,9 +1,10 @@
-"""Inference: read prompts with the ring, then one token at a time with the cache, or score what is there.
+"""Inference: read prompts with the ring, or chunk by chunk; then one token at a time; or score what is there.
 
     weights = GenerationWeights.from_model(model, compute=execution.compute)            # once
     cache = KVCache.init(architecture, batch=batch, slots=slots, compute=execution.compute)
     logits, cache = prefill(weights, cache, prompt, order=order, forward=forward)
     logits, cache = decode_step(weights, cache, tokens, order=order, slot=slot, forward=forward)
+    logits, cache = read_chunk(weights, cache, tokens, order=order, slot=slot, forward=forward)
 
 Call all of it under `jax.set_mesh`, and `decode_step` inside jit. A row of a prompt holds one example, so
 `first` is 0 everywhere.
@@ -81,7 +82,50 @@ def prefill(
     first = jnp.zeros_like(order)
     x, rotated = _begin(weights.embed, tokens, order=order, first=first, forward=forward)
     read = partial(_read_layer, rotated=rotated, order=order, first=first, forward=forward)
-    x, cache = _through_layers(read, weights, cache, x, written=_fill(cache.order, order))
+    written = _fill(cache.order, order, slot=jnp.int32(0))
+    x, cache = _through_layers(read, weights, cache, x, written=written)
+    return _scores_of_last(weights, x, order=order, forward=forward), cache
+
+
+def read_chunk(
+    weights: GenerationWeights,
+    cache: KVCache,
+    tokens: Int32[Array, "batch seq"],
+    *,
+    order: Int32[Array, "batch seq"],
+    slot: Int32[Array, ""],
+    forward: Forward,
+) -> tuple[Float32[Array, "batch vocab"], KVCache]:
+    """Read more of each row after what the cache holds already, and score what follows.
+
+    The tokens are cut over the sequence axes, as in `prefill`, and keys and values stay where they are made.
+    Only the queries of the chunk travel, and what they found: the traffic does not depend on the context.
+
+    Args:
+        weights: The model.
+        cache: An empty one, or what the last call returned; outside jit its arrays are used up.
+        tokens: Padded to a multiple of the members, sharded by `spec("batch", "seq")`. In the striped layout
+            padding at the end leaves the last slots empty, and the next chunk may take them.
+        order: Index of each token in its row, -1 for padding; arranged as the tokens are.
+        slot: The first that is written, a multiple of the members; `seq` slots from there are overwritten.
+        forward: Rotary frequencies and configuration.
+
+    Returns:
+        The scores after the last token of each row, which mean nothing for a row of padding, and the cache.
+    """
+    first = jnp.zeros_like(order)
+    x, rotated = _begin(weights.embed, tokens, order=order, first=first, forward=forward)
+    written, whole_order = _fill(cache.order, order, slot=slot), _whole(order)
+    read = partial(
+        _chunk_layer,
+        rotated=rotated,
+        order=whole_order,
+        written=written,
+        slot=slot,
+        forward=forward,
+        cut=True,
+    )
+    x, cache = _through_layers(read, weights, cache, x, written=written)
     return _scores_of_last(weights, x, order=order, forward=forward), cache
 
 
@@ -112,7 +156,15 @@ def decode_step(
     first = jnp.zeros_like(order)
     x, rotated = _begin(weights.embed, tokens, order=order, first=first, forward=forward)
     written = append(cache.order, order, slot=slot)
-    decode = partial(_decode_layer, rotated=rotated, order=order, written=written, slot=slot, forward=forward)
+    decode = partial(
+        _decode_layer,
+        rotated=rotated,
+        order=order,
+        written=written,
+        slot=slot,
+        forward=forward,
+        cut=False,
+    )
     x, cache = _through_layers(decode, weights, cache, x, written=written)
     return _scores_of_last(weights, x, order=order, forward=forward), cache
 
@@ -182,8 +234,8 @@ def _read_layer(
     stored = []
 
     def attend(q, k, v):
-        stored.append(fill(stored_k, k.swapaxes(1, 2)))
-        stored.append(fill(stored_v, v.swapaxes(1, 2)))
+        stored.append(fill(stored_k, k.swapaxes(1, 2), slot=jnp.int32(0)))
+        stored.append(fill(stored_v, v.swapaxes(1, 2), slot=jnp.int32(0)))
         seen_from = window_start(order, first, forward=forward)
         return attention(q, k, v, order=order, first=seen_from, config=forward.execution.attention)
 
@@ -191,8 +243,7 @@ def _read_layer(
     return x, stored[0], stored[1]
 
 
-@jax.jit
-def _decode_layer(
+def _cached_layer(
     layer: Layer,
     x: Float[Array, "batch seq embed"],
     stored_k: _Stored,
@@ -203,22 +254,25 @@ def _decode_layer(
     written: Int32[Array, "batch slots"],
     slot: Int32[Array, ""],
     forward: Forward,
+    cut: bool,
 ) -> _Called:
+    """Put new tokens into the cache and attend to it; `cut` where they are cut over the sequence axes."""
     stored = []
 
     def attend(q, k, v):
         q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
-        stored.append(append(stored_k, k, slot=slot))
-        stored.append(append(stored_v, v, slot=slot))
+        write = fill if cut else append
+        stored.append(write(stored_k, k, slot=slot))
+        stored.append(write(stored_v, v, slot=slot))
         out = decode_attention(
-            q,
+            jax.reshard(q, spec("batch", "heads", None, "head")),
             *stored,
             q_order=order,
             q_first=window_start(order, jnp.zeros_like(order), forward=forward),
             k_order=written,
             config=forward.execution.attention,
         )
-        return out.swapaxes(1, 2)
+        return jax.reshard(out, jax.typeof(q).sharding.spec).swapaxes(1, 2)
 
     x = layer(x, rotation=rotated, attend=attend, forward=forward)
     return x, stored[0], stored[1]
@@ -287,4 +341,7 @@ def _layer(layers: Layer, index: Int32[Array, ""], *, compute: str) -> Layer:
     )
 
 
+_decode_layer = jax.jit(_cached_layer, static_argnames="cut")
+_chunk_layer = jax.jit(_cached_layer, static_argnames="cut", donate_argnames=("x", "stored_k", "stored_v"))
 _fill = jax.jit(fill)
+_whole = jax.jit(lambda order: jax.reshard(order, spec("batch", None)))

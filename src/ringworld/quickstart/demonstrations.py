@@ -195,7 +195,8 @@ def _answers(world: World, seen: Sequence[_Seen], *, each: int, most: int) -> tu
             if len(prompt) <= room and len(asked) < most:
                 asked.append((one, about, prompt))
     prompts = [prompt for _, _, prompt in asked]
-    answers = world.reply(prompts, max_new_tokens=_ANSWER_TOKENS, sampling=GREEDY)
+    replies = world.reply(prompts, max_new_tokens=_ANSWER_TOKENS, sampling=GREEDY)
+    answers = [reply.text.strip() for reply in replies]
     return tuple(
         AnsweredQuestion(
             about=one.name,

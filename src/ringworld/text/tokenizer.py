@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,8 @@ class TextTokenizer:
     """`<vision>`: one id in our own tokenizers, several in Llama's, which spell it out as LWM does."""
     vision_end: tuple[int, ...]
     """`</vision>`."""
+    settings: Mapping[str, Any]
+    """All that `tokenizer_config.json` says, with the chat template of a file beside it."""
 
     def __init__(
         self,
@@ -57,9 +60,10 @@ class TextTokenizer:
             InputError: it lacks `bos` or `eos`, or some text is encoded as a special id.
         """
         tokenizer.encode_special_tokens = True
+        self._rendered: Tokenizer | None = None
         tokenizer.no_truncation()
         tokenizer.no_padding()
-        self._tokenizer, self._settings = tokenizer, {**settings, "bos_token": bos, "eos_token": eos}
+        self._tokenizer, self.settings = tokenizer, {**settings, "bos_token": bos, "eos_token": eos}
         for field, token in (("bos", bos), ("eos", eos)):
             if tokenizer.token_to_id(token) is None:
                 raise InputError(
@@ -169,7 +173,7 @@ class TextTokenizer:
     def save(self, directory: Path) -> None:
         """Write `tokenizer.json`, and `tokenizer_config.json` with all that it said when it was loaded."""
         write_text_atomic(directory / _FILE, self._tokenizer.to_str(pretty=True))
-        write_json_atomic(directory / _SETTINGS_FILE, self._settings)
+        write_json_atomic(directory / _SETTINGS_FILE, self.settings)
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of `text`, with none added and none special, whatever the text says.
@@ -190,6 +194,47 @@ class TextTokenizer:
                 remedy="fix how it was decoded",
             ) from None
 
+    def encode_rendered(self, text: str, *, mark: str) -> list[int]:
+        """Return the ids of what a chat template wrote: special ones where it names them.
+
+            "<s>a</s>"   ->  <s> | a | </s>
+            "<s>a<|/s>"  ->  <s> | a | </ | s | >        (with the mark "|")
+
+        Args:
+            text: by a template; in all that users wrote, `mark` stands after the first character of what
+                begins like the name of a special token.
+            mark: a character that is none of the text; it is left out.
+        """
+        if mark not in text:
+            if self._rendered is None:
+                # A copy, because the setting is one of the tokenizer, and others may be using it.
+                self._rendered = Tokenizer.from_str(self._tokenizer.to_str())
+                self._rendered.encode_special_tokens = False
+            return self._rendered.encode(text, add_special_tokens=False).ids
+        names = sorted(map(re.escape, self.special), key=len, reverse=True)
+        ids: list[int] = []
+        for i, part in enumerate(re.split(f"({'|'.join(names)})", text)):
+            # Every other part is what the parentheses found.
+            found = self._tokenizer.token_to_id(part) if i % 2 else None
+            ids += self.encode(part.replace(mark, "")) if found is None else [found]
+        return ids
+
+    @property
+    def special(self) -> tuple[str, ...]:
+        """Names of the special tokens."""
+        added = self._tokenizer.get_added_tokens_decoder().values()
+        return tuple(token.content for token in added if token.special)
+
+    @property
+    def named(self) -> dict[str, str]:
+        """Names of the tokens that have a part to play, such as `bos_token`, as chat templates know them."""
+        content = {
+            key: value.get("content") if isinstance(value, Mapping) else value
+            for key, value in self.settings.items()
+            if key.endswith("_token")
+        }
+        return {key: value for key, value in content.items() if isinstance(value, str)}
+
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of `ids` without the special ones; bytes that are not UTF-8 become U+FFFD."""
         special = set(self._special.values())
@@ -203,7 +248,7 @@ class TextTokenizer:
     @property
     def fingerprint(self) -> str:
         """SHA-256 of all that decides the ids; prepared data carries it."""
-        ends = [self._settings["bos_token"], self._settings["eos_token"]]
+        ends = [self.settings["bos_token"], self.settings["eos_token"]]
         parts = [json.loads(self._tokenizer.to_str()), *ends]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 

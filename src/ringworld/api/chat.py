@@ -1,0 +1,190 @@
+"""`ringworld chat`: a conversation on a terminal, or over pipes: a line is a question, or a command."""
+
+import signal
+import sys
+from pathlib import Path
+from typing import Literal
+
+from ringworld.api.load import load
+from ringworld.core.errors import InputError, Stopped, not_a_choice
+from ringworld.core.files import write_json_atomic
+from ringworld.core.stop import StopRequest
+from ringworld.inference.config import TextSampling
+from ringworld.inference.conversation import Conversation, Turn
+from ringworld.inference.world import World
+from ringworld.text.read_text import read_text
+from ringworld.text.templates import LLAMA_2, LWM
+
+HELP = """\
+/file PATH    ask about a text file       /system TEXT  begin again, with a system message
+/video PATH   ask about a video           /reset        begin again
+/image PATH   ask about an image          /save PATH    write the conversation as JSON
+/history      show the conversation       /help, /quit  this list, the end
+Ctrl-C stops an answer; at the prompt, twice, it ends the chat."""
+_COMMANDS = ("file", "video", "image", "system", "reset", "save", "history", "help", "quit")
+_MOST_BYTES = 2**28
+_SHORT_TOKENS = 4096
+"""Of a conversation that is read without saying how far it is."""
+_UNSEEN = {code: None for code in (*range(9), *range(11, 32), *range(127, 160))}
+"""Control characters, with which a model could rewrite a terminal; line breaks and tabs stay."""
+
+
+def chat(
+    model: Path,
+    *,
+    file: Path | None,
+    video: Path | None,
+    image: Path | None,
+    system: str | None,
+    template: Literal["own", "lwm", "llama-2"],
+    max_new_tokens: int,
+    sampling: TextSampling,
+    devices: int | None,
+) -> None:
+    """Answer the lines of stdin on stdout until it ends; all else is said on stderr.
+
+    Args:
+        model: model folder.
+        file: text that the first question is about.
+        video: video that it is about.
+        image: image that it is about.
+        system: what the model is told beforehand.
+        template: which chat template; `own` is what came with the model.
+        max_new_tokens: most tokens of an answer.
+        sampling: how answers are drawn, where it differs from the model's defaults.
+        devices: of the ring.
+
+    Raises:
+        InputError: the model or a file cannot be used, or a number is out of range.
+    """
+    world = load(model, devices=devices)
+    source = {"own": None, "lwm": LWM, "llama-2": LLAMA_2}[template]
+    conversation = world.chat(system=system, template=source, max_new_tokens=max_new_tokens, **sampling)
+    terminal = _Terminal(world, conversation)
+    for name, path in (("file", file), ("video", video), ("image", image)):
+        if path is not None:
+            terminal.add(name, path)
+    terminal.run()
+
+
+class _Terminal:
+    """Lines in, answers out."""
+
+    def __init__(self, world: World, conversation: Conversation) -> None:
+        self._world, self._conversation = world, conversation
+        self._asks = sys.stdin.isatty()
+        if self._asks:
+            import readline  # noqa: F401 (lines can be edited, and earlier ones come back)
+
+            _say("/help lists what can be typed.")
+
+    def run(self) -> None:
+        """Take lines until there are no more."""
+        while (line := self._line()) is not None:
+            name, _, rest = line.removeprefix("/").partition(" ")
+            try:
+                if not line.startswith("/"):
+                    self._answer(line)
+                elif name == "quit":
+                    return
+                else:
+                    self._command(name, rest.strip())
+            except InputError as error:
+                _say(f"error: {error}")
+            except OSError as error:
+                _say(f"error: {error.filename or rest}: {error.strerror or error}")
+
+    def add(self, name: str, path: Path) -> None:
+        """Add a file to the next question."""
+        if name == "file":
+            self._conversation.add_document(read_text(path, max_bytes=_MOST_BYTES))
+        elif name == "video":
+            self._conversation.add_clip(self._world.codes(video=path))
+        else:
+            self._conversation.add_clip(self._world.codes(image=path))
+        _say(f"{path} is part of the next question")
+
+    def _line(self) -> str | None:
+        """Return the next line with something in it; None at the end."""
+        interrupted = False
+        while True:
+            try:
+                line = input("> " if self._asks else "").strip()
+            except EOFError:
+                return None
+            except KeyboardInterrupt:
+                if interrupted or not self._asks:
+                    raise
+                interrupted = True
+                _say("\nCtrl-C once more, or /quit, ends the chat.")
+                continue
+            if line:
+                return line
+
+    def _command(self, name: str, rest: str) -> None:
+        if name not in _COMMANDS:
+            raise not_a_choice("command", name, choices=_COMMANDS)
+        if name in ("file", "video", "image", "save", "system") and not rest:
+            kind = "some text" if name == "system" else "a path"
+            raise InputError(f"/{name} needs {kind}", field=name)
+        match name:
+            case "file" | "video" | "image":
+                self.add(name, Path(rest).expanduser())
+            case "save":
+                path = Path(rest).expanduser()
+                write_json_atomic(path, self._conversation.to_json())
+                _say(f"wrote {path}")
+            case "system" | "reset":
+                self._conversation.reset(system=rest or None)
+                _say("a new conversation")
+            case "history":
+                for message in self._conversation.messages:
+                    print(f"{message.role}: {message.text.translate(_UNSEEN)}", flush=True)
+            case "help":
+                _say(HELP)
+
+    def _answer(self, question: str) -> None:
+        said, before = False, self._conversation.turn
+
+        def on_read(done: int, total: int) -> None:
+            if self._asks and total > _SHORT_TOKENS:
+                end = "\n" if done == total else ""
+                print(f"\rread {done:,} of {total:,} tokens", end=end, file=sys.stderr, flush=True)
+
+        with StopRequest(says="the answer stops here; once more ends the chat") as request:
+            for part in self._conversation.ask(
+                question, stop=lambda: request.signal is not None, on_read=on_read
+            ):
+                said = said or bool(part)
+                print(part.translate(_UNSEEN), end="", flush=True)
+        if said:
+            print(flush=True)
+        if request.signal is signal.SIGTERM:
+            raise Stopped("", number=request.signal)
+        if self._conversation.turn is not before and self._conversation.turn:
+            _say(summary(self._conversation.turn))
+
+
+def summary(turn: Turn) -> str:
+    """Return what an answer cost, in a line.
+
+    Example:
+        `[1,234 tokens, of which 56 were read at 345 tokens/s; 64 written at 28.1 tokens/s; 16% of 8,192]`
+    """
+    read, write = (
+        f"{tokens / max(seconds, 1e-6):.3g} tokens/s"
+        for tokens, seconds in (
+            (turn.read_tokens, turn.read_seconds),
+            (turn.written_tokens, turn.write_seconds),
+        )
+    )
+    cut = ", cut at the most tokens of an answer" if turn.finish == "length" else ""
+    return (
+        f"[{turn.prompt_tokens:,} tokens, of which {turn.read_tokens:,} were read at {read}; "
+        f"{turn.written_tokens:,} written at {write}{cut}; "
+        f"{turn.context_share:.0%} of {turn.context_tokens:,}]"
+    )
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

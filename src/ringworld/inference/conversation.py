@@ -1,0 +1,192 @@
+"""A conversation with a model: its turns, and the cache of all that was read of them."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Int, Int32
+
+from ringworld.core.errors import InputError
+from ringworld.core.ranges import whole_number
+from ringworld.inference.config import SamplingConfig
+from ringworld.inference.generator import Generator
+from ringworld.text.stream import TextStream
+from ringworld.text.templates import ChatTemplate, Message
+
+_BETWEEN = "\n\n"
+"""A document and the question about it."""
+
+
+def _never() -> bool:
+    return False
+
+
+def _untold(done: int, total: int) -> None:
+    pass
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Turn:
+    """What one answer cost."""
+
+    prompt_tokens: int
+    """Of the whole conversation up to the answer."""
+    read_tokens: int
+    """Those of them that no turn before had read."""
+    read_seconds: float
+    written_tokens: int
+    write_seconds: float
+    context_tokens: int
+    """The most that the model takes."""
+    finish: Literal["stop", "length", "stopped"]
+    """Whether the answer ended by itself, by the most tokens that it may have, or by the caller."""
+
+    @property
+    def context_share(self) -> float:
+        """How much of the context is taken, from 0 to 1."""
+        return (self.prompt_tokens + self.written_tokens) / self.context_tokens
+
+
+class Conversation:
+    """Questions and answers in turn; each turn reads only what is new.
+
+    Example:
+        >>> conversation = world.chat()
+        >>> conversation.add_document(Path("book.txt").read_text())
+        >>> for words in conversation.ask("Who is Natasha?"):
+        ...     print(words, end="", flush=True)
+
+    Attributes:
+        messages: the turns so far; they may be replaced.
+        turn: what the last answer cost; None before the first.
+    """
+
+    def __init__(
+        self,
+        generator: Generator,
+        *,
+        template: ChatTemplate,
+        sampling: SamplingConfig,
+        max_new_tokens: int = 1024,
+        system: str | None = None,
+    ) -> None:
+        """Begin without turns.
+
+        Args:
+            generator: the model.
+            template: how turns become ids.
+            sampling: how answers are drawn.
+            max_new_tokens: most tokens of an answer.
+            system: what the model is told beforehand; by default what its template says.
+
+        Raises:
+            InputError: the template cannot be used, or a number is out of range.
+        """
+        self.messages: list[Message] = []
+        self.turn: Turn | None = None
+        self._template, self._sampling = template, sampling
+        self._most = whole_number("max_new_tokens", max_new_tokens, least=1)
+        self._context = generator.limits.max_context_tokens
+        end = template.end_of_turn()
+        self._session = generator.session(more_ends=() if end is None else (end,))
+        self._documents: list[str] = []
+        self._clips: list[Int[np.ndarray, "frames codes"]] = []
+        self.reset(system=system)
+
+    def reset(self, *, system: str | None = None) -> None:
+        """Forget all turns and all that was added, and tell the model something else beforehand."""
+        self.messages = [] if system is None else [Message(role="system", text=system)]
+        self._documents, self._clips = [], []
+
+    def add_document(self, text: str) -> None:
+        """Put a text before the next question."""
+        self._documents.append(text)
+
+    def add_clip(self, codes: Int[np.ndarray, "frames codes"]) -> None:
+        """Show the frames of a video or an image with the next question."""
+        self._clips.append(codes)
+
+    def ask(
+        self,
+        question: str,
+        *,
+        stop: Callable[[], bool] = _never,
+        on_read: Callable[[int, int], None] = _untold,
+    ) -> Iterator[str]:
+        """Yield the answer as it is written.
+
+        A question that cannot be answered leaves no trace, and what was added to it is dropped. One that is
+        stopped before the first word leaves all as it was.
+
+        Args:
+            question: of the user.
+            stop: asked between two chunks that are read and between two tokens; True ends the answer.
+            on_read: called with the tokens read so far and those that there are.
+
+        Raises:
+            InputError: the conversation does not fit into the context, or the template refuses it.
+        """
+        asked = Message(
+            role="user",
+            text=_BETWEEN.join([*self._documents, question]),
+            clips=tuple(self._clips),
+        )
+        documents, clips = self._documents, self._clips
+        self._documents, self._clips = [], []
+        ids = self._encode([*self.messages, asked])
+        begun = time.monotonic()
+        for held in self._session.read(ids):
+            on_read(held, len(ids))
+            if stop():
+                self._documents, self._clips = documents, clips
+                return
+        reading, most = time.monotonic(), min(self._most, self._context - len(ids))
+        stream = TextStream(self._template.tokenizer.decode)
+        written, stopped = 0, False
+        for id in self._session.write(max_new_tokens=most, sampling=self._sampling):
+            written += 1
+            yield _after(stream.text, stream.push(id))
+            if stopped := stop():
+                break
+        yield _after(stream.text, stream.close())
+        self.turn = Turn(
+            prompt_tokens=len(ids),
+            read_tokens=len(ids) - self._session.reused,
+            read_seconds=reading - begun,
+            written_tokens=written,
+            write_seconds=time.monotonic() - reading,
+            context_tokens=self._context,
+            finish="stopped" if stopped else "length" if written == most else "stop",
+        )
+        answer = Message(role="assistant", text=stream.text.strip())
+        self.messages = [*self.messages, asked, answer]
+
+    def _encode(self, messages: Sequence[Message]) -> Int32[np.ndarray, " tokens"]:
+        """Return the ids of a conversation, after which at least one more fits into the context."""
+        ids = self._template.encode(messages)
+        if len(ids) >= self._context:
+            raise InputError(
+                f"the conversation would have {len(ids)} tokens, which do not fit into the context of this "
+                f"model, {self._context} tokens",
+                field="prompt",
+                value=len(ids),
+                remedy="ask about a shorter text, or begin a new conversation",
+            )
+        return ids
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the turns as other programs read them; of a clip, the number of its frames."""
+        return {
+            "messages": [
+                {"role": message.role, "content": message.text}
+                | ({"frames": [len(clip) for clip in message.clips]} if message.clips else {})
+                for message in self.messages
+            ]
+        }
+
+
+def _after(text: str, new: str) -> str:
+    """Return what is new of an answer, which begins with its first word, whatever blank is left to it."""
+    return new if text.strip() else new.lstrip()

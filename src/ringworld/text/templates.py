@@ -1,0 +1,206 @@
+"""Conversations to ids by the chat template of a model: special ids from the template, never from a user."""
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Int, Int32
+
+from ringworld.core.errors import InputError
+from ringworld.text.tokenizer import TextTokenizer
+from ringworld.text.vocabulary import Vocabulary
+
+LWM = (
+    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{{ messages[0]['content'] }}"
+    "{% set rest = messages[1:] %}{% else %}You are a helpful assistant.{% set rest = messages %}{% endif %}"
+    "{% for message in rest %}{% if message['role'] == 'user' %}{{ ' ' if loop.first else '' }}"
+    "USER: {{ message['content'] }}{% else %} ASSISTANT: {{ message['content'] | trim }}{{ eos_token }}"
+    "{% endif %}{% endfor %}{% if add_generation_prompt %} ASSISTANT:{% endif %}"
+)
+"""That of `chat.question_prompt`, with later turns as Vicuna has them."""
+LLAMA_2 = (
+    "{% if messages[0]['role'] == 'system' %}{% set rest = messages[1:] %}"
+    "{% set system = '<<SYS>>\\n' + messages[0]['content'] + '\\n<</SYS>>\\n\\n' %}"
+    "{% else %}{% set rest = messages %}{% set system = '' %}{% endif %}"
+    "{% for message in rest %}{% if message['role'] == 'user' %}"
+    "{{ bos_token + '[INST] ' + ((system if loop.first else '') + message['content']).strip() + ' [/INST]' }}"
+    "{% else %}{{ ' ' + message['content'].strip() + ' ' + eos_token }}{% endif %}{% endfor %}"
+)
+"""That of LLaMA-2-chat, for folders that lack it."""
+_RENDERER = Path(__file__).with_name("render_template.py")
+_PRIVATE = [*range(0xE000, 0xF900), *range(0xF0000, 0xFFFFE)]
+"""Code points that stand for nothing: marks are taken from those that no text holds."""
+_SECONDS = 5
+"""Of computing; a book of five million characters takes half of one."""
+_WAIT_SECONDS = 60
+"""For a machine that is busy with other things."""
+_MORE_CHARACTERS = 2**20
+_LONGEST_TEMPLATE = 2**20
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Message:
+    """One turn of a conversation."""
+
+    role: Literal["system", "user", "assistant"]
+    text: str
+    clips: tuple[Int[np.ndarray, "frames codes"], ...] = ()
+    """Of a video or an image that is shown with it, the codes of each frame."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class ChatTemplate:
+    """The template of one model, with its tokenizer and id space."""
+
+    source: str
+    """Of Jinja, as transformers reads it."""
+    tokenizer: TextTokenizer
+    vocabulary: Vocabulary
+
+    @staticmethod
+    def of(tokenizer: TextTokenizer, *, vocabulary: Vocabulary) -> "ChatTemplate":
+        """Return the template that came with a tokenizer, or that of LWM where none did.
+
+        Raises:
+            InputError: what came with it is no template.
+        """
+        found = tokenizer.settings.get("chat_template")
+        if isinstance(found, list):
+            found = _named(found)
+        if not isinstance(found, str | None) or len(found or "") > _LONGEST_TEMPLATE:
+            problem = f"chat_template of the tokenizer is no template, but {type(found).__name__}"
+            raise InputError(problem, field="chat_template", value=found, remedy="copy the model again")
+        return ChatTemplate(source=found or LWM, tokenizer=tokenizer, vocabulary=vocabulary)
+
+    def encode(self, messages: Sequence[Message]) -> Int32[np.ndarray, " tokens"]:
+        r"""Return the ids of a conversation, up to where the assistant is to go on.
+
+        The text is tokenized as a whole, as transformers does; where a message holds what a special token is
+        called, it is spelled out. A clip stands after the text of its message, on a line of its own.
+
+            <|im_start|> | user | \n | Hi | <|im_end|> | \n | <|im_start|> | assistant | \n
+
+        Raises:
+            InputError: the template refuses the conversation, does not end, or has an error.
+        """
+        return self.encode_all([messages])[0]
+
+    def encode_all(
+        self, conversations: Sequence[Sequence[Message]], *, reply: bool = True
+    ) -> list[Int32[np.ndarray, " tokens"]]:
+        """Return the ids of several conversations, of which the template is run in one process."""
+        texts = [self.source, *(message.text for messages in conversations for message in messages)]
+        mark, picture = _unused(texts)
+        special = _beginnings(self.tokenizer.special)
+        variables = {**self.tokenizer.named, "add_generation_prompt": reply}
+        rendered = _rendered(
+            self.source,
+            [
+                {**variables, "messages": [_spelled(each, special, mark, picture) for each in messages]}
+                for messages in conversations
+            ],
+        )
+        encoded = []
+        for text, messages in zip(rendered, conversations):
+            clips = [clip for message in messages for clip in message.clips]
+            words, *others = (self.tokenizer.encode_rendered(part, mark=mark) for part in text.split(picture))
+            if len(others) != len(clips):
+                problem = f"the chat template shows {len(others)} of {len(clips)} clips"
+                raise InputError(
+                    problem, field="chat_template", value=self.source, remedy="use another model"
+                )
+            ids: list[Any] = [words]
+            for clip, after in zip(clips, others):
+                start, end = self.tokenizer.vision_start, self.tokenizer.vision_end
+                ids += [start, self.vocabulary.encode_frames(clip), end, after]
+            encoded.append(np.concatenate([np.asarray(part, np.int32) for part in ids]))
+        return encoded
+
+    def end_of_turn(self) -> int | None:
+        """Return the special id that the template writes after an answer; None where it writes none.
+
+        Configurations of models forget it, and a model then answers and goes on without end.
+        """
+        asked, said = Message(role="user", text="a"), Message(role="assistant", text="b")
+        short, long = self.encode_all([[asked], [asked, said]], reply=False)
+        # An id is special where it does not show as text.
+        after = long[len(short) :].tolist()
+        hidden = [i for i, id in enumerate(after) if not self.tokenizer.decode([id])]
+        spoken = [i for i, id in enumerate(after) if "b" in self.tokenizer.decode([id])]
+        return next((after[i] for i in hidden if spoken and i > spoken[0]), None)
+
+
+def _named(templates: Sequence[Any]) -> Any:
+    """Return the default one of named templates, as transformers chooses."""
+    named = {each.get("name"): each.get("template") for each in templates if isinstance(each, Mapping)}
+    return named.get("default", next(iter(named.values()), None))
+
+
+def _unused(texts: Sequence[str]) -> tuple[str, str]:
+    used = set().union(*texts)
+    free = (chr(point) for point in _PRIVATE if chr(point) not in used)
+    mark, picture = next(free, ""), next(free, "")
+    if not picture:
+        raise InputError("the conversation holds every character of Unicode's private use", field="messages")
+    return mark, picture
+
+
+def _beginnings(special: Sequence[str]) -> re.Pattern[str] | None:
+    """Return what finds the first character of all that a special token may begin with.
+
+    Three characters tell, in any case of letters, since a template may change it; so do fewer at the end of
+    a text, since a template may put another text behind it.
+    """
+    end = r"\s*\Z"
+    found = set()
+    for name in special:
+        begin, *rest = (re.escape(character) for character in name[:3])
+        ahead = ""
+        for character in reversed(rest):
+            ahead = f"(?:{end}|{character}{ahead})"
+        found.add(f"{begin}(?={ahead})" if ahead else begin)
+    return re.compile("|".join(sorted(found)), re.IGNORECASE) if found else None
+
+
+def _spelled(message: Message, special: re.Pattern[str] | None, mark: str, picture: str) -> dict[str, str]:
+    """Return a message as templates read it, in which nothing is the name of a special token."""
+    text = special.sub(lambda found: found.group() + mark, message.text) if special else message.text
+    return {"role": message.role, "content": text + f"\n{picture}" * len(message.clips)}
+
+
+def _rendered(template: str, renderings: Sequence[Mapping[str, Any]]) -> list[str]:
+    size = sum(len(message["content"]) for each in renderings for message in each["messages"])
+    request = {
+        "template": template,
+        "renderings": renderings,
+        "most_characters": 2 * size + _MORE_CHARACTERS,
+        "seconds": _SECONDS,
+    }
+    try:
+        ran = subprocess.run(
+            [sys.executable, "-I", str(_RENDERER)],
+            input=json.dumps(request),
+            capture_output=True,
+            text=True,
+            timeout=_WAIT_SECONDS,
+            start_new_session=True,  # a Ctrl-C is not for it
+            check=False,
+        )
+        answer = json.loads(ran.stdout or "{}")
+    except (subprocess.TimeoutExpired, json.JSONDecodeError):
+        answer = {}
+    if "texts" in answer:
+        return answer["texts"]
+    reason = answer.get("refused") or f"it needs more than {_SECONDS} seconds or two gigabytes"
+    raise InputError(
+        f"the chat template cannot be used: {reason}",
+        field="chat_template",
+        value=template,
+        remedy="use the template of the model's authors",
+    )

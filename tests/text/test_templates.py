@@ -1,0 +1,163 @@
+"""Conversations to ids: the template's special tokens, and never a user's."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ringworld.core.errors import InputError
+from ringworld.text import chat
+from ringworld.text.templates import LLAMA_2, LWM, ChatTemplate, Message
+from ringworld.text.tokenizer import TextTokenizer
+from ringworld.text.vocabulary import Vocabulary
+from tests.text.chat_templates import ENDS, SPECIAL, TEMPLATES, tokenizer_of
+
+OURS = TextTokenizer.train(["You are a helpful assistant. USER: red ASSISTANT: blue"] * 4, vocab_size=300)
+VOCABULARY = Vocabulary(text_size=400, codes=8, codes_per_frame=2)
+
+
+def user(text: str, **more) -> Message:
+    return Message(role="user", text=text, **more)
+
+
+def said(text: str) -> Message:
+    return Message(role="assistant", text=text)
+
+
+def template_of(family: str) -> ChatTemplate:
+    bos, eos = ENDS[family]
+    tokenizer = TextTokenizer(tokenizer_of(family), bos=bos, eos=eos)
+    return ChatTemplate(source=TEMPLATES[family], tokenizer=tokenizer, vocabulary=VOCABULARY)
+
+
+def own(source: str) -> ChatTemplate:
+    return ChatTemplate(source=source, tokenizer=OURS, vocabulary=VOCABULARY)
+
+
+def specials(template: ChatTemplate, ids: np.ndarray) -> list[int | None]:
+    names = {template.tokenizer._tokenizer.token_to_id(name) for name in template.tokenizer.special}
+    return [id for id in ids.tolist() if id in names]
+
+
+def test_that_of_lwm_is_what_models_without_one_were_trained_on():
+    template = ChatTemplate.of(OURS, vocabulary=VOCABULARY)
+    clip = np.array([[1, 2], [3, 4]])
+    asked = chat.encode(chat.question_prompt("Red?"), tokenizer=OURS, vocabulary=VOCABULARY)
+    seen = chat.encode(
+        chat.video_question_prompt("Red?"), tokenizer=OURS, vocabulary=VOCABULARY, frames=[clip]
+    )
+    assert template.encode([user("Red?")]).tolist() == asked.tokens.tolist()
+    assert template.encode([user("Red?", clips=(clip,))]).tolist() == seen.tokens.tolist()
+    answered = chat.encode(
+        chat.answered(chat.question_prompt("Red?"), "blue"), tokenizer=OURS, vocabulary=VOCABULARY
+    )
+    longer = template.encode([user("Red?"), said("blue"), user("Why?")]).tolist()
+    assert longer[: len(answered.tokens)] == answered.tokens.tolist()
+    assert OURS.decode(longer[len(answered.tokens) :]) == "USER: Why? ASSISTANT:"
+
+
+def test_that_of_llama_2_keeps_the_system_message_inside_the_first_question():
+    system = Message(role="system", text="Be brief.")
+    ids = own(LLAMA_2).encode([system, user(" Red? "), said("Yes."), user("Why?")])
+    assert specials(own(LLAMA_2), ids) == [OURS.bos, OURS.eos, OURS.bos]
+    assert OURS.decode(ids.tolist()) == (
+        "[INST] <<SYS>>\nBe brief.\n<</SYS>>\n\n Red? [/INST] Yes. [INST] Why? [/INST]"
+    )
+
+
+@pytest.mark.parametrize("family", TEMPLATES)
+def test_no_user_writes_a_special_token(family):
+    template = template_of(family)
+    plain = template.encode([user("hello"), said("yes"), user("more")])
+    names = SPECIAL[family]
+    attacks = [f"a{name}b" for name in names] + ["".join(names), *names, *(name.upper() for name in names)]
+    attacks += [f"{name[:-2]}\n " for name in names] + [f"{name[0]} " for name in names]
+    for text, after in zip(attacks, template.encode_all([[user(a), said("yes"), user(a)] for a in attacks])):
+        assert specials(template, after) == specials(template, plain), text
+        shown = template.tokenizer.decode(after.tolist())
+        assert shown.count(text.strip()) == 2, text
+
+
+def test_no_two_texts_make_a_special_token_together():
+    joined = own("{{ bos_token }}{% for m in messages %}{{ m.content | trim | lower }}{% endfor %}")
+    for texts in (["a<", "/s>"], ["</s ", ">"], ["<", "S>"], ["</", "S>"], ["<vis", "ion>"], ["<VISION>"]):
+        assert specials(joined, joined.encode([user(text) for text in texts])) == [OURS.bos]
+
+
+@settings(max_examples=5)
+@given(st.lists(st.text("</s>vision <", max_size=12), min_size=30, max_size=30))
+def test_no_text_makes_a_special_token_and_all_of_it_is_there(texts):
+    template = own("{% for m in messages %}{{ bos_token + m.content + eos_token }}{% endfor %}")
+    for text, ids in zip(texts, template.encode_all([[user(text), user("a")] for text in texts])):
+        assert specials(template, ids) == [OURS.bos, OURS.eos] * 2
+        assert OURS.decode(ids.tolist()) == text + "a"
+
+
+def test_what_a_template_does_with_a_text_is_done_with_the_text():
+    template = own("{{ messages[0].content | trim | upper }}|{{ messages[0].content.split('</think>')[-1] }}")
+    assert OURS.decode(template.encode([user("  <think>a</think>b ")]).tolist()) == "<THINK>A</THINK>B|b "
+
+
+BOMBS = {
+    "endless": "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+    "power": "{{ 10 ** (10 ** 10) }}",
+    "memory": "{{ 'a' * 10 ** 11 }}",
+    "centered": "{{ 'a' | center(10 ** 11) }}",
+    "doubling": "{% set n = namespace(x='a') %}{% for i in range(99) %}{% set n.x = n.x ~ n.x %}{% endfor %}",
+    "long": "{% for a in range(99999) %}{{ 'a' * 99 }}{% endfor %}",
+    "recursion": "{% macro f(n) %}{{ f(n) }}{{ f(n) }}{% endmacro %}{{ f(1) }}",
+}
+ESCAPES = {
+    "class": "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+    "globals": "{{ raise_exception.__globals__['os'] }}",
+    "import": "{% import 'os' as os %}{{ os.system('true') }}",
+    "include": "{% include '/etc/passwd' %}",
+    "format": "{{ '{0.__class__.__init__.__globals__}'.format(messages) }}",
+    "change": "{{ messages.append(1) }}",
+    "refused": "{{ raise_exception('roles must alternate') }}",
+    "broken": "{% for %}",
+    "undefined": "{{ nothing.at.all }}",
+}
+
+
+@pytest.mark.parametrize("source", [*BOMBS.values(), *ESCAPES.values()], ids=[*BOMBS, *ESCAPES])
+def test_a_template_that_does_not_end_or_reaches_for_the_system_is_refused(source):
+    with pytest.raises(InputError) as refused:
+        own(source).encode([user("a")])
+    assert refused.value.field == "chat_template"
+
+
+def test_the_template_of_a_folder_is_used_and_its_ends_are_found(tmp_path):
+    for family, (bos, eos) in ENDS.items():
+        folder = tmp_path / family
+        folder.mkdir()
+        tokenizer_of(family).save(str(folder / "tokenizer.json"))
+        named = [{"name": "tool_use", "template": "x"}, {"name": "default", "template": TEMPLATES[family]}]
+        for template in (TEMPLATES[family], named):
+            settings_of = {"bos_token": bos, "eos_token": {"content": eos}, "chat_template": template}
+            (folder / "tokenizer_config.json").write_text(json.dumps(settings_of))
+            found = ChatTemplate.of(TextTokenizer.load(folder), vocabulary=VOCABULARY)
+            assert found.source == TEMPLATES[family]
+        assert found.end_of_turn() == found.tokenizer.eos
+    assert ChatTemplate.of(OURS, vocabulary=VOCABULARY).source == LWM
+    assert own(LWM).end_of_turn() == OURS.eos
+    assert own("{% for m in messages %}{{ m.content }} {% endfor %}").end_of_turn() is None
+
+
+@pytest.mark.parametrize("wrong", [3, [], [{"name": "default", "template": 4}], ["x"], "a" * 2**21], ids=type)
+def test_what_is_no_template_is_refused(wrong):
+    tokenizer = TextTokenizer(OURS._tokenizer, settings={"chat_template": wrong})
+    if wrong in ([], ["x"]):
+        assert ChatTemplate.of(tokenizer, vocabulary=VOCABULARY).source == LWM
+        return
+    with pytest.raises(InputError) as refused:
+        ChatTemplate.of(tokenizer, vocabulary=VOCABULARY)
+    assert refused.value.field == "chat_template"
+
+
+def test_a_clip_that_the_template_does_not_show_is_refused():
+    with pytest.raises(InputError) as refused:
+        own("{{ messages | length }}").encode([user("a", clips=(np.array([[1, 2]]),))])
+    assert refused.value.field == "chat_template"
