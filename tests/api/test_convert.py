@@ -20,6 +20,7 @@ from ringworld.core.mesh_config import MeshConfig
 from ringworld.core.origin import Origin, read_origin
 from ringworld.model.extend import add_vision_ids
 from tests.inference.tiny_world import ARCHITECTURE, FRAMES, TOKENIZER, VOCABULARY, make_world
+from tests.interop import lwm_checkpoint
 from tests.interop.gguf_files import EMBED, TEMPLATE, arrays, byte_level, write_gguf
 
 VOCAB = len(byte_level()["tokenizer.ggml.tokens"])
@@ -237,3 +238,48 @@ def test_nothing_half_written_is_left(source, tmp_path, monkeypatch):
     monkeypatch.setattr("ringworld.artifacts.model_folder.write_origin", full)
     assert refused(source, out=tmp_path / "out").path == tmp_path / "out"
     assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture(scope="module")
+def of_lwm(tmp_path_factory):
+    """A checkpoint of LWM, which has room for the ids of a tiny world, and as many of vision as LWM."""
+    sizes = {"layers": 2, "embed": 16, "mlp": 16, "text": VOCABULARY.text_size, "vision": 12}
+    return lwm_checkpoint.write(
+        tmp_path_factory.mktemp("lwm") / "streaming_params", lwm_checkpoint.draw(**sizes)
+    )
+
+
+def test_a_checkpoint_of_lwm_becomes_a_model_that_sees(of_lwm, seeing, frames, tmp_path):
+    options = {"context_tokens": 128, "heads": 2, "tokenizer": seeing, "add_vision": frames}
+    folder = rw.convert(of_lwm, out=tmp_path / "model", **options)
+    opened = ModelFolder.open(folder)
+    assert (opened.context_tokens, opened.architecture.heads) == (128, 2)
+    assert (opened.vocabulary.code_offset, opened.architecture.vision_vocab) == (VOCABULARY.text_size, 12)
+    assert opened.tokenizers.text.fingerprint == TOKENIZER.fingerprint
+    assert rw.load(folder).draw("A red circle.", frames=2).shape == (2, 4, 4, 3)
+
+
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [
+        ({"tokenizer": True}, "context_tokens"),
+        ({"context_tokens": 64, "heads": 2}, "tokenizer"),
+        ({"context_tokens": 0, "heads": 2, "tokenizer": True}, "context_tokens"),
+    ],
+)
+def test_what_a_checkpoint_of_lwm_does_not_say_must_be_given(of_lwm, seeing, tmp_path, options, field):
+    if "tokenizer" in options:
+        options = options | {"tokenizer": seeing}
+    with pytest.raises(InputError) as caught:
+        rw.convert(of_lwm, out=tmp_path / "model", **options)
+    assert caught.value.field == field
+    assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize(
+    "option", [{"context_tokens": 64}, {"rope_base": 1e4}, {"heads": 2}, {"resolution": 4}], ids=str
+)
+def test_what_other_models_say_themselves_is_not_overridden(source, tmp_path, option):
+    with pytest.raises(InputError) as caught:
+        rw.convert(source, out=tmp_path / "model", **option)
+    assert caught.value.field in option

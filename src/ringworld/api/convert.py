@@ -1,8 +1,9 @@
 """`ringworld.convert`: models of other programs to model folders, and model folders to plain ones."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from ringworld.api.machine import PathArgument, check_apart
 from ringworld.artifacts.model_folder import check_replaceable, fingerprint_of_files, save_other_model
@@ -14,9 +15,12 @@ from ringworld.interop.gguf import read_gguf
 from ringworld.interop.gguf_file import MAGIC
 from ringworld.interop.hf_config import CONFIG_FILE, OUR_KEY
 from ringworld.interop.hf_folder import read_hf
+from ringworld.interop.lwm import read_lwm
+from ringworld.interop.lwm_vqgan import read_lwm_vqgan
 from ringworld.interop.other_model import OtherModel
 from ringworld.interop.vision_ids import text_vocab, with_vision_ids, without_vision_ids
 from ringworld.text.tokenizer import TextTokenizer
+from ringworld.vision.config import PixelRange
 from ringworld.vision.frame_tokenizer import FrameTokenizer
 
 Family = Literal["ringworld", "hf"]
@@ -31,21 +35,32 @@ def convert(
     tokenizer: PathArgument | None = None,
     add_vision: PathArgument | None = None,
     vision: Vision = "keep",
+    context_tokens: int | None = None,
+    rope_base: float | None = None,
+    heads: int | None = None,
+    resolution: int | None = None,
+    pixel_range: PixelRange | None = None,
 ) -> Path:
     """Write a model of another program as a model folder, or any model as a plain folder of Hugging Face's.
 
     One tensor at a time is in memory, and `out` appears whole or not at all.
 
     Args:
-        source: a GGUF file of the llama architecture, or a folder with `config.json` and safetensors of
-            `LlamaForCausalLM`, such as a model folder.
+        source: a GGUF file of the llama architecture; a checkpoint of LWM; or a folder with `config.json` and
+            safetensors of LLaMA, Mistral, Qwen2.5 or Qwen3, such as a model folder.
         out: folder to write, in place of a model folder that stood there.
         to: `ringworld`, a model folder; or `hf`, the same weights and words without what is ringworld's own:
             no `origin.json`, no key of ours, no vision.
         tokenizer: folder with a `tokenizer.json` that is used in place of the model's own.
-        add_vision: folder of the frame tokenizer that a model of text shall see with. It gains the ids, each
-            the mean of those that it has; one that has ids of vision keeps them.
+        add_vision: folder of the frame tokenizer that a model of text shall see with, of ringworld or a
+            `VQModel` of diffusers, or LWM's file `vqgan`. The model gains the ids, each the mean of those
+            that it has; one that has ids of vision keeps them.
         vision: `drop` leaves out the ids of vision and the frame tokenizer of `source`.
+        context_tokens: longest context of a checkpoint of LWM, which does not say it.
+        rope_base: base of its RoPE; by default that of LWM's models of this context.
+        heads: its query heads; by default those of LWM's size with as many layers and this width.
+        resolution: side in pixels of a frame of `add_vision`, where its files do not say it; 256 for LWM's.
+        pixel_range: what a `VQModel` is fed: `unit`, [0, 1], for aMUSEd's, or `signed`, [-1, 1].
 
     Returns:
         `out`.
@@ -61,8 +76,14 @@ def convert(
     check_apart(out, (source, *source.resolve().parents))
     _check_place(out, to=to)
     words = None if tokenizer is None else TextTokenizer.load(Path(tokenizer))
-    model = _read(source, tokenizer=words)
-    frames = _frames(source, add_vision=add_vision, vision=vision)
+    of_lwm = {"context_tokens": context_tokens, "rope_base": rope_base, "heads": heads}
+    model = _read(source, tokenizer=words, of_lwm=_given(of_lwm))
+    frames = _frames(
+        source,
+        add_vision=add_vision,
+        vision=vision,
+        shown=_given({"resolution": resolution, "pixel_range": pixel_range}),
+    )
     if vision == "drop":
         model = without_vision_ids(model)
     text = _checked_words(model, words, source=source, folder=tokenizer)
@@ -100,19 +121,42 @@ def _plain(model: OtherModel, source: Path) -> OtherModel:
     )
 
 
-def _read(source: Path, *, tokenizer: TextTokenizer | None) -> OtherModel:
+def _given(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _read(source: Path, *, tokenizer: TextTokenizer | None, of_lwm: Mapping[str, Any]) -> OtherModel:
     """Read a model of any kind, which its first bytes or its files tell."""
+    if source.is_file() and _is_lwm(source):
+        if "context_tokens" not in of_lwm:
+            raise InputError(
+                f"{source} is a checkpoint of LWM, which does not say the context that it was trained on",
+                field="context_tokens",
+                path=source,
+                remedy="give it, such as 1048576 for LWM's models of 1M",
+            )
+        return read_lwm(source, **of_lwm)
+    for name, value in of_lwm.items():
+        problem = f"{name} is {value}, but {source} is no checkpoint of LWM, and says its own"
+        raise InputError(problem, field=name, value=value, path=source, remedy="leave it out")
     if source.is_dir() and (source / CONFIG_FILE).exists():
         return read_hf(source, tokenizer=tokenizer)
     if source.is_file() and (source.suffix == ".gguf" or _begins_with(source, MAGIC)):
         return read_gguf(source, tokenizer=tokenizer)
-    what = "is neither" if source.exists() else "does not exist; it should be"
+    what = "is none of" if source.exists() else "does not exist; it should be one of"
     raise InputError(
-        f"{source} {what} a GGUF file {'nor' if source.exists() else 'or'} a folder with {CONFIG_FILE}",
+        f"{source} {what} a GGUF file, a checkpoint of LWM and a folder with {CONFIG_FILE}",
         field="source",
         value=source,
         path=source,
     )
+
+
+def _is_lwm(file: Path) -> bool:
+    """Return whether a file begins with a pair of msgpack, the first of which is a list of 1 to 15."""
+    with file.open("rb") as stream:
+        begins = stream.read(2)
+    return len(begins) == 2 and begins[0] == 0x92 and 0x91 <= begins[1] <= 0x9F
 
 
 def _begins_with(file: Path, magic: bytes) -> bool:
@@ -134,15 +178,24 @@ def _check_place(out: Path, *, to: Family) -> None:
         )
 
 
-def _frames(source: Path, *, add_vision: PathArgument | None, vision: Vision) -> FrameTokenizer | None:
+def _frames(
+    source: Path, *, add_vision: PathArgument | None, vision: Vision, shown: Mapping[str, Any]
+) -> FrameTokenizer | None:
     folder = source / FRAME_TOKENIZER_FOLDER
-    if add_vision is not None:
-        folder = Path(add_vision)
-        if (folder / FRAME_TOKENIZER_FOLDER).is_dir():
-            folder /= FRAME_TOKENIZER_FOLDER
-    elif vision == "drop" or not folder.is_dir():
-        return None
-    return FrameTokenizer.load(folder)
+    if add_vision is None:
+        for name, value in shown.items():
+            problem = f"{name} is {value}, but no frame tokenizer is added"
+            raise InputError(problem, field=name, value=value, remedy="name one (add_vision)")
+        return None if vision == "drop" or not folder.is_dir() else FrameTokenizer.load(folder)
+    folder = Path(add_vision)
+    if (folder / FRAME_TOKENIZER_FOLDER).is_dir():
+        folder /= FRAME_TOKENIZER_FOLDER
+    if not folder.is_file():
+        return FrameTokenizer.load(folder, **shown)
+    if shown.get("pixel_range", "signed") != "signed":
+        problem = f"pixel_range is {shown['pixel_range']}, but the frame tokenizer of LWM is fed [-1, 1]"
+        raise InputError(problem, field="pixel_range", value=shown["pixel_range"], path=folder)
+    return read_lwm_vqgan(folder, resolution=shown.get("resolution", 256))
 
 
 def _checked_words(

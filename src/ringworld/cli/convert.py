@@ -1,6 +1,6 @@
 """`ringworld convert`: a model of another program to a model folder, and back."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -14,29 +14,33 @@ class Convert:
     """Turn a GGUF file or a folder of Hugging Face's into a model folder, or that into a plain one."""
 
     source: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="SOURCE")]
-    """GGUF file, or folder with config.json and safetensors, such as a model folder."""
+    """GGUF file, checkpoint of LWM, or folder with config.json and safetensors, such as a model folder."""
     out: Path
     """Folder to write."""
     to: Literal["ringworld", "hf"] = "ringworld"
     """A model folder, or a plain one of Hugging Face's: the same weights without what is ringworld's own."""
     tokenizer: Annotated[Path | None, otherwise("the model's own", metavar="PATH")] = None
-    """Folder with a tokenizer.json to use instead of the model's own."""
+    """Folder with a tokenizer.json to use instead of the model's own; LWM's have none."""
     add_vision: Annotated[Path | None, otherwise("the model stays as it is", metavar="PATH")] = None
-    """Folder of a frame tokenizer with which a model of text shall see; it gains ids for its codes."""
+    """Frame tokenizer with which a model of text shall see: a folder, or LWM's file vqgan."""
     vision: Literal["keep", "drop"] = "keep"
     """Keep the ids of vision and the frame tokenizer that the model has, or leave them out."""
+    context_tokens: Annotated[int | None, otherwise("as the model says", metavar="INT")] = None
+    """Longest context of a checkpoint of LWM, which does not say it."""
+    rope_base: Annotated[float | None, otherwise("as LWM's of this context", metavar="FLOAT")] = None
+    """Base of RoPE of a checkpoint of LWM."""
+    heads: Annotated[int | None, otherwise("as LWM's of this size", metavar="INT")] = None
+    """Query heads of a checkpoint of LWM."""
+    resolution: Annotated[int | None, otherwise("as its files say", metavar="INT")] = None
+    """Side in pixels of a frame of the frame tokenizer that is added."""
+    pixel_range: Annotated[
+        Literal["unit", "signed"] | None, otherwise("as its files say", metavar="unit|signed")
+    ] = None
+    """What a VQModel of diffusers is fed: unit is [0, 1], as aMUSEd's, signed is [-1, 1]."""
 
     def run(self) -> None:
         """Convert, and print the folder."""
         import ringworld as rw
 
-        print(
-            rw.convert(
-                self.source,
-                out=self.out,
-                to=self.to,
-                tokenizer=self.tokenizer,
-                add_vision=self.add_vision,
-                vision=self.vision,
-            )
-        )
+        options = {field.name: getattr(self, field.name) for field in fields(self)}
+        print(rw.convert(options.pop("source"), **options))
