@@ -364,7 +364,9 @@ def test_counts_that_lie_are_refused(plain, tmp_path, change):
 
 
 def test_a_name_that_is_there_twice_is_refused(plain, tmp_path):
-    change = lambda content: content.replace(b"blk.0.attn_k.weight", b"blk.0.attn_v.weight", 1)  # noqa: E731
+    def change(content: bytes) -> bytes:
+        return content.replace(b"blk.0.attn_k.weight", b"blk.0.attn_v.weight", 1)
+
     refused(damaged(plain, tmp_path, change))
 
 

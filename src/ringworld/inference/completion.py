@@ -18,7 +18,7 @@ class Completion:
     logprobs: Float32[np.ndarray, " tokens"]
     """Of each token in nats, before temperature and all else that sampling changes."""
     finish: Literal["stop", "length"]
-    """Whether it ended by itself or at a stop string, or by the most tokens that were asked for."""
+    """`stop`: at an end or a stop string; `length`: cut at the most tokens that were asked for."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

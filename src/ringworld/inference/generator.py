@@ -43,7 +43,7 @@ class Continuation:
     logprobs: Float32[np.ndarray, " tokens"]
     """Of each token in nats, before temperature and all else that sampling changes."""
     finish: Literal["stop", "length"]
-    """Whether it ended by itself, or by the most tokens that were asked for."""
+    """`stop`: at an end, or by whoever watches; `length`: cut at the most tokens that were asked for."""
 
 
 class Generator:
