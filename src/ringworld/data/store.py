@@ -123,7 +123,9 @@ def read_manifest(path: Path) -> pa.Table:
     """
     damage = (pa.ArrowException, OSError, UnicodeDecodeError)
     with path.open("rb") as stream, reading(path, expected="a manifest", damage=damage, remedy=_REMEDY):
-        manifest = pq.read_table(stream, page_checksum_verification=True)
+        # Without Arrow's threads: one that lets go of Python's memory while the process ends aborts it.
+        file = pq.ParquetFile(stream, page_checksum_verification=True, pre_buffer=False)
+        manifest = file.read(use_threads=False)
         columns = ", ".join(manifest.column_names)
     if not manifest.schema.equals(_SCHEMA):
         raise _damaged(path, f"has the columns {columns}, not {', '.join(_SCHEMA.names)}")
