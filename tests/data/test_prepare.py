@@ -119,6 +119,29 @@ def test_a_long_document_is_cut_without_loss_and_its_end_is_held_out(tmp_path: P
     assert (report.questions_unanswered, report.questions_too_long) == (0, 1)
 
 
+def test_questions_about_a_document_are_one_conversation_until_they_do_not_fit(
+    tmp_path: Path, run_prepare, tokenizer
+):
+    questions = [{"question": f"Who runs in {i}?", "answer": f"Anna runs in {i}."} for i in range(6)]
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/a.txt").write_text("Anna runs.")
+    (tmp_path / "in/a.json").write_text(json.dumps({"questions": questions}))
+    longest = 2000
+    for turns in ([6], [5, 1]):
+        report = run_prepare(
+            tmp_path / f"{turns}", texts=(tmp_path / "in",), config=only(document_tokens=longest)
+        )
+        assert (report.questions_unanswered, report.questions_too_long) == (0, 0)
+        made = [example for example in train(tmp_path / f"{turns}") if example.kind == "text_qa"]
+        assert [(example.tokens == tokenizer.eos).sum() for example in made] == turns
+        said = "".join(tokenizer.decode(example.tokens.tolist()) for example in made)
+        assert said.count("USER: Anna runs. Who") == len(turns)
+        assert said.count("USER: Who") == 6 - len(turns)
+        learnt = "".join(tokenizer.decode(example.tokens[example.loss].tolist()) for example in made)
+        assert learnt == "".join(f" {one['answer']}" for one in questions)
+        longest = len(made[0]) - 1
+
+
 def test_a_question_about_a_document_that_is_too_long_is_left_out_and_counted(tmp_path: Path, run_prepare):
     (tmp_path / "in").mkdir()
     (tmp_path / "in/a.txt").write_text("word " * 200)

@@ -42,6 +42,14 @@ def show(segments: chat.Segments, *, learnt: bool = False) -> str:
             " So.</s>",
         ),
         (
+            (
+                *chat.answered(chat.question_prompt("Why?"), "So."),
+                *chat.answered(chat.next_question("Who?"), "Me."),
+            ),
+            f"<s>{ASK} Why? ASSISTANT: So.</s>USER: Who? ASSISTANT: Me.</s>",
+            " So.</s> Me.</s>",
+        ),
+        (
             chat.answered(chat.video_question_prompt("What color?"), "red"),
             f"<s>{ASK} What color?\n<vision>30.71!</vision> ASSISTANT: red</s>",
             " red</s>",

@@ -50,12 +50,10 @@ def test_that_of_lwm_is_what_models_without_one_were_trained_on():
     )
     assert template.encode([user("Red?")]).tolist() == asked.tokens.tolist()
     assert template.encode([user("Red?", clips=(clip,))]).tolist() == seen.tokens.tolist()
-    answered = chat.encode(
-        chat.answered(chat.question_prompt("Red?"), "blue"), tokenizer=OURS, vocabulary=VOCABULARY
-    )
-    longer = template.encode([user("Red?"), said("blue"), user("Why?")]).tolist()
-    assert longer[: len(answered.tokens)] == answered.tokens.tolist()
-    assert OURS.decode(longer[len(answered.tokens) :]) == "USER: Why? ASSISTANT:"
+    turns = (*chat.answered(chat.question_prompt("Red?"), "blue"), *chat.next_question("Why?"))
+    asked_again = chat.encode(turns, tokenizer=OURS, vocabulary=VOCABULARY)
+    longer = template.encode([user("Red?"), said("blue"), user("Why?")])
+    assert longer.tolist() == asked_again.tokens.tolist()
 
 
 def test_that_of_llama_2_keeps_the_system_message_inside_the_first_question():

@@ -12,7 +12,7 @@ Kind = Literal["text", "text_qa", "video", "video_caption", "video_qa", "caption
 | kind | tokens | loss on |
 |---|---|---|
 | text | a document, or a piece of one | all |
-| text_qa | a document, a question about it, the answer | the answer |
+| text_qa | a document, then questions about it, each with its answer | the answers |
 | video | an uncaptioned video or image | all |
 | video_caption | a video or image, then its caption | the caption |
 | video_qa | a question, the video or image, the answer | the answer |

@@ -43,6 +43,14 @@ class Example:
             start_token=self.start_token + start,
         )
 
+    def followed_by(self, turn: "Example") -> "Example":
+        """Return one example of these tokens and then those of a further turn."""
+        return replace(
+            self,
+            tokens=np.concatenate([self.tokens, turn.tokens]),
+            loss=np.concatenate([self.loss, turn.loss]),
+        )
+
 
 @runtime_checkable
 class FrameEncoder(Protocol):
@@ -85,16 +93,28 @@ class ExampleMaker:
         longest = self.config.document_tokens
         return [whole.cut(start=s, stop=s + longest) for s in range(0, len(whole), longest)]
 
-    def document_questions(self, text: str, sidecar: Sidecar, *, source: str) -> list[Example]:
-        """Return the document again with each question about it, where `config.document_tokens` suffice.
+    def document_questions(self, text: str, sidecar: Sidecar, *, source: str) -> tuple[list[Example], int]:
+        """Return the document with the questions about it as one conversation, and how many were left out.
 
-        A longer one would lose a part of the document, and perhaps the part that holds the answer.
+        Where `config.document_tokens` do not suffice for all of them, the document comes again with the rest.
+        A longer document would lose a part, perhaps what holds the answer: its questions are left out.
         """
-        made = []
+        made: list[Example] = []
+        left_out = 0
         for asked in sidecar.questions:
+            if made:
+                turn = chat.answered(chat.next_question(asked.question), asked.answer)
+                longer = made[-1].followed_by(self._encode(turn, kind="text_qa", source=source))
+                if len(longer) <= self.config.document_tokens:
+                    made[-1] = longer
+                    continue
             prompt = chat.document_question_prompt(text, asked.question, answers=asked.answers)
-            made.append(self._encode(chat.answered(prompt, asked.answer), kind="text_qa", source=source))
-        return [example for example in made if len(example) <= self.config.document_tokens]
+            example = self._encode(chat.answered(prompt, asked.answer), kind="text_qa", source=source)
+            if len(example) <= self.config.document_tokens:
+                made.append(example)
+            else:
+                left_out += 1
+        return made, left_out
 
     def captioned(self, codes: Codes, caption: str, *, source: str) -> list[Example]:
         """Return both orders: frames then caption, and caption then frames; and single frames as images.

@@ -66,9 +66,11 @@ def _documents(source: Source, maker: ExampleMaker, problems: Problems) -> Itera
     for document in (whole, *end):
         for part in maker.document(document.text, source=document.name):
             yield part, document.split
-    # Of a text whose end is held out, that end may hold the answer.
-    asked = [] if end else maker.document_questions(whole.text, sidecar, source=source.relative)
     problems.questions_unanswered += sidecar.unanswered
-    problems.questions_too_long += len(sidecar.questions) - len(asked)
-    for example in asked:
+    if end:  # it is held out, and may hold the answer
+        problems.questions_too_long += len(sidecar.questions)
+        return
+    conversations, left_out = maker.document_questions(whole.text, sidecar, source=source.relative)
+    problems.questions_too_long += left_out
+    for example in conversations:
         yield example, source.split

@@ -80,6 +80,11 @@ def document_question_prompt(
     return question_prompt(f"{context} {question} {_MANNER[answers]}")
 
 
+def next_question(question: str) -> Segments:
+    """`USER: {question} ASSISTANT:`, which goes on with a conversation after the `</s>` of an answer."""
+    return (Segment(kind="text", text=f"USER: {question} ASSISTANT:"),)
+
+
 def video_question_prompt(question: str) -> Segments:
     r"""`<s>You are a helpful assistant. USER: {question}\n<vision>{frames}</vision> ASSISTANT:`."""
     asked = Segment(kind="text", text=f"{_SYSTEM} USER: {question}\n")

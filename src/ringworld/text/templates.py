@@ -23,7 +23,7 @@ LWM = (
     "USER: {{ message['content'] }}{% else %} ASSISTANT: {{ message['content'] | trim }}{{ eos_token }}"
     "{% endif %}{% endfor %}{% if add_generation_prompt %} ASSISTANT:{% endif %}"
 )
-"""That of `chat.question_prompt`, with later turns as Vicuna has them."""
+"""That of `chat.question_prompt` and `chat.next_question`."""
 LLAMA_2 = (
     "{% if messages[0]['role'] == 'system' %}{% set rest = messages[1:] %}"
     "{% set system = '<<SYS>>\\n' + messages[0]['content'] + '\\n<</SYS>>\\n\\n' %}"
