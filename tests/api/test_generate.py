@@ -11,7 +11,14 @@ from ringworld.core.errors import InputError
 
 def call(model: Path, **changes: Any) -> str:
     options: dict[str, Any] = dict(
-        kind="text", prompt="a", about=None, frames=1, max_new_tokens=1, sampling={}, devices=None
+        kind="text",
+        prompt="a",
+        about=None,
+        frames=1,
+        max_new_tokens=1,
+        sampling={},
+        weights=None,
+        devices=None,
     )
     return generate(model, **(options | changes))
 

@@ -9,14 +9,18 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from ringworld.attention.config import AttentionConfig
 from ringworld.core.errors import InputError
 from ringworld.core.files import write_json_atomic
 from ringworld.core.mesh import mesh_of
 from ringworld.core.mesh_config import MeshConfig
+from ringworld.core.sharding import spec
 from ringworld.interop.hf_config import hf_config, read_architecture
 from ringworld.interop.hf_llama import read_generation_weights, read_weights, write_weights
-from ringworld.model.config import Architecture, Linear, Llama3, Rope, Yarn
-from ringworld.model.decode import GenerationWeights
+from ringworld.model.config import Architecture, Execution, Linear, Llama3, Rope, Yarn
+from ringworld.model.decode import GenerationWeights, target_losses
+from ringworld.model.forward import Forward
+from ringworld.model.weights import Int8Weight
 from ringworld.model.world_model import WorldModel
 from tests.model.families import FAMILIES, drawn
 
@@ -58,6 +62,10 @@ def written(tmp_path, original):
     return tmp_path, original[1]
 
 
+def _is_int8(leaf: object) -> bool:
+    return isinstance(leaf, Int8Weight)
+
+
 def change_config(folder, **change):
     path = folder / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
@@ -97,6 +105,41 @@ def test_is_read_ready_for_inference_as_masters_are_made_ready(written, mesh, co
     assert jax.tree.map(lambda x: (x.dtype, x.sharding), ready) == jax.tree.map(
         lambda x: (x.dtype, x.sharding), made
     )
+
+
+@pytest.mark.parametrize("name", ["llama-tied", "qwen2"])
+def test_int8_weights_score_as_the_numbers_that_they_stand_for(tmp_path, mesh, name):
+    architecture = FAMILIES[name]
+    model = drawn(architecture, mesh=mesh)
+
+    def losses(weights: GenerationWeights) -> np.ndarray:
+        rows = np.tile(np.arange(32, dtype=np.int32), (2, 1))
+        order = jax.device_put(rows, jax.NamedSharding(mesh, spec("batch", "seq")))
+        forward = Forward.of(architecture, Execution(attention=AttentionConfig(layout="contiguous")))
+        first = jnp.zeros_like(order)
+        return np.asarray(target_losses(weights, order, order, order=order, first=first, forward=forward))
+
+    with jax.set_mesh(mesh):
+        write_weights(tmp_path, model, architecture)
+        rounded = read_generation_weights(tmp_path, architecture, compute="float32", weights="int8")
+        is_int8 = [isinstance(leaf, Int8Weight) for leaf in jax.tree.leaves(rounded, is_leaf=_is_int8)]
+        assert sum(is_int8) == 1 + 7 * architecture.layers
+        meant = jax.tree.map(lambda w: w.to("float32") if _is_int8(w) else w, rounded, is_leaf=_is_int8)
+        made = GenerationWeights.from_model(model, compute="float32")
+        for close, exact in zip(jax.tree.leaves(meant), jax.tree.leaves(made), strict=True):
+            half_a_step = np.abs(exact).max() / 254
+            np.testing.assert_allclose(close, exact, rtol=0, atol=half_a_step * (1 + 1e-5))
+        wanted, found = losses(meant), losses(rounded)
+    # Two ways to one number through some 60 roundings, of scores up to 4.
+    np.testing.assert_allclose(found, wanted, atol=2e-5)
+
+
+@pytest.mark.parametrize("weights", ["float32", "bfloat16"])
+def test_weights_may_be_kept_in_another_type_than_is_computed_in(written, mesh, weights):
+    folder, model = written
+    with jax.set_mesh(mesh):
+        ready = read_generation_weights(folder, ARCHITECTURE, compute="bfloat16", weights=weights)
+        assert_same(ready, GenerationWeights.from_model(model, compute=weights))
 
 
 @pytest.mark.parametrize("name", FAMILIES)

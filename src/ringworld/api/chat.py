@@ -12,6 +12,7 @@ from ringworld.core.stop import StopRequest
 from ringworld.inference.config import TextSampling
 from ringworld.inference.conversation import Conversation, Turn
 from ringworld.inference.world import World
+from ringworld.model.config import WeightType
 from ringworld.text.read_text import read_text
 from ringworld.text.templates import LLAMA_2, LWM
 
@@ -39,6 +40,7 @@ def chat(
     template: Literal["own", "lwm", "llama-2"],
     max_new_tokens: int,
     sampling: TextSampling,
+    weights: WeightType | None,
     devices: int | None,
 ) -> None:
     """Answer the lines of stdin on stdout until it ends; all else is said on stderr.
@@ -52,12 +54,13 @@ def chat(
         template: which chat template; `own` is what came with the model.
         max_new_tokens: most tokens of an answer.
         sampling: how answers are drawn, where it differs from the model's defaults.
+        weights: how its weights are kept, as in `load`.
         devices: of the ring.
 
     Raises:
         InputError: the model or a file cannot be used, or a number is out of range.
     """
-    world = load(model, devices=devices)
+    world = load(model, devices=devices, weights=weights)
     source = {"own": None, "lwm": LWM, "llama-2": LLAMA_2}[template]
     conversation = world.chat(system=system, template=source, max_new_tokens=max_new_tokens, **sampling)
     terminal = _Terminal(world, conversation)

@@ -14,6 +14,7 @@ from ringworld.evaluation.config import EvaluationConfig
 from ringworld.evaluation.runner import evaluate as run_tasks
 from ringworld.evaluation.subject import subject_of
 from ringworld.evaluation.task import EvaluationData
+from ringworld.model.config import WeightType
 from ringworld.presets.run import RunConfig
 
 
@@ -23,6 +24,7 @@ def evaluate(
     data: PathArgument,
     out: PathArgument,
     tasks: EvaluationConfig | None = None,
+    weights: WeightType | None = None,
     devices: int | None = None,
 ) -> Evaluation:
     """Measure a model; what is in `out` already is not measured again.
@@ -32,6 +34,7 @@ def evaluate(
         data: examples folder; its held-out split is scored, and its held-out texts hide the needles.
         out: folder of the results.
         tasks: what is measured; by default what the run of the model measures.
+        weights: how its weights are kept, as in `load`.
         devices: of the ring; by default one CPU, or all accelerators.
 
     Raises:
@@ -57,12 +60,12 @@ def evaluate(
     with only_one(Path(out)):
         longest = max(folder.context_tokens, tasks.longest_context_tokens)
         return run_tasks(
-            subject_of(load_opened(folder, devices=devices, context_tokens=longest)),
+            subject_of(load_opened(folder, devices=devices, weights=weights, context_tokens=longest)),
             tasks.tasks,
             data=packed,
             out=Path(out),
             label={"model": folder.path.name},
-            identity={"weights": folder.fingerprint},
+            identity={"weights": folder.fingerprint} | ({"kept_as": weights} if weights else {}),
         )
 
 

@@ -20,6 +20,7 @@ from ringworld.data.sources import TEXT_SUFFIXES
 from ringworld.inference.completion import Completion
 from ringworld.inference.config import SamplingConfig
 from ringworld.inference.world import World
+from ringworld.model.config import WeightType
 from ringworld.vision.media import media_format
 from ringworld.vision.write_media import write_image, write_video
 
@@ -39,6 +40,7 @@ def generate(
     stop: Sequence[str] = (),
     samples: int = 1,
     sampling: dict[str, Any],
+    weights: WeightType | None,
     devices: int | None,
 ) -> str:
     """Do what the command `ringworld generate` says, and return the text or the path.
@@ -58,7 +60,7 @@ def generate(
             read_origin(out, kind="generation")  # of another kind it is kept
         begin_process(devices=devices)
         folder = ModelFolder.open(model)
-        world = load_opened(folder, devices=devices)
+        world = load_opened(folder, devices=devices, weights=weights)
         more: dict[str, Any] = {}
         if kind in ("image", "video"):
             drawn = world.draw(prompt, frames=frames if kind == "video" else 1, **given)
@@ -74,7 +76,7 @@ def generate(
             made = _answer(world, prompt, file, max_new_tokens=max_new_tokens, stop=stop, **given)
         default = getattr(world.sampling, kind)
         used = to_json(replace(default, **given)) | {"kind": kind, "prompt": prompt, "frames": frames}
-        used |= {"stop": [*stop], "samples": samples}
+        used |= {"stop": [*stop], "samples": samples, "weights": weights}
         about_file = None if about is None else str(about.resolve())
         write_json_atomic(out / "output.json", used | {"about": about_file, "output": made} | more)
         parents = {"model": parent(model, folder.fingerprint)}

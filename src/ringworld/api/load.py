@@ -3,17 +3,18 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from ringworld.api.machine import PathArgument, begin_process, ring_of
 from ringworld.artifacts.model_folder import ModelFolder
 from ringworld.core.config import from_json, to_json
+from ringworld.core.errors import not_a_choice
 from ringworld.core.files import fitted
 from ringworld.core.mesh_config import MeshConfig
 from ringworld.inference.config import GenerationLimits, SamplingDefaults, WatchingConfig
 from ringworld.inference.prompts import Prompts
 from ringworld.inference.world import World
-from ringworld.model.config import Execution, check_mesh
+from ringworld.model.config import Execution, WeightType, check_mesh
 from ringworld.model.forward import Forward
 
 
@@ -41,6 +42,7 @@ def load(
     *,
     devices: int | None = None,
     execution: Execution | None = None,
+    weights: WeightType | None = None,
     context_tokens: int | None = None,
 ) -> World:
     """Return the model of a folder with its tokenizers, ready to complete, answer, draw and score.
@@ -50,14 +52,20 @@ def load(
         devices: of the ring over which it is cut: by default one CPU, or all accelerators; more CPU devices
             are simulated.
         execution: how it is computed; by default as it was trained.
+        weights: how its weights are kept: `float32`, `bfloat16`, or `int8`, which rounds each output channel
+            of a matrix to 255 steps; by default in the type in which it is computed.
         context_tokens: longest prompt with what follows it; by default the context that it was trained on.
 
     Raises:
-        InputError: it is no model folder, it is damaged, or the devices cannot hold it.
+        InputError: it is no model folder, damaged, too large for the devices, or there is no such type.
     """
     begin_process(devices=devices)
     return load_opened(
-        ModelFolder.open(Path(folder)), devices=devices, execution=execution, context_tokens=context_tokens
+        ModelFolder.open(Path(folder)),
+        devices=devices,
+        execution=execution,
+        weights=weights,
+        context_tokens=context_tokens,
     )
 
 
@@ -66,16 +74,19 @@ def load_opened(
     *,
     devices: int | None,
     execution: Execution | None = None,
+    weights: WeightType | None = None,
     context_tokens: int | None = None,
 ) -> World:
     """Return the model of a folder that is open; otherwise as `load`."""
+    if weights is not None and weights not in (types := get_args(WeightType)):
+        raise not_a_choice("weights", str(weights), choices=types)
     mesh = ring_of(devices)
     defaults = ModelDefaults.of(found.generation)
     execution = execution or defaults.execution
     check_mesh(found.architecture, execution.attention, MeshConfig(**mesh.shape))
     longest = found.context_tokens if context_tokens is None else context_tokens
     return World.of(
-        found.read_generation_weights(mesh, compute=execution.compute),
+        found.read_generation_weights(mesh, compute=execution.compute, weights=weights),
         forward=Forward.of(found.architecture, execution),
         prompts=Prompts(
             found.tokenizers.text, vocabulary=found.vocabulary, frame_tokenizer=found.tokenizers.frames

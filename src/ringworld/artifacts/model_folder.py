@@ -28,7 +28,7 @@ from ringworld.interop.hf_folder import GENERATION_FILE
 from ringworld.interop.hf_llama import read_generation_weights, read_weights, weight_files, write_weights
 from ringworld.interop.other_model import OtherModel
 from ringworld.interop.tensors import write_tensors
-from ringworld.model.config import Architecture
+from ringworld.model.config import Architecture, WeightType
 from ringworld.model.decode import GenerationWeights
 from ringworld.model.world_model import WorldModel
 from ringworld.text.vocabulary import Vocabulary
@@ -107,10 +107,12 @@ class ModelFolder:
         with jax.set_mesh(mesh):
             return read_weights(self.path, self.architecture)
 
-    def read_generation_weights(self, mesh: Mesh, *, compute: str) -> GenerationWeights:
-        """Read weights ready for inference, in the compute type; otherwise as `read_weights`."""
+    def read_generation_weights(
+        self, mesh: Mesh, *, compute: str, weights: WeightType | None = None
+    ) -> GenerationWeights:
+        """Read weights ready for inference, in the compute type or another; otherwise as `read_weights`."""
         with jax.set_mesh(mesh):
-            return read_generation_weights(self.path, self.architecture, compute=compute)
+            return read_generation_weights(self.path, self.architecture, compute=compute, weights=weights)
 
 
 def save_model(

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from ringworld.cli.options import Devices, otherwise
+from ringworld.cli.options import Devices, Weights, otherwise
 
 _CONFIGURED = "as the model folder says"
 
@@ -39,6 +39,8 @@ class Chat:
     """Makes tokens that the conversation holds less likely; 1 is none."""
     seed: int = 0
     """The same seed and questions give the same answers."""
+    weights: Weights = None
+    """Type in which weights are kept; int8 rounds them, each output channel by itself."""
     devices: Devices = None
     """Devices of the ring; without an accelerator they are simulated."""
 
@@ -62,5 +64,6 @@ class Chat:
                 "repetition_penalty": self.repetition_penalty,
                 "seed": self.seed,
             },
+            weights=self.weights,
             devices=self.devices,
         )

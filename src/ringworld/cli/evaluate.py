@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from ringworld.cli.options import Devices, otherwise
+from ringworld.cli.options import Devices, Weights, otherwise
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -19,6 +19,8 @@ class Evaluate:
     """Folder for the results: evaluation.json, and the outcome of each item."""
     preset: Annotated[str | None, otherwise("what the model was trained with", metavar="NAME")] = None
     """Configuration that says what is measured."""
+    weights: Weights = None
+    """Type in which weights are kept; int8 rounds them, each output channel by itself."""
     devices: Devices = None
     """Devices of the ring; without an accelerator they are simulated."""
 
@@ -28,5 +30,12 @@ class Evaluate:
         from ringworld.presets.run import load_preset
 
         tasks = load_preset(self.preset).evaluation if self.preset else None
-        evaluation = rw.evaluate(self.model, data=self.data, out=self.out, tasks=tasks, devices=self.devices)
+        evaluation = rw.evaluate(
+            self.model,
+            data=self.data,
+            out=self.out,
+            tasks=tasks,
+            weights=self.weights,
+            devices=self.devices,
+        )
         print("\n".join(evaluation.lines()))

@@ -4,7 +4,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Literal
 
-from ringworld.cli.options import Devices, otherwise
+from ringworld.cli.options import Devices, Weights, otherwise
 from ringworld.core.errors import InputError
 
 _CONFIGURED = "as the model folder says"
@@ -55,6 +55,8 @@ class Generate:
     """Classifier-free guidance of images and videos; 1 is none."""
     seed: int = 0
     """The same seed gives the same result."""
+    weights: Weights = None
+    """Type in which weights are kept; int8 rounds them, each output channel by itself."""
     devices: Devices = None
     """Devices of the ring; without an accelerator they are simulated."""
 
@@ -83,6 +85,7 @@ class Generate:
                     "seed": self.seed,
                     "guidance_scale": self.guidance_scale,
                 },
+                weights=self.weights,
                 devices=self.devices,
             )
         )

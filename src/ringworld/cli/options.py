@@ -12,6 +12,7 @@ import tyro
 from ringworld.core.config import from_json
 from ringworld.core.errors import InputError
 from ringworld.core.origin import read_origin
+from ringworld.model.config import WeightType
 from ringworld.presets.run import RunConfig, catalog, load_preset
 
 CommandT = TypeVar("CommandT")
@@ -26,6 +27,10 @@ def otherwise(happens: str, *, metavar: str) -> Any:
 Devices = Annotated[
     int | None,
     otherwise("as the configuration says; where there are accelerators, all of them", metavar="INT"),
+]
+Weights = Annotated[
+    WeightType | None,
+    otherwise("the type in which the model is computed", metavar="{float32,bfloat16,int8}"),
 ]
 Folders = Annotated[tuple[Path, ...], otherwise("none", metavar="[PATH [PATH ...]]")]
 PresetName = Annotated[str | None, otherwise("none: name one, or a --config", metavar="NAME|MODULE:FUNCTION")]

@@ -25,8 +25,9 @@ from ringworld.core.config import from_json, read_as
 from ringworld.core.errors import InputError, listed
 from ringworld.core.sharding import spec
 from ringworld.interop.tensors import INDEX_FILE, WEIGHTS_FILE, Tensor, write_tensors
-from ringworld.model.config import Architecture
+from ringworld.model.config import Architecture, WeightType
 from ringworld.model.decode import GenerationWeights
+from ringworld.model.weights import Weight, quantized
 from ringworld.model.world_model import WorldModel
 
 T = TypeVar("T")
@@ -147,25 +148,44 @@ def read_weights(folder: Path, architecture: Architecture) -> WorldModel:
     return _placed(place, WorldModel.abstract(architecture))
 
 
-def read_generation_weights(folder: Path, architecture: Architecture, *, compute: str) -> GenerationWeights:
-    """Read weights ready for inference in the compute type; otherwise as `read_weights`."""
-    read = _reader(folder, architecture)
+def read_generation_weights(
+    folder: Path, architecture: Architecture, *, compute: str, weights: WeightType | None = None
+) -> GenerationWeights:
+    """Read weights ready for inference, in the compute type or another; otherwise as `read_weights`.
 
-    def place(path: str, leaf: jax.ShapeDtypeStruct) -> jax.Array:
+    Of int8 weights only the matrices are int8; the table of embeddings, biases and norms are in the compute
+    type. Each is rounded as soon as it is read.
+    """
+    read, table = _reader(folder, architecture), _by_path(architecture)
+    floats = compute if weights in (None, "int8") else weights
+
+    def place(path: str, leaf: jax.ShapeDtypeStruct) -> Weight:
         layer, name = 0, path
         if path.startswith("layers."):
             _, layer, name = path.split(".", 2)
+        inputs = table[name].inputs
+        if weights == "int8" and inputs:
+            return quantized(read(name, leaf.sharding.spec, int(layer)), inputs=inputs)
         return read(name, leaf.sharding.spec, int(layer), dtype=str(leaf.dtype))
 
-    ready = partial(GenerationWeights.from_model, compute=compute)
+    ready = partial(GenerationWeights.from_model, compute=floats)
     return _placed(place, jax.eval_shape(ready, WorldModel.abstract(architecture)))
 
 
-def _placed(place: Callable[[str, jax.ShapeDtypeStruct], jax.Array], abstract: T) -> T:
+def _placed(place: Callable[[str, jax.ShapeDtypeStruct], Weight], abstract: T) -> T:
     """Fill a tree of shapes, leaf by leaf, by the path of each: `layers.attention.wq`."""
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf: place(jax.tree_util.keystr(path, simple=True, separator="."), leaf), abstract
     )
+
+
+def _by_path(architecture: Architecture) -> dict[str, _Weight]:
+    weights = {weight.path: weight for weight in weight_table(architecture)}
+    if architecture.tied:
+        # Ready for inference it is an array of its own.
+        embed = weights["embed"]
+        weights["head"] = replace(embed, path="head", ours=embed.ours[::-1], inputs=1)
+    return weights
 
 
 def _reader(folder: Path, architecture: Architecture) -> Callable[..., jax.Array]:
@@ -173,11 +193,7 @@ def _reader(folder: Path, architecture: Architecture) -> Callable[..., jax.Array
 
     No more of the model is in host memory at a time than a shard of one tensor.
     """
-    weights = {weight.path: weight for weight in weight_table(architecture)}
-    if architecture.tied:
-        # Ready for inference it is an array of its own.
-        embed = weights["embed"]
-        weights["head"] = replace(embed, path="head", ours=embed.ours[::-1], inputs=1)
+    weights = _by_path(architecture)
     sources = weight_files(folder, architecture)
     mesh = jax.sharding.get_mesh()
 

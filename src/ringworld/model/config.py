@@ -191,6 +191,10 @@ class Architecture:
         return self.text_vocab + self.vision_vocab
 
 
+WeightType = Literal["float32", "bfloat16", "int8"]
+"""How weights are kept for inference; int8 is rounded by output channel."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Execution:
     """How a model is computed: no parameter depends on it, and results differ by rounding alone."""

@@ -29,8 +29,9 @@ from ringworld.core.sharding import spec
 from ringworld.model.cache import KVCache, append, fill
 from ringworld.model.cross_entropy import cross_entropy
 from ringworld.model.forward import Forward
-from ringworld.model.layers import Layer, in_use, rms_norm
+from ringworld.model.layers import Layer, rms_norm
 from ringworld.model.rope import Rotation, rotation
+from ringworld.model.weights import Int8Weight, Weight, in_use
 from ringworld.model.world_model import WorldModel, embedded, logits, positions, window_start
 
 _Stored = Float[Array, "batch kv_heads slots head"]
@@ -38,12 +39,15 @@ _Called = tuple[Float[Array, "batch seq embed"], _Stored, _Stored]  # what a lay
 
 
 class GenerationWeights(eqx.Module):
-    """A world model ready for inference: in the compute type, gathered over the `weight` axes, unstacked."""
+    """A world model ready for inference: gathered over the `weight` axes, unstacked, in any type.
+
+    What is not in the compute type is cast when it is used.
+    """
 
     embed: Float[Array, "vocab embed"]
     layers: tuple[Layer, ...]
     norm: Float[Array, " embed"]
-    head: Float[Array, "embed vocab"]
+    head: Weight  # [embed, vocab]
 
     @staticmethod
     def from_model(model: WorldModel, *, compute: str) -> "GenerationWeights":
@@ -316,7 +320,8 @@ def _losses(
     forward: Forward,
 ) -> Float32[Array, "batch seq"]:
     states = rms_norm(x, weights.norm, eps=forward.architecture.norm_eps)
-    return cross_entropy(states, weights.head, targets, text_vocab=forward.architecture.text_vocab)
+    head = weights.head.to(str(x.dtype)) if isinstance(weights.head, Int8Weight) else weights.head
+    return cross_entropy(states, head, targets, text_vocab=forward.architecture.text_vocab)
 
 
 @partial(jax.jit, static_argnames="compute")

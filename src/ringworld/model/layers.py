@@ -1,8 +1,6 @@
 """The parts of one transformer layer.
 
-Weights keep heads as a dimension. At rest one dimension of a weight is spread over the `weight` axes;
-`in_use` casts it to the compute type and gathers that dimension, so that what travels and what is kept is
-the smaller type.
+Weights keep heads as a dimension; `ringworld.model.weights` says how they lie at rest and in use.
 """
 
 import math
@@ -20,6 +18,7 @@ from ringworld.core.sharding import TENSOR_AXIS, spec
 from ringworld.model.config import Architecture
 from ringworld.model.forward import Forward
 from ringworld.model.rope import Rotation, rotate
+from ringworld.model.weights import Weight, in_use, product, widened
 
 Attend = Callable[[Array, Array, Array], Float[Array, "batch seq heads head"]]
 """Of queries, keys and values [batch, seq, heads or kv_heads, head]."""
@@ -30,11 +29,6 @@ def normal(
 ) -> Float[Array, "..."]:
     """Return a float32 weight, initialized in its sharding: no device ever holds the whole."""
     return deviation * jax.random.normal(key, shape, jnp.float32, out_sharding=spec(*dimensions))
-
-
-def in_use(weight: Float[Array, "..."], *dimensions: str, compute: str) -> Float[Array, "..."]:
-    """Cast a weight to the compute type and lay it out by `dimensions`; nothing moves if it lies so."""
-    return jax.reshard(weight.astype(compute), spec(*dimensions))
 
 
 def rms_norm(
@@ -52,10 +46,10 @@ def rms_norm(
 class Attention(eqx.Module):
     """Projections round an attention that the caller gives: the ring in training, the cache in generation."""
 
-    wq: Float[Array, "embed heads head"]
-    wk: Float[Array, "embed kv_heads head"]
-    wv: Float[Array, "embed kv_heads head"]
-    wo: Float[Array, "heads head embed"]
+    wq: Weight  # [embed, heads, head]
+    wk: Weight  # [embed, kv_heads, head]
+    wv: Weight  # [embed, kv_heads, head]
+    wo: Weight  # [heads, head, embed]
     bq: Float[Array, "heads head"] | None
     bk: Float[Array, "kv_heads head"] | None
     bv: Float[Array, "kv_heads head"] | None
@@ -108,18 +102,18 @@ class Attention(eqx.Module):
             q = rotate(project(ready.wq, bias=ready.bq, norm=ready.q_norm), rotation)
             k = rotate(project(ready.wk, bias=ready.bk, norm=ready.k_norm), rotation)
             out = attend(q, k, project(ready.wv, bias=ready.bv, norm=None))
-            return jnp.einsum("bshd,hde->bse", out, ready.wo, out_sharding=jax.typeof(x).sharding)
+            return product("bshd,hde->bse", out, ready.wo, out_sharding=jax.typeof(x).sharding)
 
 
 def _project(
     x: Float[Array, "batch seq embed"],
-    weight: Float[Array, "embed heads head"],
+    weight: Weight,
     *,
     bias: Float[Array, "heads head"] | None,
     norm: Float[Array, " head"] | None,
     eps: float,
 ) -> Float[Array, "batch seq heads head"]:
-    out = jnp.einsum("bse,ehd->bshd", x, weight)
+    out = product("bse,ehd->bshd", x, weight)
     if bias is not None:
         out += bias.astype(out.dtype)[None, None]
     return out if norm is None else rms_norm(out, norm, eps=eps)
@@ -128,9 +122,9 @@ def _project(
 class FeedForward(eqx.Module):
     """SwiGLU, computed for a block of tokens at a time so that no array of size seq x mlp is kept."""
 
-    gate: Float[Array, "embed mlp"]
-    up: Float[Array, "embed mlp"]
-    down: Float[Array, "mlp embed"]
+    gate: Weight  # [embed, mlp]
+    up: Weight  # [embed, mlp]
+    down: Weight  # [mlp, embed]
 
     @staticmethod
     def init(architecture: Architecture, *, key: PRNGKeyArray) -> "FeedForward":
@@ -164,9 +158,7 @@ class FeedForward(eqx.Module):
         ) -> Float[Array, "batch seq embed"]:
             # Weights made varying, and wide, here: their gradient is then summed over blocks in float32 on
             # each device and reduced over devices once, instead of once a block.
-            weights = jax.tree.map(
-                lambda w: jax.lax.pcast(w.astype(jnp.float32), axes, to="varying"), weights
-            )
+            weights = jax.tree.map(lambda w: jax.lax.pcast(widened(w), axes, to="varying"), weights)
             tokens = math.prod(x.shape[:2])
             block = largest_divisor(tokens, limit=block_tokens or tokens)
             blocks = x.reshape(tokens // block, block, x.shape[-1])
@@ -217,6 +209,6 @@ class Layer(eqx.Module):
 
 
 def _swiglu(weights: FeedForward, x: Float[Array, "tokens embed"]) -> Float[Array, "tokens embed"]:
-    gate, up, down = (w.astype(x.dtype) for w in (weights.gate, weights.up, weights.down))
+    inner = jax.nn.silu(product("te,em->tm", x, weights.gate)) * product("te,em->tm", x, weights.up)
     # The sum over the tensor axis follows, so the partial sums stay wide.
-    return jnp.matmul(jax.nn.silu(x @ gate) * (x @ up), down, preferred_element_type=jnp.float32)
+    return product("tm,me->te", inner, weights.down, wide=True)

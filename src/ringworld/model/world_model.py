@@ -12,8 +12,9 @@ from ringworld.core.sharding import TENSOR_AXIS, spec
 from ringworld.model.config import Architecture
 from ringworld.model.cross_entropy import cross_entropy
 from ringworld.model.forward import Forward
-from ringworld.model.layers import Layer, in_use, normal, rms_norm
+from ringworld.model.layers import Layer, normal, rms_norm
 from ringworld.model.rope import rotation
+from ringworld.model.weights import Weight, in_use, product
 
 
 class WorldModel(eqx.Module):
@@ -138,10 +139,8 @@ def embedded(
         return jax.shard_map(local, out_specs=out)(in_use(table, "vocab", "embed", compute=compute), tokens)
 
 
-def logits(
-    hidden: Float[Array, "batch seq embed"], head: Float[Array, "embed vocab"]
-) -> Float32[Array, "batch seq vocab"]:
-    """Return the scores of all ids, for generation; training uses `cross_entropy`, which never holds them."""
+def logits(hidden: Float[Array, "batch seq embed"], head: Weight) -> Float32[Array, "batch seq vocab"]:
+    """Return the scores of all ids by a head [embed, vocab]; `cross_entropy` never holds them."""
     with jax.named_scope("logits"):
         ready = in_use(head, "embed", "vocab", compute=str(hidden.dtype))
-        return jnp.einsum("bse,ev->bsv", hidden, ready, preferred_element_type=jnp.float32)
+        return product("bse,ev->bsv", hidden, ready, wide=True)

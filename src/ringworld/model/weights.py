@@ -1,0 +1,94 @@
+"""Weights at rest and in use: float32 masters, or for inference a smaller type, of which int8 has scales.
+
+At rest one dimension of a master is spread over the `weight` axes; `in_use` casts it to the compute type and
+gathers that dimension, so that what travels and what is kept is the smaller type. Weights of int8 stay int8
+until they are multiplied: a weight is `values * scale`, with one scale for each output channel.
+"""
+
+from functools import partial
+from typing import overload
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Float32, Int8, Shaped
+
+from ringworld.core.sharding import spec
+
+_LARGEST = 127
+
+
+class Int8Weight(eqx.Module):
+    """A weight whose trailing dimensions are output channels, rounded to 255 steps in each of them."""
+
+    values: Int8[Array, "..."]
+    scale: Float32[Array, "..."]
+    """Of each output channel: of the shape of the trailing dimensions."""
+
+    def to(self, dtype: str) -> Float[Array, "..."]:
+        """Return the weight that it stands for."""
+        return (self.values.astype(jnp.float32) * _along(self.scale, self.values)).astype(dtype)
+
+
+Weight = Float[Array, "..."] | Int8Weight
+
+
+@partial(jax.jit, static_argnames="inputs", donate_argnums=0)
+def quantized(weight: Float[Array, "..."], *, inputs: int) -> Int8Weight:
+    """Round a weight whose first `inputs` dimensions are summed over; each channel by its own largest value.
+
+    Call it under `jax.set_mesh`; the parts lie where those of the weight lay. The error of a number is at
+    most half a step, 1/254 of the largest of its channel.
+    """
+    wide = weight.astype(jnp.float32)
+    largest = jnp.max(jnp.abs(wide), axis=range(inputs))
+    scale = jnp.where(largest > 0, largest, 1) / _LARGEST
+    values = jnp.round(wide / _along(scale, wide)).astype(jnp.int8)
+    return Int8Weight(values=jax.reshard(values, jax.typeof(weight).sharding.spec), scale=scale)
+
+
+@overload
+def in_use(weight: Array, *dimensions: str, compute: str) -> Array: ...
+@overload
+def in_use(weight: Int8Weight, *dimensions: str, compute: str) -> Int8Weight: ...
+def in_use(weight: Weight, *dimensions: str, compute: str) -> Weight:
+    """Cast a weight to the compute type and lay it out by `dimensions`; nothing moves if it lies so."""
+    if isinstance(weight, Int8Weight):
+        channels = dimensions[-weight.scale.ndim :]
+        return Int8Weight(
+            values=jax.reshard(weight.values, spec(*dimensions)),
+            scale=jax.reshard(weight.scale, spec(*channels)),
+        )
+    return jax.reshard(weight.astype(compute), spec(*dimensions))
+
+
+def widened(array: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
+    """Return float32 for a smaller type of floats, so that gradients add in it; integers have none."""
+    return array.astype(jnp.float32) if jnp.issubdtype(array.dtype, jnp.floating) else array
+
+
+def product(
+    equation: str,
+    x: Float[Array, "..."],
+    weight: Weight,
+    *,
+    wide: bool = False,
+    out_sharding: jax.sharding.PartitionSpec | jax.sharding.NamedSharding | None = None,
+) -> Float[Array, "..."]:
+    """Multiply as `jnp.einsum` does; what is summed over comes first in the weight, channels last in both.
+
+    The result has the type of `x`; a wide one is float32, in which the terms are then added too.
+    """
+    values = weight.values if isinstance(weight, Int8Weight) else weight
+    dtype = jnp.float32 if wide else None
+    out = jnp.einsum(
+        equation, x, values.astype(x.dtype), preferred_element_type=dtype, out_sharding=out_sharding
+    )
+    if isinstance(weight, Int8Weight):
+        return (out * _along(weight.scale, out)).astype(out.dtype)
+    return out
+
+
+def _along(scale: Float32[Array, "..."], of: Shaped[Array, "..."]) -> Float32[Array, "..."]:
+    """Give scales the rank of the array whose trailing dimensions they scale."""
+    return jnp.expand_dims(scale, range(of.ndim - scale.ndim))
