@@ -4,8 +4,8 @@
     python benchmarks/text_model.py --model models/smollm2-135m --text BOOK.txt \
         > benchmarks/results/text_model_cpu.json
 
-Each subject is a process of its own, and all run in turn, several rounds; a time is the least of all rounds. The peer
-is transformers on torch, with the same weights, cores and prompts. Nats a token are over the same tokens of the text.
+Each subject is a process of its own, and all run in turn, several rounds; a time is the least of all rounds.
+The peer is transformers on torch, with the same weights, cores and prompts. Nats are over the same tokens.
 """
 
 import argparse
@@ -80,7 +80,9 @@ def times(generate: Callable[[int, int], None]) -> dict:
     generate(ASKED, 1 + NEW_TOKENS)
     found = {f"prefill_{prompt}_seconds": min(seconds(prompt, 1) for _ in range(2)) for prompt in PROMPTS}
     one = min(seconds(ASKED, 1) for _ in range(3))
-    return found | {f"decode_{NEW_TOKENS}_seconds": min(seconds(ASKED, 1 + NEW_TOKENS) for _ in range(3)) - one}
+    return found | {
+        f"decode_{NEW_TOKENS}_seconds": min(seconds(ASKED, 1 + NEW_TOKENS) for _ in range(3)) - one
+    }
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """Measure how much of a long text a model retrieves, by context length and depth.
 
-python examples/measure_needles.py MODEL EXAMPLES OUT
+python examples/measure_needles.py MODEL TEXT OUT
 """
 
 import sys
@@ -10,7 +10,7 @@ from ringworld.evaluation.config import EvaluationConfig
 from ringworld.evaluation.needles import NeedleConfig
 
 grid = NeedleConfig(context_tokens=(128, 256), depth_percents=(0.0, 100.0), max_new_tokens=8)
-model, examples, out = sys.argv[1:4]
-evaluation = rw.evaluate(model, data=examples, out=out, tasks=EvaluationConfig(tasks=(grid,)))
+model, text, out = sys.argv[1:4]
+evaluation = rw.evaluate(model, haystack=text, out=out, tasks=EvaluationConfig(tasks=(grid,)))
 for result in evaluation.results:
     print(result.metric, dict(result.cell), result.value)

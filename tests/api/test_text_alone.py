@@ -5,6 +5,7 @@ import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -160,11 +161,33 @@ def test_tasks_can_be_named_for_any_model(made, tmp_path):
     theirs = tmp_path / "theirs"
     shutil.copytree(made / "run/models/256", theirs)
     (theirs / "origin.json").unlink()
-    with pytest.raises(InputError) as refused:
-        rw.evaluate(theirs, data=made / "examples", out=tmp_path / "out")
-    assert refused.value.field == "tasks"
+    haystack = tmp_path / "haystack.txt"
+    haystack.write_text("The ferry left at noon. " * 400)
+    found = rw.evaluate(theirs, haystack=haystack, out=tmp_path / "needles")
+    assert {(one.task, one.cell["context_tokens"]) for one in found.results} == {("needles", 256)}
+    assert (tmp_path / "needles/needles-1-1.png").read_bytes().startswith(b"\x89PNG")
+    given: tuple[tuple[dict[str, Any], str], ...] = (
+        ({}, "data"),
+        ({"haystack": haystack, "tasks": ("held_out",)}, "data"),
+        ({"haystack": tmp_path / "none.txt"}, "path"),
+        ({"haystack": haystack.parent}, "path"),
+    )
+    for options, field in given:
+        with pytest.raises(InputError) as refused:
+            rw.evaluate(theirs, out=tmp_path / "refused", **options)
+        assert refused.value.field == field or refused.value.path == options.get("haystack")
+    haystack.write_text("The ferry left at one. " * 400)
+    with pytest.raises(InputError) as refused:  # another text, other results
+        rw.evaluate(theirs, haystack=haystack, out=tmp_path / "needles")
+    assert refused.value.field == "haystack"
     measured = rw.evaluate(theirs, data=made / "examples", out=tmp_path / "out", tasks=RUN.evaluation)
     assert {one.metric for one in measured.results} >= {"text_loss"}
+    config = theirs / "tokenizer_config.json"
+    settings = json.loads(config.read_text()) | {"chat_template": "{{ messages[0]['content'] }}|"}
+    config.write_text(json.dumps(settings))
+    prompts = rw.load(theirs).prompts
+    assert prompts.words(prompts.question("Who?")) == "Who?|"
+    assert rw.load(made / "run/models/256").prompts.template is None
     with (theirs / "model.safetensors").open("r+b") as stream:
         stream.seek(-4, os.SEEK_END)
         stream.write(b"\0\0\0\0")

@@ -7,6 +7,7 @@ import numpy as np
 
 from ringworld.core.errors import InputError
 from ringworld.evaluation.task import Subject
+from ringworld.inference.prompts import Prompts
 from ringworld.text.tokenizer import TextTokenizer
 from ringworld.text.vocabulary import Vocabulary
 
@@ -29,9 +30,11 @@ class FakeSubject:
 
     @property
     def subject(self) -> Subject:
+        prompts = Prompts(self.tokenizer, vocabulary=self.vocabulary, frame_tokenizer=None)
         return Subject(
             tokenizer=self.tokenizer,
             vocabulary=self.vocabulary,
+            ask=prompts.question,
             continue_ids=self.continue_ids,
             score=self.score,
         )

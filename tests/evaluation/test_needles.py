@@ -27,7 +27,7 @@ CONFIG = NeedleConfig(context_tokens=(600,), needles=4, asked=2, max_new_tokens=
 
 
 def task(config: NeedleConfig = CONFIG, haystack: Haystack = HAYSTACK) -> NeedleTask:
-    return NeedleTask(config, haystack, tokenizer=TOKENIZER, vocabulary=VOCABULARY)
+    return NeedleTask(config, haystack, subject=FakeSubject(TOKENIZER, VOCABULARY).subject)
 
 
 def prompt(

@@ -74,5 +74,6 @@ def test_a_preset_of_ones_own(trained):
 
 def test_measuring_needles(trained):
     folder = trained[0] / "out"
-    printed = run("measure_needles", folder / "train/models/256", folder / "examples", trained[0] / "needles")
+    text = trained[0] / "texts/0.txt"
+    printed = run("measure_needles", folder / "train/models/256", text, trained[0] / "needles")
     assert "'context_tokens': 256" in printed

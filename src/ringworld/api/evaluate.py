@@ -1,5 +1,6 @@
 """`ringworld.evaluate`: needles and held-out loss of a model folder."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from ringworld.api.load import load_opened
@@ -10,20 +11,26 @@ from ringworld.core.config import from_json
 from ringworld.core.errors import InputError
 from ringworld.core.files import only_one
 from ringworld.core.results import Evaluation
-from ringworld.evaluation.config import EvaluationConfig
+from ringworld.evaluation.config import EvaluationConfig, TaskName, tasks_for
 from ringworld.evaluation.runner import evaluate as run_tasks
 from ringworld.evaluation.subject import subject_of
 from ringworld.evaluation.task import EvaluationData
 from ringworld.model.config import WeightType
 from ringworld.presets.run import RunConfig
+from ringworld.report.grids import needle_maps
+from ringworld.report.plots import needle_map, write_png
+from ringworld.text.read_text import read_text
+
+_MOST_BYTES = 2**28
 
 
 def evaluate(
     model: PathArgument,
     *,
-    data: PathArgument,
     out: PathArgument,
-    tasks: EvaluationConfig | None = None,
+    data: PathArgument | None = None,
+    haystack: PathArgument | None = None,
+    tasks: EvaluationConfig | Sequence[TaskName] | None = None,
     weights: WeightType | None = None,
     devices: int | None = None,
 ) -> Evaluation:
@@ -31,45 +38,57 @@ def evaluate(
 
     Args:
         model: model folder.
+        out: folder of the results, with a heat map `needles-{hidden}-{asked}.png` of each grid.
         data: examples folder; its held-out split is scored, and its held-out texts hide the needles.
-        out: folder of the results.
-        tasks: what is measured; by default what the run of the model measures.
+        haystack: text file that hides them instead; without `data`, needles alone are measured.
+        tasks: what is measured, or the names of some of what would be: what the run of the model measures or,
+            where it is of no run, a needle at every power of two from 1K tokens to its context.
         weights: how its weights are kept, as in `load`.
         devices: of the ring; by default one CPU, or all accelerators.
 
     Raises:
-        InputError: the model is of no run and `tasks` are not given, model and data do not fit together,
-            or `out` holds results of others.
+        InputError: there is neither data nor a haystack, a task lacks what it needs, model and data do not
+            fit together, or `out` holds results of others.
     """
+    if data is None and haystack is None:
+        problem = "there is nothing to score and no text to hide needles in"
+        raise InputError(problem, field="data", remedy="give data, or a haystack for needles alone")
+    text = None if haystack is None else read_text(Path(haystack), max_bytes=_MOST_BYTES)
     begin_process(devices=devices)
-    folder, examples = ModelFolder.open(Path(model)), ExamplesFolder.open(Path(data))
-    examples.check(folder.vocabulary)
+    folder = ModelFolder.open(Path(model))
     configuration = None if folder.origin is None else folder.origin.configuration
-    if configuration is not None:
-        run = from_json(RunConfig, configuration, where=f"the configuration of {folder.path}")
-        tasks, packed = tasks or run.evaluation, packed_as(run, folder=examples.path)
-    elif tasks is not None:
-        packed = EvaluationData(folder=examples.path, context_tokens=folder.context_tokens)
+    run = configuration and from_json(RunConfig, configuration, where=f"the configuration of {folder.path}")
+    if isinstance(tasks, EvaluationConfig):
+        measured = tasks
     else:
-        raise InputError(
-            f"{folder.path} does not say how it was trained, and so not what to measure",
-            field="tasks",
-            path=folder.path,
-            remedy="say what to measure: an EvaluationConfig, or --preset on the command line",
-        )
+        measured = run.evaluation if run else tasks_for(folder.context_tokens)
+        names = ("needles",) if tasks is None and data is None else tasks
+        measured = measured if names is None else measured.only(names)
+    prepared = None
+    if data is not None:
+        examples = ExamplesFolder.open(Path(data))
+        examples.check(folder.vocabulary)
+        prepared = examples.path
+    if run:
+        packed = packed_as(run, folder=prepared, haystack=text)
+    else:
+        packed = EvaluationData(folder=prepared, context_tokens=folder.context_tokens, haystack=text)
     with only_one(Path(out)):
-        longest = max(folder.context_tokens, tasks.longest_context_tokens)
-        return run_tasks(
+        longest = max(folder.context_tokens, measured.longest_context_tokens)
+        evaluation = run_tasks(
             subject_of(load_opened(folder, devices=devices, weights=weights, context_tokens=longest)),
-            tasks.tasks,
+            measured.tasks,
             data=packed,
             out=Path(out),
             label={"model": folder.path.name},
             identity={"weights": folder.fingerprint} | ({"kept_as": weights} if weights else {}),
         )
+        for (needles, asked), cells in needle_maps(evaluation).items():
+            write_png(needle_map(cells), Path(out) / f"needles-{needles}-{asked}.png")
+    return evaluation
 
 
-def packed_as(run: RunConfig, *, folder: Path) -> EvaluationData:
+def packed_as(run: RunConfig, *, folder: Path | None, haystack: str | None = None) -> EvaluationData:
     """Return how held-out examples are packed for any model of a run: as in its last stage.
 
     Models of all its stages can so be compared.
@@ -81,4 +100,5 @@ def packed_as(run: RunConfig, *, folder: Path) -> EvaluationData:
         batch_sequences=last.batch_sequences,
         mixture=last.mixture,
         packing=run.training.packing,
+        haystack=haystack,
     )

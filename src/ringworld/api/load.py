@@ -16,6 +16,7 @@ from ringworld.inference.prompts import Prompts
 from ringworld.inference.world import World
 from ringworld.model.config import Execution, WeightType, check_mesh
 from ringworld.model.forward import Forward
+from ringworld.text.templates import ChatTemplate
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,7 +90,10 @@ def load_opened(
         found.read_generation_weights(mesh, compute=execution.compute, weights=weights),
         forward=Forward.of(found.architecture, execution),
         prompts=Prompts(
-            found.tokenizers.text, vocabulary=found.vocabulary, frame_tokenizer=found.tokenizers.frames
+            found.tokenizers.text,
+            vocabulary=found.vocabulary,
+            frame_tokenizer=found.tokenizers.frames,
+            template=_template_of(found),
         ),
         mesh=mesh,
         limits=GenerationLimits(max_context_tokens=longest),
@@ -97,3 +101,11 @@ def load_opened(
         watching=defaults.watching,
         ends=found.ends,
     )
+
+
+def _template_of(found: ModelFolder) -> ChatTemplate | None:
+    """Return the chat template that a model was trained with by others; ringworld trains with LWM's."""
+    trained_here = found.origin is not None and found.origin.configuration is not None
+    if trained_here or "chat_template" not in found.tokenizers.text.settings:
+        return None
+    return ChatTemplate.of(found.tokenizers.text, vocabulary=found.vocabulary)

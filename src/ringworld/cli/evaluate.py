@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 from ringworld.cli.options import Devices, Weights, otherwise
+from ringworld.evaluation.config import TaskName
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -13,12 +14,16 @@ class Evaluate:
 
     model: Path
     """Model folder."""
-    data: Path
-    """Folder that prepare wrote; its held-out split is scored, and its held-out texts hide the needles."""
     out: Path
-    """Folder for the results: evaluation.json, and the outcome of each item."""
+    """Folder for the results: evaluation.json, the outcome of each item, and a heat map of the needles."""
+    data: Annotated[Path | None, otherwise("none: needles alone, in a haystack", metavar="PATH")] = None
+    """Folder that prepare wrote; its held-out split is scored, and its held-out texts hide the needles."""
+    haystack: Annotated[Path | None, otherwise("the held-out texts of the data", metavar="PATH")] = None
+    """Text file that hides the needles."""
+    tasks: Annotated[tuple[TaskName, ...] | None, otherwise("all", metavar="{needles,held_out} ...")] = None
+    """What is measured."""
     preset: Annotated[str | None, otherwise("what the model was trained with", metavar="NAME")] = None
-    """Configuration that says what is measured."""
+    """Configuration that says how it is measured."""
     weights: Weights = None
     """Type in which weights are kept; int8 rounds them, each output channel by itself."""
     devices: Devices = None
@@ -29,11 +34,15 @@ class Evaluate:
         import ringworld as rw
         from ringworld.presets.run import load_preset
 
-        tasks = load_preset(self.preset).evaluation if self.preset else None
+        tasks = self.tasks
+        if self.preset:
+            tasks = load_preset(self.preset).evaluation
+            tasks = tasks.only(self.tasks) if self.tasks else tasks
         evaluation = rw.evaluate(
             self.model,
-            data=self.data,
             out=self.out,
+            data=self.data,
+            haystack=self.haystack,
             tasks=tasks,
             weights=self.weights,
             devices=self.devices,

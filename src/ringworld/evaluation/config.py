@@ -1,9 +1,16 @@
 """What is evaluated: the tasks that a configuration file can name."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
 
+from ringworld.core.errors import InputError, not_a_choice
 from ringworld.evaluation.held_out import HeldOutConfig
 from ringworld.evaluation.needles import NeedleConfig
+
+TaskName = Literal["needles", "held_out"]
+_SHORTEST_TOKENS = 1024
+_CONFIGS: dict[TaskName, type] = {"needles": NeedleConfig, "held_out": HeldOutConfig}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -20,3 +27,28 @@ class EvaluationConfig:
     def longest_context_tokens(self) -> int:
         """Longest prompt with its answer that a task asks for; 0 where none asks."""
         return max((task.longest_context_tokens for task in self.tasks), default=0)
+
+    def only(self, names: Sequence[TaskName]) -> "EvaluationConfig":
+        """Return these tasks alone.
+
+        Raises:
+            InputError: there is none of a name.
+        """
+        for name in names:
+            if name not in get_args(TaskName):
+                raise not_a_choice("task", str(name), choices=get_args(TaskName))
+        kinds = tuple(_CONFIGS[name] for name in names)
+        tasks = tuple(task for task in self.tasks if isinstance(task, kinds))
+        if not tasks:
+            problem = f"the configuration measures nothing of {', '.join(names)}"
+            raise InputError(problem, field="tasks", value=tuple(names), remedy="name another --preset")
+        return replace(self, tasks=tasks)
+
+
+def tasks_for(context_tokens: int) -> EvaluationConfig:
+    """Return what can be asked of any model: a needle at 1K, 2K, ... tokens up to its context, and loss."""
+    lengths = [min(_SHORTEST_TOKENS, context_tokens)]
+    while 2 * lengths[-1] <= context_tokens:
+        lengths.append(2 * lengths[-1])
+    needle = NeedleConfig(context_tokens=tuple(lengths), rounds=2, max_new_tokens=32)
+    return EvaluationConfig(tasks=(needle, HeldOutConfig()))

@@ -4,8 +4,8 @@ import re
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
-from pathlib import Path
 
+from ringworld.evaluation.task import EvaluationData
 from ringworld.text.needles import without_needles
 from ringworld.text.tokenizer import TextTokenizer
 
@@ -97,14 +97,18 @@ class Haystack:
         return "".join("".join(before.get(i, ())) + piece for i, piece in enumerate(pieces))
 
 
-def read_haystack(data: Path, *, tokenizer: TextTokenizer) -> Haystack:
-    """Return the held-out texts of prepared data; those trained on where none is held out."""
+def haystack_of(data: EvaluationData, *, tokenizer: TextTokenizer) -> Haystack:
+    """Return the text that is given, or the held-out texts of prepared data, or those trained on."""
     from ringworld.data.store import read_examples  # which configuration should not have to import
 
+    if data.haystack is not None:
+        return Haystack(data.haystack, tokenizer=tokenizer)
+    if data.folder is None:
+        return Haystack("", tokenizer=tokenizer)
     for split in ("held_out", "train"):
         texts = [
             tokenizer.decode(example.tokens.tolist())
-            for example in read_examples(data, split=split, kinds=("text",))
+            for example in read_examples(data.folder, split=split, kinds=("text",))
         ]
         if texts:
             return Haystack("\n".join(texts), tokenizer=tokenizer)

@@ -44,6 +44,10 @@ class HeldOutConfig:
         """Open the held-out examples of prepared data."""
         from ringworld.data.loader import read_once  # which imports jax
 
+        if data.folder is None:
+            raise InputError(
+                "held-out loss needs examples", field="data", remedy="name the folder that prepare wrote"
+            )
         kinds, reason = (), ""
         try:
             kinds = read_once(

@@ -21,13 +21,10 @@ from jaxtyping import Int32
 from ringworld.core.errors import InputError
 from ringworld.core.ranges import check_range
 from ringworld.core.results import Result
-from ringworld.evaluation.haystack import Haystack, read_haystack
+from ringworld.evaluation.haystack import Haystack, haystack_of
 from ringworld.evaluation.task import EvaluationData, Item, Outcome, Subject, Task, Unmeasured
 from ringworld.inference.config import GREEDY
-from ringworld.text import chat
 from ringworld.text import needles as wording
-from ringworld.text.tokenizer import TextTokenizer
-from ringworld.text.vocabulary import Vocabulary
 
 NAME = "needles"
 
@@ -74,9 +71,8 @@ class NeedleConfig:
         return max(self.context_tokens)
 
     def build(self, subject: Subject, *, data: EvaluationData) -> "NeedleTask":
-        """Take the held-out texts of prepared data as the haystack."""
-        haystack = read_haystack(data.folder, tokenizer=subject.tokenizer)
-        return NeedleTask(self, haystack, tokenizer=subject.tokenizer, vocabulary=subject.vocabulary)
+        """Take a text, or the held-out texts of prepared data, as the haystack."""
+        return NeedleTask(self, haystack_of(data, tokenizer=subject.tokenizer), subject=subject)
 
 
 class Cell(NamedTuple):
@@ -125,12 +121,9 @@ class NeedleTask(Task[Cell]):
 
     name = NAME
 
-    def __init__(
-        self, config: NeedleConfig, haystack: Haystack, *, tokenizer: TextTokenizer, vocabulary: Vocabulary
-    ) -> None:
-        """Take the grid, the text that needles are hidden in, and the model's words."""
-        self._config, self._haystack = config, haystack
-        self._tokenizer, self._vocabulary = tokenizer, vocabulary
+    def __init__(self, config: NeedleConfig, haystack: Haystack, *, subject: Subject) -> None:
+        """Take the grid, the text that needles are hidden in, and how the model is asked."""
+        self._config, self._haystack, self._subject = config, haystack, subject
 
     def items(self) -> Iterator[Item[Cell]]:
         """Yield the cells, context by context."""
@@ -156,7 +149,7 @@ class NeedleTask(Task[Cell]):
             if isinstance(prompt, Unmeasured):
                 yield prompt
                 continue
-            response = self._tokenizer.decode(next(answers).tolist())
+            response = subject.tokenizer.decode(next(answers).tolist())
             asked = prompt.needles[: self._config.asked]
             yield {
                 "question": prompt.question,
@@ -204,8 +197,7 @@ class NeedleTask(Task[Cell]):
 
     def _encode(self, context: str, question: str) -> Int32[np.ndarray, " tokens"]:
         answers = "one" if self._config.asked == 1 else "several"
-        prompt = chat.document_question_prompt(context, question, answers=answers)
-        return chat.encode(prompt, tokenizer=self._tokenizer, vocabulary=self._vocabulary).tokens
+        return self._subject.ask(question, document=context, answers=answers)
 
     def aggregate(self, outcomes: Mapping[str, Outcome | Unmeasured]) -> Iterator[Result]:
         """Average by context and depth; a needle between two depths of the grid counts for the nearest."""

@@ -48,12 +48,16 @@ def evaluate(
         identity: JSON that is equal for equal models, and only for those.
 
     Raises:
-        InputError: `out` holds results of another model or of other data, or there is no prepared data. What
-            cannot be measured is no error: its results say why.
+        InputError: `out` holds results of another model or of other data, or there is no prepared data where
+            a task needs some. What cannot be measured is no error: its results say why.
     """
-    measured_of = {**identity, "data": ExampleStore(data.folder).fingerprint}
+    measured_of = dict(identity)
+    if data.folder is not None:
+        measured_of["data"] = ExampleStore(data.folder).fingerprint
+    if data.haystack is not None:
+        measured_of["haystack"] = hashlib.sha256(data.haystack.encode()).hexdigest()
     claim(out, Origin(kind="evaluation", identity=measured_of))
-    packed = {name: value for name, value in to_json(data).items() if name != "folder"}
+    packed = {name: value for name, value in to_json(data).items() if name not in ("folder", "haystack")}
     asked = [{"task": type(task).__name__, "config": to_json(task), "data": packed} for task in tasks]
     if (out / SUMMARY_FILE).exists():
         summary = read_as(_Summary, out / SUMMARY_FILE)

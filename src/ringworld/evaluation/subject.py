@@ -20,6 +20,7 @@ def subject_of(world: World) -> Subject:
     return Subject(
         tokenizer=world.prompts.tokenizer,
         vocabulary=world.prompts.vocabulary,
+        ask=world.prompts.question,
         continue_ids=continue_ids,
         score=world.scorer.score,
     )

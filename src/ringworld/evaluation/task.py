@@ -25,6 +25,8 @@ class Subject:
 
     tokenizer: TextTokenizer
     vocabulary: Vocabulary
+    ask: Callable[..., Int32[np.ndarray, " _"]]
+    """Return the ids of a question about a document; called as `Prompts.question` is."""
     continue_ids: Callable[..., Sequence[Int32[np.ndarray, " _"]]]
     """Return the text ids that follow each prompt; called as `Generator.generate` is."""
     score: Callable[..., Float32[np.ndarray, "batch seq"]]
@@ -33,12 +35,14 @@ class Subject:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvaluationData:
-    """Prepared examples, and how those that are held out are packed."""
+    """Prepared examples, and how those that are held out are packed; and a text to hide things in."""
 
-    folder: Path
-    """What `prepare` wrote."""
+    folder: Path | None
+    """What `prepare` wrote; None where nothing is scored."""
     context_tokens: int
     """Length of a packed sequence."""
+    haystack: str | None = None
+    """A text; None takes those that are held out."""
     batch_sequences: int = 1
     mixture: MixtureConfig = field(default_factory=MixtureConfig)
     """Kinds of examples that are measured; the weights play no part."""

@@ -8,6 +8,7 @@ from jaxtyping import Int32, UInt8
 
 from ringworld.core.errors import InputError
 from ringworld.text import chat
+from ringworld.text.templates import ChatTemplate, Message
 from ringworld.text.tokenizer import TextTokenizer
 from ringworld.text.vocabulary import Vocabulary
 from ringworld.vision.frame_tokenizer import FrameTokenizer
@@ -16,23 +17,30 @@ Ids = Int32[np.ndarray, " _"]
 
 
 class Prompts:
-    """The templates of a model, with its tokenizers.
+    """How a model is asked, with its tokenizers.
 
     Attributes:
         tokenizer: of text.
         vocabulary: which ids are text, and which codes.
         frame_tokenizer: of frames; None for a model of text alone.
+        template: how questions are put; None is as LWM puts them, which ringworld trains on.
     """
 
     def __init__(
-        self, tokenizer: TextTokenizer, *, vocabulary: Vocabulary, frame_tokenizer: FrameTokenizer | None
+        self,
+        tokenizer: TextTokenizer,
+        *,
+        vocabulary: Vocabulary,
+        frame_tokenizer: FrameTokenizer | None,
+        template: ChatTemplate | None = None,
     ) -> None:
-        """Keep the tokenizers.
+        """Keep the tokenizers and the template.
 
         Raises:
             InputError: the ids or the codes of one do not fit into the vocabulary.
         """
         self.tokenizer, self.vocabulary, self.frame_tokenizer = tokenizer, vocabulary, frame_tokenizer
+        self.template = template
         if tokenizer.size > vocabulary.text_size:
             raise InputError(
                 f"a text tokenizer of {tokenizer.size} ids does not fit into {vocabulary.text_size} text ids",
@@ -74,17 +82,19 @@ class Prompts:
             answers: of a document: whether one thing is asked for or several, which the prompt says.
 
         Raises:
-            InputError: it is about two things, or the frames have another size, or no tokenizer.
+            InputError: it is about two things, the frames have another size or no tokenizer, or the template
+                does not work.
         """
         if frames is not None and document is not None:
             problem = "a question is about a video or about a document, not about both"
             raise InputError(problem, field="document", remedy="ask two questions")
-        if frames is not None:
-            codes = self.seeing().encode(frames)
-            return self._encode(chat.video_question_prompt(question), codes=[codes])
+        clips = () if frames is None else (self.seeing().encode(frames),)
         if document is not None:
-            return self._encode(chat.document_question_prompt(document, question, answers=answers))
-        return self._encode(chat.question_prompt(question))
+            question = chat.document_question(document, question, answers=answers)
+        if self.template is not None:
+            return self.template.encode([Message(role="user", text=question, clips=clips)])
+        prompt = chat.video_question_prompt if clips else chat.question_prompt
+        return self._encode(prompt(question), codes=clips)
 
     def drawing(self, caption: str, *, frames: int) -> Ids:
         """Return what asks for a video of so many frames, or for an image where it is one."""

@@ -7,6 +7,7 @@ same figure on a dark ground.
 import io
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -18,6 +19,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
+from ringworld.core.files import writing
 from ringworld.core.results import Evaluation, Result
 from ringworld.report import grids
 from ringworld.report.schema import LossPoint, StageMetrics
@@ -197,6 +199,12 @@ def svg(figure: Figure, *, name: str) -> str:
     for color, variable in VARIABLES.items():
         text = text.replace(color, f"var(--{variable})")
     return text
+
+
+def write_png(figure: Figure, path: Path) -> None:
+    """Write a figure in its light form, on its ground."""
+    with matplotlib.rc_context(_STYLE), writing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=200, facecolor=GROUND, transparent=False)
 
 
 def _figure(*, width: float, height: float) -> tuple[Figure, Axes]:

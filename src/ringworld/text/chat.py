@@ -69,15 +69,20 @@ def question_prompt(question: str) -> Segments:
     return (_BEGIN, Segment(kind="text", text=f"{_SYSTEM} USER: {question} ASSISTANT:"))
 
 
+def document_question(context: str, question: str, *, answers: Literal["one", "several"] = "one") -> str:
+    """Return `{context} {question} Don't give information outside the document ...`, as LWM asks."""
+    return f"{context} {question} {_MANNER[answers]}"
+
+
 def document_question_prompt(
     context: str, question: str, *, answers: Literal["one", "several"] = "one"
 ) -> Segments:
-    """Ask `{context} {question} Don't give information outside the document ...` (LWM's needle scripts).
+    """Ask a question about a document.
 
     LWM leaves a space after `ASSISTANT:`. Here the answer brings its own, since a byte-level BPE keeps a word
     and the space before it in one token.
     """
-    return question_prompt(f"{context} {question} {_MANNER[answers]}")
+    return question_prompt(document_question(context, question, answers=answers))
 
 
 def next_question(question: str) -> Segments:
