@@ -4,6 +4,7 @@ import itertools
 import re
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Literal
 
 from ringworld.core.errors import InputError
 from ringworld.core.mesh_config import MeshConfig
@@ -66,10 +67,13 @@ class Stage:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OptimizerConfig:
-    """AdamW as LWM uses it (section 3.1 and its training scripts), clipped by the global norm."""
+    """AdamW as LWM uses it (section 3.1 and its training scripts), or Muon; clipped by the global norm."""
 
+    kind: Literal["adamw", "muon"] = "adamw"
+    """Muon (arXiv 2502.16982) makes the update of each matrix of a layer orthogonal, and as large as one of
+    AdamW, so that both take the same learning rates; embedding, head and vectors are left to AdamW."""
     beta1: float = 0.9
-    """Decay of the mean of gradients."""
+    """Decay of the mean of gradients; Muon's own is 0.95."""
     beta2: float = 0.95
     """Decay of the mean of squared gradients."""
     epsilon: float = 1e-8

@@ -1,5 +1,6 @@
-"""AdamW with clipping, and one learning rate schedule over all stages."""
+"""AdamW or Muon with clipping, and one learning rate schedule over all stages."""
 
+import math
 from functools import partial
 from typing import Any
 
@@ -7,10 +8,16 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float32, Int32
+from optax.contrib import MuonDimensionNumbers
 
+from ringworld.core.sharding import WEIGHT_AXES
 from ringworld.model.world_model import WorldModel
 from ringworld.training.config import Stage, TrainingConfig
+
+_RMS_OF_ADAMW = 0.2
+"""Of an update of AdamW, in units of its learning rate (arXiv 2502.16982, section 2.2)."""
 
 
 def learning_rate(step: Int32[Array, ""], config: TrainingConfig) -> Float32[Array, ""]:
@@ -45,17 +52,64 @@ def apply_gradient(
 def _optimizer(config: TrainingConfig) -> optax.GradientTransformation:
     optimizer = config.optimizer
     schedule: Any = partial(learning_rate, config=config)
-    return optax.chain(
-        optax.clip_by_global_norm(optimizer.clip_norm),
-        optax.adamw(
-            schedule,
-            b1=optimizer.beta1,
-            b2=optimizer.beta2,
-            eps=optimizer.epsilon,
-            weight_decay=optimizer.weight_decay,
-            mask=decayed,
-        ),
+    directions: Any = _directions
+    adamw = optax.adamw(
+        schedule,
+        b1=optimizer.beta1,
+        b2=optimizer.beta2,
+        eps=optimizer.epsilon,
+        weight_decay=optimizer.weight_decay,
+        mask=decayed,
     )
+    if optimizer.kind == "muon":
+        muon = optax.contrib.muon(
+            schedule,
+            weight_decay=optimizer.weight_decay,
+            muon_weight_dimension_numbers=directions,
+            consistent_rms=_RMS_OF_ADAMW,
+        )
+        rule = optax.partition({"adamw": adamw, "muon": _by_layer(muon)}, _rules)
+    else:
+        rule = adamw
+    return optax.chain(optax.clip_by_global_norm(optimizer.clip_norm), rule)
+
+
+def _rules(model: WorldModel) -> WorldModel:
+    """Return who moves each parameter, as a tree of names."""
+    adamw = jax.tree.map(lambda _: "adamw", model)
+    return eqx.tree_at(_matrices_of_layers, adamw, replace_fn=lambda _: "muon")
+
+
+def _directions(model: WorldModel) -> WorldModel:
+    """Return which dimensions of each matrix, stacked over layers, are summed over and which are channels."""
+    whole = MuonDimensionNumbers(reduction_axis=1, output_axis=2)
+    into_heads = MuonDimensionNumbers(reduction_axis=1, output_axis=(2, 3))
+    from_heads = MuonDimensionNumbers(reduction_axis=(1, 2), output_axis=3)
+    directions = [into_heads, into_heads, into_heads, from_heads, whole, whole, whole]
+    return eqx.tree_at(_matrices_of_layers, model, directions)
+
+
+def _by_layer(rule: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Let each device move whole matrices, those of its layers; or all, where layers cannot be shared out."""
+
+    def moved(tree: Any) -> Any:
+        return jax.tree.map(lambda leaf: jax.reshard(leaf, _spread_over_layers(len(leaf))), tree)
+
+    def init(params: Any) -> Any:
+        return rule.init(moved(params))
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        steps, state = rule.update(moved(updates), state, moved(params))
+        where = jax.tree.map(lambda leaf: jax.typeof(leaf).sharding, updates)
+        return jax.tree.map(jax.reshard, steps, where), state
+
+    return optax.GradientTransformation(init, update)
+
+
+def _spread_over_layers(layers: int) -> PartitionSpec:
+    sizes = jax.sharding.get_abstract_mesh().shape
+    members = math.prod(sizes[axis] for axis in WEIGHT_AXES)
+    return PartitionSpec(WEIGHT_AXES) if layers % members == 0 else PartitionSpec()
 
 
 def decayed(model: WorldModel) -> WorldModel:
@@ -69,9 +123,13 @@ def decayed(model: WorldModel) -> WorldModel:
 
 
 def _matrices(model: WorldModel) -> list[Any]:
+    of_layers = _matrices_of_layers(model)
+    return of_layers if model.head is None else [*of_layers, model.head]
+
+
+def _matrices_of_layers(model: WorldModel) -> list[Any]:
     attention, mlp = model.layers.attention, model.layers.mlp
-    matrices = [attention.wq, attention.wk, attention.wv, attention.wo, mlp.gate, mlp.up, mlp.down]
-    return matrices if model.head is None else [*matrices, model.head]
+    return [attention.wq, attention.wk, attention.wv, attention.wo, mlp.gate, mlp.up, mlp.down]
 
 
 def _of_stage(stage: Stage) -> optax.Schedule:
