@@ -11,13 +11,13 @@ from ringworld.data.config import KINDS, MixtureConfig, PrepareConfig
 @pytest.mark.parametrize("kind", [KINDS[0], KINDS[-1]])
 def test_a_mixture_has_weights_that_can_be_drawn_by(kind: str, weight: float):
     with pytest.raises(InputError) as refused:
-        MixtureConfig(**{kind: weight})
+        MixtureConfig(**dict[str, Any]({kind: weight}))
     assert refused.value.field == f"mixture.{kind}"
 
 
 def test_a_mixture_of_nothing_is_refused():
     with pytest.raises(InputError) as refused:
-        MixtureConfig(**dict.fromkeys(KINDS, 0.0))
+        MixtureConfig(**dict[str, Any].fromkeys(KINDS, 0.0))
     assert refused.value.field == "mixture"
 
 

@@ -19,8 +19,8 @@ def loader(folder: Path, **changes: Any) -> PackedLoader:
     return PackedLoader(folder, **options)
 
 
-def only(**weights: float) -> MixtureConfig:
-    return MixtureConfig(**(dict.fromkeys(KINDS, 0.0) | weights))
+def only(*, shortest_tokens: int = 0, **weights: float) -> MixtureConfig:
+    return MixtureConfig(**(dict.fromkeys(KINDS, 0.0) | weights), shortest_tokens=shortest_tokens)
 
 
 def equal(left: PackedRows, right: PackedRows) -> bool:
@@ -102,6 +102,21 @@ def test_what_is_too_long_is_counted_and_never_drawn(prepared: Path):
     questions = list(read_examples(prepared, split="train", kinds=["text_qa"]))
     assert running.left_out["text_qa"] == sum(len(e) > 64 for e in questions) > 0
     assert running.left_out["text"] == 0
+
+
+def test_what_is_too_short_is_never_drawn(prepared: Path):
+    examples = list(read_examples(prepared, split="train", kinds=["text"]))
+    shortest = sorted(len(e) for e in examples)[len(examples) // 2]
+    wanted = {tuple(e.tokens.tolist()) for e in examples if len(e) >= shortest}
+    running = loader(
+        prepared,
+        mixture=only(text=1.0, shortest_tokens=shortest),
+        packing=PackingConfig(open_rows=1),
+        context_tokens=max(map(len, examples)),
+        batch_sequences=1,
+    )
+    found = drawn([next(running) for _ in range(2 * len(wanted))])
+    assert set(found) == wanted and len(wanted) < len(examples)
 
 
 def test_a_state_of_another_configuration_is_refused(prepared: Path):

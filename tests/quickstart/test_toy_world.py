@@ -172,6 +172,7 @@ def test_a_toy_world_that_cannot_be_drawn_is_refused(wrong: dict[str, Any]):
 
 def test_held_out_clips_alone_show_some_poses_and_the_rest_of_the_world_is_learnt():
     config = full().toy_world
+    assert isinstance(config, ToyWorldConfig)
     scenes: dict[bool, set[Scene]] = {True: set(), False: set()}
     poses: dict[bool, set[Pose]] = {True: set(), False: set()}
     captions: dict[bool, set[str]] = {True: set(), False: set()}

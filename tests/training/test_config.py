@@ -104,7 +104,7 @@ def test_a_stage_that_could_not_run_is_refused(field: str, value: Any):
 )
 def test_an_optimizer_that_is_not_defined_is_refused(field: str, value: float):
     with pytest.raises(InputError) as refusal:
-        OptimizerConfig(**{field: value})
+        OptimizerConfig(**dict[str, Any]({field: value}))
     assert refusal.value.field == field
 
 

@@ -20,8 +20,9 @@ class Quickstart:
     """Folders or files of your own texts, besides the toy world's."""
     devices: Devices = None
     """Devices of the ring; without an accelerator they are simulated."""
-    preset: Literal["quickstart", "smoke"] = "quickstart"
-    """The quickstart, or one too small to learn anything, to see whether every part works."""
+    preset: Literal["quickstart", "smoke", "needles"] = "quickstart"
+    """The quickstart; one too small to learn anything, to see whether every part works; or a model of text
+    that learns to find needles."""
 
     def run(self, config: QuickstartConfig) -> None:
         """Run what is not done yet, and print the path of the report as the last line."""

@@ -83,10 +83,12 @@ class MixtureConfig:
     video_qa: float = 1.0
     caption_video: float = 1.0
     caption_image: float = 1.0
+    shortest_tokens: int = 0
+    """Shorter examples are not drawn: LWM trains each context on documents of its length."""
 
     def __post_init__(self) -> None:
         """Refuse negative weights and a mixture of nothing."""
-        check_range(self, *KINDS, least=0, of="mixture")
+        check_range(self, *KINDS, "shortest_tokens", least=0, of="mixture")
         if not self.weights:
             raise InputError("the mixture has no weight above 0", field="mixture", value=self)
 

@@ -198,7 +198,7 @@ def _drawable(
     of_split = store.column("split") == split
     drawable, left_out = {}, {}
     for kind in mixture.weights:
-        records = np.flatnonzero(of_split & (kind_column == kind))
+        records = np.flatnonzero(of_split & (kind_column == kind) & (tokens >= mixture.shortest_tokens))
         bounds = piece_bounds(tokens[records], kind=kind, context_tokens=context_tokens)
         left_out[kind] = len(records) - len(np.unique(bounds[:, 0]))
         if len(bounds):
@@ -206,8 +206,8 @@ def _drawable(
     if not drawable:
         shortest = tokens[of_split].min() if of_split.any() else 0
         raise InputError(
-            f"no {split} example of the kinds {', '.join(mixture.weights)} fits into {context_tokens} tokens "
-            f"(the shortest of any kind has {shortest})",
+            f"no {split} example of the kinds {', '.join(mixture.weights)} has {mixture.shortest_tokens} to "
+            f"{context_tokens} tokens (the shortest of any kind has {shortest})",
             field="mixture",
             value=mixture,
             remedy="use a longer context, another mixture or more data",

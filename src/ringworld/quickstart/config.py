@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from ringworld.core.errors import InputError
 from ringworld.core.ranges import check_range
-from ringworld.presets import RunConfig, quickstart, smoke
+from ringworld.presets import RunConfig, needles, quickstart, smoke
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,10 +62,45 @@ class ToyWorldConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class NeedleWorldConfig:
+    """Documents that hide needles, and conversations that ask for them."""
+
+    lengths_tokens: tuple[int, ...]
+    """Of a document with its conversation."""
+    documents: tuple[int, ...]
+    """Number of documents of each length."""
+    dense_fraction: float = 0.5
+    """Part of the documents that hold as many needles as fit, all of which are asked for."""
+    most_sparse_facts: int = 4
+    """Needles that any other document holds at most."""
+    held_out: int = 16
+    """Documents that are not trained on, of the middle one of the lengths."""
+    haystacks: int = 4
+    """Held-out documents of filler alone."""
+    haystack_words: int = 4000
+    """Length of each."""
+    seed: int = 0
+    """Same seed, same files."""
+
+    def __post_init__(self) -> None:
+        """Refuse lengths without a number of documents, and those that hold no needle."""
+        if len(self.lengths_tokens) != len(self.documents) or min(self.lengths_tokens, default=0) < 100:
+            raise InputError(
+                "needle documents need lengths of 100 tokens and more, and a number of documents for each",
+                field="lengths_tokens",
+                value=self.lengths_tokens,
+            )
+        check_range(self, "most_sparse_facts", "haystacks", "haystack_words", least=1)
+        check_range(self, "held_out", least=0)
+        check_range(self, "dense_fraction", least=0, most=1)
+        check_range(self, "seed", least=0, below=2**63)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class QuickstartConfig:
     """A run, and the world that is rendered for it."""
 
-    toy_world: ToyWorldConfig
+    toy_world: ToyWorldConfig | NeedleWorldConfig
     """Videos and documents that the quickstart renders for itself."""
     run: RunConfig
     """From files to a trained model."""
@@ -101,4 +136,13 @@ def tiny() -> QuickstartConfig:
     return QuickstartConfig(toy_world=toy_world, run=smoke())
 
 
-QUICKSTARTS = {"quickstart": full, "smoke": tiny}
+def retrieval() -> QuickstartConfig:
+    """Return a model of text alone that learns to find needles, from nothing to 8K tokens."""
+    world = NeedleWorldConfig(
+        lengths_tokens=(128, 256, 512, 1024, 2048, 4096, 8192),
+        documents=(4000, 3000, 2000, 1000, 500, 250, 125),
+    )
+    return QuickstartConfig(toy_world=world, run=needles())
+
+
+QUICKSTARTS = {"quickstart": full, "smoke": tiny, "needles": retrieval}

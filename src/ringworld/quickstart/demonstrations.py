@@ -56,15 +56,16 @@ def demonstrate(world: World, run: RunConfig, *, sources: Sequence[Source], fold
     pictures = [one for one in seen if one.frames is not None]
     clips = [one for one in pictures if one.kind == "video"]
     texts = [one for one in seen if one.text]
+    frames, learns_texts = world.prompts.frame_tokenizer, run.training.stages[-1].mixture.text > 0
     shown = Demonstrations(
-        reconstructions=_reconstructions(world.prompts.seeing(), pictures, folder=folder),
-        videos=_videos(world, run, clips, trained=captions, folder=folder),
-        images=_images(world, run, pictures, folder=folder),
+        reconstructions=_reconstructions(frames, pictures, folder=folder) if frames else (),
+        videos=_videos(world, run, clips, trained=captions, folder=folder) if frames else (),
+        images=_images(world, run, pictures, folder=folder) if frames else (),
         questions=(
             *_answers(world, pictures, each=2, most=_ABOUT_PICTURES),
             *_answers(world, texts, each=1, most=_ABOUT_TEXTS),
         ),
-        continuations=_continuations(world, texts),
+        continuations=_continuations(world, texts) if learns_texts else (),
     )
     write_json_atomic(path, to_json(shown))
     return shown

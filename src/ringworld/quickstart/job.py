@@ -13,8 +13,9 @@ from ringworld.core.files import only_one, writing_folder
 from ringworld.core.origin import Origin, claim
 from ringworld.core.progress import Progress
 from ringworld.data.find_sources import find_sources
-from ringworld.quickstart.config import QuickstartConfig
+from ringworld.quickstart.config import NeedleWorldConfig, QuickstartConfig
 from ringworld.quickstart.demonstrations import demonstrate
+from ringworld.quickstart.needle_documents import write_needle_documents
 from ringworld.quickstart.phases import Phases
 from ringworld.quickstart.summary import summarize
 from ringworld.quickstart.toy_world import render_toy_world
@@ -50,10 +51,15 @@ def quickstart(
         )
         phases = Phases(out / PHASES_FOLDER)
         with phases("toy world", leaves=toy), Progress("toy world", total=1, unit="files") as progress:
-            rendered = render_toy_world(
-                toy, config.toy_world, on_progress=lambda done, total: progress.update(done, total=total)
-            )
-        videos, texts = (rendered.videos, *videos), (rendered.texts, *texts)
+
+            def show(done: int, total: int) -> None:
+                progress.update(done, total=total)
+
+            if isinstance(config.toy_world, NeedleWorldConfig):
+                texts = (write_needle_documents(toy, config.toy_world, on_progress=show), *texts)
+            else:
+                rendered = render_toy_world(toy, config.toy_world, on_progress=show)
+                videos, texts = (rendered.videos, *videos), (rendered.texts, *texts)
         sources = find_sources(videos=videos, texts=texts, config=run.prepare)
         with phases("tokenizers", leaves=tokenizer):
             train_tokenizer(run, videos=videos, texts=texts, out=tokenizer)

@@ -18,7 +18,7 @@ from ringworld.data.store import ExampleStore
 from ringworld.evaluation.runner import read_evaluation
 from ringworld.model.flops import parameters
 from ringworld.presets import RunConfig
-from ringworld.quickstart.config import ToyWorldConfig
+from ringworld.quickstart.config import NeedleWorldConfig, ToyWorldConfig
 from ringworld.quickstart.demonstrations import Demonstrations
 from ringworld.quickstart.toy_world import held_out_words
 from ringworld.report.schema import (
@@ -39,7 +39,7 @@ from ringworld.vision.config import FrameTokenizerConfig
 def summarize(
     run: RunConfig,
     *,
-    toy_world: ToyWorldConfig,
+    toy_world: ToyWorldConfig | NeedleWorldConfig,
     tokenizer: Path,
     examples: Path,
     train: Path,
@@ -67,13 +67,15 @@ def summarize(
         f"{run.model.kv_heads} of keys and values, {run.execution.compute}",
         "attention": f"{attention.strategy.replace('_', ' ')}, {attention.layout} layout, "
         f"{attention.kernel} kernel",
-        "held out of the toy world": held_out_words(toy_world),
+        "held out of the toy world": held_out_words(toy_world)
+        if isinstance(toy_world, ToyWorldConfig)
+        else f"{toy_world.held_out:,} documents with needles and {toy_world.haystacks:,} of filler alone",
         "training tokens": f"{sum(row['tokens'] for row in rows):,}",
         "peak memory of the last call": f"{peak_memory_bytes() / 2**30:.2f} GiB",
         "processor": machine(),
     }
     return Metrics(
-        title="ringworld: from files to a world model",
+        title=f"ringworld: from files to a {'world model' if run.frames else 'model of text'}",
         command=typed_command(),
         summary=_summary(run, prepared, rows),
         facts=facts,
@@ -137,8 +139,9 @@ def _inputs(examples: Path, sources: Sequence[Source]) -> tuple[InputFile, ...]:
 
 def _frame_tokenizer(
     shape: FrameTokenizerConfig | None, report: FramesReport | None
-) -> FrameTokenizerMetrics:
-    assert shape is not None and report is not None, "a quickstart has frames"
+) -> FrameTokenizerMetrics | None:
+    if shape is None or report is None:
+        return None
     trained, unlike = report.trained, report.unlike
     return FrameTokenizerMetrics(
         resolution=shape.resolution,

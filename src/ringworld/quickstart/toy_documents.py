@@ -30,7 +30,7 @@ def write_document(random: Random, config: ToyWorldConfig) -> tuple[str, Sidecar
         for city in _some(random, needles.CITIES, 1, config.most_facts)
     }
     hidden = [needles.needle(city, number) for city, number in cities.items()]
-    asked = [_needle_question([city], cities) for city in cities]
+    asked = [needle_question([city], cities) for city in cities]
     for name in _some(random, _NAMES, 0, config.most_facts // 2):
         hidden.append(f"{name} is a {random.choice(_JOBS)}.")
         asked.append(Question(question=f"What is the work of {name}?", answer=hidden[-1]))
@@ -41,7 +41,7 @@ def write_document(random: Random, config: ToyWorldConfig) -> tuple[str, Sidecar
     for sentence in hidden:
         sentences.insert(random.randint(0, len(sentences)), sentence)
     if len(cities) > 1:
-        asked.append(_needle_question(random.sample(list(cities), 2), cities))
+        asked.append(needle_question(random.sample(list(cities), 2), cities))
     # A needle brings its own line ends, so that it takes no space before or after.
     text = " ".join(sentences).replace(" \n", "\n").replace("\n ", "\n").strip()
     return text, Sidecar(questions=tuple(asked))
@@ -70,7 +70,8 @@ def _some(random: Random, names: tuple[str, ...], fewest: int, most: int) -> lis
     return random.sample(names, random.randint(fewest, most))
 
 
-def _needle_question(cities: list[str], numbers: dict[str, str]) -> Question:
+def needle_question(cities: list[str], numbers: dict[str, str]) -> Question:
+    """Return what asks for the numbers of some cities, with the answer."""
     return Question(
         question=needles.question(cities),
         answer=needles.answer({city: numbers[city] for city in cities}),

@@ -63,11 +63,12 @@ def render(metrics: Metrics, *, media: Path) -> str:
 
 
 def _headline(metrics: Metrics) -> str:
-    frames, last = metrics.frame_tokenizer, metrics.evaluations[-1:]
-    name, psnr = "PSNR of frames unlike those trained on", frames.unlike_psnr_db
-    if psnr is None:
-        name, psnr = "PSNR of held-out frames", frames.psnr_db
-    shown = [(name, f"{psnr:.1f}", "dB")]
+    last, shown = metrics.evaluations[-1:], []
+    if frames := metrics.frame_tokenizer:
+        name, psnr = "PSNR of frames unlike those trained on", frames.unlike_psnr_db
+        if psnr is None:
+            name, psnr = "PSNR of held-out frames", frames.psnr_db
+        shown.append((name, f"{psnr:.1f}", "dB"))
     for row in reversed(grids.losses(last, by=None)):
         if (one := row.columns[0]) and one.value is not None:
             name = f"held-out {row.metric.replace('_', ' ')}"

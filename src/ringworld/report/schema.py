@@ -164,7 +164,8 @@ class Metrics:
     questions_left_out: int
     """Questions about documents that are longer than one example."""
     text_tokenizer: TextTokenizerMetrics
-    frame_tokenizer: FrameTokenizerMetrics
+    frame_tokenizer: FrameTokenizerMetrics | None
+    """None for a model of text alone."""
     stages: tuple[StageMetrics, ...]
     losses: tuple[LossPoint, ...]
     evaluations: tuple[Evaluation, ...]

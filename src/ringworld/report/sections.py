@@ -9,6 +9,9 @@ from rich import filesize
 from ringworld.report import markup
 from ringworld.report.schema import AnsweredQuestion, GeneratedVideo, InputFile, Metrics
 
+_MOST_FILES = 1000
+"""That are listed one by one."""
+
 
 def videos(metrics: Metrics, media: Path) -> tuple[str, ...]:
     """Show generated videos beside real ones."""
@@ -81,6 +84,8 @@ def continuations(metrics: Metrics) -> tuple[str, ...]:
 def frame_tokenizer(metrics: Metrics, media: Path) -> tuple[str, ...]:
     """Show what the frame tokenizer keeps of a frame."""
     tokenizer = metrics.frame_tokenizer
+    if tokenizer is None:
+        return ()
     measured = f"none: each has a frame trained on within {tokenizer.resembling_db:g} dB"
     if tokenizer.unlike_psnr_db is not None:
         measured = (
@@ -126,7 +131,8 @@ def inputs(metrics: Metrics) -> tuple[str, ...]:
         for one in metrics.inputs
     ]
     heads = ("kind", "files", "size", "examples", "tokens")
-    every = markup.table(("file", *heads[:1], *heads[2:]), files, numbers=(2, 3, 4))
+    more = [(f"and {len(files) - _MOST_FILES:,} more", "", "", "", "")] if len(files) > _MOST_FILES else []
+    every = markup.table(("file", *heads[:1], *heads[2:]), [*files[:_MOST_FILES], *more], numbers=(2, 3, 4))
     refused = markup.table(("file", "reason"), [(one.name, one.reason) for one in metrics.quarantined])
     tokenizer = metrics.text_tokenizer
     bpe = (
