@@ -18,10 +18,8 @@ CONFIG = training()
 ROWS, CONTEXT = 8, 32
 CASES = [
     ({}, 1),
-    ({"ring": 2}, 4),
-    ({"ring": 8}, 1),
-    ({"data": 2, "fsdp": 2, "ring": 2}, 1),
-    ({"fsdp": 2, "ring": 2, "tensor": 2}, 2),
+    ({"data": 2, "ring": 4}, 1),
+    ({"fsdp": 2, "ring": 2, "tensor": 2}, 4),
 ]
 """Meshes, and the number of pieces in which the batch is computed."""
 # A gradient is a float32 sum over 192 tokens, through layers that are sums of up to 32 products, in an order

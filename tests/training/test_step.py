@@ -23,6 +23,7 @@ from tests.training.test_loss import ROUNDING
 from tests.training.tiny_run import EXECUTION, MODEL, stage, training
 
 CONTEXT, ROWS = 48, 4
+ROPE_BASE = 1e6  # of the stage; the model has another
 
 
 def copy_batch() -> PackedRows:
@@ -46,7 +47,7 @@ def copy_batch() -> PackedRows:
 
 def run_steps(execution: Execution, *, steps: int, **axes: int) -> tuple[str, list[StepOutput]]:
     """Train on the same rows again and again; return the compiled program and what each step reports."""
-    config = training(stages=(stage(steps=steps, learning_rate=0.03),))
+    config = training(stages=(stage(steps=steps, learning_rate=0.03, rope_base=ROPE_BASE),))
     mesh = mesh_of(**axes)
     with jax.set_mesh(mesh):
         state, pieces = state_on(mesh, config), on_devices(copy_batch(), mesh)
@@ -79,14 +80,12 @@ def test_bfloat16_compute_trains_as_float32_does():
 
 def test_a_step_rotates_by_the_base_of_its_stage():
     """The oracle is a model that has the base of the stage as its own."""
-    config, mesh = training(stages=(stage(rope_base=1e6),)), mesh_of()
-    forward = Forward.of(replace(MODEL, rope=Rope(base=1e6)), EXECUTION)
+    config, mesh = training(), mesh_of()
+    forward = Forward.of(replace(MODEL, rope=Rope(base=ROPE_BASE)), EXECUTION)
     with jax.set_mesh(mesh):
-        pieces, state = on_devices(copy_batch(), mesh), state_on(mesh, config)
         loss_of = jax.jit(lambda *args: loss_and_gradient(*args, config=config, forward=forward)[0].loss)
-        expected = loss_of(state.params, pieces)
-        _, output = make_step(config, config.stages[0], MODEL, EXECUTION)(state, pieces)
-    np.testing.assert_allclose(output.loss.loss, expected, rtol=ROUNDING)
+        expected = loss_of(state_on(mesh, config).params, on_devices(copy_batch(), mesh))
+    np.testing.assert_allclose(on_a_ring()[1][0].loss.loss, expected, rtol=ROUNDING)
 
 
 def test_the_rate_and_the_norm_are_reported():
