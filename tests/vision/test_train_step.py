@@ -17,9 +17,7 @@ from ringworld.vision.frame_tokenizer import to_pixels
 from ringworld.vision.train_step import TokenizerState, init_state, train_step
 from ringworld.vision.vqgan import FrameAutoencoder
 
-CONFIG = FrameTokenizerConfig(
-    resolution=8, channels=(4, 8), res_blocks=1, latent=3, codebook_size=8, groups=2
-)
+CONFIG = FrameTokenizerConfig(resolution=8, channels=(4,), res_blocks=1, latent=3, codebook_size=8, groups=2)
 COMMITMENT = FrameTrainingConfig(
     steps=100,
     batch_frames=2,
