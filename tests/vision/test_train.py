@@ -12,9 +12,13 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding
 
 from ringworld.core.errors import Diverged, InputError, Stopped
 from ringworld.core.files import read_jsonl
+from ringworld.core.mesh import make_mesh
+from ringworld.core.mesh_config import MeshConfig
+from ringworld.core.sharding import spec
 from ringworld.core.steps import METRICS_FILE
 from ringworld.vision import train
 from ringworld.vision.config import FrameTokenizerConfig, FrameTrainingConfig
@@ -81,8 +85,10 @@ def test_it_learns_and_reports(trained):
 def test_the_discriminator_acts_from_its_step_on(trained):
     rows = read_jsonl(trained[0] / METRICS_FILE)
     assert all((row["balance"] > 0) == (row["step"] > 50) for row in rows)
-    frames = jax.numpy.asarray(TRAIN[:8])
-    state = init_state(CONFIG, TRAINING)
+    # Cut as the run cuts them, so that its compiled program serves.
+    mesh = make_mesh(MeshConfig(data=8), shardings="inferred")
+    frames = jax.device_put(TRAIN[:8], NamedSharding(mesh, spec("batch")))
+    state = jax.device_put(init_state(CONFIG, TRAINING), NamedSharding(mesh, spec()))
     free, _ = train_step(state, frames, 49, config=CONFIG, training=TRAINING)
     judged, _ = train_step(state, frames, 50, config=CONFIG, training=TRAINING)
     kernels = [s.autoencoder.encoder.conv_in.kernel for s in (judged, free)]
@@ -91,7 +97,7 @@ def test_the_discriminator_acts_from_its_step_on(trained):
     assert bool((judged.discriminator.conv_in.kernel != state.discriminator.conv_in.kernel).any())
 
 
-def test_a_killed_run_ends_as_one_that_was_not(trained, tmp_path):
+def test_a_run_that_is_killed_and_asked_to_stop_ends_as_one_that_was_not(trained, tmp_path, monkeypatch):
     whole, report = trained
     kill_after = 33
     program = f"""
@@ -114,25 +120,21 @@ train.train_frame_tokenizer(test_train.TRAIN, test_train.HELD_OUT, config=test_t
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)
     assert ran.returncode == -signal.SIGKILL, ran.stderr
     assert read_jsonl(tmp_path / METRICS_FILE)[-1]["step"] == 30
-    resumed = train_frame_tokenizer(TRAIN, HELD_OUT, config=CONFIG, training=TRAINING, out=tmp_path)
-    assert dataclasses.replace(resumed, seconds=0.0) == dataclasses.replace(report, seconds=0.0)
-    assert (tmp_path / WEIGHTS_FILE).read_bytes() == (whole / WEIGHTS_FILE).read_bytes()
-    assert losses(tmp_path) == losses(whole)
 
-
-def test_a_run_that_is_asked_to_stop_saves_and_resumes(trained, tmp_path, monkeypatch):
     def interrupted(state, frames, number, **options):
-        if number == 12:
+        if number == 42:
             signal.raise_signal(signal.SIGTERM)
         return train_step(state, frames, number, **options)
 
     monkeypatch.setattr(train, "train_step", interrupted)
     with pytest.raises(Stopped):
         train_frame_tokenizer(TRAIN, HELD_OUT, config=CONFIG, training=TRAINING, out=tmp_path)
-    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["13"]
+    assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"40", "43"}
     monkeypatch.undo()
-    train_frame_tokenizer(TRAIN, HELD_OUT, config=CONFIG, training=TRAINING, out=tmp_path)
-    assert losses(tmp_path) == losses(trained[0])
+    resumed = train_frame_tokenizer(TRAIN, HELD_OUT, config=CONFIG, training=TRAINING, out=tmp_path)
+    assert dataclasses.replace(resumed, seconds=0.0) == dataclasses.replace(report, seconds=0.0)
+    assert (tmp_path / WEIGHTS_FILE).read_bytes() == (whole / WEIGHTS_FILE).read_bytes()
+    assert losses(tmp_path) == losses(whole)
 
 
 def test_rows_that_were_lost_are_refused(trained, tmp_path):
@@ -170,14 +172,13 @@ def test_another_run_does_not_take_over_a_folder(trained, other, named):
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
 
 
-@pytest.mark.parametrize("every", [{"log_every_steps": 1}, {"checkpoint_every_steps": 1}])
-def test_a_loss_that_is_not_a_number_stops_the_run_before_it_reaches_a_file(tmp_path, every):
-    diverging = dataclasses.replace(TRAINING, learning_rate=1e30, **every)
+def test_a_loss_that_is_not_a_number_stops_the_run_before_it_reaches_a_file(tmp_path):
+    diverging = dataclasses.replace(TRAINING, learning_rate=1e30, log_every_steps=1, checkpoint_every_steps=1)
     with pytest.raises(Diverged) as end:
         train_frame_tokenizer(TRAIN, HELD_OUT, config=CONFIG, training=diverging, out=tmp_path)
     assert end.value.step == 2
-    assert [row["step"] for row in read_jsonl(tmp_path / METRICS_FILE)] in ([1], [])
-    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] in (["1"], [])
+    assert [row["step"] for row in read_jsonl(tmp_path / METRICS_FILE)] == [1]
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["1"]
 
 
 def test_frames_of_another_size_are_refused(tmp_path):
