@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +28,12 @@ from ringworld.training.metrics import TIMED
 from ringworld.training.step import loss_and_gradient
 from tests.training.meshes import on_devices, state_on
 from tests.training.test_loss import ROUNDING
-from tests.training.tiny_run import EXECUTION, MODEL, stage, training, write_data
+from tests.training.tiny_run import EXECUTION, MODEL, run, stage, training, write_data
 
 ROOT = Path(__file__).parents[2]
+SPARSE = ("--log-every", "6")
+SUMMED, MEANS = ("steps", "tokens", "examples"), ("ring_efficiency",)
+"""Columns of the steps since the row before; the others are of one step."""
 
 
 class Runs:
@@ -42,15 +44,15 @@ class Runs:
         self.stderr = ""
         self.environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
 
-    def start(self, name: str, *options: str, data: Path | None = None) -> subprocess.Popen[str]:
+    def start(self, name: str, *options: str) -> subprocess.Popen[str]:
         program = [sys.executable, "-m", "tests.training.tiny_run"]
-        command = [*program, data or self.data, self.folder / name, *options]
+        command = [*program, self.data, self.folder / name, *options]
         return subprocess.Popen(
             list(map(str, command)), cwd=ROOT, env=self.environment, stderr=subprocess.PIPE, text=True
         )
 
-    def finish(self, name: str, *options: str, data: Path | None = None) -> tuple[int, str]:
-        process = self.start(name, *options, data=data)
+    def finish(self, name: str, *options: str) -> tuple[int, str]:
+        process = self.start(name, *options)
         message = process.communicate(timeout=300)[1]
         return process.returncode, message
 
@@ -88,45 +90,39 @@ def test_a_whole_run_logs_every_step_and_calls_its_hook_round_each_stage(runs: R
     assert [row["stage"] for row in runs.rows("whole")] == ["short"] * 40 + ["long"] * 40
 
 
-def test_a_run_that_is_killed_and_interrupted_ends_as_the_whole_one(runs: Runs):
-    killed = runs.stop("stopped", number=signal.SIGKILL, at_step=10)
+@pytest.fixture(scope="module")
+def died(runs: Runs) -> Path:
+    """A run killed in a stage, and again between its stages.
+
+    A row is written every 6 steps, a checkpoint every 7: the first kill falls between the two.
+    """
+    killed = runs.stop("died", *SPARSE, number=signal.SIGKILL, at_step=12)
     assert killed[0] == -signal.SIGKILL
-    assert 10 <= runs.steps("stopped")[-1] < 40
-
-    died = runs.finish("stopped", "--die-after", "short")
+    assert 12 <= runs.steps("died")[-1] < 40
+    died = runs.finish("died", *SPARSE, "--die-after", "short")
     assert died[0] == -signal.SIGKILL
-    assert runs.steps("stopped") == list(range(1, 41))
+    assert runs.steps("died") == [*range(6, 40, 6), 40]
+    return runs.folder / "died"
 
-    interrupted, message = runs.stop("stopped", number=signal.SIGINT, at_step=45)
-    assert interrupted == 1
-    last = runs.steps("stopped")[-1]
-    assert f"SIGINT after step {last}" in message
 
-    terminated, message = runs.stop("stopped", number=signal.SIGTERM, at_step=last + 5)
+def test_a_run_that_is_killed_and_terminated_adds_up_to_the_whole_one(runs: Runs, died: Path):
+    shutil.copytree(died, runs.folder / "stopped")
+    terminated, message = runs.stop("stopped", *SPARSE, number=signal.SIGTERM, at_step=48)
     assert terminated == 1
     assert "SIGTERM after step" in message
-
-    assert runs.finish("stopped")[0] == 0
-    assert runs.rows("stopped") == runs.rows("whole")
+    assert runs.finish("stopped", *SPARSE)[0] == 0
     assert runs.hooks("stopped") == ["before short", "after short", "after short", "after long"]
-
-
-def test_rows_that_are_far_apart_add_up_to_the_same_after_a_kill(runs: Runs):
-    """A row is written every 6 steps, a checkpoint every 7: the kill falls between the two."""
-    sparse = ("--log-every", "6")
-    killed = runs.stop("sparse", *sparse, number=signal.SIGKILL, at_step=12)
-    assert killed[0] == -signal.SIGKILL
-    assert runs.finish("sparse", *sparse)[0] == 0
-    assert runs.steps("sparse") == [*range(6, 40, 6), 40, *range(42, 80, 6), 80]
+    assert runs.steps("stopped") == [*range(6, 40, 6), 40, *range(42, 80, 6), 80]
     for of_stage in ("short", "long"):
         every, some = (
-            [row for row in runs.rows(name) if row["stage"] == of_stage] for name in ("whole", "sparse")
+            [row for row in runs.rows(name) if row["stage"] == of_stage] for name in ("whole", "stopped")
         )
-        for column in ("steps", "tokens", "examples"):
+        for column in SUMMED:
             assert sum(row[column] for row in some) == sum(row[column] for row in every), column
         assert sum(row["steps"] for row in some) == 40
-        losses = {row["step"]: row["loss"] for row in every}
-        assert {row["step"]: row["loss"] for row in some}.items() <= losses.items()
+        whole = {row["step"]: row for row in every}
+        for row in some:
+            assert {name for name in row if row[name] != whole[row["step"]][name]} <= {*SUMMED, *MEANS}
         means = [sum(row["ring_efficiency"] * row["steps"] for row in rows) / 40 for rows in (every, some)]
         assert means[0] == pytest.approx(means[1])
 
@@ -139,9 +135,11 @@ def test_examples_that_no_row_of_a_stage_holds_are_reported(runs: Runs):
 
 def test_stages_on_two_meshes_have_the_losses_of_one_device(runs: Runs):
     """The run moves to one device after a few steps, and begins there with equal weights."""
-    runs.stop("moved", number=signal.SIGINT, at_step=2)
+    interrupted, message = runs.stop("moved", number=signal.SIGINT, at_step=2)
+    assert interrupted == 1
     at = runs.steps("moved")[-1]
     assert at < 40
+    assert f"SIGINT after step {at}" in message
     assert runs.finish("moved", "--one-device")[0] == 0
     moved, whole = runs.rows("moved"), runs.rows("whole")
     assert moved[:at] == whole[:at]
@@ -152,7 +150,7 @@ def test_stages_on_two_meshes_have_the_losses_of_one_device(runs: Runs):
 
 
 def test_a_finished_run_only_calls_its_last_hook_again(runs: Runs):
-    runs.finish("whole")
+    run(runs.data, runs.folder / "whole")
     assert runs.steps("whole") == list(range(1, 81))
     assert runs.hooks("whole")[3:] == ["after long"]
 
@@ -162,21 +160,18 @@ def test_rows_that_were_doubled_are_refused(runs: Runs):
     path = runs.folder / "doubled" / METRICS_FILE
     rows = path.read_text().splitlines(keepends=True)
     path.write_text("".join([*rows[:9], *rows[8:]]))
-    code, message = runs.finish("doubled")
-    assert code == 1
-    assert f"InputError: {path}" in message
+    with pytest.raises(InputError) as refusal:
+        run(runs.data, path.parent)
+    assert refusal.value.path == path
 
 
-def test_other_data_are_refused_where_a_stage_has_just_ended(runs: Runs, tmp_path: Path):
+def test_other_data_are_refused_where_a_stage_has_just_ended(died: Path, tmp_path: Path):
     """There no state of a loader tells them apart: the next stage begins one of its own."""
-    died = runs.finish("other", "--die-after", "short")
-    assert died[0] == -signal.SIGKILL
-    other = write_data(tmp_path / "data", seed=1)
-    before = runs.rows("other")
-    code, message = runs.finish("other", data=other)
-    assert code == 1
-    assert f"InputError: {runs.folder / 'other'}" in message
-    assert runs.rows("other") == before
+    before = (died / METRICS_FILE).read_bytes()
+    with pytest.raises(InputError) as refusal:
+        run(write_data(tmp_path / "data", seed=1), died)
+    assert refusal.value.path == died
+    assert (died / METRICS_FILE).read_bytes() == before
 
 
 def test_a_stage_that_needs_more_devices_is_refused_before_the_folder_is_made(runs: Runs, tmp_path: Path):
@@ -194,18 +189,18 @@ def test_a_stage_that_needs_more_devices_is_refused_before_the_folder_is_made(ru
 
 
 def test_training_begins_from_given_weights_and_resumes_without_them(runs: Runs, tmp_path: Path):
-    stages = tuple(stage(name, steps=2, warmup_steps=0) for name in "ab")
-    config, reads = training(stages=stages), []
+    only = stage(steps=2, warmup_steps=0)
+    config, reads = training(stages=(only,)), []
 
     def initial(mesh: Mesh) -> WorldModel:
         reads.append(mesh)
         return state_on(mesh, config).params
 
     def killed(when: str, stage: Stage, model: WorldModel, mesh: Mesh) -> None:
-        if (when, stage.name) == ("after", "a"):
+        if when == "after":
             raise RuntimeError("killed")
 
-    def run(**options: Any) -> None:
+    def begin(**options: Any) -> None:
         train(
             config,
             architecture=MODEL,
@@ -218,25 +213,24 @@ def test_training_begins_from_given_weights_and_resumes_without_them(runs: Runs,
         )
 
     with pytest.raises(RuntimeError, match="killed"):
-        run(on_stage=killed)
-    run()
+        begin(on_stage=killed)
+    begin()
     assert len(reads) == 1
     rows = read_jsonl(tmp_path / METRICS_FILE)
-    assert [row["step"] for row in rows] == [1, 2, 3, 4]
+    assert [row["step"] for row in rows] == [1, 2]
 
-    sizes = dict(context_tokens=stages[0].context_tokens, batch_sequences=stages[0].batch_sequences)
+    sizes = dict(context_tokens=only.context_tokens, batch_sequences=only.batch_sequences)
     loader = PackedLoader(
         runs.data,
         split="train",
-        mixture=stages[0].mixture,
+        mixture=only.mixture,
         packing=config.packing,
         seed=config.seed,
         **sizes,
     )
-    mesh, forward = reads[0], Forward.of(MODEL, EXECUTION, rope_base=stages[0].rope_base)
+    mesh, forward = reads[0], Forward.of(MODEL, EXECUTION, rope_base=only.rope_base)
     with jax.set_mesh(mesh):
         pieces = on_devices(next(iter(loader)), mesh)
-        loss, _ = jax.jit(partial(loss_and_gradient, config=config, forward=forward))(
-            state_on(mesh, config).params, pieces
-        )
-    np.testing.assert_allclose(rows[0]["loss"], loss.loss, rtol=ROUNDING)
+        loss_of = jax.jit(lambda *args: loss_and_gradient(*args, config=config, forward=forward)[0].loss)
+        loss = loss_of(state_on(mesh, config).params, pieces)
+    np.testing.assert_allclose(rows[0]["loss"], loss, rtol=ROUNDING)

@@ -100,6 +100,26 @@ def write_examples(folder: Path, made: Iterable[tuple[Example, Split]], *, vocab
     return folder
 
 
+def run(data: Path, out: Path, *, one_device: bool = False, die_after: str = "", log_every: int = 1) -> None:
+    """Train in this process, as the module says."""
+
+    def hook(when: str, stage: Stage, model: object, mesh: object) -> None:
+        with (out / "hooks.txt").open("a") as stream:
+            stream.write(f"{when} {stage.name}\n")
+        if when == "after" and stage.name == die_after:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    train(
+        training(*() if one_device else TWO_MESHES, log_every_steps=log_every),
+        architecture=MODEL,
+        execution=EXECUTION,
+        data_dir=data,
+        out=out,
+        origin=Origin(kind="run"),
+        on_stage=hook,
+    )
+
+
 def main() -> None:
     """Train, as the module says."""
     parser = argparse.ArgumentParser()
@@ -108,24 +128,8 @@ def main() -> None:
     parser.add_argument("--one-device", action="store_true")
     parser.add_argument("--die-after", default="")
     parser.add_argument("--log-every", type=int, default=1)
-    args = parser.parse_args()
     simulate_devices(4)
-
-    def hook(when: str, stage: Stage, model: object, mesh: object) -> None:
-        with (args.out / "hooks.txt").open("a") as stream:
-            stream.write(f"{when} {stage.name}\n")
-        if when == "after" and stage.name == args.die_after:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    train(
-        training(*() if args.one_device else TWO_MESHES, log_every_steps=args.log_every),
-        architecture=MODEL,
-        execution=EXECUTION,
-        data_dir=args.data,
-        out=args.out,
-        origin=Origin(kind="run"),
-        on_stage=hook,
-    )
+    run(**vars(parser.parse_args()))
 
 
 if __name__ == "__main__":
