@@ -206,7 +206,7 @@ def test_a_task_that_the_report_does_not_know_is_listed(out, metrics):
     assert "recall level easy accuracy 40 0.250 0.875" in Page(render(made, media=out)).text
 
 
-def test_what_was_not_measured_is_shown_with_its_reason(out, metrics):
+def test_what_was_not_measured_is_shown_with_its_reason(out, metrics, page):
     def lost(result: Result) -> Result:
         missing = result.task == "needles" and result.cell["context_tokens"] == 1024
         return dataclasses.replace(result, value=None, count=0, reason="no room") if missing else result
@@ -217,7 +217,7 @@ def test_what_was_not_measured_is_shown_with_its_reason(out, metrics):
     text = Page(render(dataclasses.replace(metrics, evaluations=evaluations), media=out)).text
     assert "Not measured" in text
     assert "context_tokens 1024, depth_percent 25.0 no room" in text
-    assert "Not measured" not in Page(render(metrics, media=out)).text
+    assert "Not measured" not in page.text
 
 
 @pytest.mark.parametrize(
