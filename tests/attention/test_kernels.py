@@ -233,6 +233,11 @@ def _self_attention(order: np.ndarray, first: np.ndarray) -> Tokens:
     return Tokens(q_order=order, q_first=first, k_order=order)
 
 
+def _one_row(mask: Tokens) -> Tokens:
+    """Return the first row, where rows are not what is tested."""
+    return Tokens(*(x[:1] for x in mask))
+
+
 def _whole(n: int) -> Tokens:
     return _self_attention(*_tokens(n, n))
 
@@ -282,10 +287,9 @@ def test_values_and_gradients_are_those_of_the_oracle(pattern, config):
 
 
 @every_kernel
-@pytest.mark.parametrize("pattern", ["one_example", "striped"])
-def test_shards_of_the_keys_add_up_to_the_whole(pattern, config):
-    n = _length(config)
-    whole = PATTERNS[pattern](2 * n)
+def test_shards_of_the_keys_add_up_to_the_whole(config):
+    n = _block(config)
+    whole = _one_row(_striped(2 * n))
     _check(
         _case(config, whole._replace(q_order=whole.q_order[:, n:], q_first=whole.q_first[:, n:])),
         config,
@@ -294,13 +298,11 @@ def test_shards_of_the_keys_add_up_to_the_whole(pattern, config):
 
 
 @every_kernel
-@pytest.mark.parametrize(("heads", "kv_heads"), [(2, 2), (4, 1), (4, 2)])
-def test_keys_are_shared_by_a_group_of_heads(heads, kv_heads, config):
-    _check(_case(config, _packed(_length(config)), heads=heads, kv_heads=kv_heads), config)
+def test_keys_are_shared_by_a_group_of_heads(config):
+    _check(_case(config, _one_row(_packed(_length(config))), heads=6, kv_heads=2), config)
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-@pytest.mark.parametrize("pattern", ["packed", "shuffled"])
+@pytest.mark.parametrize(("pattern", "dtype"), [("packed", jnp.float32), ("shuffled", jnp.bfloat16)])
 def test_heads_that_xla_computes_one_by_one_are_those_of_the_oracle(pattern, dtype):
     # Where devices share a CPU: the scores of one head fill what is allowed.
     config = AttentionConfig(kernel="xla")
@@ -310,30 +312,30 @@ def test_heads_that_xla_computes_one_by_one_are_those_of_the_oracle(pattern, dty
 
 @every_kernel
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-@pytest.mark.parametrize("head", [64, 80, 96, 128, 256])
+@pytest.mark.parametrize("head", [80, 128, 256])
 def test_head_sizes_and_types(head, dtype, config):
     if not _serves(config, head=head, dtype=dtype):
         with pytest.raises(InputError) as refused:
             kernel_for(config, queries=jnp.zeros((1, 1, 1, head), dtype))
         assert (refused.value.field, refused.value.value) == ("kernel", config.kernel)
         return
-    _check(_case(config, _packed(_length(config)), head=head, dtype=dtype), config)
+    _check(_case(config, _one_row(_packed(_length(config))), head=head, dtype=dtype), config)
 
 
 @every_kernel
-@pytest.mark.parametrize("lengths", [(1, 1), (1, 67), (67, 5), (101, 67)], ids=str)
+@pytest.mark.parametrize("lengths", [(1, 67), (67, 1), (101, 67)], ids=str)
 def test_lengths_need_not_be_equal_nor_fill_blocks(lengths, config):
     q_seq, kv_seq = lengths
     rng = np.random.default_rng(0)
-    k_order = rng.permuted(np.tile(np.arange(kv_seq, dtype=np.int32), (ROWS, 1)), axis=1)
-    q_order = rng.integers(-1, kv_seq, size=(ROWS, q_seq), dtype=np.int32)
+    k_order = rng.permutation(kv_seq).astype(np.int32)[None]
+    q_order = rng.integers(-1, kv_seq, size=(1, q_seq), dtype=np.int32)
     mask = Tokens(q_order=q_order, q_first=np.maximum(q_order - 20, 0), k_order=k_order)
     _check(_case(config, mask, heads=2, kv_heads=2), config)
 
 
 @every_kernel
 def test_scores_whose_exponential_overflows_are_computed(config):
-    case = _case(config, _whole(_length(config)), q_scale=40.0)
+    case = _case(config, _one_row(_whole(_length(config))), q_scale=40.0)
     assert case.expected["lse"].max() > np.log(np.finfo(np.float32).max)
     _check(case, config)
 
@@ -341,8 +343,8 @@ def test_scores_whose_exponential_overflows_are_computed(config):
 @every_kernel
 def test_blocks_in_which_nothing_is_visible_are_never_computed(config):
     # Two examples, cut where blocks end; NaN in the second would spread through any product with it.
-    half = 2 * _block(config)
-    case = _case(config, _self_attention(*_tokens(2 * half, half, half)))
+    half = _block(config)
+    case = _case(config, _one_row(_self_attention(*_tokens(2 * half, half, half))))
     poisoned = {name: getattr(case, name).copy() for name in ("q", "k", "v", "dout")}
     for x in poisoned.values():
         x[:, half:] = np.nan
