@@ -156,10 +156,10 @@ def test_every_part_left_its_output(whole):
 
 def test_a_run_killed_in_training_ends_with_equal_metrics(whole, inputs, folder):
     out = folder / "killed"
-    # What stands before training is copied: the kill is aimed at the training.
-    shutil.copytree(
-        whole, out, ignore=shutil.ignore_patterns("train", "samples", "report.html", "metrics.json")
-    )
+    # What no kill in training changes is copied, what was measured before it too.
+    shutil.copytree(whole, out, ignore=shutil.ignore_patterns("train", "report.html", "metrics.json"))
+    for name in ("before-64", "after-64"):
+        shutil.copytree(*(path / "train" / "evaluation" / name for path in (whole, out)))
     process = quickstart(out, *inputs)
     while len(read_jsonl(out / "train" / "metrics.jsonl")) < 8:
         assert process.poll() is None, process.communicate()[1]
@@ -232,15 +232,9 @@ def test_a_trained_model_generates(kind, options, made, whole, inputs, tmp_path)
 
 def test_a_run_begins_from_the_model_of_another(whole, tmp_path):
     out = tmp_path / "begun"
-    changes = (
-        "--training.stages.0.steps",
-        "2",
-        "--training.stages.1.steps",
-        "2",
-        "--training.stages.2.steps",
-        "2",
-    )
     folders = ("--data", str(whole / "examples"), "--out", str(out), "--init", str(whole / "model"))
+    # A change that leaves the programs as they are, so that they are not compiled again.
+    changes = ("--training.checkpoint-every-steps", "5")
     typed = ("--preset", "smoke", *folders, "--evaluate", "never", *changes)
     printed = finish(start("train", *typed))
     assert printed.splitlines()[-1] == str(out / "models" / "256")
@@ -248,7 +242,7 @@ def test_a_run_begins_from_the_model_of_another(whole, tmp_path):
     begun, drawn = (read_jsonl(path / "metrics.jsonl")[0]["loss"] for path in (out, whole / "train"))
     assert begun < drawn - 0.2
     origin = json.loads((out / "origin.json").read_text())
-    assert origin["configuration"]["training"]["stages"][0]["steps"] == 2
+    assert origin["configuration"]["training"]["checkpoint_every_steps"] == 5
     weights = json.loads((whole / "model" / "origin.json").read_text())["identity"]["weights"]
     assert origin["parents"]["init"]["fingerprint"] == origin["identity"]["init"] == weights
 
