@@ -132,7 +132,8 @@ def test_several_tokens_at_once_and_a_finished_row(drawn, expected):
     np.testing.assert_allclose(scores, expected[[0, 1], [8, 10]], rtol=0, atol=TOLERANCE)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+# LLaMA adds nothing to them: what is tied is Qwen3's too.
+@pytest.mark.parametrize("name", ["mistral", "qwen2", "qwen3"])
 def test_every_family_reads_and_writes_as_its_whole_model(name):
     """Five tokens are read and eleven follow one by one, beyond the window of the one that has one."""
     config, mesh = FAMILIES[name], mesh_of("ring2")
@@ -180,7 +181,7 @@ def read(mesh, weights, cache, *, start, stop, size, slot):
     )
 
 
-@pytest.mark.parametrize("mesh_name", ["ring1", "ring2-tensor2", "ring4", "ring2-ulysses2"])
+@pytest.mark.parametrize("mesh_name", ["ring1", "ring2-tensor2", "ring2-ulysses2"])
 @pytest.mark.parametrize("borders", [(0, 16), (0, 1, 9, 16), (0, 5, 6, 13, 15)], ids=str)
 def test_chunks_equal_the_whole_model_whatever_their_borders(drawn, expected, mesh_name, borders):
     """Chunks are padded to eight, begin in slots that padding left, and one more token is decoded."""

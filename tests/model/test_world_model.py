@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ringworld.core.mesh import abstract_mesh, make_mesh
+from ringworld.core.mesh import make_mesh
 from ringworld.core.mesh_config import MeshConfig
 from ringworld.core.sharding import spec
 from ringworld.model.config import Architecture, Execution
@@ -119,12 +119,7 @@ def expected():
 
 
 @pytest.mark.parametrize(
-    ("mesh_name", "change"),
-    [
-        ("one", {"remat": "none"}),
-        ("eight", {"mlp_block_tokens": 8}),
-        ("ulysses", {"mlp_block_tokens": 5}),
-    ],
+    ("mesh_name", "change"), [("one", {"remat": "none"}), ("ulysses", {"mlp_block_tokens": 5})]
 )
 def test_loss_and_gradients_equal_the_dense_model(expected, mesh_name, change):
     want_model, want_loss, want_gradients = expected
@@ -139,14 +134,16 @@ def test_loss_and_gradients_equal_the_dense_model(expected, mesh_name, change):
         np.testing.assert_allclose(got, want, rtol=0, atol=2e-5 * scale, err_msg=str(path))
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+# LLaMA adds nothing to them: what is tied is Qwen3's too.
+@pytest.mark.parametrize("name", ["mistral", "qwen2", "qwen3"])
 def test_every_family_equals_its_dense_model(name):
     config, mesh = FAMILIES[name], mesh_of("eight")
+    forward = Forward.of(config, Execution(mlp_block_tokens=8))
     model = jax.tree.map(np.asarray, drawn(config, mesh=mesh_of("one")))
     loss = jax.jit(jax.value_and_grad(partial(dense_loss, config=config)))
     want_loss, want_gradients = loss(jax.tree.map(jnp.asarray, model), *batch())
     with jax.set_mesh(mesh):
-        ours = jax.jit(jax.value_and_grad(partial(mean_loss, forward=Forward.of(config, Execution()))))
+        ours = jax.jit(jax.value_and_grad(partial(mean_loss, forward=forward)))
         got_loss, gradients = ours(place(model, mesh, config=config), *put(mesh))
     np.testing.assert_allclose(got_loss, want_loss, rtol=6e-6)
     for (path, got), want in zip(jax.tree.leaves_with_path(gradients), jax.tree.leaves(want_gradients)):
@@ -207,29 +204,3 @@ def test_no_array_of_all_tokens_by_vocabulary_or_by_feed_forward_width(compiled)
         for shape in set(re.findall(r"(?:f32|pred)\[([\d,]+)\]", compiled["layer"])):
             sizes = [int(size) for size in shape.split(",")]
             assert not (sizes[-1] == width and np.prod(sizes[:-1]) >= tokens_of_a_device), shape
-
-
-def test_seven_billion_parameters_type_check_at_a_million_tokens():
-    architecture = Architecture(
-        layers=32,
-        embed=4096,
-        heads=32,
-        kv_heads=32,
-        head=128,
-        mlp=11008,
-        text_vocab=32_000,
-        vision_vocab=8_448,
-    )
-    execution = Execution(compute="bfloat16", mlp_block_tokens=2048)
-    forward = Forward.of(architecture, execution, rope_base=5e7)
-    mesh = abstract_mesh(MeshConfig(fsdp=4, ring=64, tensor=4))
-    with jax.sharding.use_abstract_mesh(mesh):
-        model = WorldModel.abstract(architecture)
-        tokens = jax.ShapeDtypeStruct(
-            (4, 1_048_576), jnp.int32, sharding=jax.NamedSharding(mesh, spec("batch", "seq"))
-        )
-        gradients = jax.eval_shape(jax.grad(partial(mean_loss, forward=forward)), model, *[tokens] * 4)
-    assert sum(x.size for x in jax.tree.leaves(gradients)) == sum(x.size for x in jax.tree.leaves(model))
-    assert jax.tree.map(lambda x: x.sharding.spec, model) == jax.tree.map(
-        lambda x: x.sharding.spec, gradients
-    )
