@@ -38,21 +38,26 @@ def test_bfloat16_stays_within_its_own_rounding_on_a_ring(unpacked, attend, tole
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=tolerance(theirs, eps=eps))
 
 
+@functools.cache
+def _two_sequences() -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple[np.ndarray, ...]]:
+    """Return q, k, v, dout, order and first of 2048 tokens, and out, dq, dk, dv of the oracle."""
+    arrays = np.random.default_rng(0).normal(size=(4, 2, 2048, 2, 32)).astype(np.float32)
+    order = np.tile(np.arange(2048, dtype=np.int32), (2, 1))
+    first = np.zeros_like(order)
+    first[1, 400:], first[1, 1200:] = 400, 1200
+    spec = {"q_order": order, "q_first": first, "k_order": order}
+    exact = arrays.astype(np.float64)
+    expected = (reference.forward(*exact[:3], **spec)[0], *reference.backward(*exact, **spec))
+    return arrays, order, first, expected
+
+
 def _errors(members: int) -> dict[str, np.ndarray]:
     """Return all errors of a ring whose members are simulated on one device, of two sequences.
 
     A member holds 64 tokens; with far fewer the errors depend on the version of XLA (docs/log.md).
     """
-    rng = np.random.default_rng(0)
-    seq, shape, config = 2048, (2, 2048, 2, 32), AttentionConfig(kernel="xla")
-    q, k, v, dout = rng.normal(size=(4, *shape)).astype(np.float32)
-    order = np.tile(np.arange(seq, dtype=np.int32), (2, 1))
-    first = np.zeros_like(order)
-    first[1, 400:], first[1, 1200:] = 400, 1200
-    spec = {"q_order": order, "q_first": first, "k_order": order}
-    exact = [x.astype(np.float64) for x in (q, k, v, dout)]
-    expected = (reference.forward(*exact[:3], **spec)[0], *reference.backward(*exact, **spec))
-
+    (q, k, v, dout), order, first, expected = _two_sequences()
+    seq, config = order.shape[1], AttentionConfig(kernel="xla")
     perm = place("zigzag", seq=seq, members=members).token_of_slot()
 
     @jax.jit
