@@ -26,20 +26,18 @@ def generator(ring: int, **limits: int) -> Generator:
     )
 
 
-@pytest.mark.parametrize("ring", [1, 2])
-def test_a_prompt_in_chunks_is_continued_as_the_argmax_of_the_full_forward_pass(ring):
+def test_a_prompt_in_chunks_is_continued_as_the_argmax_of_the_full_forward_pass():
     prompts = [TEXT[:100], TEXT[20:23], TEXT[30:95]]
-    written = [each.tokens for each in generator(ring).generate(prompts, max_new_tokens=6)]
-    scores = full_scores(make_world(ring=ring), [*map(np.append, prompts, written)])
+    written = [each.tokens for each in generator(2).generate(prompts, max_new_tokens=6)]
+    scores = full_scores(make_world(ring=2), [*map(np.append, prompts, written)])
     for prompt, ids, after in zip(prompts, written, scores):
         likeliest = after[len(prompt) - 1 :, : VOCABULARY.text_size].argmax(-1).tolist()
         assert ids.tolist() == likeliest[: len(ids)]
 
 
-@pytest.mark.parametrize("ring", [1, 2])
 @pytest.mark.parametrize("sampling", [GREEDY, WARM], ids=["greedy", "drawn"])
-def test_each_turn_reads_what_is_new_and_writes_what_reading_everything_would(ring, sampling):
-    made = generator(ring)
+def test_each_turn_reads_what_is_new_and_writes_what_reading_everything_would(sampling):
+    made = generator(2)
     session, held = made.session(), np.zeros(0, np.int32)
     for begins, ends in ((0, 71), (71, 74), (74, 105)):
         asked = np.append(held, TEXT[begins:ends])
@@ -48,16 +46,15 @@ def test_each_turn_reads_what_is_new_and_writes_what_reading_everything_would(ri
         assert read[-1] == len(asked)
         # The last token that was written is read now, and at most one block had been decoded ahead.
         assert known >= len(held) - 1
-        assert len(read) == len(chunk_sizes(len(asked) - known, most=64, members=ring))
+        assert len(read) == len(chunk_sizes(len(asked) - known, most=64, members=2))
         ids = list(session.write(max_new_tokens=9, sampling=sampling))
         (expected,) = made.generate([asked], max_new_tokens=9, sampling=sampling)
         assert ids == expected.tokens.tolist()
         held = np.append(asked, ids).astype(np.int32)
 
 
-@pytest.mark.parametrize("ring", [1, 2])
-def test_a_turn_that_was_stopped_or_changed_leaves_no_trace(ring):
-    made = generator(ring)
+def test_a_turn_that_was_stopped_or_changed_leaves_no_trace():
+    made = generator(2)
     session = made.session()
     reading = session.read(TEXT[:110])
     assert next(reading) == 64
