@@ -137,10 +137,10 @@ def tiny() -> QuickstartConfig:
 
 
 def retrieval() -> QuickstartConfig:
-    """Return a model of text alone that learns to find needles, from nothing to 8K tokens."""
+    """Return a model of text alone that learns to find needles, from nothing to 4K tokens."""
     world = NeedleWorldConfig(
-        lengths_tokens=(128, 256, 512, 1024, 2048, 4096, 8192),
-        documents=(4000, 3000, 2000, 1000, 500, 250, 125),
+        lengths_tokens=(128, 256, 512, 1024, 2048, 4096),
+        documents=(4000, 3000, 2000, 1000, 300, 150),
     )
     return QuickstartConfig(toy_world=world, run=needles())
 
