@@ -53,8 +53,8 @@ def abstract_state(
         shapes = jax.eval_shape(lambda: _begin(config, architecture, jax.random.key(config.seed)))
 
     def on_mesh(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-        # The type of a constant, such as a step count, names no sharding.
-        partition = leaf.sharding.spec if leaf.sharding else spec()
+        # The type of a constant, such as a step count or Muon's coefficients, names no sharding.
+        partition = leaf.sharding.spec if leaf.sharding else spec(*[None] * leaf.ndim)
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, partition))
 
     return jax.tree.map(on_mesh, shapes)
