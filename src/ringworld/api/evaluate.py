@@ -50,6 +50,9 @@ def evaluate(
         InputError: there is neither data nor a haystack, a task lacks what it needs, model and data do not
             fit together, or `out` holds results of others.
     """
+    if data is None and not isinstance(tasks, EvaluationConfig | None) and "held_out" in tasks:
+        problem = "held-out loss is measured on examples"
+        raise InputError(problem, field="data", remedy="name the folder that prepare wrote")
     if data is None and haystack is None:
         problem = "there is nothing to score and no text to hide needles in"
         raise InputError(problem, field="data", remedy="give data, or a haystack for needles alone")
@@ -62,8 +65,9 @@ def evaluate(
         measured = tasks
     else:
         measured = run.evaluation if run else tasks_for(folder.context_tokens)
-        names = ("needles",) if tasks is None and data is None else tasks
-        measured = measured if names is None else measured.only(names)
+        measured = measured if tasks is None else measured.only(tasks)
+    if data is None:
+        measured = measured.only(("needles",))
     prepared = None
     if data is not None:
         examples = ExamplesFolder.open(Path(data))

@@ -8,7 +8,7 @@ which records are in rows that are not full yet.
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -168,14 +168,14 @@ def read_once(
 ) -> tuple[KindOnce, ...]:
     """Open each kind of prepared data as finitely many packed batches, the same ones at every call.
 
-    Of each kind in `mixture`, whose weights are ignored, at most `most_examples` are read; a piece of a
+    Of each kind in `mixture`, of which the rest is ignored, at most `most_examples` are read; a piece of a
     document that is longer than a row counts as one. Other arguments are those of `PackedLoader`.
 
     Raises:
         InputError: there is no prepared data, or none of it fits.
     """
     store = ExampleStore(data_dir)
-    drawable, left_out = _drawable(store, split, mixture, context_tokens)
+    drawable, left_out = _drawable(store, split, replace(mixture, shortest_tokens=0), context_tokens)
 
     def batches(kind: Kind) -> Iterator[PackedRows]:
         bounds = drawable.get(kind, np.zeros((0, 3), int))

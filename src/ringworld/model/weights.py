@@ -33,7 +33,7 @@ class Int8Weight(eqx.Module):
 Weight = Float[Array, "..."] | Int8Weight
 
 
-@partial(jax.jit, static_argnames="inputs", donate_argnums=0)
+@partial(jax.jit, static_argnames="inputs")
 def quantized(weight: Float[Array, "..."], *, inputs: int) -> Int8Weight:
     """Round a weight whose first `inputs` dimensions are summed over; each channel by its own largest value.
 

@@ -9,6 +9,7 @@ from ringworld.api.prepare import prepare
 from ringworld.api.tokenizer import train_tokenizer
 from ringworld.api.train import train
 from ringworld.core.config import to_json
+from ringworld.core.errors import InputError
 from ringworld.core.files import only_one, writing_folder
 from ringworld.core.origin import Origin, claim
 from ringworld.core.progress import Progress
@@ -37,6 +38,9 @@ def quickstart(
     """
     with only_one(out):
         run = on_this_machine(config.run, devices=devices)
+        if videos and run.frames is None:
+            problem = "the model is of text alone, which videos cannot teach"
+            raise InputError(problem, field="videos", value=videos, remedy="leave them out")
         if videos or texts:  # what is refused leaves nothing that binds the next call
             find_sources(videos=videos, texts=texts, config=run.prepare)
         identity = {

@@ -33,7 +33,10 @@ def learning_rate(step: Int32[Array, ""], config: TrainingConfig) -> Float32[Arr
 
 
 def init_moments(config: TrainingConfig, params: WorldModel) -> optax.OptState:
-    """Return moments of zero, in float32 and spread as the weights, and a count of steps."""
+    """Return moments of zero, in float32, and a count of steps.
+
+    They are spread as the weights; those of Muon by layer, or not at all where layers cannot be shared out.
+    """
     tree: Any = params
     return _optimizer(config).init(tree)
 
