@@ -14,7 +14,7 @@ from ringworld.core.files import write_json_atomic, write_text_atomic
 from ringworld.core.origin import Origin, claim
 from ringworld.data.sources import HELD_OUT_FOLDER, Question, Sidecar
 from ringworld.quickstart.config import NeedleWorldConfig
-from ringworld.quickstart.toy_documents import filler, needle_question
+from ringworld.quickstart.toy_documents import as_text, filler, needle_question
 from ringworld.text import needles
 
 _TEMPLATE_TOKENS, _FACT_TOKENS, _TURN_TOKENS = 28, 17, 30
@@ -22,7 +22,7 @@ _TEMPLATE_TOKENS, _FACT_TOKENS, _TURN_TOKENS = 28, 17, 30
 _MOST_ASKED_TOGETHER = 2
 _TOGETHER_FRACTION = 0.15
 _ALIKE_FRACTION = 0.5
-"""Of the documents: their numbers begin alike, so that the digits before do not tell which one goes on."""
+"""Of the documents: their numbers begin alike, so that the next digit does not follow from those before."""
 
 
 def write_needle_documents(
@@ -74,7 +74,7 @@ def write_needle_document(
         facts = random.randint(1, min(config.most_sparse_facts, most))
         asked = random.randint(1, facts)
     numbers = _numbers(random, facts)
-    sentences = filler(random, 0)
+    sentences: list[str] = []
     room = tokens - _TEMPLATE_TOKENS - facts * _FACT_TOKENS - asked * _TURN_TOKENS
     while room > 0:
         (sentence,) = filler(random, 1)
@@ -83,8 +83,7 @@ def write_needle_document(
             sentences.append(sentence)
     for city, number in numbers.items():
         sentences.insert(random.randint(0, len(sentences)), needles.needle(city, number))
-    text = " ".join(sentences).replace(" \n", "\n").replace("\n ", "\n").strip()
-    return text, tuple(_questions(random, random.sample(list(numbers), asked), numbers))
+    return as_text(sentences), tuple(_questions(random, random.sample(list(numbers), asked), numbers))
 
 
 def _numbers(random: Random, count: int) -> dict[str, str]:

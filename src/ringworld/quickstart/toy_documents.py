@@ -42,9 +42,12 @@ def write_document(random: Random, config: ToyWorldConfig) -> tuple[str, Sidecar
         sentences.insert(random.randint(0, len(sentences)), sentence)
     if len(cities) > 1:
         asked.append(needle_question(random.sample(list(cities), 2), cities))
-    # A needle brings its own line ends, so that it takes no space before or after.
-    text = " ".join(sentences).replace(" \n", "\n").replace("\n ", "\n").strip()
-    return text, Sidecar(questions=tuple(asked))
+    return as_text(sentences), Sidecar(questions=tuple(asked))
+
+
+def as_text(sentences: list[str]) -> str:
+    """Join sentences; a needle brings its own line ends, so that it takes no space before or after."""
+    return " ".join(sentences).replace(" \n", "\n").replace("\n ", "\n").strip()
 
 
 def filler(random: Random, words: int) -> list[str]:

@@ -86,7 +86,7 @@ def document_question_prompt(
 
 
 def next_question(question: str) -> Segments:
-    """`USER: {question} ASSISTANT:`, which goes on with a conversation after the `</s>` of an answer."""
+    """`USER: {question} ASSISTANT:`, the next turn of a conversation, after the `</s>` of an answer."""
     return (Segment(kind="text", text=f"USER: {question} ASSISTANT:"),)
 
 
