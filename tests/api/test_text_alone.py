@@ -15,6 +15,7 @@ from ringworld.core.errors import InputError
 from ringworld.core.mesh_config import MeshConfig
 from ringworld.evaluation.config import EvaluationConfig
 from ringworld.evaluation.held_out import HeldOutConfig
+from ringworld.text.needles import needle
 from ringworld.text.tokenizer import TextTokenizer
 from ringworld.vision.write_media import write_video
 from tests.inference.tiny_world import make_world
@@ -163,12 +164,16 @@ def test_tasks_can_be_named_for_any_model(made, tmp_path):
     (theirs / "origin.json").unlink()
     haystack = tmp_path / "haystack.txt"
     haystack.write_text("The ferry left at noon. " * 400)
-    found = rw.evaluate(theirs, haystack=haystack, out=tmp_path / "needles")
+    only_needles = tmp_path / "needles.txt"
+    only_needles.write_text(needle("Oslo", "1234567"))
+    found = rw.evaluate(theirs, haystack=haystack, tasks="needles", out=tmp_path / "needles")
     assert {(one.task, one.cell["context_tokens"]) for one in found.results} == {("needles", 256)}
     assert (tmp_path / "needles/needles-1-1.png").read_bytes().startswith(b"\x89PNG")
     given: tuple[tuple[dict[str, Any], str], ...] = (
         ({}, "data"),
         ({"haystack": haystack, "tasks": ("held_out",)}, "data"),
+        ({"haystack": haystack, "tasks": "held_out"}, "data"),
+        ({"haystack": only_needles}, "haystack"),
         ({"haystack": tmp_path / "none.txt"}, "path"),
         ({"haystack": haystack.parent}, "path"),
     )

@@ -136,6 +136,8 @@ def test_text_ends_at_any_of_the_ends(others):
     end = int(ids[4])
     shorter, _ = generator(made, ends=[*others, end]).generate(prompts, max_new_tokens=10)
     assert shorter.tokens.tolist() == ids[: ids.tolist().index(end)].tolist()
+    also, _ = made.world.generator.generate(prompts, max_new_tokens=10, more_ends=[*others, end])
+    assert (also.tokens.tolist(), also.finish) == (shorter.tokens.tolist(), "stop")
     assert len(shorter.logprobs) == len(shorter.tokens)
     assert (whole.finish, shorter.finish) == ("length", "stop")
 

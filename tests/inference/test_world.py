@@ -11,12 +11,19 @@ import numpy as np
 import pytest
 
 from ringworld.core.errors import InputError
-from ringworld.inference.config import GenerationLimits, SamplingConfig, SamplingDefaults, WatchingConfig
+from ringworld.inference.config import (
+    GREEDY,
+    GenerationLimits,
+    SamplingConfig,
+    SamplingDefaults,
+    WatchingConfig,
+)
 from ringworld.inference.prompts import Prompts
 from ringworld.inference.world import World
 from ringworld.model.decode import GenerationWeights
 from ringworld.model.forward import Forward
 from ringworld.model.world_model import WorldModel
+from ringworld.text.templates import ChatTemplate
 from ringworld.text.vocabulary import Vocabulary
 from ringworld.vision.write_media import write_image, write_video
 from tests.inference.tiny_world import ARCHITECTURE, EXECUTION, FORWARD, TOKENIZER, make_world, random_weights
@@ -46,6 +53,19 @@ def test_completions_say_what_was_written_how_likely_it_is_and_why_it_ended():
         assert each.logprobs.shape == each.tokens.shape
         assert (each.logprobs < 0).all()
         assert each.finish == "length"
+
+
+def test_an_answer_ends_where_the_template_of_the_model_ends_turns(monkeypatch):
+    made = make_world(ring=1).world
+    turns = "{% for m in messages %}{{ m.content }}{{ '</vision>' if m.role == 'assistant' }}{% endfor %}"
+    template = ChatTemplate(source=turns, tokenizer=TOKENIZER, vocabulary=made.prompts.vocabulary)
+    prompts = Prompts(TOKENIZER, vocabulary=made.prompts.vocabulary, frame_tokenizer=None, template=template)
+    assert prompts.more_ends == tuple(TOKENIZER.vision_end)
+    assert made.prompts.more_ends == ()
+    whole = made.answer(QUESTION, max_new_tokens=6)
+    first = made.reply([made.prompts.question(QUESTION)], max_new_tokens=6, sampling=GREEDY)[0].tokens[0]
+    monkeypatch.setattr(made.prompts, "more_ends", (int(first),))
+    assert (made.answer(QUESTION, max_new_tokens=6), whole != "") == ("", True)
 
 
 @pytest.mark.parametrize("several", [False, True])

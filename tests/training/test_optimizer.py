@@ -1,4 +1,5 @@
 import functools
+from collections import Counter
 from dataclasses import replace
 
 import jax
@@ -70,12 +71,12 @@ def test_updates_of_muon_are_orthogonal_and_as_large_as_those_of_adamw():
         with jax.set_mesh(mesh):
             params = state_on(mesh, config).params
             gradient = jax.tree.map(lambda leaf: leaf[::-1], params)
-            after, adamw = (
-                jax.jit(functools.partial(apply_gradient, one))(gradient, init_moments(one, params), params)[
-                    0
-                ]
+            (after, moments), (adamw, _) = (
+                jax.jit(functools.partial(apply_gradient, one))(gradient, init_moments(one, params), params)
                 for one in (config, plain)
             )
+        kept = Counter((leaf.shape, leaf.sharding.spec) for leaf in jax.tree.leaves(moments))
+        assert kept >= Counter((leaf.shape, leaf.sharding.spec) for leaf in jax.tree.leaves(params))
         matrices = decayed(params)
         for start, moved, by_adamw, of, is_matrix in zip(
             *map(jax.tree.leaves, (params, after, adamw, gradient, matrices))

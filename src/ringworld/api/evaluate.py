@@ -30,7 +30,7 @@ def evaluate(
     out: PathArgument,
     data: PathArgument | None = None,
     haystack: PathArgument | None = None,
-    tasks: EvaluationConfig | Sequence[TaskName] | None = None,
+    tasks: EvaluationConfig | TaskName | Sequence[TaskName] | None = None,
     weights: WeightType | None = None,
     devices: int | None = None,
 ) -> Evaluation:
@@ -41,7 +41,7 @@ def evaluate(
         out: folder of the results, with a heat map `needles-{hidden}-{asked}.png` of each grid.
         data: examples folder; its held-out split is scored, and its held-out texts hide the needles.
         haystack: text file that hides them instead; without `data`, needles alone are measured.
-        tasks: what is measured, or the names of some of what would be: what the run of the model measures or,
+        tasks: what is measured, or names of what would be: what the run of the model measures or,
             where it is of no run, a needle at every power of two from 1K tokens to its context.
         weights: how its weights are kept, as in `load`.
         devices: of the ring; by default one CPU, or all accelerators.
@@ -67,7 +67,7 @@ def evaluate(
         measured = run.evaluation if run else tasks_for(folder.context_tokens)
         measured = measured if tasks is None else measured.only(tasks)
     if data is None:
-        measured = measured.only(("needles",))
+        measured = measured.only("needles")
     prepared = None
     if data is not None:
         examples = ExamplesFolder.open(Path(data))

@@ -28,12 +28,13 @@ class EvaluationConfig:
         """Longest prompt with its answer that a task asks for; 0 where none asks."""
         return max((task.longest_context_tokens for task in self.tasks), default=0)
 
-    def only(self, names: Sequence[TaskName]) -> "EvaluationConfig":
-        """Return these tasks alone.
+    def only(self, names: TaskName | Sequence[TaskName]) -> "EvaluationConfig":
+        """Return these tasks alone, or this one.
 
         Raises:
             InputError: there is none of a name.
         """
+        names = (names,) if isinstance(names, str) else names
         for name in names:
             if name not in get_args(TaskName):
                 raise not_a_choice("task", str(name), choices=get_args(TaskName))

@@ -5,6 +5,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
 
+from ringworld.core.errors import InputError
 from ringworld.evaluation.task import EvaluationData
 from ringworld.text.needles import without_needles
 from ringworld.text.tokenizer import TextTokenizer
@@ -98,11 +99,19 @@ class Haystack:
 
 
 def haystack_of(data: EvaluationData, *, tokenizer: TextTokenizer) -> Haystack:
-    """Return the text that is given, or the held-out texts of prepared data, or those trained on."""
+    """Return the text that is given, or the held-out texts of prepared data, or those trained on.
+
+    Raises:
+        InputError: what is given is nothing but needles.
+    """
     from ringworld.data.store import read_examples  # which configuration should not have to import
 
     if data.haystack is not None:
-        return Haystack(data.haystack, tokenizer=tokenizer)
+        given = Haystack(data.haystack, tokenizer=tokenizer)
+        if not given.sentences:
+            problem = "the haystack holds nothing but needles"
+            raise InputError(problem, field="haystack", remedy="give a text to hide them in")
+        return given
     if data.folder is None:
         return Haystack("", tokenizer=tokenizer)
     for split in ("held_out", "train"):

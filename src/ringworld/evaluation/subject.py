@@ -14,7 +14,12 @@ def subject_of(world: World) -> Subject:
     def continue_ids(
         prompts: Sequence[Ids], *, max_new_tokens: int, sampling: SamplingConfig
     ) -> Sequence[Ids]:
-        written = world.generator.generate(prompts, max_new_tokens=max_new_tokens, sampling=sampling)
+        written = world.generator.generate(
+            prompts,
+            max_new_tokens=max_new_tokens,
+            sampling=sampling,
+            more_ends=world.prompts.more_ends,
+        )
         return [continuation.tokens for continuation in written]
 
     return Subject(

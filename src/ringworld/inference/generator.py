@@ -83,6 +83,7 @@ class Generator:
         max_new_tokens: SupportsIndex,
         sampling: SamplingConfig = GREEDY,
         samples: SupportsIndex = 1,
+        more_ends: Sequence[int] = (),
         watch: Watch | None = None,
     ) -> list[Continuation]:
         """Return the text ids that follow each prompt, up to an end or `max_new_tokens`.
@@ -92,6 +93,7 @@ class Generator:
             max_new_tokens: most ids of each continuation.
             sampling: how they are drawn.
             samples: continuations of each prompt, beside each other; the first is what one alone would be.
+            more_ends: ids that finish these, besides those that finish any text.
             watch: finishes continuations that need no more.
 
         Raises:
@@ -102,7 +104,7 @@ class Generator:
         count = whole_number("samples", samples, least=1, below=2**31)
         return self._continue(
             [prompt for prompt in prompts for _ in range(count)],
-            grammar=text_grammar(self._vocabulary, ends=self._ends),
+            grammar=text_grammar(self._vocabulary, ends=[*self._ends, *more_ends]),
             new_tokens=new_tokens,
             sampling=sampling,
             samples=count,
@@ -182,7 +184,7 @@ class Generator:
             for i, index in enumerate(batch.indices):
                 tokens = written.tokens[i, : stopped.get(i)]
                 tokens = tokens[tokens >= 0]
-                ended = len(tokens) > 0 and int(tokens[-1]) in self._ends
+                ended = bool(np.isin(tokens[-1:], grammar.ends).any())
                 kept = len(tokens) - ended
                 followed[index] = Continuation(
                     tokens=tokens[:kept],

@@ -1,6 +1,7 @@
 """Words and frames to ids and back."""
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -95,6 +96,16 @@ class Prompts:
             return self.template.encode([Message(role="user", text=question, clips=clips)])
         prompt = chat.video_question_prompt if clips else chat.question_prompt
         return self._encode(prompt(question), codes=clips)
+
+    @cached_property
+    def more_ends(self) -> tuple[int, ...]:
+        """What ends an answer besides what ends any text.
+
+        Raises:
+            InputError: the template does not work.
+        """
+        end = None if self.template is None else self.template.end_of_turn()
+        return () if end is None else (end,)
 
     def drawing(self, caption: str, *, frames: int) -> Ids:
         """Return what asks for a video of so many frames, or for an image where it is one."""

@@ -224,7 +224,13 @@ class World:
             answers=answers,
         )
         drawn = _sampling(self.sampling.answer, sampling)
-        answered = self.reply([prompt], max_new_tokens=max_new_tokens, stop=stop, sampling=drawn)
+        answered = self.reply(
+            [prompt],
+            max_new_tokens=max_new_tokens,
+            stop=stop,
+            more_ends=self.prompts.more_ends,
+            sampling=drawn,
+        )
         return answered[0].text.strip()
 
     def reply(
@@ -234,9 +240,10 @@ class World:
         samples: SupportsIndex = 1,
         max_new_tokens: SupportsIndex,
         stop: str | Sequence[str] = (),
+        more_ends: Sequence[int] = (),
         sampling: SamplingConfig,
     ) -> list[Completion]:
-        """Continue ids that `prompts` made, all together; arguments as for `completions`.
+        """Continue ids that `prompts` made, all together; arguments as for `completions` and `generate`.
 
         Raises:
             InputError: one does not fit into the context with what follows it.
@@ -256,6 +263,7 @@ class World:
             max_new_tokens=max_new_tokens,
             sampling=sampling,
             samples=samples,
+            more_ends=more_ends,
             watch=stopped if stops else None,
         )
         for stream in streams.values():

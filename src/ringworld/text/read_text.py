@@ -67,7 +67,7 @@ def decode_file(path: Path, *, max_bytes: int) -> str:
                 f"{path} has {size} bytes; at most {max_bytes} are read",
                 path=path,
                 value=size,
-                remedy="split it, or raise max_text_bytes",
+                remedy="split it; what prepare reads, max_text_bytes bounds",
             )
         raw = path.read_bytes()
     except OSError as error:

@@ -2,6 +2,7 @@
 
 import math
 from functools import partial
+from itertools import combinations
 from typing import Any
 
 import equinox as eqx
@@ -35,7 +36,7 @@ def learning_rate(step: Int32[Array, ""], config: TrainingConfig) -> Float32[Arr
 def init_moments(config: TrainingConfig, params: WorldModel) -> optax.OptState:
     """Return moments of zero, in float32, and a count of steps.
 
-    They are spread as the weights; those of Muon by layer, or not at all where layers cannot be shared out.
+    They are spread as the weights.
     """
     tree: Any = params
     return _optimizer(config).init(tree)
@@ -93,26 +94,36 @@ def _directions(model: WorldModel) -> WorldModel:
 
 
 def _by_layer(rule: optax.GradientTransformation) -> optax.GradientTransformation:
-    """Let each device move whole matrices, those of its layers; or all, where layers cannot be shared out."""
-
-    def moved(tree: Any) -> Any:
-        return jax.tree.map(lambda leaf: jax.reshard(leaf, _spread_over_layers(len(leaf))), tree)
-
-    def init(params: Any) -> Any:
-        return rule.init(moved(params))
+    """Let each device move whole matrices, those of some layers; what is kept lies where the weights do."""
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        steps, state = rule.update(moved(updates), state, moved(params))
-        where = jax.tree.map(lambda leaf: jax.typeof(leaf).sharding, updates)
-        return jax.tree.map(jax.reshard, steps, where), state
+        steps, after = rule.update(_moved(updates), _moved(state), _moved(params))
+        return _as_before(steps, updates), _as_before(after, state)
 
-    return optax.GradientTransformation(init, update)
+    return optax.GradientTransformation(rule.init, update)
+
+
+def _moved(tree: Any) -> Any:
+    def of_layers(leaf: Array) -> Array:
+        return jax.reshard(leaf, _spread_over_layers(len(leaf))) if leaf.ndim > 2 else leaf
+
+    return jax.tree.map(of_layers, tree)
+
+
+def _as_before(tree: Any, before: Any) -> Any:
+    return jax.tree.map(lambda leaf, was: jax.reshard(leaf, jax.typeof(was).sharding), tree, before)
 
 
 def _spread_over_layers(layers: int) -> PartitionSpec:
+    """Return the axes that the most members share the layers along."""
     sizes = jax.sharding.get_abstract_mesh().shape
-    members = math.prod(sizes[axis] for axis in WEIGHT_AXES)
-    return PartitionSpec(WEIGHT_AXES) if layers % members == 0 else PartitionSpec()
+    shares = {
+        axes: math.prod(sizes[axis] for axis in axes)
+        for count in range(len(WEIGHT_AXES) + 1)
+        for axes in combinations(WEIGHT_AXES, count)
+    }
+    axes = max((axes for axes in shares if layers % shares[axes] == 0), key=lambda axes: shares[axes])
+    return PartitionSpec(axes or None)
 
 
 def decayed(model: WorldModel) -> WorldModel:
