@@ -10,15 +10,14 @@ is a fresh process, and its peak is that of the whole process, Python and librar
 
 import argparse
 import json
-import os
-import platform
 import shlex
 import subprocess
 import sys
 import tempfile
 import time
-from importlib import metadata
 from pathlib import Path
+
+from ringworld.core.origin import machine, versions
 
 VOCAB, EMBED, LAYERS = 131_072, 2_304, 2
 LIBRARIES = ("ringworld", "jax", "numpy", "gguf", "safetensors")
@@ -139,10 +138,8 @@ def main() -> None:
         ]
     record = {
         "command": shlex.join(["python", "benchmarks/convert_memory.py", *map(str, asked.files)]),
-        "versions": {
-            name: metadata.version(name) for name in ("ringworld", "jax", "numpy", "gguf", "safetensors")
-        },
-        "hardware": {"machine": platform.machine(), "cores": os.cpu_count()},
+        "versions": versions("ringworld", "jax", "numpy", "gguf", "safetensors"),
+        "machine": machine(),
         "results": results,
     }
     print(json.dumps(record, indent=2))

@@ -11,13 +11,13 @@ clock, so that what else the machine does can be told apart.
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
 import time
-from importlib import metadata
 from pathlib import Path
+
+from ringworld.core.origin import machine, versions
 
 _STARTED = time.perf_counter()
 
@@ -124,19 +124,13 @@ def main() -> None:
         results = {shape: measure(shape, Path(work)) for shape in SHAPES}
     record = {
         "command": "python benchmarks/first_token.py",
-        "versions": {name: metadata.version(name) for name in ("ringworld", "jax", "jaxlib", "numpy")},
-        "hardware": {"machine": platform.machine(), "processor": _processor(), "cores": os.cpu_count()},
+        "versions": versions("ringworld", "jax", "jaxlib", "numpy"),
+        "machine": machine(),
         "compute": "float32",
         "prompt_tokens": PROMPT_TOKENS,
         "results": results,
     }
     print(json.dumps(record, indent=2))
-
-
-def _processor() -> str:
-    cpu = Path("/proc/cpuinfo")
-    names = [line for line in cpu.read_text().splitlines() if "model name" in line] if cpu.exists() else []
-    return names[0].partition(":")[2].strip() if names else platform.processor()
 
 
 if __name__ == "__main__":

@@ -8,16 +8,14 @@ times, and each time is the least, so that what else the machine does matters li
 
 import argparse
 import json
-import os
-import platform
 import time
-from importlib import metadata
 
 import jax
 import numpy as np
 
 from ringworld.core.mesh import mesh_of
 from ringworld.core.mesh_config import MeshConfig
+from ringworld.core.origin import machine, versions
 from ringworld.inference.config import GREEDY, GenerationLimits
 from ringworld.inference.generator import Generator
 from ringworld.model.config import Architecture, Execution
@@ -97,8 +95,8 @@ def main() -> None:
     record = {
         "command": f"python benchmarks/streaming.py --layers {asked.layers} --repeats {asked.repeats} "
         f"--tokens {asked.tokens}",
-        "versions": {name: metadata.version(name) for name in ("jax", "jaxlib", "numpy")},
-        "hardware": {"machine": platform.machine(), "cores": os.cpu_count()},
+        "versions": versions("ringworld", "jax", "jaxlib", "numpy"),
+        "machine": machine(),
         "streaming": streaming(generators["chunks_of_2048"], ids[:PROMPT_TOKENS], repeats=asked.repeats),
         f"prompt_of_{asked.tokens}": reading(generators, ids, repeats=asked.repeats),
     }

@@ -11,13 +11,14 @@ The peer is transformers on torch, with the same weights, cores and prompts. Nat
 import argparse
 import json
 import os
-import platform
+import shlex
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from importlib import metadata
 from pathlib import Path
+
+from ringworld.core.origin import machine, versions
 
 PROMPTS, NEW_TOKENS, ASKED = (2048, 8191), 128, 32
 SUBJECTS = ("float32", "bfloat16", "int8", "transformers")
@@ -38,7 +39,8 @@ def ours(model: Path, weights: str, text: str) -> dict:
     ids = world.prompts.text(text)
 
     def generate(prompt: int, new: int) -> None:
-        world.generator.generate([np.asarray(ids[:prompt])], max_new_tokens=new)
+        (made,) = world.generator.generate([np.asarray(ids[:prompt])], max_new_tokens=new)
+        assert len(made.tokens) == new
 
     losses = [world.scorer.losses(ids[i * OF_TOKENS : (i + 1) * OF_TOKENS]) for i in range(SCORED)]
     return {
@@ -108,11 +110,9 @@ def main() -> None:
             print(subject, best, file=sys.stderr, flush=True)
     peer = results["transformers"]
     record = {
-        "command": f"python benchmarks/text_model.py --rounds {asked.rounds}",
-        "versions": {
-            name: metadata.version(name) for name in ("ringworld", "jax", "jaxlib", "torch", "transformers")
-        },
-        "hardware": {"machine": platform.machine(), "processor": _processor(), "cores": os.cpu_count()},
+        "command": shlex.join(["python", "benchmarks/text_model.py", *sys.argv[1:]]),
+        "versions": versions("ringworld", "jax", "jaxlib", "torch", "transformers"),
+        "machine": machine(),
         "model": asked.model.name,
         "text": asked.text.name,
         "results": results,
@@ -121,12 +121,6 @@ def main() -> None:
         },
     }
     print(json.dumps(record, indent=2))
-
-
-def _processor() -> str:
-    cpu = Path("/proc/cpuinfo")
-    names = [line for line in cpu.read_text().splitlines() if "model name" in line] if cpu.exists() else []
-    return names[0].partition(":")[2].strip() if names else platform.processor()
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -56,8 +57,10 @@ def versions(*libraries: str) -> dict[str, str]:
 
 
 def machine() -> str:
-    """Return the processors of this machine."""
-    return f"{os.cpu_count()} cores {platform.machine()}"
+    """Return the processors of this machine: `2 cores x86_64, Intel(R) Xeon(R) Processor @ 2.60GHz`."""
+    cpu = Path("/proc/cpuinfo")
+    named = re.search(r"model name\s*:\s*(.+)", cpu.read_text()) if cpu.exists() else None
+    return f"{os.cpu_count()} cores {platform.machine()}" + (f", {named.group(1)}" if named else "")
 
 
 def read_origin(folder: Path, *, kind: Kind | None = None) -> Origin:

@@ -2,12 +2,13 @@
 
 from ringworld.presets.lwm import lwm_7b, lwm_chat_7b, lwm_text_7b
 from ringworld.presets.needles import needles
-from ringworld.presets.one_machine import laptop, one_gpu
+from ringworld.presets.one_machine import extend_smollm2, laptop, one_gpu
 from ringworld.presets.quickstart import quickstart, smoke
 from ringworld.presets.run import RunConfig
 
 __all__ = [
     "RunConfig",
+    "extend_smollm2",
     "laptop",
     "lwm_7b",
     "lwm_chat_7b",

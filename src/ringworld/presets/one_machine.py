@@ -1,10 +1,10 @@
-"""Models of one's own footage that one machine trains: a laptop overnight, a large GPU in days."""
+"""What one machine trains: a model of one's own footage, or a longer context for one that there is."""
 
 from dataclasses import replace
 
 from ringworld.attention.config import AttentionConfig
 from ringworld.core.mesh_config import MeshConfig
-from ringworld.data.config import PackingConfig, PrepareConfig
+from ringworld.data.config import MixtureConfig, PackingConfig, PrepareConfig
 from ringworld.evaluation.config import EvaluationConfig
 from ringworld.evaluation.held_out import HeldOutConfig
 from ringworld.evaluation.needles import NeedleConfig
@@ -174,4 +174,89 @@ def one_gpu() -> RunConfig:
             image=SamplingConfig(top_k=2_000, guidance_scale=3.0),
             video=SamplingConfig(top_k=1_000, guidance_scale=2.0),
         ),
+    )
+
+
+def extend_smollm2() -> RunConfig:
+    """SmolLM2-135M from 8K to 32K and 128K tokens on one's own books, as LWM extends LLaMA-2.
+
+    The first stage reads at the model's own length with the base of the next, so that what a longer context
+    costs is seen apart from what a larger base costs. Questions stand beside a book, in its sidecar.
+
+    Hardware: one GPU of 80 GB (H100, H200).
+    Cost: by arithmetic, 1 to 17 GFLOPs a token: 10 to 25 minutes a stage at 100 TFLOP/s; never measured.
+    Never run by us on a GPU. Some steps of it were run on a CPU, at short contexts.
+
+        make smollm2
+        ringworld prepare --preset extend_smollm2 --tokenizer models/smollm2-135m --texts BOOKS --out examples
+        ringworld train --preset extend_smollm2 --init models/smollm2-135m --data examples --out run
+    """
+    stage = Stage(
+        name="8K",
+        context_tokens=2**13,
+        rope_base=1e6,
+        steps=400,
+        batch_sequences=16,
+        accumulation_steps=4,
+        learning_rate=2e-4,
+        min_learning_rate=2e-5,
+        warmup_steps=20,
+        mixture=MixtureConfig(
+            text=0.7,
+            text_qa=0.3,
+            video=0.0,
+            video_caption=0.0,
+            video_qa=0.0,
+            caption_video=0.0,
+            caption_image=0.0,
+        ),
+    )
+    longest = 2**17
+    grid = NeedleConfig(context_tokens=(2**12, 2**13, 2**14, 2**15, 2**16, longest), max_new_tokens=32)
+    return RunConfig(
+        frames=None,
+        frame_training=None,
+        prepare=PrepareConfig(document_tokens=longest, held_out_fraction=0.02),
+        model=Architecture(
+            layers=30,
+            embed=576,
+            heads=9,
+            kv_heads=3,
+            head=64,
+            mlp=1536,
+            text_vocab=49_152,
+            norm_eps=1e-5,
+            tied=True,
+        ),
+        execution=Execution(
+            attention=AttentionConfig(layout="contiguous"), mlp_block_tokens=8_192, compute="bfloat16"
+        ),
+        training=TrainingConfig(
+            stages=(
+                stage,
+                replace(
+                    stage,
+                    name="32K",
+                    context_tokens=2**15,
+                    rope_base=5e6,
+                    steps=150,
+                    batch_sequences=4,
+                    warmup_steps=10,
+                ),
+                replace(
+                    stage,
+                    name="128K",
+                    context_tokens=longest,
+                    rope_base=2e7,
+                    steps=60,
+                    batch_sequences=1,
+                    accumulation_steps=1,
+                    warmup_steps=5,
+                ),
+            ),
+            packing=PackingConfig(open_rows=32),
+            checkpoint_every_steps=50,
+            log_every_steps=5,
+        ),
+        evaluation=EvaluationConfig(tasks=(grid, HeldOutConfig())),
     )
