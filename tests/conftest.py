@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 from importlib.metadata import version
+from pathlib import Path
 
 # Tests compile much and compute little: this compiles the same programs several times faster. XLA ends a
 # process that names a flag which its version lacks.
@@ -25,6 +26,7 @@ else:
 
 import hypothesis  # noqa: E402
 import jax  # noqa: E402 (reads the environment)
+import pytest  # noqa: E402
 
 # The processes that tests start compile the same programs, most of what so small a run costs, so they share
 # what they compile. A bound on the size makes jax lock the folder.
@@ -47,3 +49,15 @@ gc.set_threshold(50_000, 20, 100)
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+_MANY_MAPS = 30_000
+
+
+@pytest.fixture(autouse=True, scope="module")
+def forgotten_programs():
+    """Linux gives a process 65,530 maps of memory, of which compiled programs hold many, and then ends it."""
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > _MANY_MAPS:
+        jax.clear_caches()
+        gc.collect()
