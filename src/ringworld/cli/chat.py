@@ -4,9 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from ringworld.cli.options import Devices, Weights, otherwise
-
-_CONFIGURED = "as the model folder says"
+from ringworld.cli.options import Devices, Drawn, TokenOptions, Weights, otherwise
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,18 +25,7 @@ class Chat:
     """How turns are written: own is what came with the model, or lwm if none did."""
     max_new_tokens: int = 1024
     """Longest answer, in tokens."""
-    temperature: Annotated[float | None, otherwise(_CONFIGURED, metavar="FLOAT")] = None
-    """Divides the logits; 0 takes the likeliest token."""
-    top_k: Annotated[int | None, otherwise(_CONFIGURED, metavar="INT")] = None
-    """Draw among so many of the likeliest tokens; 0 keeps all."""
-    top_p: Annotated[float | None, otherwise(_CONFIGURED, metavar="FLOAT")] = None
-    """Draw among the fewest likeliest tokens that are together at least so likely; 1 keeps all."""
-    min_p: Annotated[float | None, otherwise(_CONFIGURED, metavar="FLOAT")] = None
-    """Draw among tokens at least so likely, as a share of the likeliest; 0 keeps all."""
-    repetition_penalty: Annotated[float | None, otherwise(_CONFIGURED, metavar="FLOAT")] = None
-    """Makes tokens that the conversation holds less likely; 1 is none."""
-    seed: int = 0
-    """The same seed and questions give the same answers."""
+    drawn: Drawn = TokenOptions()
     weights: Weights = None
     """Type in which weights are kept; int8 rounds them, each output channel by itself."""
     devices: Devices = None
@@ -56,14 +43,7 @@ class Chat:
             system=self.system,
             template=self.template,
             max_new_tokens=self.max_new_tokens,
-            sampling={
-                "temperature": self.temperature,
-                "top_k": self.top_k,
-                "top_p": self.top_p,
-                "min_p": self.min_p,
-                "repetition_penalty": self.repetition_penalty,
-                "seed": self.seed,
-            },
+            sampling=self.drawn.given,
             weights=self.weights,
             devices=self.devices,
         )

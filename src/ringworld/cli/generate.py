@@ -4,10 +4,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Literal
 
-from ringworld.cli.options import Devices, Weights, otherwise
+from ringworld.cli.options import CONFIGURED, Devices, Drawn, TokenOptions, Weights, otherwise
 from ringworld.core.errors import InputError
 
-_CONFIGURED = "as the model folder says"
 _ONLY_FOR = {
     "about": ("answer",),
     "frames": ("video",),
@@ -37,24 +36,13 @@ class Generate:
     """For a video: its length in frames."""
     max_new_tokens: int = 64
     """For text and answers: longest result, in tokens."""
-    temperature: Annotated[float | None, otherwise(_CONFIGURED, metavar="FLOAT")] = None
-    """Divides the logits; 0 takes the likeliest token."""
-    top_k: Annotated[int | None, otherwise(_CONFIGURED, metavar="INT")] = None
-    """Draw among so many of the likeliest tokens; 0 keeps all."""
-    top_p: Annotated[float | None, otherwise(_CONFIGURED, metavar="FLOAT")] = None
-    """Draw among the fewest likeliest tokens that are together at least so likely; 1 keeps all."""
-    min_p: Annotated[float | None, otherwise(_CONFIGURED, metavar="FLOAT")] = None
-    """Draw among tokens at least so likely, as a share of the likeliest; 0 keeps all."""
-    repetition_penalty: Annotated[float | None, otherwise(_CONFIGURED, metavar="FLOAT")] = None
-    """Makes tokens that the prompt or the result holds less likely; 1 is none."""
+    drawn: Drawn = TokenOptions()
     stop: Annotated[tuple[str, ...], otherwise("none", metavar="[TEXT [TEXT ...]]")] = ()
     """For text and answers: strings before which the result ends."""
     samples: int = 1
     """For text: results that are drawn, the first of which is printed and all of which are written."""
-    guidance_scale: Annotated[float | None, otherwise(_CONFIGURED, metavar="FLOAT")] = None
+    guidance_scale: Annotated[float | None, otherwise(CONFIGURED, metavar="FLOAT")] = None
     """Classifier-free guidance of images and videos; 1 is none."""
-    seed: int = 0
-    """The same seed gives the same result."""
     weights: Weights = None
     """Type in which weights are kept; int8 rounds them, each output channel by itself."""
     devices: Devices = None
@@ -76,15 +64,7 @@ class Generate:
                 max_new_tokens=self.max_new_tokens,
                 stop=self.stop,
                 samples=self.samples,
-                sampling={
-                    "temperature": self.temperature,
-                    "top_k": self.top_k,
-                    "top_p": self.top_p,
-                    "min_p": self.min_p,
-                    "repetition_penalty": self.repetition_penalty,
-                    "seed": self.seed,
-                    "guidance_scale": self.guidance_scale,
-                },
+                sampling={**self.drawn.given, "guidance_scale": self.guidance_scale},
                 weights=self.weights,
                 devices=self.devices,
             )

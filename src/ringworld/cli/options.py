@@ -37,6 +37,35 @@ PresetName = Annotated[str | None, otherwise("none: name one, or a --config", me
 ConfigFolder = Annotated[Path | None, otherwise("the preset", metavar="PATH")]
 
 
+CONFIGURED = "as the model folder says"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenOptions:
+    """How tokens are drawn."""
+
+    temperature: Annotated[float | None, otherwise(CONFIGURED, metavar="FLOAT")] = None
+    """Divides the logits; 0 takes the likeliest token."""
+    top_k: Annotated[int | None, otherwise(CONFIGURED, metavar="INT")] = None
+    """Draw among so many of the likeliest tokens; 0 keeps all."""
+    top_p: Annotated[float | None, otherwise(CONFIGURED, metavar="FLOAT")] = None
+    """Draw among the fewest likeliest tokens that are together at least so likely; 1 keeps all."""
+    min_p: Annotated[float | None, otherwise(CONFIGURED, metavar="FLOAT")] = None
+    """Draw among tokens at least so likely, as a share of the likeliest; 0 keeps all."""
+    repetition_penalty: Annotated[float | None, otherwise(CONFIGURED, metavar="FLOAT")] = None
+    """Makes tokens that the prompt or what was written holds less likely; 1 is none."""
+    seed: int = 0
+    """The same seed gives the same result."""
+
+    @property
+    def given(self) -> Any:
+        """What the library takes as keywords."""
+        return dataclasses.asdict(self)
+
+
+Drawn = Annotated[TokenOptions, tyro.conf.arg(name="")]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Configured(Generic[CommandT, ConfigT]):
     """A command, and the configuration that it runs with, every field of which is an option."""
@@ -94,7 +123,8 @@ def value_of(flag: str, arguments: Sequence[str]) -> str | None:
 
 def as_typed(error: InputError, command: object) -> str:
     """Return the message of an error that begins with a parameter, with the option that was typed for it."""
-    names = {field.name for field in dataclasses.fields(command)} if dataclasses.is_dataclass(command) else ()
+    ours = [command, getattr(command, "drawn", None)]
+    names = {one.name for each in ours if dataclasses.is_dataclass(each) for one in dataclasses.fields(each)}
     message, field = str(error), error.field
     if field and message.startswith(f"{field} ") and (field in names or "." in field):
         return f"--{field.replace('_', '-')}{message.removeprefix(field)}"
