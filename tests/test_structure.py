@@ -36,6 +36,7 @@ JAX_FREE = [
     "ringworld.data.splits",
     "ringworld.training.config",
     "ringworld.inference.config",
+    "ringworld.planning.suggest",
     "ringworld.evaluation.config",
     "ringworld.evaluation.held_out",
     "ringworld.evaluation.needles",

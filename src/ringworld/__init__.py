@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ringworld.api.convert import convert
     from ringworld.api.evaluate import evaluate
     from ringworld.api.load import load
+    from ringworld.api.plan import plan
     from ringworld.api.prepare import prepare
     from ringworld.api.tokenizer import train_tokenizer
     from ringworld.api.train import train
@@ -42,6 +43,7 @@ _MODULE_OF = {
     "convert": "ringworld.api.convert",
     "evaluate": "ringworld.api.evaluate",
     "load": "ringworld.api.load",
+    "plan": "ringworld.api.plan",
     "prepare": "ringworld.api.prepare",
     "train": "ringworld.api.train",
     "train_tokenizer": "ringworld.api.tokenizer",
@@ -60,6 +62,7 @@ __all__ = [
     "convert",
     "evaluate",
     "load",
+    "plan",
     "prepare",
     "presets",
     "train",

@@ -3,21 +3,18 @@ import re
 from dataclasses import replace
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import NamedSharding
 
 from ringworld.core.mesh import abstract_mesh
 from ringworld.core.mesh_config import MeshConfig
-from ringworld.core.sharding import spec
 from ringworld.data.batch import PackedBatch, PackedRows
 from ringworld.model.config import Execution, Rope
 from ringworld.model.forward import Forward
 from ringworld.presets import RunConfig, lwm_chat_7b
 from ringworld.presets.run import presets
 from ringworld.training.state import abstract_state
-from ringworld.training.step import StepOutput, loss_and_gradient, make_step, update
+from ringworld.training.step import StepOutput, abstract_pieces, loss_and_gradient, make_step, update
 from tests.training.meshes import mesh_of, on_devices, state_on
 from tests.training.test_loss import ROUNDING
 from tests.training.tiny_run import EXECUTION, MODEL, stage, training
@@ -105,7 +102,7 @@ def test_a_ring_passes_keys_on_and_never_gathers_a_sequence():
 
 def on_mesh(run: RunConfig, **axes: int) -> RunConfig:
     """Return the last stage of a run on another mesh."""
-    stage = replace(run.training.stages[-1], mesh=MeshConfig(**axes))
+    stage = replace(run.training.stages[-1], mesh=MeshConfig(**axes), accumulation_steps=1)
     return replace(run, training=replace(run.training, stages=(stage,)))
 
 
@@ -120,17 +117,13 @@ def test_a_step_of_the_longest_context_type_checks_on_its_mesh_at_full_size(run:
     stage = run.training.stages[-1]
     mesh = stage.mesh
     devices = abstract_mesh(mesh)
-    tokens = NamedSharding(devices, spec("batch", "seq"))
-    shape = (stage.batch_sequences // stage.accumulation_steps, stage.context_tokens)
-    ids, weights = (jax.ShapeDtypeStruct(shape, dtype, sharding=tokens) for dtype in (jnp.int32, jnp.float32))
-    batch = PackedBatch(ids, ids, ids, ids, weights, weights)
     forward = Forward.of(run.model, run.execution, rope_base=stage.rope_base)
     state = abstract_state(run.training, run.model, mesh=devices)
     with jax.sharding.use_abstract_mesh(devices):
         after, output = jax.eval_shape(
             functools.partial(update, config=run.training, forward=forward),
             state,
-            (batch,) * stage.accumulation_steps,
+            abstract_pieces(stage, mesh=devices),
         )
     jax.tree.map(lambda a, b: _assert_same_type(a, b), after, state)
     assert output.loss.loss.shape == ()

@@ -37,6 +37,17 @@ def check_apart(out: Path, inputs: Iterable[Path]) -> None:
         raise InputError(problem, field="out", value=out, path=out, remedy="choose another folder")
 
 
+def check_run(run: RunConfig) -> None:
+    """Refuse what is no configuration of a run.
+
+    Raises:
+        InputError: `run` is of another type.
+    """
+    if not isinstance(run, RunConfig):
+        problem = f"run is of type {type(run).__name__}, not RunConfig"
+        raise InputError(problem, field="run", value=run, remedy="use such as ringworld.presets.laptop()")
+
+
 def begin_process(run: RunConfig | None = None, *, devices: int | None = None) -> None:
     """Let jax keep what it compiles, and simulate devices while that can be done.
 
@@ -49,9 +60,8 @@ def begin_process(run: RunConfig | None = None, *, devices: int | None = None) -
     Raises:
         InputError: `run` is none, or `devices` is below 1.
     """
-    if run is not None and not isinstance(run, RunConfig):
-        problem = f"run is of type {type(run).__name__}, not RunConfig"
-        raise InputError(problem, field="run", value=run, remedy="use such as ringworld.presets.laptop()")
+    if run is not None:
+        check_run(run)
     if devices is not None:
         check_number("devices", devices, least=1)
     keep_compiled_programs()

@@ -17,16 +17,19 @@ from ringworld.cli.convert import Convert
 from ringworld.cli.evaluate import Evaluate
 from ringworld.cli.generate import Generate
 from ringworld.cli.options import as_typed, chosen_run, parse, value_of
+from ringworld.cli.plan import Plan
 from ringworld.cli.prepare import Prepare
 from ringworld.cli.quickstart import Quickstart
 from ringworld.cli.train import Train
 from ringworld.cli.train_tokenizer import TrainTokenizer
 from ringworld.core.errors import Diverged, InputError, Stopped, not_a_choice
 from ringworld.core.files import is_disk_full
+from ringworld.presets.run import load_preset
 
 COMMANDS = {
     "quickstart": Quickstart,
     "train-tokenizer": TrainTokenizer,
+    "plan": Plan,
     "prepare": Prepare,
     "train": Train,
     "generate": Generate,
@@ -97,6 +100,8 @@ def _parsed(arguments: Sequence[str]) -> Sequence[Any]:
         if preset not in QUICKSTARTS:
             raise not_a_choice("preset", preset, choices=QUICKSTARTS)
         return parse(Quickstart, QUICKSTARTS[preset](), rest, prog="ringworld quickstart")
+    if name == "plan" and rest and not rest[0].startswith("-"):
+        return parse(Plan, load_preset(rest[0]), rest, prog="ringworld plan")
     if name in CONFIGURED and not (asks_for_help and value_of("--preset", rest) is None):
         return parse(COMMANDS[name], chosen_run(rest, command=name), rest, prog=f"ringworld {name}")
     commands: Any = (Annotated[cls, tyro.conf.subcommand(name)] for name, cls in COMMANDS.items())

@@ -71,8 +71,8 @@ def not_a_choice(field: str, value: str, *, choices: Iterable[str]) -> InputErro
     """
     choices = list(choices)
     near = difflib.get_close_matches(value, choices, n=1)
-    listed = f"there are: {', '.join(choices)}"
-    remedy = f"did you mean {near[0]}? {listed.capitalize()}" if near else listed
+    there = f"here are: {', '.join(choices)}"
+    remedy = f"did you mean {near[0]}? T{there}" if near else f"t{there}"
     return InputError(f"{value!r} is not a {field}", field=field, value=value, remedy=remedy)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import jax
+from jax.experimental.mesh_utils import create_device_mesh
 from jax.sharding import AbstractMesh, AxisType, Mesh
 
 from ringworld.core.errors import InputError
@@ -60,7 +61,9 @@ def make_mesh(
             remedy="change the mesh, so that the product of its axes is the number of devices",
         )
     axis_type = AxisType.Explicit if shardings == "typed" else AxisType.Auto
-    return jax.make_mesh(config.shape, MESH_AXES, devices=devices, axis_types=(axis_type,) * len(MESH_AXES))
+    # An axis of 16 over a torus of 4x8x8 chips takes half of a dimension, which `jax.make_mesh` refuses.
+    placed = create_device_mesh(config.shape, devices, allow_split_physical_axes=True)
+    return Mesh(placed, MESH_AXES, axis_types=(axis_type,) * len(MESH_AXES))
 
 
 def mesh_of(config: MeshConfig) -> Mesh:

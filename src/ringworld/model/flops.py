@@ -16,7 +16,13 @@ def parameters(architecture: Architecture) -> int:
         small += architecture.head * (architecture.heads + 2 * architecture.kv_heads)
     if architecture.qk_norm:
         small += 2 * architecture.head
-    return architecture.layers * (_layer_weights(architecture) + small) + tables + norms
+    return architecture.layers * (layer_parameters(architecture) + small) + tables + norms
+
+
+def layer_parameters(architecture: Architecture) -> int:
+    """Return the numbers of the matrices of one layer."""
+    attention = 2 * architecture.embed * architecture.head * (architecture.heads + architecture.kv_heads)
+    return attention + 3 * architecture.embed * architecture.mlp
 
 
 def forward_flops(architecture: Architecture, *, tokens: int, pairs: int) -> int:
@@ -24,7 +30,7 @@ def forward_flops(architecture: Architecture, *, tokens: int, pairs: int) -> int
 
     A weight costs two FLOPs a token; the embedding is a look-up and costs none.
     """
-    weights = architecture.layers * _layer_weights(architecture) + architecture.vocab * architecture.embed
+    weights = architecture.layers * layer_parameters(architecture) + architecture.vocab * architecture.embed
     attention = attention_flops(pairs, heads=architecture.heads, head=architecture.head, backward=False)
     return 2 * weights * tokens + architecture.layers * attention
 
@@ -32,8 +38,3 @@ def forward_flops(architecture: Architecture, *, tokens: int, pairs: int) -> int
 def training_flops(architecture: Architecture, *, tokens: int, pairs: int) -> int:
     """Return the FLOPs that a training step needs; what rematerialization repeats is not counted."""
     return (1 + BACKWARD_RATIO) * forward_flops(architecture, tokens=tokens, pairs=pairs)
-
-
-def _layer_weights(architecture: Architecture) -> int:
-    attention = 2 * architecture.embed * architecture.head * (architecture.heads + architecture.kv_heads)
-    return attention + 3 * architecture.embed * architecture.mlp

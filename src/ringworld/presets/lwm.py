@@ -55,15 +55,27 @@ def _stage(name: str, power: int, *, tokens: int, rates: tuple[float, float], **
     )
 
 
+def _in_pieces(pieces: int, *, fsdp: int, tensor: int, ring: int = 1) -> dict[str, Any]:
+    """Return a mesh of the paper's with a ring so many times longer, for as many pieces of a batch.
+
+    What is kept between layers is not cut over the tensor axis: on the paper's own meshes, with one sequence
+    for each FSDP shard, a step at 256K to 1M takes 85 GB of a chip. A v5p has them, but a v4 has 33.
+    """
+    return {
+        "mesh": MeshConfig(fsdp=fsdp // pieces, ring=ring * pieces, tensor=tensor),
+        "accumulation_steps": pieces,
+    }
+
+
 _text = partial(_stage, tokens=2**22, rates=(4e-5, 4e-5), mixture=_TEXT_MIXTURE)
 _vision = partial(_stage, tokens=2**23, rates=(6e-4, 6e-5), mixture=_VISION_MIXTURE, rope_base=5e7)
 _chat = partial(_vision, rates=(8e-5, 8e-5), mixture=_CHAT_MIXTURE)
 _TEXT_STAGES = (
     _text("32K", 15, rope_base=1e6, steps=1_200, warmup_steps=100, mesh=MeshConfig(fsdp=64, tensor=4)),
-    _text("128K", 17, rope_base=1e7, steps=3_000, warmup_steps=200, mesh=MeshConfig(fsdp=32, tensor=8)),
-    _text("256K", 18, rope_base=1e7, steps=3_000, warmup_steps=200, mesh=MeshConfig(fsdp=16, tensor=16)),
-    _text("512K", 19, rope_base=25e6, steps=720, warmup_steps=50, mesh=MeshConfig(fsdp=8, ring=2, tensor=16)),
-    _text("1M", 20, rope_base=5e7, steps=450, warmup_steps=25, mesh=MeshConfig(fsdp=4, ring=4, tensor=16)),
+    _text("128K", 17, rope_base=1e7, steps=3_000, warmup_steps=200, **_in_pieces(2, fsdp=32, tensor=8)),
+    _text("256K", 18, rope_base=1e7, steps=3_000, warmup_steps=200, **_in_pieces(4, fsdp=16, tensor=16)),
+    _text("512K", 19, rope_base=25e6, steps=720, warmup_steps=50, **_in_pieces(4, fsdp=8, ring=2, tensor=16)),
+    _text("1M", 20, rope_base=5e7, steps=450, warmup_steps=25, **_in_pieces(4, fsdp=4, ring=4, tensor=16)),
 )
 _VISION_STAGES = (
     _vision("1K", 10, steps=45_000, warmup_steps=1_000, mesh=MeshConfig(fsdp=512)),
@@ -71,8 +83,8 @@ _VISION_STAGES = (
 )
 _CHAT_STAGES = (
     _chat("32K", 15, steps=1_200, warmup_steps=100, mesh=MeshConfig(fsdp=128, tensor=4)),
-    _chat("128K", 17, steps=450, warmup_steps=50, mesh=MeshConfig(fsdp=64, tensor=8)),
-    _chat("1M", 20, steps=50, warmup_steps=5, mesh=MeshConfig(fsdp=8, ring=4, tensor=16)),
+    _chat("128K", 17, steps=450, warmup_steps=50, **_in_pieces(2, fsdp=64, tensor=8)),
+    _chat("1M", 20, steps=50, warmup_steps=5, **_in_pieces(4, fsdp=8, ring=4, tensor=16)),
 )
 
 
@@ -85,7 +97,7 @@ def _needles(longest_power: int) -> EvaluationConfig:
 def lwm_text_7b() -> RunConfig:
     """LWM-Text: LLaMA-2 7B over text alone, extended from 32K to 1M tokens in five stages.
 
-    Hardware: 256 TPU v4 chips, the paper's v4-512 slice, each stage on the paper's own mesh.
+    Hardware: 256 TPU v4 chips, the paper's v4-512 slice (v4:4x8x8), or as many v5p.
     Cost: 241 hours of that slice in the paper (8, 45, 83, 47 and 58 by stage).
     Never run by us: the project had no TPU. Its step is type-checked at full size on these meshes.
 
@@ -108,7 +120,7 @@ def lwm_text_7b() -> RunConfig:
 def lwm_7b() -> RunConfig:
     """LWM: the first two vision-language stages of the 7B model, images at 1K and short videos at 8K tokens.
 
-    Hardware: 512 TPU v4 chips, the paper's v4-1024 slice, weights sharded over all of them.
+    Hardware: 512 TPU v4 chips, the paper's v4-1024 slice (v4:8x8x8), weights sharded over all of them.
     Cost: 115 hours of that slice in the paper (83 and 32 by stage).
     Never run by us: the project had no TPU. Its step is type-checked at full size on these meshes.
 
@@ -142,7 +154,7 @@ def lwm_7b() -> RunConfig:
 def lwm_chat_7b() -> RunConfig:
     """LWM-Chat: questions about videos of 100, 450 and 4,000 frames, at 32K, 128K and 1M tokens.
 
-    Hardware: 512 TPU v4 chips, the paper's v4-1024 slice, each stage on the paper's own mesh.
+    Hardware: 512 TPU v4 chips, the paper's v4-1024 slice (v4:8x8x8).
     Cost: 24 hours of that slice in the paper (10, 6 and 8 by stage).
     Never run by us: the project had no TPU. Its step is type-checked at full size on these meshes.
 

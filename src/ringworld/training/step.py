@@ -7,8 +7,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import AbstractMesh, Mesh, NamedSharding
 from jaxtyping import Array, Float32
 
+from ringworld.core.sharding import spec
 from ringworld.data.batch import PackedBatch
 from ringworld.model.config import Architecture, Execution
 from ringworld.model.forward import Forward
@@ -20,6 +22,17 @@ from ringworld.training.state import TrainState
 
 Pieces = tuple[PackedBatch, ...]
 """The sequences of one update, in `accumulation_steps` parts; every field [batch, seq], on the devices."""
+
+
+def abstract_pieces(stage: Stage, *, mesh: Mesh | AbstractMesh) -> Pieces:
+    """Return shapes, types and shardings of a batch without arrays: to plan a stage."""
+    shape = (stage.batch_sequences // stage.accumulation_steps, stage.context_tokens)
+    where = NamedSharding(mesh, spec("batch", "seq"))
+    ids, weights = (jax.ShapeDtypeStruct(shape, dtype, sharding=where) for dtype in (jnp.int32, jnp.float32))
+    piece = PackedBatch(
+        tokens=ids, targets=ids, order=ids, first=ids, text_weights=weights, vision_weights=weights
+    )
+    return (piece,) * stage.accumulation_steps
 
 
 class StepOutput(eqx.Module):

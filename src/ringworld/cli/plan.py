@@ -1,0 +1,44 @@
+"""`ringworld plan`: what the stages of a preset need of a machine that need not be there."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import tyro
+
+from ringworld.cli.options import otherwise
+from ringworld.core.config import typed_command
+from ringworld.presets.run import RunConfig
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """Say whether each stage of a preset fits a TPU slice, for which it is compiled without one, or GPUs."""
+
+    preset: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="PRESET|MODULE:FUNCTION")]
+    """Configuration, every field of which is an option of this command too."""
+    topology: Annotated[str | None, otherwise("give --gpus", metavar="TPU:SHAPE")] = None
+    """TPU slice, such as v5p:4x8x8."""
+    gpus: Annotated[str | None, otherwise("give --topology", metavar="NxGPU")] = None
+    """GPUs, such as 8xH200."""
+    stages: Annotated[tuple[str, ...], otherwise("all", metavar="[NAME [NAME ...]]")] = ()
+    """Stages to plan."""
+    by: Literal["compiler", "arithmetic"] | None = None
+    """Who says how much memory is needed; by default the compiler for TPU, and arithmetic for GPUs."""
+    suggest: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Show five meshes over which each stage fits, the fastest first, by arithmetic."""
+    json: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Print one JSON object instead of a table."""
+
+    def run(self, config: RunConfig) -> None:
+        """Print the plan."""
+        import ringworld as rw
+
+        made = rw.plan(
+            config,
+            topology=self.topology,
+            gpus=self.gpus,
+            stages=self.stages,
+            by=self.by,
+            suggest=5 if self.suggest else 0,
+        )
+        print(made.json(command=typed_command()) if self.json else made.table())

@@ -1,0 +1,143 @@
+"""How many bytes a stage needs on one device, by arithmetic; without importing jax.
+
+Every term follows from what the train step keeps, but for `_RESIDUALS` and `_PROJECTIONS`: how many copies a
+layer needs was read off the programs that libtpu's compiler made of the paper's stages.
+"""
+
+import math
+from dataclasses import dataclass, fields
+from typing import Final
+
+from ringworld.attention.config import sequence_axes
+from ringworld.model.config import Architecture, Execution
+from ringworld.model.flops import layer_parameters, parameters
+from ringworld.training.config import OptimizerConfig, Stage
+
+_WIDE: Final = 4
+"""Bytes of a float32 or an int32."""
+_BATCH_FIELDS: Final = 6
+"""Numbers of 4 bytes that a batch holds of each token."""
+_LOSS_BLOCK_TOKENS: Final = 512
+_RESIDUALS: Final = 5
+"""Arrays of the size of the residual stream that backward of one layer holds at a time."""
+_PROJECTIONS: Final = 2
+"""The same of queries, keys and values."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MemoryNeeds:
+    """Bytes on one device at the moment at which they are most: in the backward pass of one layer."""
+
+    weights: int
+    """Float32 masters, the share of one device."""
+    moments: int
+    """Of the optimizer."""
+    gradients: int
+    """In float32: their sum over pieces, and those of one piece where there are several."""
+    batch: int
+    """All pieces of a batch, and the weights of their tokens in the loss."""
+    kept: int
+    """What the forward pass leaves of all layers for backward, by the policy of rematerialization."""
+    layer: int
+    """Weights in use of one layer with their gradients, and its activations."""
+    ring: int
+    """Keys and values that arrive while others are in use, and their gradients; none without a ring."""
+    head: int
+    """The head in use with its gradient, and the scores of a block of tokens."""
+
+    @property
+    def total(self) -> int:
+        """The sum: a layer and the head are not in use at one time, but what XLA reserves for them may be."""
+        return sum(getattr(self, field.name) for field in fields(self))
+
+    @property
+    def largest(self) -> str:
+        """Return the name of the part that is largest."""
+        return max((field.name for field in fields(self)), key=lambda name: getattr(self, name))
+
+
+def tokens_of_device(stage: Stage) -> int:
+    """Return how many tokens of a piece of a batch one device holds."""
+    rows = stage.batch_sequences // (stage.accumulation_steps * stage.mesh.batch_members)
+    return rows * stage.context_tokens // stage.mesh.sequence_members
+
+
+def compute_bytes(execution: Execution) -> int:
+    """Return the bytes of a number of the compute type."""
+    return 2 if execution.compute == "bfloat16" else 4
+
+
+def memory_needs(
+    stage: Stage, *, architecture: Architecture, execution: Execution, optimizer: OptimizerConfig
+) -> MemoryNeeds:
+    """Return what the train step of a stage needs on one device.
+
+    Args:
+        stage: its mesh must divide the model and the batch; see `training.config.validate`.
+        architecture: of the model.
+        execution: compute type, rematerialization, blocks and strategy.
+        optimizer: whose moments are kept.
+    """
+    tokens, size, tensor = tokens_of_device(stage), compute_bytes(execution), stage.mesh.tensor
+    embed, mlp = architecture.embed, architecture.mlp // tensor
+    q = architecture.heads * architecture.head // tensor
+    kv = architecture.kv_heads * architecture.head // tensor
+    heads = architecture.heads // tensor
+    weights = _WIDE * weights_of_device(stage, architecture)
+    vocab = architecture.vocab // tensor
+    block = min(execution.mlp_block_tokens or tokens, tokens)
+    of_layer = layer_parameters(architecture) // tensor
+    feed_forward = 3 * embed * mlp
+
+    attention = tokens * (size * q + _WIDE * heads)
+    if execution.remat == "layer":
+        kept = tokens * size * embed + attention
+    else:
+        # Weights in use; queries, keys and values; two norms with their input, once wide; and of the
+        # feed-forward, unless it goes by blocks, the products and what becomes of them.
+        inner = 0 if execution.mlp_block_tokens and block < tokens else 5 * size * mlp
+        norms = 2 * (_WIDE + 2 * size) * embed
+        kept = size * of_layer + tokens * (norms + size * (q + 2 * kv) + inner) + attention
+    layer = (
+        of_layer * size + feed_forward * 2 * _WIDE + block * mlp * (2 * size + 2 * _WIDE)
+        + tokens * size * (_RESIDUALS * embed + _PROJECTIONS * (q + 2 * kv))
+    )  # fmt: skip
+    return MemoryNeeds(
+        weights=weights,
+        moments=_moments(stage, architecture, optimizer),
+        gradients=weights * (2 if stage.accumulation_steps > 1 else 1),
+        batch=stage.accumulation_steps * tokens * _WIDE * (2 * _BATCH_FIELDS + 2),
+        kept=architecture.layers * kept,
+        layer=layer,
+        ring=_ring(stage, execution, tokens=tokens, kv=kv),
+        head=embed * vocab * (size + _WIDE) + min(tokens, _LOSS_BLOCK_TOKENS) * vocab * 3 * _WIDE,
+    )
+
+
+def weights_of_device(stage: Stage, architecture: Architecture) -> int:
+    """Return how many parameters one device holds: norms are not spread over the tensor axis."""
+    norms = (2 * architecture.layers + 1) * architecture.embed
+    members = stage.mesh.weight_members
+    return (parameters(architecture) - norms) // (members * stage.mesh.tensor) + norms // members
+
+
+def _moments(stage: Stage, architecture: Architecture, optimizer: OptimizerConfig) -> int:
+    moments = 2 * _WIDE * weights_of_device(stage, architecture)
+    if optimizer.kind == "muon":
+        # One moment in place of two for the matrices of layers.
+        matrices = architecture.layers * layer_parameters(architecture)
+        moments -= _WIDE * matrices // (stage.mesh.weight_members * stage.mesh.tensor)
+    return moments
+
+
+def _ring(stage: Stage, execution: Execution, *, tokens: int, kv: int) -> int:
+    """Return the bytes of keys and values on their way, and of their float32 gradients."""
+    strategy = execution.attention.strategy
+    axes = sequence_axes(strategy, ring=stage.mesh.ring, ulysses=stage.mesh.ulysses)
+    members = math.prod(axes.tokens)
+    if members == 1:
+        return 0
+    of_one = 2 * tokens * kv
+    if strategy == "all_gather":
+        return members * of_one * (compute_bytes(execution) + _WIDE)
+    return 2 * of_one * (compute_bytes(execution) + _WIDE)
