@@ -14,6 +14,7 @@ from ringworld.core.mesh_config import MeshConfig
 from ringworld.model.config import Architecture, Execution
 from ringworld.planning.memory import MemoryNeeds, memory_needs
 from ringworld.training.config import OptimizerConfig, Stage
+from ringworld.training.guard import Guard
 from ringworld.training.state import abstract_state
 from ringworld.training.step import abstract_pieces, make_step
 from tests.training.tiny_run import stage, training
@@ -26,8 +27,8 @@ IN_PIECES = stage(
     accumulation_steps=2,
     mesh=MeshConfig(fsdp=2, tensor=2),
 )
-COUNTERS_BYTES = 12
-"""The number of the step, and the optimizer's two."""
+COUNTERS_BYTES = 12 + sum(leaf.nbytes for leaf in jax.tree.leaves(Guard.new()))
+"""The number of the step, the optimizer's two, and what decides whether an update is made."""
 
 
 @cache
@@ -52,9 +53,9 @@ def test_the_arguments_are_weights_moments_and_the_batch():
 
 @pytest.mark.parametrize(
     ("stage", "remat", "error"),
-    # What is kept of a rematerialized layer is exact: its input, the result of attention and its log-sum-exp.
-    # Without, a few statistics of norms come besides.
-    [(IN_PIECES, "layer", 0.0), (stage(context_tokens=512, batch_sequences=1), "none", 0.02)],
+    # Of a rematerialized layer its input, the result of attention and its log-sum-exp are kept, exactly; but
+    # gradients of norms may lie in the memory of something else. Without, statistics of norms come besides.
+    [(IN_PIECES, "layer", 0.01), (stage(context_tokens=512, batch_sequences=1), "none", 0.02)],
 )
 def test_a_layer_more_needs_what_is_kept_of_it_and_its_gradients(stage, remat, error):
     execution = replace(EXECUTION, remat=remat, mlp_block_tokens=128)
@@ -80,7 +81,8 @@ def test_the_state_of_a_device_is_what_a_run_keeps_there(optimizer, family):
     architecture = replace(MODEL, family=family)
     config = training(stages=(one,), optimizer=OptimizerConfig(kind=optimizer))
     needs = _needs(one, optimizer=config.optimizer, family=family)
-    leaves = jax.tree.leaves(abstract_state(config, architecture, mesh=mesh_of(one.mesh)))
+    state = abstract_state(config, architecture, mesh=mesh_of(one.mesh))
+    leaves = jax.tree.leaves((state.params, state.optimizer))
     kept = sum(leaf.dtype.itemsize * math.prod(leaf.sharding.shard_shape(leaf.shape)) for leaf in leaves)
     # Norms of heads are small, and whole on every device.
     assert needs.weights + needs.moments == pytest.approx(kept, rel=0.02)

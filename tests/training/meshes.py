@@ -13,6 +13,7 @@ from ringworld.data.examples import Example
 from ringworld.model.arrange import Layout
 from ringworld.model.config import Architecture
 from ringworld.training.config import TrainingConfig
+from ringworld.training.guard import Guard
 from ringworld.training.state import TrainState, abstract_state
 from ringworld.training.step import Pieces
 from tests.training.tiny_run import EXECUTION, MODEL, example
@@ -40,6 +41,9 @@ def state_on(mesh: Mesh, config: TrainingConfig, model: Architecture = MODEL) ->
         params=jax.tree.map_with_path(draw, abstract.params),
         optimizer=jax.tree.map(nothing, abstract.optimizer),
         step=nothing(abstract.step),
+        guard=jax.tree.map(
+            lambda value, leaf: jax.device_put(value, leaf.sharding), Guard.new(), abstract.guard
+        ),
     )
 
 

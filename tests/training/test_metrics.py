@@ -14,15 +14,22 @@ from ringworld.training.step import StepOutput
 from tests.training.tiny_run import MODEL, stage, training
 
 
-def row_of(*, vision_targets: int) -> dict[str, Any]:
+def row_of(*, vision_targets: int, loss: float = 1.5) -> dict[str, Any]:
     losses = LossOutput(
-        loss=jnp.float32(1.5),
+        loss=jnp.float32(loss),
         text_loss=jnp.float32(1.5),
         vision_loss=jnp.float32(0),
         text_targets=jnp.int32(3),
         vision_targets=jnp.int32(vision_targets),
     )
-    output = StepOutput(loss=losses, gradient_norm=jnp.float32(2), learning_rate=jnp.float32(0.5))
+    output = StepOutput(
+        loss=losses,
+        gradient_norm=jnp.float32(2),
+        learning_rate=jnp.float32(0.5),
+        step=jnp.int32(7),
+        skipped=jnp.int32(3),
+        skipped_in_a_row=jnp.int32(0),
+    )
     counts = BatchCounts(tokens=4, examples=1, pairs=8, ring_efficiency=0.5)
     others = BatchCounts(tokens=6, examples=2, pairs=12, ring_efficiency=1.0)
     interval = Interval().plus(counts).plus(others)._replace(seconds=0.5)
@@ -37,6 +44,7 @@ def test_a_row_holds_the_losses_of_a_step_and_the_sums_of_its_interval():
         "vision_loss": None,
         "gradient_norm": 2.0,
         "learning_rate": 0.5,
+        "skipped_steps": 3,
         "tokens": 10,
         "examples": 3,
         "tokens_per_second": 20.0,
@@ -46,6 +54,10 @@ def test_a_row_holds_the_losses_of_a_step_and_the_sums_of_its_interval():
         "ring_efficiency": 0.75,
     }
     assert row_of(vision_targets=4)["vision_loss"] == 0
+
+
+def test_a_loss_that_is_not_finite_is_none():
+    assert row_of(vision_targets=0, loss=float("nan")) == row_of(vision_targets=0) | {"loss": None}
 
 
 def rows_of(*steps: tuple[int, int], names: str = "aaaabb") -> list[dict[str, Any]]:

@@ -1,6 +1,7 @@
 import functools
 import re
 from dataclasses import replace
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -13,7 +14,7 @@ from ringworld.model.config import Execution, Rope
 from ringworld.model.forward import Forward
 from ringworld.presets import RunConfig, lwm_chat_7b
 from ringworld.presets.run import presets
-from ringworld.training.state import abstract_state
+from ringworld.training.state import TrainState, abstract_state
 from ringworld.training.step import StepOutput, abstract_pieces, loss_and_gradient, make_step, update
 from tests.training.meshes import mesh_of, on_devices, state_on
 from tests.training.test_loss import ROUNDING
@@ -42,8 +43,18 @@ def copy_batch() -> PackedRows:
     return PackedRows(batch=batch, lengths=[[16] * (CONTEXT // 16)] * ROWS)
 
 
-def run_steps(execution: Execution, *, steps: int, **axes: int) -> tuple[str, list[StepOutput]]:
-    """Train on the same rows again and again; return the compiled program and what each step reports."""
+class Trained(NamedTuple):
+    """The compiled program, what each step reports, and a step more whose loss is NaN."""
+
+    program: str
+    outputs: list[StepOutput]
+    before: TrainState
+    after: TrainState
+    spoiled: StepOutput
+
+
+def run_steps(execution: Execution, *, steps: int, **axes: int) -> Trained:
+    """Train on the same rows again and again."""
     config = training(stages=(stage(steps=steps, learning_rate=0.03, rope_base=ROPE_BASE),))
     mesh = mesh_of(**axes)
     with jax.set_mesh(mesh):
@@ -54,11 +65,14 @@ def run_steps(execution: Execution, *, steps: int, **axes: int) -> tuple[str, li
             state, output = compiled(state, pieces)
             outputs.append(jax.device_get(output))
         assert state.step == steps
-    return compiled.as_text(), outputs
+        before = jax.device_get(state)
+        no_weights = jax.device_put(np.full((ROWS, CONTEXT), np.nan, np.float32), pieces[0].tokens.sharding)
+        state, spoiled = compiled(state, (pieces[0]._replace(text_weights=no_weights),))
+    return Trained(compiled.as_text(), outputs, before, jax.device_get(state), jax.device_get(spoiled))
 
 
 @functools.cache
-def on_a_ring() -> tuple[str, list[StepOutput]]:
+def on_a_ring() -> Trained:
     return run_steps(EXECUTION, steps=60, ring=2)
 
 
@@ -89,6 +103,20 @@ def test_the_rate_and_the_norm_are_reported():
     first = on_a_ring()[1][0]
     np.testing.assert_allclose(first.learning_rate, 0.03 / (stage().warmup_steps + 1), rtol=1e-6)
     assert first.gradient_norm > 0
+
+
+def test_an_update_whose_loss_is_no_number_changes_nothing_but_counts():
+    ring = on_a_ring()
+    assert np.isnan(ring.spoiled.loss.loss)
+    assert (ring.spoiled.skipped, ring.spoiled.skipped_in_a_row, ring.spoiled.step) == (1, 1, 61)
+    assert {int(output.skipped) for output in ring.outputs} == {0}
+    assert ring.after.step == ring.before.step + 1 == 61
+    jax.tree.map(np.testing.assert_array_equal, ring.after.params, ring.before.params)
+    for after, before in zip(*map(jax.tree.leaves, (ring.after.optimizer, ring.before.optimizer))):
+        np.testing.assert_array_equal(after, before + 1 if before.dtype == np.int32 else before)
+    np.testing.assert_array_equal(ring.after.guard.norms, ring.before.guard.norms)
+    norms = [output.gradient_norm for output in ring.outputs]
+    np.testing.assert_array_equal(ring.before.guard.norms[-60:], norms)
 
 
 def test_a_ring_passes_keys_on_and_never_gathers_a_sequence():

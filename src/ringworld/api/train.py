@@ -60,7 +60,7 @@ def train(
 
     Raises:
         InputError: the configuration does not fit together, or not to the data, or `out` holds another run.
-        Diverged: the loss is not finite.
+        Diverged: as many updates in a row were skipped as `training.guard` allows.
         Stopped: on Ctrl-C or SIGTERM, after the step was finished and saved.
     """
     begin_process(run)

@@ -42,15 +42,22 @@ class InputError(ValueError):
 
 
 class Diverged(RuntimeError):
-    """A loss or a gradient is NaN or infinite. No input is wrong, so this is no `InputError`."""
+    """A loss or a gradient is NaN or infinite, or far too large. No input is wrong: it is no `InputError`."""
 
-    def __init__(self, name: str, *, value: float, step: int, of: str) -> None:
-        """Keep the number, by a name such as `loss`, the update and, as `train 4K`, what is trained."""
+    def __init__(self, name: str, *, value: float, step: int, of: str, in_a_row: int = 1) -> None:
+        """Keep the number, by a name such as `loss`, the update and, as `train 4K`, what is trained.
+
+        `in_a_row` is how many updates up to this one were skipped.
+        """
+        skipped, look = "", ""
+        if in_a_row > 1:
+            skipped = f", the last of {in_a_row} updates in a row that were skipped"
+            look = f"look at the rows and examples of steps {step - in_a_row + 1} to {step}, "
         super().__init__(
-            f"{of}: {name} is {value} at step {step}; lower the learning rate or lengthen the warm-up, and "
-            "train in a new folder"
+            f"{of}: {name} is {value} at step {step}{skipped}; {look}lower the learning rate or lengthen the "
+            "warm-up, and train in a new folder"
         )
-        self.name, self.value, self.step, self.of = name, value, step, of
+        self.name, self.value, self.step, self.of, self.in_a_row = name, value, step, of, in_a_row
 
 
 class Stopped(KeyboardInterrupt):

@@ -172,7 +172,7 @@ def run_steps(
                     message = f"{asked.name} after step {step}, saved: the same command resumes there"
                     raise Stopped(message, number=asked)
                 mark = time.perf_counter()
-            progress.update(step, **{name: values[name] for name in shown if name in values})
+            progress.update(step, **{name: values[name] for name in shown if values.get(name) is not None})
             batch = following
     return state
 

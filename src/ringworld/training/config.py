@@ -91,6 +91,28 @@ class OptimizerConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class GuardConfig:
+    """Which updates are skipped, and when a run stops for it.
+
+    An update whose loss or gradient norm is NaN or infinite is always skipped: weights and moments stay what
+    they were, its examples are not seen again, and the schedule of learning rates goes on.
+    """
+
+    spike_factor: float = 0.0
+    """An update whose gradient norm is more than so many times the median of the last 64 is skipped, too; 0
+    skips none for its size."""
+    most_in_a_row: int = 10
+    """The run stops when so many updates in a row were skipped; with 1, at the first."""
+
+    def __post_init__(self) -> None:
+        """Refuse a factor that would skip half of all updates."""
+        if self.spike_factor != 0:
+            remedy = "use 0 to skip none for its size"
+            check_range(self, "spike_factor", of="guard", above=1, remedy=remedy)
+        check_range(self, "most_in_a_row", of="guard", least=1, below=2**31)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingConfig:
     """Stages in the order in which they run, on one state."""
 
@@ -98,6 +120,8 @@ class TrainingConfig:
     """At least one; contexts and rope bases never fall from one to the next."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     """The same through all stages; its moments carry over."""
+    guard: GuardConfig = field(default_factory=GuardConfig)
+    """Which updates are skipped."""
     text_loss_weight: float = 0.5
     """Weight of the loss over text in the total."""
     vision_loss_weight: float = 0.5

@@ -16,17 +16,18 @@ from jax.sharding import Mesh
 from ringworld.core.checkpoint import Checkpoints
 from ringworld.core.mesh import mesh_of
 from ringworld.core.origin import Origin, claim
-from ringworld.core.steps import CHECKPOINTS_FOLDER, Batch, Resumed, RunFiles, run_steps
+from ringworld.core.steps import CHECKPOINTS_FOLDER, Batch, Interval, Resumed, RunFiles, run_steps
 from ringworld.data.loader import PackedLoader
 from ringworld.data.store import ExampleStore
 from ringworld.model.arrange import Layout
 from ringworld.model.config import Architecture, Execution
 from ringworld.model.world_model import WorldModel
 from ringworld.training.config import Stage, TrainingConfig, validate
+from ringworld.training.guard import check_skipped
 from ringworld.training.identity import identity
 from ringworld.training.metrics import check_rows, count, metrics_row
 from ringworld.training.state import TrainState, abstract_state, init_state, shardings
-from ringworld.training.step import Pieces, make_step
+from ringworld.training.step import Pieces, StepOutput, make_step
 
 OnStage = Callable[[Literal["before", "after"], Stage, WorldModel, Mesh], None]
 """What happens before the first stage and after each one, such as an evaluation. A run that is killed during
@@ -59,7 +60,7 @@ def train(
 
     Raises:
         InputError: the configuration does not fit together, or there is no data, or `out` holds another run.
-        Diverged: the loss is not finite.
+        Diverged: as many updates in a row were skipped as `GuardConfig` allows.
         Stopped: on Ctrl-C or SIGTERM, after the step was finished and saved.
     """
     validate(config, architecture, execution)
@@ -118,14 +119,24 @@ class _Run:
             last=last,
             files=files,
             update=step.lower(start.state, first.inputs).compile(),
-            row=lambda output, interval: metrics_row(
-                output, stage=stage.name, interval=interval, architecture=self.architecture
-            ),
+            row=partial(self.row, stage, title),
             title=title,
             total=self.config.boundaries[-1],
             shown=("loss", "tokens_per_second"),
         )
         return Resumed(step=last, state=state)
+
+    def row(self, stage: Stage, title: str, output: StepOutput, interval: Interval) -> dict[str, Any]:
+        """Return the row of a step, unless too many updates up to it were skipped."""
+        check_skipped(
+            in_a_row=int(output.skipped_in_a_row),
+            loss=float(output.loss.loss),
+            norm=float(output.gradient_norm),
+            step=int(output.step),
+            of=title,
+            config=self.config.guard,
+        )
+        return metrics_row(output, stage=stage.name, interval=interval, architecture=self.architecture)
 
     def batches(
         self, index: int, mesh: Mesh, loader_state: Mapping[str, Any] | None

@@ -1,11 +1,13 @@
 """One row of `metrics.jsonl`: what the updates since the last row did, and how fast."""
 
+import math
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Array, Float32
 
 from ringworld.core import steps
 from ringworld.core.steps import METRICS_FILE as METRICS_FILE
@@ -18,7 +20,7 @@ from ringworld.training.step import StepOutput
 
 TIMED = ("seconds", "tokens_per_second", "model_flops_per_second")
 """The only values that two runs of one configuration do not share."""
-_NUMBERS = ("loss", "tokens", "examples", "model_flops_per_second", "ring_efficiency")
+_NUMBERS = ("skipped_steps", "tokens", "examples", "model_flops_per_second", "ring_efficiency")
 
 
 class BatchCounts(NamedTuple):
@@ -39,26 +41,33 @@ def metrics_row(
 ) -> dict[str, Any]:
     """Return what the row of a step says beside `step`, `steps` and `seconds`.
 
-    Losses, gradient norm and learning rate are those of the step, and a modality without targets has the loss
-    None. All else is summed over the interval that ends with it, the `BatchCounts` of its batches; rates are
-    over its time. `model_flops_per_second` counts the tokens that are no padding, and
+    Losses, gradient norm and learning rate are those of the step; a modality without targets has the loss
+    None, and so has what is not finite, of an update that was skipped. `skipped_steps` counts such updates
+    since the run began. All else is summed over the interval that ends with the step, the `BatchCounts` of
+    its batches; rates are over its time. `model_flops_per_second` counts the tokens that are no padding, and
     nothing that is computed again.
     """
     loss, counts = output.loss, BatchCounts(*interval.counts)
     flops = training_flops(architecture, tokens=counts.tokens, pairs=counts.pairs)
     return {
         "stage": stage,
-        "loss": float(loss.loss),
-        "text_loss": float(loss.text_loss) if int(loss.text_targets) else None,
-        "vision_loss": float(loss.vision_loss) if int(loss.vision_targets) else None,
-        "gradient_norm": float(output.gradient_norm),
+        "loss": _finite(loss.loss),
+        "text_loss": _finite(loss.text_loss) if int(loss.text_targets) else None,
+        "vision_loss": _finite(loss.vision_loss) if int(loss.vision_targets) else None,
+        "gradient_norm": _finite(output.gradient_norm),
         "learning_rate": float(output.learning_rate),
+        "skipped_steps": int(output.skipped),
         "tokens": counts.tokens,
         "examples": counts.examples,
         "tokens_per_second": counts.tokens / interval.seconds,
         "model_flops_per_second": flops / interval.seconds,
         "ring_efficiency": counts.ring_efficiency / interval.steps,
     }
+
+
+def _finite(number: Float32[Array, ""]) -> float | None:
+    value = float(number)
+    return value if math.isfinite(value) else None
 
 
 def check_rows(

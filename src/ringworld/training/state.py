@@ -13,6 +13,7 @@ from ringworld.core.sharding import spec
 from ringworld.model.config import Architecture
 from ringworld.model.world_model import WorldModel
 from ringworld.training.config import TrainingConfig
+from ringworld.training.guard import Guard
 from ringworld.training.optimizer import init_moments
 
 
@@ -24,7 +25,9 @@ class TrainState(eqx.Module):
     optimizer: optax.OptState
     """Moments, float32, spread as the weights that they belong to."""
     step: Int32[Array, ""]
-    """Updates done since the run began, over all stages."""
+    """Updates done since the run began, over all stages; skipped ones count."""
+    guard: Guard
+    """What was skipped, and what decides of the next update."""
 
 
 def init_state(
@@ -62,4 +65,6 @@ def abstract_state(
 
 def _begin(config: TrainingConfig, architecture: Architecture, start: WorldModel | Array) -> TrainState:
     model = start if isinstance(start, WorldModel) else WorldModel.init(architecture, key=start)
-    return TrainState(params=model, optimizer=init_moments(config, model), step=jnp.int32(0))
+    return TrainState(
+        params=model, optimizer=init_moments(config, model), step=jnp.int32(0), guard=Guard.new()
+    )

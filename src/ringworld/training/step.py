@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import AbstractMesh, Mesh, NamedSharding
-from jaxtyping import Array, Float32
+from jaxtyping import Array, Float32, Int32
 
 from ringworld.core.sharding import spec
 from ringworld.data.batch import PackedBatch
@@ -16,6 +16,7 @@ from ringworld.model.config import Architecture, Execution
 from ringworld.model.forward import Forward
 from ringworld.model.world_model import WorldModel, token_losses
 from ringworld.training.config import Stage, TrainingConfig
+from ringworld.training.guard import judge, made_if
 from ringworld.training.loss import LossOutput, loss_output, loss_weights
 from ringworld.training.optimizer import apply_gradient, learning_rate
 from ringworld.training.state import TrainState
@@ -44,6 +45,12 @@ class StepOutput(eqx.Module):
     """Global norm of the gradient before it is clipped."""
     learning_rate: Float32[Array, ""]
     """Rate of this update."""
+    step: Int32[Array, ""]
+    """Number of this update."""
+    skipped: Int32[Array, ""]
+    """Updates skipped since the run began."""
+    skipped_in_a_row: Int32[Array, ""]
+    """Those up to this one, without a gap; 0 where it was made."""
 
 
 def make_step(
@@ -64,15 +71,22 @@ def update(
     config: TrainingConfig,
     forward: Forward,
 ) -> tuple[TrainState, StepOutput]:
-    """Return the state one step on, and what is worth a line in the log."""
+    """Return the state one step on, and what is worth a line in the log; see `guard.judge`."""
     loss, gradient = loss_and_gradient(state.params, pieces, config=config, forward=forward)
-    params, moments = apply_gradient(config, gradient, state.optimizer, state.params)
+    norm = optax.tree.norm(gradient)
+    good, guard = judge(state.guard, loss=loss.loss, norm=norm, config=config.guard)
+    after = apply_gradient(config, gradient, state.optimizer, state.params)
+    params, moments = made_if(good, after, (state.params, state.optimizer))
+    step = state.step + 1
     output = StepOutput(
         loss=loss,
-        gradient_norm=optax.tree.norm(gradient),
+        gradient_norm=norm,
         learning_rate=learning_rate(state.step, config),
+        step=step,
+        skipped=guard.skipped,
+        skipped_in_a_row=guard.in_a_row,
     )
-    return TrainState(params=params, optimizer=moments, step=state.step + 1), output
+    return TrainState(params=params, optimizer=moments, step=step, guard=guard), output
 
 
 def loss_and_gradient(
