@@ -1,5 +1,6 @@
 """A checkpoint comes back whole, in part, or not at all."""
 
+import gc
 import shutil
 from contextlib import closing
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding
 
-from ringworld.core.checkpoint import Checkpoints
+from ringworld.core.checkpoint import Checkpoints, Restored
 from ringworld.core.errors import InputError
 from ringworld.core.mesh import make_mesh
 from ringworld.core.mesh_config import MeshConfig
@@ -92,6 +93,60 @@ def test_a_damaged_checkpoint_is_named_in_one_sentence(folder, part):
         restore(folder, weights=abstract(WEIGHTS), moments=abstract(WEIGHTS))
     assert refusal.value.path == folder / "3"
     assert len(str(refusal.value)) < 400 + len(str(folder))
+
+
+KINDS = {
+    "what is saved beside the arrays": "meta/metadata",
+    "the tree": "tree/_METADATA",
+    "the types of arrays": "tree/array_metadatas/process_0",
+    "the manifest": "tree/manifest.ocdbt",
+    "the index": "tree/d/*",
+    "the values": "tree/ocdbt.process_0/d/*",
+}
+
+
+# A read that fails leaves others behind, which complain when they are collected.
+@pytest.mark.filterwarnings("ignore:(?s)Exception ignored in.*_read_array_index")
+@pytest.mark.parametrize("harm", ["cut", "flipped"])
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+def test_of_two_checkpoints_the_one_before_a_damaged_newest_comes_back(tmp_path, capsys, kind, harm):
+    """A bit that flips within the values is read without an error by Orbax."""
+    folder, values = tmp_path / "checkpoints", np.arange(WEIGHTS, dtype=np.float32)
+    with closing(Checkpoints(folder)) as checkpoints:
+        for step in (3, 4):
+            checkpoints.save(step, {"weights": jnp.asarray(values + step)}, {"next": step})
+    file = max((folder / "4").glob(kind), key=lambda path: path.stat().st_size)
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 0x55
+    file.write_bytes(content if harm == "flipped" else content[: len(content) // 2])
+    with closing(Checkpoints(folder)) as checkpoints:
+        restored = checkpoints.restore({"weights": abstract(WEIGHTS)})
+        assert (restored.step, restored.meta) == (3, {"next": 3})
+        np.testing.assert_array_equal(restored.tree["weights"], values + 3)
+        (aside,) = (tmp_path / "checkpoints-damaged").iterdir()
+        assert str(aside) in capsys.readouterr().err
+        checkpoints.save(4, {"weights": jnp.asarray(values)}, {"next": 5})
+    assert restore(folder, weights=abstract(WEIGHTS)).meta == {"next": 5}
+    gc.collect()
+
+
+def test_a_checkpoint_that_its_reader_refuses_is_damaged_and_a_folder_without_a_whole_one_stays(tmp_path):
+    folder = tmp_path / "checkpoints"
+
+    def only_old(restored: Restored) -> int:
+        if restored.step > 3:
+            raise InputError("of another version")
+        return restored.step
+
+    with closing(Checkpoints(folder)) as checkpoints:
+        for step in (3, 4):
+            checkpoints.save(step, {"weights": jnp.zeros(4)}, {})
+        with pytest.raises(InputError) as refusal:
+            checkpoints.restore({"weights": abstract(5)})
+        assert refusal.value.path == folder / "4"
+        assert not (tmp_path / "checkpoints-damaged").exists()
+        assert checkpoints.restore({"weights": abstract(4)}, read=only_old) == 3
+        assert checkpoints.latest_step == 3
 
 
 def test_an_empty_folder_holds_nothing(tmp_path):

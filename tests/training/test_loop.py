@@ -18,7 +18,7 @@ from ringworld.core.errors import InputError
 from ringworld.core.files import read_jsonl
 from ringworld.core.mesh_config import MeshConfig
 from ringworld.core.origin import Origin
-from ringworld.core.steps import METRICS_FILE
+from ringworld.core.steps import CHECKPOINTS_FOLDER, METRICS_FILE
 from ringworld.data.loader import PackedLoader
 from ringworld.model.forward import Forward
 from ringworld.model.world_model import WorldModel
@@ -106,10 +106,13 @@ def died(runs: Runs) -> Path:
 
 
 def test_a_run_that_is_killed_and_terminated_adds_up_to_the_whole_one(runs: Runs, died: Path):
-    shutil.copytree(died, runs.folder / "stopped")
+    """The newest checkpoint, with which a stage ends, is damaged in between: the one before it is older."""
+    stopped = shutil.copytree(died, runs.folder / "stopped")
+    (stopped / CHECKPOINTS_FOLDER / "40" / "meta" / "metadata").write_bytes(b"{")
     terminated, message = runs.stop("stopped", *SPARSE, number=signal.SIGTERM, at_step=48)
     assert terminated == 1
     assert "SIGTERM after step" in message
+    assert f"{CHECKPOINTS_FOLDER}-damaged" in message and "from step 35" in message
     assert runs.finish("stopped", *SPARSE)[0] == 0
     assert runs.hooks("stopped") == ["before short", "after short", "after short", "after long"]
     assert runs.steps("stopped") == [*range(6, 40, 6), 40, *range(42, 80, 6), 80]

@@ -1,14 +1,20 @@
 """Checkpoints: a tree of arrays and a JSON object at a step, whole or absent, through Orbax."""
 
+import itertools
+import sys
 import textwrap
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import orbax.checkpoint as ocp
+from jax.sharding import Mesh, NamedSharding
 
 from ringworld.core.errors import InputError
 from ringworld.core.files import room_for
+from ringworld.core.fingerprint import fingerprint
 
 
 class Restored(NamedTuple):
@@ -43,27 +49,54 @@ class Checkpoints:
 
     def save(self, step: int, tree: Any, meta: dict[str, Any]) -> None:
         """Write `tree` (arrays, sharded or not) and `meta` (JSON) and return when both are on disk."""
-        items = ocp.args.Composite(tree=ocp.args.PyTreeSave(tree), meta=ocp.args.JsonSave(meta))
+        # What Orbax reads back is not compared with what it wrote, so that a bit that flips goes unseen.
+        beside = {"fingerprint": _fingerprint(tree), "meta": meta}
+        items = ocp.args.Composite(tree=ocp.args.PyTreeSave(tree), meta=ocp.args.JsonSave(beside))
         with room_for(self.directory / str(step)):
             self._manager.save(step, args=items)
             self._manager.wait_until_finished()
 
-    def restore(self, abstract: Any) -> Restored | None:
-        """Read the newest checkpoint into the shapes, dtypes and shardings of `abstract`.
+    def restore(self, abstract: Any, *, read: Callable[[Restored], Any] = lambda restored: restored) -> Any:
+        """Read the newest checkpoint that is whole into the shapes, dtypes and shardings of `abstract`.
+
+        | newest | one before it | then |
+        |---|---|---|
+        | whole | any | the newest |
+        | damaged | whole | the one before; the newest is moved aside, and a line on stderr says so |
+        | damaged, or of another tree | the same, or there is none | an error, and nothing is moved |
 
         Args:
             abstract: a tree of `jax.ShapeDtypeStruct` (or arrays) like the one that was saved; shardings may
                 belong to another mesh than the one that saved.
+            read: returns what is made of a checkpoint; one for which it raises is damaged.
 
         Returns:
             None where the folder holds no checkpoint.
 
         Raises:
-            InputError: the newest checkpoint is damaged, or is of another tree.
+            InputError: no checkpoint is whole, or they are of another tree; of the newest.
         """
-        step = self.latest_step
-        if step is None:
-            return None
+        refusals: dict[int, InputError] = {}
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            try:
+                found = read(self._read(step, abstract))
+            except Exception as error:  # Orbax and TensorStore raise many kinds
+                refusals[step] = self._refusal(step, error)
+                continue
+            for damaged, refusal in refusals.items():
+                aside = self._move_aside(damaged)
+                print(
+                    f"{refusal.problem}: moved to {aside}, and resumed from step {step}",
+                    file=sys.stderr,
+                    flush=True,
+                )
+            return found
+        if refusals:
+            newest = max(refusals)
+            raise refusals[newest] from refusals[newest].__cause__
+        return None
+
+    def _read(self, step: int, abstract: Any) -> Restored:
         abstract = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), abstract
         )
@@ -71,18 +104,41 @@ class Checkpoints:
             abstract, restore_args=ocp.checkpoint_utils.construct_restore_args(abstract)
         )
         items = ocp.args.Composite(tree=tree, meta=ocp.args.JsonRestore())
-        try:
-            restored = self._manager.restore(step, args=items)
-        except Exception as error:  # Orbax and TensorStore raise many kinds
-            path = self.directory / str(step)
-            reason = textwrap.shorten(str(error), 120, placeholder=" ...")
-            raise InputError(
-                f"{path} cannot be read as a checkpoint of this model ({reason})",
-                path=path,
-                remedy="check the configuration; delete the folder only if it is damaged",
-            ) from error
-        return Restored(step, restored["tree"], restored["meta"])
+        restored = self._manager.restore(step, args=items)
+        beside = restored["meta"]
+        if beside["fingerprint"] != _fingerprint(restored["tree"]):
+            raise ValueError("its values are not those that were saved")
+        return Restored(step, restored["tree"], beside["meta"])
+
+    def _refusal(self, step: int, error: Exception) -> InputError:
+        path = self.directory / str(step)
+        reason = textwrap.shorten(str(error), 120, placeholder=" ...")
+        refusal = InputError(
+            f"{path} cannot be read as a checkpoint of this model ({reason})",
+            path=path,
+            remedy="check the configuration; delete the folder only if it is damaged",
+        )
+        # Its frames hold what was read, for which there may be no room beside the checkpoint before it.
+        refusal.__cause__ = error.with_traceback(None)
+        return refusal
+
+    def _move_aside(self, step: int) -> Path:
+        """Move a checkpoint beside the folder, so that the run can save the step again."""
+        aside = self.directory.with_name(f"{self.directory.name}-damaged")
+        aside.mkdir(exist_ok=True)
+        to = next(path for n in itertools.count() if not (path := aside / f"{step}-{n}").exists())
+        (self.directory / str(step)).rename(to)
+        self._manager.reload()
+        return to
 
     def close(self) -> None:
         """Release the folder."""
         self._manager.close()
+
+
+def _fingerprint(tree: Any) -> str:
+    """Return the fingerprint of arrays on the mesh on which they lie."""
+    where = jax.tree.leaves(tree)[0].sharding
+    mesh = where.mesh if isinstance(where, NamedSharding) else None
+    with jax.set_mesh(mesh) if isinstance(mesh, Mesh) else nullcontext():
+        return fingerprint(tree)

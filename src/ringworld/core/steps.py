@@ -82,17 +82,16 @@ class RunFiles:
         return self.folder / METRICS_FILE
 
     def resume(self, abstract: Any, *, first: Callable[[], State]) -> Resumed[State]:
-        """Restore the newest checkpoint, or make the first state; rows beyond it are cut.
+        """Restore the newest checkpoint that is whole, or make the first state; rows beyond it are cut.
 
         Args:
             abstract: like the state, with shapes, dtypes and shardings.
             first: returns the first state, where there is no checkpoint.
 
         Raises:
-            InputError: the checkpoint is damaged, or the rows up to it are not those that were written.
+            InputError: every checkpoint is damaged, or the rows up to it are not those that were written.
         """
-        restored = self.checkpoints.restore(abstract)
-        resumed = self._resumed(restored) if restored else Resumed(step=0, state=first())
+        resumed = self.checkpoints.restore(abstract, read=self._resumed) or Resumed(step=0, state=first())
         keep_jsonl(self.metrics, lambda row: row["step"] <= resumed.step)
         logged_steps = resumed.step - resumed.interval.steps
         self.check(read_jsonl(self.metrics), logged_steps=logged_steps, where=self.metrics)

@@ -83,6 +83,8 @@ def train(
                 abstract_state(config, architecture, mesh=mesh),
                 first=lambda: init_state(config, architecture, mesh=mesh, model=initial and initial(mesh)),
             )
+            # A newest checkpoint that is damaged may leave one of an earlier stage.
+            begun = max(0, bisect_left(config.boundaries, at.step) - 1)
             if at.step == 0:
                 on_stage("before", config.stages[0], at.state.params, meshes[0])
         for index, (stage, mesh) in enumerate(zip(config.stages[begun:], meshes[begun:]), start=begun):
