@@ -99,7 +99,8 @@ def lwm_text_7b() -> RunConfig:
 
     Hardware: 256 TPU v4 chips, the paper's v4-512 slice (v4:4x8x8), or as many v5p.
     Cost: 241 hours of that slice in the paper (8, 45, 83, 47 and 58 by stage).
-    Never run by us: the project had no TPU. Its step is type-checked at full size on these meshes.
+    Never run by us: the project had no TPU. Compiled for both slices, a stage needs at most 24 GiB of a v4's
+    30.75 (`benchmarks/results/plan.json`); on v5p one sequence of 4M tokens fits, too.
 
     Give it LLaMA-2's weights and tokenizer with `--init`; without, it begins from random weights.
 
