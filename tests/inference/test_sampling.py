@@ -21,10 +21,11 @@ def draw(logits, *, checksums, legal=None, seen=None, seed=0, index=0, top_k=0, 
         logits,
         legal=jnp.isfinite(logits[0]) if legal is None else legal,
         seen=jnp.zeros(logits.shape, bool) if seen is None else seen,
-        keys=row_keys(jnp.uint32(seed), checksums),
-        index=jnp.int32(index),
+        keys=row_keys(jnp.full(len(logits), seed, jnp.uint32), checksums),
+        index=jnp.full(len(logits), index, jnp.int32),
         sampling=Sampling(
-            top_k=jnp.int32(top_k), **{name: jnp.float32(value) for name, value in values.items()}
+            top_k=jnp.full(len(logits), top_k, jnp.int32),
+            **{name: jnp.full(len(logits), value, jnp.float32) for name, value in values.items()},
         ),
     )
 
@@ -65,7 +66,7 @@ def test_the_likeliest_are_those_of_a_sort_whatever_their_sign():
     logits[0, :30] = -np.inf
     for count in (1, 2, 11, 39, 40):
         least = np.sort(logits, axis=1)[:, -count][:, None]
-        kept = likeliest(jnp.asarray(logits), count=jnp.int32(count))
+        kept = likeliest(jnp.asarray(logits), count=jnp.full((1, 1), count, jnp.int32))
         assert (np.asarray(kept) == (logits >= least)).all()
 
 
@@ -99,13 +100,13 @@ def test_draws_follow_the_distribution_that_numpy_changes_step_by_step(changes):
 def test_the_nucleus_is_that_of_a_sort(mass):
     draws = np.random.default_rng(1)
     logits = (draws.normal(size=(6, 40)) * 10.0 ** draws.integers(-2, 2, size=(6, 1))).astype(np.float32)
-    kept = np.asarray(nucleus(jnp.asarray(logits), mass=jnp.float32(mass)))
+    kept = np.asarray(nucleus(jnp.asarray(logits), mass=jnp.full((1, 1), mass, jnp.float32)))
     for row, scores in zip(kept, logits):
         assert (row == (warped(scores, top_p=mass) > 0)).all()
 
 
 def test_ids_that_tie_with_the_last_of_the_nucleus_are_kept():
-    kept = nucleus(jnp.log(jnp.array([[0.5, 0.1, 0.3, 0.1]])), mass=jnp.float32(0.85))
+    kept = nucleus(jnp.log(jnp.array([[0.5, 0.1, 0.3, 0.1]])), mass=jnp.full((1, 1), 0.85, jnp.float32))
     assert kept.tolist() == [[True, True, True, True]]
 
 
