@@ -7,6 +7,7 @@ import pytest
 
 from ringworld.core.errors import InputError
 from ringworld.inference.config import GenerationLimits, SamplingConfig, WatchingConfig
+from ringworld.inference.request import sampling_of
 from ringworld.inference.sampling import Sampling, guide, likeliest, nucleus, row_keys, sample
 from tests.inference.warpers import warped
 
@@ -118,6 +119,38 @@ def test_a_row_draws_the_same_in_any_batch_and_otherwise_for_another_seed_token_
     assert len(set(together.tolist())) == 4
     for other in ({"seed": 1}, {"index": 1}):
         assert draw(logits, checksums=checksums, **other).tolist() != together.tolist()
+
+
+def test_each_row_is_drawn_in_its_own_way():
+    draws = np.random.default_rng(3)
+    logits = jnp.asarray((2 * draws.normal(size=(4, 64))).astype(np.float32))
+    checksums, seen = jnp.arange(4, dtype=jnp.uint32), jnp.asarray(draws.random((4, 64)) < 0.4)
+    ways = [
+        SamplingConfig(temperature=0.0, repetition_penalty=1.4),
+        SamplingConfig(temperature=1.5, seed=7),
+        SamplingConfig(top_k=5, min_p=0.01, seed=7),
+        SamplingConfig(top_p=0.6, temperature=0.7),
+    ]
+
+    @jax.jit
+    def draw_rows(rows, sampling, seeds, index):
+        return sample(
+            logits[rows],
+            legal=jnp.ones(64, bool),
+            seen=seen[rows],
+            keys=row_keys(seeds, checksums[rows]),
+            index=index,
+            sampling=sampling,
+        )
+
+    def drawn(rows, index):
+        each = [ways[row] for row in rows]
+        seeds = jnp.array([way.seed for way in each], jnp.uint32)
+        return draw_rows(jnp.asarray(rows), sampling_of(each), seeds, jnp.asarray(index, jnp.int32)).tolist()
+
+    index = np.array([0, 3, 1, 9])
+    together = drawn(np.arange(4), index)
+    assert together == [drawn(np.full(4, i), np.full(4, index[i]))[0] for i in range(4)]
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,9 @@
 """What is asked of a batch, as values of the compiled loop."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float32, Int32, UInt32
@@ -45,22 +46,22 @@ def request_of(
         seed=jnp.uint32(sampling.seed),
         new_tokens=jnp.int32(new_tokens),
         seen=jnp.asarray(seen),
-        sampling=sampling_of([sampling] * len(batch.lengths)),
+        sampling=jax.tree.map(jnp.asarray, sampling_of([sampling] * len(batch.lengths))),
         guidance_scale=jnp.float32(_float32(sampling.guidance_scale)),
         grammar=grammar,
     )
 
 
 def sampling_of(each: Sequence[SamplingConfig]) -> Sampling:
-    """Return how each sequence is drawn, as values of a compiled program."""
+    """Return how each sequence is drawn, as NumPy arrays."""
 
-    def values(name: str) -> Float32[Array, " batch"]:
-        return jnp.asarray(np.array([_float32(getattr(one, name)) for one in each], np.float32))
+    def values(name: str) -> Any:
+        return np.array([_float32(getattr(one, name)) for one in each], np.float32)
 
-    top_k = [min(one.top_k, np.iinfo(np.int32).max) for one in each]
+    top_k: Any = np.array([min(one.top_k, np.iinfo(np.int32).max) for one in each], np.int32)
     return Sampling(
         temperature=values("temperature"),
-        top_k=jnp.asarray(np.array(top_k, np.int32)),
+        top_k=top_k,
         top_p=values("top_p"),
         min_p=values("min_p"),
         repetition_penalty=values("repetition_penalty"),

@@ -184,6 +184,7 @@ def _fill(
 
         return jax.lax.fori_loop(0, len(pages), write, pool)
 
+    new = jax.reshard(new, spec(None, "kv_heads", "seq", "head"))
     return jax.shard_map(local, out_specs=jax.typeof(pool).sharding.spec)(pool, new, pages)
 
 
@@ -208,6 +209,8 @@ def _append(
 
         return jax.lax.fori_loop(0, len(new), write, pool)
 
+    new = jax.reshard(new, spec(None, "kv_heads", None, "head"))
+    order, tables = (jax.reshard(x, spec(None, None)) for x in (order, tables))
     return jax.shard_map(local, out_specs=jax.typeof(pool).sharding.spec)(pool, new, order, tables)
 
 
