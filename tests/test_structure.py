@@ -39,6 +39,7 @@ JAX_FREE = [
     "ringworld.inference.engine.pages",
     "ringworld.inference.engine.scheduler",
     "ringworld.inference.engine.sequence",
+    "ringworld.serving.config",
     "ringworld.evaluation.config",
     "ringworld.evaluation.held_out",
     "ringworld.evaluation.needles",

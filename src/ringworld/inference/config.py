@@ -138,7 +138,7 @@ class EngineConfig:
 
     def __post_init__(self) -> None:
         """Refuse sizes below one."""
-        check_range(self, "max_sequences", "chunk_tokens", "max_waiting", of="engine", least=1)
+        check_range(self, "max_sequences", "chunk_tokens", "max_waiting", least=1)
         for name in ("cache_tokens", "page_tokens"):
             if getattr(self, name) is not None:
-                check_range(self, name, of="engine", least=1)
+                check_range(self, name, least=1)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from ringworld.core.errors import Busy, InputError
@@ -97,7 +98,7 @@ class Engine:
         table_pages = -(-context // page)
         held = 2 * context if config.cache_tokens is None else config.cache_tokens
         check_number(
-            "engine.cache_tokens",
+            "cache_tokens",
             held,
             least=context,
             remedy="hold at least one context, or load the model with a shorter one",
@@ -178,6 +179,16 @@ class Engine:
         pieces: SimpleQueue[Piece | BaseException] = SimpleQueue()
         cancel = self.submit(request, pieces.put)
         return _until_finished(pieces, cancel)
+
+    def warm_up(self) -> None:
+        """Compile what requests will need: a step, and chunks of each size."""
+        size = self._page
+        while size <= min(self._chunk, self._context - 2):
+            # Each with ids of its own, so that nothing is reused.
+            prompt = np.full(size + 1, size // self._page, np.int32)
+            for _ in self.stream(GenerationRequest(prompt=prompt, max_new_tokens=1)):
+                pass
+            size *= 2
 
     @property
     def state(self) -> EngineState:
