@@ -77,7 +77,7 @@ mutants: $(INSTALLED)
 # Needs uv. Writes every pinned version with the hashes of its files, for Python 3.11 to 3.13, and no address. What is
 # pinned stays pinned: to raise a version, delete its lines first. Files beside default.txt hold what it has not.
 COMPILE := uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-header \
-	--no-annotate --no-emit-index-url --no-emit-find-links --quiet --extra build --extra test --extra lint --extra docs
+	--no-annotate --no-emit-index-url --no-emit-find-links --quiet --extra build --extra test --extra lint --extra docs --extra serve
 constraints:
 	$(COMPILE) --output-file requirements/default.txt >/dev/null
 	mkdir -p build

@@ -31,7 +31,8 @@ def test_no_dependency_is_an_address():
 def test_every_dependency_of_the_default_environment_is_pinned():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    named = project["dependencies"] + sum((extras[name] for name in ("build", "docs", "lint", "test")), [])
+    wanted = ("build", "docs", "lint", "serve", "test")
+    named = project["dependencies"] + sum((extras[name] for name in wanted), [])
     pinned = {
         line.split("==")[0] for line in (ROOT / "requirements" / "default.txt").read_text().splitlines()
     }

@@ -17,7 +17,7 @@ from ringworld.presets import smoke
 from ringworld.quickstart.config import full, tiny
 from ringworld.quickstart.job import PHASES_FOLDER
 
-COMMANDS = ("quickstart", "train-tokenizer", "prepare", "train", "generate", "chat", "evaluate", "convert")
+COMMANDS = tuple(name for name in command_line.COMMANDS if name != "bench")
 
 
 def run(capsys, *arguments: str) -> tuple[int, str]:

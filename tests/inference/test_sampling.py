@@ -7,6 +7,7 @@ import pytest
 
 from ringworld.core.errors import InputError
 from ringworld.inference.config import GenerationLimits, SamplingConfig, WatchingConfig
+from ringworld.inference.request import sampling_of
 from ringworld.inference.sampling import Sampling, guide, likeliest, nucleus, row_keys, sample
 from tests.inference.warpers import warped
 
@@ -21,10 +22,11 @@ def draw(logits, *, checksums, legal=None, seen=None, seed=0, index=0, top_k=0, 
         logits,
         legal=jnp.isfinite(logits[0]) if legal is None else legal,
         seen=jnp.zeros(logits.shape, bool) if seen is None else seen,
-        keys=row_keys(jnp.uint32(seed), checksums),
-        index=jnp.int32(index),
+        keys=row_keys(jnp.full(len(logits), seed, jnp.uint32), checksums),
+        index=jnp.full(len(logits), index, jnp.int32),
         sampling=Sampling(
-            top_k=jnp.int32(top_k), **{name: jnp.float32(value) for name, value in values.items()}
+            top_k=jnp.full(len(logits), top_k, jnp.int32),
+            **{name: jnp.full(len(logits), value, jnp.float32) for name, value in values.items()},
         ),
     )
 
@@ -65,7 +67,7 @@ def test_the_likeliest_are_those_of_a_sort_whatever_their_sign():
     logits[0, :30] = -np.inf
     for count in (1, 2, 11, 39, 40):
         least = np.sort(logits, axis=1)[:, -count][:, None]
-        kept = likeliest(jnp.asarray(logits), count=jnp.int32(count))
+        kept = likeliest(jnp.asarray(logits), count=jnp.full((1, 1), count, jnp.int32))
         assert (np.asarray(kept) == (logits >= least)).all()
 
 
@@ -99,13 +101,13 @@ def test_draws_follow_the_distribution_that_numpy_changes_step_by_step(changes):
 def test_the_nucleus_is_that_of_a_sort(mass):
     draws = np.random.default_rng(1)
     logits = (draws.normal(size=(6, 40)) * 10.0 ** draws.integers(-2, 2, size=(6, 1))).astype(np.float32)
-    kept = np.asarray(nucleus(jnp.asarray(logits), mass=jnp.float32(mass)))
+    kept = np.asarray(nucleus(jnp.asarray(logits), mass=jnp.full((1, 1), mass, jnp.float32)))
     for row, scores in zip(kept, logits):
         assert (row == (warped(scores, top_p=mass) > 0)).all()
 
 
 def test_ids_that_tie_with_the_last_of_the_nucleus_are_kept():
-    kept = nucleus(jnp.log(jnp.array([[0.5, 0.1, 0.3, 0.1]])), mass=jnp.float32(0.85))
+    kept = nucleus(jnp.log(jnp.array([[0.5, 0.1, 0.3, 0.1]])), mass=jnp.full((1, 1), 0.85, jnp.float32))
     assert kept.tolist() == [[True, True, True, True]]
 
 
@@ -117,6 +119,38 @@ def test_a_row_draws_the_same_in_any_batch_and_otherwise_for_another_seed_token_
     assert len(set(together.tolist())) == 4
     for other in ({"seed": 1}, {"index": 1}):
         assert draw(logits, checksums=checksums, **other).tolist() != together.tolist()
+
+
+def test_each_row_is_drawn_in_its_own_way():
+    draws = np.random.default_rng(3)
+    logits = jnp.asarray((2 * draws.normal(size=(4, 64))).astype(np.float32))
+    checksums, seen = jnp.arange(4, dtype=jnp.uint32), jnp.asarray(draws.random((4, 64)) < 0.4)
+    ways = [
+        SamplingConfig(temperature=0.0, repetition_penalty=1.4),
+        SamplingConfig(temperature=1.5, seed=7),
+        SamplingConfig(top_k=5, min_p=0.01, seed=7),
+        SamplingConfig(top_p=0.6, temperature=0.7),
+    ]
+
+    @jax.jit
+    def draw_rows(rows, sampling, seeds, index):
+        return sample(
+            logits[rows],
+            legal=jnp.ones(64, bool),
+            seen=seen[rows],
+            keys=row_keys(seeds, checksums[rows]),
+            index=index,
+            sampling=sampling,
+        )
+
+    def drawn(rows, index):
+        each = [ways[row] for row in rows]
+        seeds = jnp.array([way.seed for way in each], jnp.uint32)
+        return draw_rows(jnp.asarray(rows), sampling_of(each), seeds, jnp.asarray(index, jnp.int32)).tolist()
+
+    index = np.array([0, 3, 1, 9])
+    together = drawn(np.arange(4), index)
+    assert together == [drawn(np.full(4, i), np.full(4, index[i]))[0] for i in range(4)]
 
 
 @pytest.mark.parametrize(

@@ -35,14 +35,16 @@ def test_draws_follow_the_distribution_of_transformers(case):
     seen = np.isin(np.arange(VOCAB), prompt)
     # The oracle of the other tests is the same: float32 and float64 differ by some roundings of 6e-8.
     np.testing.assert_allclose(warped(logits, seen=seen, **changes), expected, rtol=1e-4, atol=1e-7)
-    top_k = jnp.int32(changes.pop("top_k"))
+    top_k = jnp.full(ROWS, changes.pop("top_k"), jnp.int32)
     drawn = sample(
         jnp.tile(jnp.asarray(logits)[None], (ROWS, 1)),
         legal=jnp.ones(VOCAB, bool),
         seen=jnp.tile(seen[None], (ROWS, 1)),
-        keys=row_keys(jnp.uint32(0), jnp.arange(ROWS, dtype=jnp.uint32)),
-        index=jnp.int32(0),
-        sampling=Sampling(top_k=top_k, **{name: jnp.float32(value) for name, value in changes.items()}),
+        keys=row_keys(jnp.zeros(ROWS, jnp.uint32), jnp.arange(ROWS, dtype=jnp.uint32)),
+        index=jnp.zeros(ROWS, jnp.int32),
+        sampling=Sampling(
+            top_k=top_k, **{name: jnp.full(ROWS, value, jnp.float32) for name, value in changes.items()}
+        ),
     )
     shares = np.bincount(drawn, minlength=VOCAB) / ROWS
     assert set(np.flatnonzero(shares)) <= set(np.flatnonzero(expected))

@@ -20,6 +20,7 @@ from ringworld.cli.options import as_typed, chosen_run, parse, value_of
 from ringworld.cli.plan import Plan
 from ringworld.cli.prepare import Prepare
 from ringworld.cli.quickstart import Quickstart
+from ringworld.cli.serve import Serve
 from ringworld.cli.train import Train
 from ringworld.cli.train_tokenizer import TrainTokenizer
 from ringworld.core.errors import Diverged, InputError, Stopped, not_a_choice
@@ -34,6 +35,7 @@ COMMANDS = {
     "train": Train,
     "generate": Generate,
     "chat": Chat,
+    "serve": Serve,
     "evaluate": Evaluate,
     "convert": Convert,
     "bench": Bench,

@@ -60,6 +60,15 @@ class Diverged(RuntimeError):
         self.name, self.value, self.step, self.of, self.in_a_row = name, value, step, of, in_a_row
 
 
+class Busy(RuntimeError):
+    """More is asked than can wait. No input is wrong: the same may be asked again later."""
+
+    def __init__(self, *, waiting: int) -> None:
+        """Keep how many wait already."""
+        super().__init__(f"{waiting} requests wait already, which is as many as may; ask again later")
+        self.waiting = waiting
+
+
 class Stopped(KeyboardInterrupt):
     """A signal asked to stop, and what was done until then is saved; the message says up to where."""
 

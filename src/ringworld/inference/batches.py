@@ -14,6 +14,21 @@ from ringworld.inference.config import GenerationLimits
 _LEAST_BUCKET_TOKENS = 32
 
 
+def chunk_size(tokens: int, *, most: int, least: int = _LEAST_BUCKET_TOKENS) -> int:
+    """Return the size of the next chunk in which so many tokens are read, which may be more than there are.
+
+    It is the most, or half of that, and so on. It is padded only where at most a quarter of it is padding, or
+    where it is the least.
+
+    Example:
+        With at most 1024, 2700 tokens are read in chunks of 1024, 1024, 512, 128 and 32.
+    """
+    size = most
+    while size * 3 // 4 >= tokens and size // 2 >= least:
+        size //= 2
+    return size
+
+
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class PromptBatch:
     """Prompts side by side, padded on the right; what follows the last one is there for the shape only."""
@@ -65,7 +80,7 @@ def plan_batches(
     """
     groups = [range(start, start + group) for start in range(0, len(prompts), group)]
     for prompt in prompts:
-        _check_fits(len(prompt), new_tokens=new_tokens, limits=limits)
+        check_fits(len(prompt), new_tokens=new_tokens, context_tokens=limits.max_context_tokens)
     longest = {indices: max(len(prompts[i]) for i in indices) for indices in groups}
     waiting = sorted(groups, key=lambda indices: (-longest[indices], indices.start))
     room, together = bucket(new_tokens), math.lcm(multiple, group)
@@ -132,13 +147,18 @@ def _batch(
     )
 
 
-def _check_fits(length: int, *, new_tokens: int, limits: GenerationLimits) -> None:
+def check_fits(length: int, *, new_tokens: int, context_tokens: int) -> None:
+    """Refuse a prompt of so many tokens that has nothing in it, or does not fit with what follows it.
+
+    Raises:
+        InputError: so it is.
+    """
     if not length:
         raise InputError("a prompt has no tokens", field="prompt", value=0, remedy="begin with <s>")
-    if length + new_tokens > limits.max_context_tokens:
+    if length + new_tokens > context_tokens:
         raise InputError(
             f"a prompt of {length} tokens and {new_tokens} new ones do not fit into the context of this "
-            f"model, {limits.max_context_tokens} tokens",
+            f"model, {context_tokens} tokens",
             field="prompt",
             value=length,
             remedy="shorten the prompt or what is to follow, or use a model of a longer context",

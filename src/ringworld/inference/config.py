@@ -117,3 +117,28 @@ class GenerationLimits:
         """Refuse sizes below one."""
         sizes = ("max_context_tokens", "max_sequences", "max_cache_tokens", "chunk_tokens")
         check_range(self, *sizes, least=1)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineConfig:
+    """How much an engine does at once; memory and compiled programs depend on it."""
+
+    max_sequences: int = 16
+    """Sequences that are decoded together; a step costs as much for fewer."""
+    cache_tokens: int | None = None
+    """Tokens that the cache holds, of all sequences and of earlier ones; by default twice the context, and at
+    least the context."""
+    page_tokens: int | None = None
+    """Tokens of a page, in whole numbers of which prefixes are reused; by default 32, and of contexts beyond
+    32K a thousandth."""
+    chunk_tokens: int = 512
+    """Most tokens of prompts that are read between two steps."""
+    max_waiting: int = 128
+    """Requests that may wait; one more is refused."""
+
+    def __post_init__(self) -> None:
+        """Refuse sizes below one."""
+        check_range(self, "max_sequences", "chunk_tokens", "max_waiting", least=1)
+        for name in ("cache_tokens", "page_tokens"):
+            if getattr(self, name) is not None:
+                check_range(self, name, least=1)

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float32, Int32
 from ringworld.core.sharding import spec
 from ringworld.inference.grammar import legal
 from ringworld.inference.request import Request
-from ringworld.inference.sampling import guide, row_keys, sample
+from ringworld.inference.sampling import Sampling, guide, row_keys, sample
 from ringworld.model.cache import KVCache
 from ringworld.model.decode import GenerationWeights, decode_step
 from ringworld.model.forward import Forward
@@ -190,14 +190,15 @@ def _draw(
     """Return a token for each group, and how likely the model finds it."""
     if group == 2:
         scores = guide(scores[::2], scores[1::2], scale=request.guidance_scale)
+    checksums = request.checksums[::group]
     may_follow = legal(request.grammar, index, vocab=scores.shape[1])
     token = sample(
         scores,
         legal=may_follow,
         seen=seen[::group],
-        keys=row_keys(request.seed, request.checksums[::group]),
-        index=index,
-        sampling=request.sampling,
+        keys=row_keys(jnp.broadcast_to(request.seed, checksums.shape), checksums),
+        index=jnp.broadcast_to(index, (len(scores),)),
+        sampling=Sampling(*(x[::group] for x in request.sampling)),
     )
     logprobs = jax.nn.log_softmax(jnp.where(may_follow[None], scores, -jnp.inf), axis=1)
     return token, jnp.take_along_axis(logprobs, token[:, None], axis=1)[:, 0]

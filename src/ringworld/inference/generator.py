@@ -15,7 +15,8 @@ from ringworld.core.mesh import members_of
 from ringworld.core.ranges import whole_number
 from ringworld.core.sharding import BATCH_AXES, SEQ_AXES
 from ringworld.inference.batches import PromptBatch, not_finite, plan_batches
-from ringworld.inference.config import GREEDY, GenerationLimits, SamplingConfig
+from ringworld.inference.config import GREEDY, EngineConfig, GenerationLimits, SamplingConfig
+from ringworld.inference.engine.engine import Engine
 from ringworld.inference.generate import Decoding, Written
 from ringworld.inference.grammar import Grammar, frame_grammar, text_grammar
 from ringworld.inference.prompts import Ids
@@ -148,6 +149,23 @@ class Generator:
             ends=[*self._ends, *more_ends],
             mesh=self._mesh,
             limits=self.limits,
+        )
+
+    def engine(self, *, decode: Callable[[Sequence[int]], str], config: EngineConfig) -> Engine:
+        """Return what continues many prompts at once, as they come; `decode` gives the text of ids.
+
+        Raises:
+            InputError: the cache would hold less than a context, or the mesh cuts a batch.
+        """
+        return Engine(
+            self._weights,
+            forward=self._forward,
+            vocabulary=self._vocabulary,
+            ends=self._ends,
+            decode=decode,
+            mesh=self._mesh,
+            limits=self.limits,
+            config=config,
         )
 
     def _continue(

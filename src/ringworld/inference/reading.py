@@ -11,29 +11,22 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float32, Int32
 
 from ringworld.core.sharding import spec
+from ringworld.inference.batches import chunk_size
 from ringworld.model.arrange import Layout
 from ringworld.model.cache import KVCache, padded_length
 from ringworld.model.decode import GenerationWeights, read_chunk
 from ringworld.model.forward import Forward
 
-_LEAST_CHUNK_TOKENS = 32
-
 
 def chunk_sizes(tokens: int, *, most: int, members: int) -> list[int]:
     """Return the sizes of the chunks in which so many tokens are read; the last one may not be full.
-
-    A chunk has the most tokens that one may have, or half of that, and so on. It is padded only where at most
-    a quarter of it is padding.
 
     Example:
         `chunk_sizes(2700, most=1024, members=1)` is `[1024, 1024, 512, 128, 32]`.
     """
     sizes = []
     while tokens > 0:
-        size = most
-        while size * 3 // 4 >= tokens and size // 2 >= _LEAST_CHUNK_TOKENS:
-            size //= 2
-        sizes.append(padded_length(size, members=members))
+        sizes.append(padded_length(chunk_size(tokens, most=most), members=members))
         tokens -= sizes[-1]
     return sizes
 

@@ -1,6 +1,7 @@
 """What is asked of a batch, as values of the compiled loop."""
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -45,19 +46,29 @@ def request_of(
         seed=jnp.uint32(sampling.seed),
         new_tokens=jnp.int32(new_tokens),
         seen=jnp.asarray(seen),
-        sampling=Sampling(
-            temperature=_float32(sampling.temperature),
-            top_k=jnp.int32(min(sampling.top_k, np.iinfo(np.int32).max)),
-            top_p=_float32(sampling.top_p),
-            min_p=_float32(sampling.min_p),
-            repetition_penalty=_float32(sampling.repetition_penalty),
-        ),
-        guidance_scale=_float32(sampling.guidance_scale),
+        sampling=jax.tree.map(jnp.asarray, sampling_of([sampling] * len(batch.lengths))),
+        guidance_scale=jnp.float32(_float32(sampling.guidance_scale)),
         grammar=grammar,
     )
 
 
-def _float32(value: float) -> jax.Array:
-    """Return the nearest finite float32 that is zero only for zero."""
+def sampling_of(each: Sequence[SamplingConfig]) -> Sampling:
+    """Return how each sequence is drawn, as NumPy arrays."""
+
+    def values(name: str) -> Any:
+        return np.array([_float32(getattr(one, name)) for one in each], np.float32)
+
+    top_k: Any = np.array([min(one.top_k, np.iinfo(np.int32).max) for one in each], np.int32)
+    return Sampling(
+        temperature=values("temperature"),
+        top_k=top_k,
+        top_p=values("top_p"),
+        min_p=values("min_p"),
+        repetition_penalty=values("repetition_penalty"),
+    )
+
+
+def _float32(value: float) -> float:
+    """Return what becomes a finite float32 that is zero only for zero."""
     limits = np.finfo(np.float32)
-    return jnp.float32(min(max(value, float(limits.tiny)), float(limits.max)) if value else 0)
+    return min(max(value, float(limits.tiny)), float(limits.max)) if value else 0.0

@@ -27,22 +27,22 @@ def guide(
     return free + scale * (given - free)
 
 
-def row_keys(seed: UInt32[Array, ""], prompts: UInt32[Array, " batch"]) -> Key[Array, " batch"]:
-    """Return a key for each sequence from the seed and a checksum of its prompt.
+def row_keys(seeds: UInt32[Array, " batch"], prompts: UInt32[Array, " batch"]) -> Key[Array, " batch"]:
+    """Return a key for each sequence from its seed and a checksum of its prompt.
 
     Its draws then depend on nothing else in the batch, and two captions of one batch draw differently.
     """
-    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(jax.random.key(seed), prompts)
+    return jax.vmap(lambda seed, prompt: jax.random.fold_in(jax.random.key(seed), prompt))(seeds, prompts)
 
 
 class Sampling(NamedTuple):
-    """How ids are drawn, as values of a compiled program; see `SamplingConfig`."""
+    """How ids are drawn for each sequence, as values of a compiled program; see `SamplingConfig`."""
 
-    temperature: Float32[Array, ""]
-    top_k: Int32[Array, ""]
-    top_p: Float32[Array, ""]
-    min_p: Float32[Array, ""]
-    repetition_penalty: Float32[Array, ""]
+    temperature: Float32[Array, " batch"]
+    top_k: Int32[Array, " batch"]
+    top_p: Float32[Array, " batch"]
+    min_p: Float32[Array, " batch"]
+    repetition_penalty: Float32[Array, " batch"]
 
 
 def sample(
@@ -51,7 +51,7 @@ def sample(
     legal: Bool[Array, " vocab"],
     seen: Bool[Array, "batch vocab"],
     keys: Key[Array, " batch"],
-    index: Int32[Array, ""],
+    index: Int32[Array, " batch"],
     sampling: Sampling,
 ) -> Int32[Array, " batch"]:
     """Draw one legal id a sequence, whatever the logits and the temperature are.
@@ -61,28 +61,29 @@ def sample(
         legal: which ids may be drawn, at least one.
         seen: which ids the prompt and the output hold.
         keys: one for each sequence.
-        index: of the token that is drawn; each draws anew.
+        index: of the token of each that is drawn; each draws anew.
         sampling: how; ids that tie with the last one kept are kept.
     """
+    temperature, top_k, top_p, min_p, penalty = (x[:, None] for x in sampling)
     wide = _finite(jnp.where(jnp.isnan(logits), -jnp.inf, logits.astype(jnp.float32)))
-    penalty = sampling.repetition_penalty
     wide = jnp.where(seen, _finite(jnp.where(wide > 0, wide / penalty, wide * penalty)), wide)
     # Minus infinity is kept for what is not legal: a legal id that overflows is still more than that.
     kept = jnp.where(legal[None], wide, -jnp.inf)
-    kept = _if(sampling.top_k > 0, kept, lambda x: likeliest(x, count=sampling.top_k))
+    kept = _if(top_k > 0, kept, lambda x: likeliest(x, count=top_k))
     # Differences to the greatest, because no division makes them overflow upwards.
     below = kept - jnp.max(kept, axis=1, keepdims=True)
-    scaled = jnp.maximum(below / jnp.clip(sampling.temperature, *_TEMPERATURES), _LEAST)
+    scaled = jnp.maximum(below / jnp.clip(temperature, *_TEMPERATURES), _LEAST)
     scaled = jnp.where(kept > -jnp.inf, scaled, -jnp.inf)
-    scaled = _if(sampling.top_p < 1, scaled, lambda x: nucleus(x, mass=sampling.top_p))
-    scaled = jnp.where(scaled >= jnp.log(sampling.min_p), scaled, -jnp.inf)
-    noise = jax.vmap(lambda key: jax.random.gumbel(jax.random.fold_in(key, index), kept.shape[1:]))(keys)
-    drawn = jnp.where(sampling.temperature > 0, scaled + noise, below)
+    scaled = _if(top_p < 1, scaled, lambda x: nucleus(x, mass=top_p))
+    scaled = jnp.where(scaled >= jnp.log(min_p), scaled, -jnp.inf)
+    fresh = jax.vmap(jax.random.fold_in)(keys, index)
+    noise = jax.vmap(lambda key: jax.random.gumbel(key, kept.shape[1:]))(fresh)
+    drawn = jnp.where(temperature > 0, scaled + noise, below)
     return jnp.argmax(jnp.where(scaled > -jnp.inf, drawn, -jnp.inf), axis=-1).astype(jnp.int32)
 
 
 def likeliest(
-    logits: Float32[Array, "batch vocab"], *, count: Int32[Array, ""]
+    logits: Float32[Array, "batch vocab"], *, count: Int32[Array, "#batch 1"]
 ) -> Bool[Array, "batch vocab"]:
     """Return which ids are among the `count` likeliest of their sequence, or tie with the last of them.
 
@@ -92,7 +93,9 @@ def likeliest(
     return _greatest(logits, enough=lambda kept: jnp.sum(kept, axis=1, keepdims=True) >= count)
 
 
-def nucleus(logits: Float32[Array, "batch vocab"], *, mass: Float32[Array, ""]) -> Bool[Array, "batch vocab"]:
+def nucleus(
+    logits: Float32[Array, "batch vocab"], *, mass: Float32[Array, "#batch 1"]
+) -> Bool[Array, "batch vocab"]:
     """Return the fewest likeliest ids that together have this share of the probability, and ties of the last.
 
     Example:
@@ -127,12 +130,16 @@ def _greatest(
 
 
 def _if(
-    asked: Bool[Array, ""],
+    asked: Bool[Array, "batch 1"],
     scores: Float32[Array, "batch vocab"],
     keeps: Callable[[Float32[Array, "batch vocab"]], Bool[Array, "batch vocab"]],
 ) -> Float32[Array, "batch vocab"]:
-    """Leave minus infinity where something is asked for and does not keep a score."""
-    return jax.lax.cond(asked, lambda x: jnp.where(keeps(x), x, -jnp.inf), lambda x: x, scores)
+    """Leave minus infinity where something is asked of a sequence and does not keep a score."""
+
+    def cut(x: Float32[Array, "batch vocab"]) -> Float32[Array, "batch vocab"]:
+        return jnp.where(keeps(x) | ~asked, x, -jnp.inf)
+
+    return jax.lax.cond(asked.any(), cut, lambda x: x, scores)
 
 
 def _finite(scores: Float32[Array, "batch vocab"]) -> Float32[Array, "batch vocab"]:

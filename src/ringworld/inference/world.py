@@ -15,6 +15,7 @@ from ringworld.core.ranges import whole_number
 from ringworld.inference.completion import Completion, TextScore
 from ringworld.inference.config import (
     DrawingSampling,
+    EngineConfig,
     GenerationLimits,
     SamplingConfig,
     SamplingDefaults,
@@ -22,6 +23,7 @@ from ringworld.inference.config import (
     WatchingConfig,
 )
 from ringworld.inference.conversation import Conversation
+from ringworld.inference.engine.engine import Engine
 from ringworld.inference.generator import Generator
 from ringworld.inference.prompts import Ids, Prompts
 from ringworld.inference.scorer import Scorer
@@ -305,6 +307,14 @@ class World:
             max_new_tokens=whole_number("max_new_tokens", max_new_tokens, least=1),
             system=system,
         )
+
+    def engine(self, config: EngineConfig | None = None) -> Engine:
+        """Return what continues many prompts at once, as they come.
+
+        Raises:
+            InputError: the cache would hold less than a context, or the mesh cuts a batch.
+        """
+        return self.generator.engine(decode=self.prompts.tokenizer.decode, config=config or EngineConfig())
 
     def codes(
         self, *, video: Pictures | None = None, image: Pictures | None = None

@@ -84,11 +84,11 @@ def prefill(
         The scores after the last token of each row, and the cache.
     """
     first = jnp.zeros_like(order)
-    x, rotated = _begin(weights.embed, tokens, order=order, first=first, forward=forward)
+    x, rotated = begin(weights.embed, tokens, order=order, first=first, forward=forward)
     read = partial(_read_layer, rotated=rotated, order=order, first=first, forward=forward)
     written = _fill(cache.order, order, slot=jnp.int32(0))
     x, cache = _through_layers(read, weights, cache, x, written=written)
-    return _scores_of_last(weights, x, order=order, forward=forward), cache
+    return scores_of_last(weights, x, order=order, forward=forward), cache
 
 
 def read_chunk(
@@ -118,7 +118,7 @@ def read_chunk(
         The scores after the last token of each row, which mean nothing for a row of padding, and the cache.
     """
     first = jnp.zeros_like(order)
-    x, rotated = _begin(weights.embed, tokens, order=order, first=first, forward=forward)
+    x, rotated = begin(weights.embed, tokens, order=order, first=first, forward=forward)
     written, whole_order = _fill(cache.order, order, slot=slot), _whole(order)
     read = partial(
         _chunk_layer,
@@ -130,7 +130,7 @@ def read_chunk(
         cut=True,
     )
     x, cache = _through_layers(read, weights, cache, x, written=written)
-    return _scores_of_last(weights, x, order=order, forward=forward), cache
+    return scores_of_last(weights, x, order=order, forward=forward), cache
 
 
 def decode_step(
@@ -158,7 +158,7 @@ def decode_step(
         The scores after the last new token of each row, and the cache.
     """
     first = jnp.zeros_like(order)
-    x, rotated = _begin(weights.embed, tokens, order=order, first=first, forward=forward)
+    x, rotated = begin(weights.embed, tokens, order=order, first=first, forward=forward)
     written = append(cache.order, order, slot=slot)
     decode = partial(
         _decode_layer,
@@ -170,7 +170,7 @@ def decode_step(
         cut=False,
     )
     x, cache = _through_layers(decode, weights, cache, x, written=written)
-    return _scores_of_last(weights, x, order=order, forward=forward), cache
+    return scores_of_last(weights, x, order=order, forward=forward), cache
 
 
 def target_losses(
@@ -187,7 +187,7 @@ def target_losses(
     Arrays and layout as in `world_model.hidden`; see `cross_entropy` for targets below 0. The masters in
     training give the same, since they are cast as these weights were.
     """
-    x, rotated = _begin(weights.embed, tokens, order=order, first=first, forward=forward)
+    x, rotated = begin(weights.embed, tokens, order=order, first=first, forward=forward)
     for layer in weights.layers:
         x = _score_layer(layer, x, rotated=rotated, order=order, first=first, forward=forward)
     return _losses(weights, x, targets, forward=forward)
@@ -211,7 +211,7 @@ def _through_layers(
 
 
 @jax.jit
-def _begin(
+def begin(
     table: Float[Array, "vocab embed"],
     tokens: Int32[Array, "batch seq"],
     *,
@@ -219,6 +219,7 @@ def _begin(
     first: Int32[Array, "batch seq"],
     forward: Forward,
 ) -> tuple[Float[Array, "batch seq embed"], Rotation]:
+    """Return the embedding of tokens, and how their queries and keys are rotated."""
     x = embedded(table, tokens, compute=forward.execution.compute)
     return x, rotation(positions(order, first), forward.frequencies)
 
@@ -298,13 +299,14 @@ def _score_layer(
 
 
 @jax.jit
-def _scores_of_last(
+def scores_of_last(
     weights: GenerationWeights,
     x: Float[Array, "batch seq embed"],
     *,
     order: Int32[Array, "batch seq"],
     forward: Forward,
 ) -> Float32[Array, "batch vocab"]:
+    """Score what follows the last token of each row."""
     x = rms_norm(x, weights.norm, eps=forward.architecture.norm_eps)
     is_last = (order == jnp.max(order, axis=1, keepdims=True)).astype(x.dtype)
     last = jnp.einsum("bs,bse->be", is_last, x, out_sharding=spec("batch", "embed"))

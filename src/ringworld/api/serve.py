@@ -1,0 +1,77 @@
+"""`ringworld serve`: a model folder behind HTTP."""
+
+import os
+import sys
+from pathlib import Path
+
+from ringworld.api.load import load
+from ringworld.core.errors import InputError
+from ringworld.inference.config import EngineConfig
+from ringworld.model.config import WeightType
+from ringworld.serving.config import ServingConfig
+from ringworld.text.read_text import read_text
+
+KEYS_VARIABLE = "RINGWORLD_API_KEYS"
+_MOST_BYTES = 2**20
+
+
+def serve(
+    model: Path,
+    *,
+    name: str | None = None,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    key_file: Path | None = None,
+    without_key: bool = False,
+    context_tokens: int | None = None,
+    engine: EngineConfig | None = None,
+    weights: WeightType | None = None,
+    devices: int | None = None,
+) -> None:
+    """Serve a model until it is stopped.
+
+    Args:
+        model: model folder.
+        name: what requests call it; by default the name of the folder.
+        host: address to listen at.
+        port: 0 takes one that is free.
+        key_file: text file with a key a line; by default `$RINGWORLD_API_KEYS`, with commas between keys.
+        without_key: whether everybody may ask, whoever reaches the address.
+        context_tokens: longest prompt with what follows it, as in `load`.
+        engine: how much is done at once.
+        weights: how weights are kept, as in `load`.
+        devices: of the ring.
+
+    Raises:
+        InputError: the model or the address cannot be used, a key is missing or too short, or the packages
+            of serving are not installed.
+    """
+    try:
+        from ringworld.serving.server import run
+    except ModuleNotFoundError as error:
+        problem = f"serving needs the package {error.name}"
+        raise InputError(problem, field="serve", remedy="pip install 'ringworld[serve]'") from None
+    config = ServingConfig(
+        name=name or model.resolve().name,
+        host=host,
+        port=port,
+        keys=_keys(key_file),
+        without_key=without_key,
+    )
+    world = load(model, devices=devices, weights=weights, context_tokens=context_tokens)
+
+    def say(address: str) -> None:
+        print(f"{config.name} is served at {address}/v1; Ctrl-C stops it", file=sys.stderr, flush=True)
+
+    run(world, config=config, engine=engine or EngineConfig(), on_ready=say)
+
+
+def _keys(file: Path | None) -> tuple[str, ...]:
+    if file is None:
+        given = os.environ.get(KEYS_VARIABLE, "").split(",")
+    else:
+        given = read_text(file, max_bytes=_MOST_BYTES).splitlines()
+    keys = tuple(key.strip() for key in given if key.strip())
+    if file is not None and not keys:
+        raise InputError(f"{file} holds no key", field="key_file", path=file, remedy="write one a line")
+    return keys

@@ -1,0 +1,112 @@
+"""Attention of new tokens to keys that lie in pages, each sequence's in an order that its table tells.
+
+A page is the same tokens of one sequence on all members, cut over them: its token `t` is on member
+`t % members`. So nothing but queries and results moves, as in `attention.decode`, and which page lies where
+in the pool does not matter to the result. Pages are brought together a run at a time, which bounds the memory
+that this takes, and a sequence costs its own runs: sequences of like length are attended together.
+
+    page of 4 tokens, members 2, table [[7, 2]]:
+
+    member 0: page 7 holds tokens 0, 2; page 2 tokens 4, 6      member 1: page 7 holds 1, 3; page 2 holds 5, 7
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int32
+
+from ringworld.attention.backends import kernel_for, on_each_device
+from ringworld.attention.config import AttentionConfig
+from ringworld.attention.inputs import check_shardings
+from ringworld.attention.merge import Partial, merge, merge_over, nothing_seen
+from ringworld.attention.visibility import MaskSpec
+from ringworld.core.divisors import largest_divisor
+from ringworld.core.sharding import SEQ_AXES, spec
+
+_Q = spec("batch", "heads", None, "head")
+_PAGES = spec(None, "kv_heads", "seq", "head")
+_TOKENS = spec("batch", None)
+_RUN_TOKENS = 512  # brought together at once, of each sequence
+_LONG_RUN_TOKENS = 2048  # where many queries share them
+_TOGETHER = 4  # sequences whose runs are attended at once; the longest decides how many there are
+
+
+def paged_attention(
+    q: Float[Array, "batch heads q_seq head"],
+    k: Float[Array, "pages kv_heads page head"],
+    v: Float[Array, "pages kv_heads page head"],
+    *,
+    q_order: Int32[Array, "batch q_seq"],
+    q_first: Int32[Array, "batch q_seq"],
+    tables: Int32[Array, "batch width"],
+    config: AttentionConfig,
+) -> Float[Array, "batch heads q_seq head"]:
+    """Return the attention of new tokens to keys of their sequence whose order lies in [q_first, q_order].
+
+    Call it inside jit under a mesh of `core.mesh` whose batch axes have one member. Queries and the result
+    are whole on every member of the sequence axes; the tokens of each page are sharded over them. What a row
+    gives does not depend on other rows, to the bit.
+
+    Args:
+        q: new tokens, whose own keys are in their pages already.
+        k: the pool of all pages.
+        v: likewise.
+        q_order: index of each new token in its sequence; -1 sees nothing.
+        q_first: the first that it sees.
+        tables: the pages of each sequence in order; what stands behind them is not read for a result.
+        config: of the kernel.
+
+    Raises:
+        InputError: shardings do not match.
+    """
+    check_shardings(q=(q, _Q), k=(k, _PAGES), v=(v, _PAGES))
+    check_shardings(q_order=(q_order, _TOKENS), q_first=(q_first, _TOKENS), tables=(tables, _TOKENS))
+    attend = on_each_device(
+        _attend, in_specs=(_Q, _PAGES, _PAGES, _TOKENS, _TOKENS, _TOKENS), out_specs=_Q, config=config
+    )
+    return attend(q, k, v, q_order, q_first, tables)
+
+
+def _attend(
+    q: Array, k: Array, v: Array, q_order: Array, q_first: Array, tables: Array, *, config: AttentionConfig
+) -> Array:
+    members, member = jax.lax.axis_size(SEQ_AXES), jax.lax.axis_index(SEQ_AXES)
+    # Equal on every member so far; the partial results are not.
+    q, q_order, q_first, tables = jax.lax.pcast((q, q_order, q_first, tables), SEQ_AXES, to="varying")
+    page = k.shape[2] * members
+    run = max(1, (_RUN_TOKENS if q.shape[2] == 1 else _LONG_RUN_TOKENS) // page)
+    tables = jnp.pad(tables, ((0, 0), (0, -tables.shape[1] % run)))
+    together = largest_divisor(len(q), limit=_TOGETHER)
+    ranked = jnp.argsort(-q_order.max(axis=1))
+    # Of a run: its token i is on this member at [i // members].
+    index = jnp.arange(run)[:, None] * page + jnp.arange(k.shape[2])[None] * members + member
+
+    def attend_group(n: Array, total: Partial) -> Partial:
+        rows = jax.lax.dynamic_slice_in_dim(ranked, n * together, together)
+        order, first, table, queries = q_order[rows], q_first[rows], tables[rows], q[rows]
+        kernel = kernel_for(config, queries=queries)
+
+        def attend_run(j: Array, part: Partial) -> Partial:
+            ids = jax.lax.dynamic_slice_in_dim(table, j * run, run, axis=1)
+            k_order = jnp.broadcast_to((j * run * page + index).reshape(1, -1), (together, index.size))
+            mask = MaskSpec(q_order=order, q_first=first, k_order=k_order.astype(jnp.int32))
+            new = kernel.forward(queries, _joined(k, ids), _joined(v, ids), mask=mask, config=config)
+            return merge(part, new)
+
+        longest, earliest = order.max() + 1, jnp.where(order < 0, order.max(), first).min()
+        begin, end = jnp.maximum(earliest, 0) // (run * page), -(-longest // (run * page))
+        part = jax.lax.fori_loop(begin, end, attend_run, nothing_seen(queries))
+        return Partial(*(whole.at[rows].set(new) for whole, new in zip(total, part)))
+
+    total = jax.lax.fori_loop(0, len(q) // together, attend_group, nothing_seen(q))
+    return merge_over(total, SEQ_AXES).out.astype(q.dtype)
+
+
+def _joined(
+    pool: Float[Array, "pages kv_heads page head"], ids: Int32[Array, "batch run"]
+) -> Float[Array, "batch kv_heads _ head"]:
+    """Lay pages end to end."""
+    heads = jnp.arange(pool.shape[1], dtype=jnp.int32)
+    found = pool[ids[:, None, :], heads[None, :, None]]
+    return found.reshape(*found.shape[:2], math.prod(found.shape[2:4]), found.shape[4])

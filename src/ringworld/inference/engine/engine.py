@@ -1,0 +1,317 @@
+"""The engine: one thread that reads and writes for all who ask, a round at a time."""
+
+import math
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from queue import SimpleQueue
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from ringworld.core.errors import Busy, InputError
+from ringworld.core.mesh import members_of
+from ringworld.core.ranges import check_number
+from ringworld.core.sharding import BATCH_AXES, SEQ_AXES
+from ringworld.inference.batches import check_fits, not_finite
+from ringworld.inference.config import EngineConfig, GenerationLimits
+from ringworld.inference.engine.pages import Pages
+from ringworld.inference.engine.programs import Programs
+from ringworld.inference.engine.scheduler import Scheduler
+from ringworld.inference.engine.sequence import GenerationRequest, LiveSequence, Piece, ScoredToken
+from ringworld.model.decode import GenerationWeights
+from ringworld.model.forward import Forward
+from ringworld.text.vocabulary import Vocabulary
+
+_LEAST_PAGE_TOKENS = 32
+_MOST_PAGES_OF_CONTEXT = 1024
+Deliver = Callable[[Piece | BaseException], None]
+
+
+class Closed(RuntimeError):
+    """The engine was closed before a request was finished."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineState:
+    """What an engine has done, and does now."""
+
+    waiting: int
+    """Requests."""
+    running: int
+    """Requests."""
+    held_pages: int
+    """Pages that requests hold."""
+    pages: int
+    """Pages that there are."""
+    read_tokens: int
+    """Of prompts, so far."""
+    reused_tokens: int
+    """Of prompts that were found in the cache, so far."""
+    written_tokens: int
+    """So far."""
+    steps: int
+    """So far."""
+    preempted: int
+    """How often a request gave up its pages to another, and read again."""
+
+
+class Engine:
+    """One model that continues many prompts at once, of any length, which join and leave at every step.
+
+    What a request gives does not depend, to the bit, on what it is batched with; a prefix that is found in
+    the cache was read in other chunks, so that scores may differ by the rounding of the type.
+
+    Example:
+        >>> with world.engine() as engine:
+        ...     for piece in engine.stream(GenerationRequest(prompt=ids, max_new_tokens=64)):
+        ...         print(piece.text, end="", flush=True)
+    """
+
+    def __init__(
+        self,
+        weights: GenerationWeights,
+        *,
+        forward: Forward,
+        vocabulary: Vocabulary,
+        ends: Sequence[int],
+        decode: Callable[[Sequence[int]], str],
+        mesh: Mesh,
+        limits: GenerationLimits,
+        config: EngineConfig,
+    ) -> None:
+        """Make the cache, and start the thread; arguments as for `Generator`, and `decode`, the text of ids.
+
+        Raises:
+            InputError: the cache holds less than a context, or the mesh cuts a batch.
+        """
+        context, members = limits.max_context_tokens, members_of(mesh, SEQ_AXES)
+        if members_of(mesh, BATCH_AXES) != 1:
+            problem = "an engine has one pool of pages, which a mesh with data axes would cut"
+            raise InputError(problem, field="mesh", value=mesh.shape, remedy="use a mesh of a ring alone")
+        wanted = config.page_tokens or max(
+            _LEAST_PAGE_TOKENS, 1 << (context // _MOST_PAGES_OF_CONTEXT - 1).bit_length()
+        )
+        page = -(-wanted // members) * members
+        table_pages = -(-context // page)
+        held = 2 * context if config.cache_tokens is None else config.cache_tokens
+        check_number(
+            "cache_tokens",
+            held,
+            least=context,
+            remedy="hold at least one context, or load the model with a shorter one",
+        )
+        self._mesh, self._context = mesh, context
+        self._ends, self._decode = frozenset(ends), decode
+        pages = 1 + max(table_pages, held // page)
+        self._pages, self._page = pages, page
+        self._chunk = page << max(0, (config.chunk_tokens // page).bit_length() - 1)
+        self._config = config
+        with jax.set_mesh(mesh):
+            self._programs = Programs(
+                weights,
+                forward=forward,
+                vocabulary=vocabulary,
+                mesh=mesh,
+                rows=config.max_sequences,
+                pages=pages,
+                page_tokens=page,
+                table_pages=table_pages,
+            )
+        self._scheduler = self._new_scheduler()
+        self._read_tokens = self._reused_tokens = self._written_tokens = self._steps = 0
+        self._preempted = 0
+        # The scheduler belongs to the thread; others leave here what they ask.
+        self._inbox: deque[LiveSequence] = deque()
+        self._changed = threading.Condition()
+        self._closing = False
+        self._thread = threading.Thread(target=self._run, name="ringworld-engine", daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> "Engine":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def submit(self, request: GenerationRequest, deliver: Deliver) -> Callable[[], None]:
+        """Accept a request, without waiting for it.
+
+        Args:
+            request: what is asked.
+            deliver: called on the engine's thread with each piece, the last of which has a `finish`, or with
+                the error that ends the request. It returns soon, and raises nothing.
+
+        Returns:
+            What cancels the request, from any thread: nothing more is delivered but what is on its way.
+
+        Raises:
+            InputError: the prompt does not fit into the context with what follows it.
+            Busy: as many requests wait as may.
+            Closed: the engine is closed.
+        """
+        check_fits(len(request.prompt), new_tokens=request.max_new_tokens, context_tokens=self._context)
+        sequence = LiveSequence(request, ends=self._ends, decode=self._decode, deliver=deliver)
+        with self._changed:
+            if self._closing:
+                raise Closed("the engine is closed")
+            waiting = len(self._inbox) + len(self._scheduler.waiting)
+            if waiting >= self._config.max_waiting:
+                raise Busy(waiting=waiting)
+            self._inbox.append(sequence)
+            self._changed.notify()
+
+        def cancel() -> None:
+            sequence.cancelled = True
+
+        return cancel
+
+    def stream(self, request: GenerationRequest) -> Iterator[Piece]:
+        """Yield what comes of a request; a caller that stops cancels it.
+
+        Raises:
+            InputError: as for `submit`.
+            Busy: likewise.
+            Closed: likewise, or the engine was closed meanwhile.
+        """
+        pieces: SimpleQueue[Piece | BaseException] = SimpleQueue()
+        cancel = self.submit(request, pieces.put)
+        return _until_finished(pieces, cancel)
+
+    def warm_up(self) -> None:
+        """Compile what requests will need: a step, and chunks of each size."""
+        size = self._page
+        while size <= min(self._chunk, self._context - 2):
+            # Each with ids of its own, so that nothing is reused.
+            prompt = np.full(size + 1, size // self._page, np.int32)
+            for _ in self.stream(GenerationRequest(prompt=prompt, max_new_tokens=1)):
+                pass
+            size *= 2
+
+    @property
+    def state(self) -> EngineState:
+        """What it has done so far, and does now."""
+        scheduler = self._scheduler
+        return EngineState(
+            waiting=len(self._inbox) + len(scheduler.waiting),
+            running=len(scheduler.running),
+            held_pages=scheduler.pages.held,
+            pages=scheduler.pages.count,
+            read_tokens=self._read_tokens,
+            reused_tokens=self._reused_tokens,
+            written_tokens=self._written_tokens,
+            steps=self._steps,
+            preempted=self._preempted + scheduler.preempted,
+        )
+
+    def close(self) -> None:
+        """End all requests with `Closed`, and the thread."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        self._thread.join()
+
+    def _run(self) -> None:
+        with jax.set_mesh(self._mesh):
+            while self._begin_round():
+                try:
+                    self._round()
+                except Exception as error:  # of the device: what the pool holds is not known any more
+                    self._begin_again(error)
+        for sequence in (*self._everyone(), *self._inbox):
+            sequence.deliver(Closed("the engine was closed"))
+
+    def _begin_round(self) -> bool:
+        """Wait for something to do; False where the engine is closed."""
+        with self._changed:
+            while not (self._closing or self._inbox or self._everyone()):
+                self._changed.wait()
+            while self._inbox:
+                self._scheduler.waiting.append(self._inbox.popleft())
+        for sequence in self._everyone():
+            if sequence.cancelled:
+                self._scheduler.remove(sequence)
+        return not self._closing
+
+    def _round(self) -> None:
+        """Read a chunk's worth of prompts, and write a token of each sequence that is read."""
+        for sequence in self._scheduler.admit():
+            self._programs.join(sequence)
+        for chunk in self._scheduler.chunks():
+            scores = self._programs.read(chunk)
+            self._read_tokens += chunk.tokens
+            self._scheduler.was_read(chunk)
+            chunk.sequence.scores += scores
+            if not all(math.isfinite(token.logprob) for token in scores):
+                self._deliver(chunk.sequence, not_finite())
+                return self._begin_again(None)
+        for sequence in [*self._scheduler.running]:
+            if sequence.finished:
+                scores = tuple(sequence.scores)
+                self._deliver(sequence, Piece(prompt=scores, finish="length"))
+        ready = self._scheduler.steppable()
+        if not ready:
+            return
+        drawn = self._programs.step(ready)
+        self._steps += 1
+        for sequence, (token, finite) in zip(ready, drawn):
+            self._scheduler.was_stepped(sequence)
+            self._write(sequence, token, finite=finite)
+        if not all(finite for _, finite in drawn):
+            # Numbers that are not finite would stay in pages, and spoil what is multiplied with zero.
+            self._begin_again(None)
+
+    def _write(self, sequence: LiveSequence, token: ScoredToken, *, finite: bool) -> None:
+        if not finite:
+            self._deliver(sequence, not_finite())
+            return
+        self._written_tokens += 1
+        self._deliver(sequence, sequence.write(token))
+
+    def _deliver(self, sequence: LiveSequence, piece: Piece | BaseException) -> None:
+        if isinstance(piece, BaseException) or piece.finish is not None:
+            self._reused_tokens += sequence.reused
+            self._scheduler.remove(sequence)
+        if not sequence.cancelled:
+            sequence.deliver(piece)
+
+    def _begin_again(self, error: Exception | None) -> None:
+        """Empty the pool; those that run end with the error, or read again where there is none."""
+        old, self._scheduler = self._scheduler, self._new_scheduler()
+        self._preempted += old.preempted
+        self._programs.clear()
+        for sequence in old.running:
+            sequence.give_up()
+            if error is not None:
+                sequence.deliver(error)
+            else:
+                self._scheduler.waiting.append(sequence)
+        self._scheduler.waiting.extend(old.waiting)
+
+    def _new_scheduler(self) -> Scheduler:
+        return Scheduler(
+            Pages(self._pages),
+            page_tokens=self._page,
+            chunk_tokens=self._chunk,
+            max_sequences=self._config.max_sequences,
+        )
+
+    def _everyone(self) -> list[LiveSequence]:
+        return [*self._scheduler.running, *self._scheduler.waiting]
+
+
+def _until_finished(
+    pieces: SimpleQueue[Piece | BaseException], cancel: Callable[[], None]
+) -> Iterator[Piece]:
+    try:
+        while True:
+            piece = pieces.get()
+            if isinstance(piece, BaseException):
+                raise piece
+            yield piece
+            if piece.finish is not None:
+                return
+    finally:
+        cancel()

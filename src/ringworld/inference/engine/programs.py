@@ -1,0 +1,276 @@
+"""The compiled programs of an engine, of few shapes: a chunk of one sequence, and a step of all of them."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Bool, Float, Float32, Int32, UInt32
+
+from ringworld.core.sharding import spec
+from ringworld.inference.config import GREEDY
+from ringworld.inference.engine.scheduler import Chunk
+from ringworld.inference.engine.sequence import MOST_ALTERNATIVES, LiveSequence, ScoredToken
+from ringworld.inference.grammar import legal, text_grammar
+from ringworld.inference.request import sampling_of
+from ringworld.inference.sampling import Sampling, row_keys, sample
+from ringworld.model.arrange import Layout
+from ringworld.model.decode import GenerationWeights
+from ringworld.model.forward import Forward
+from ringworld.model.layers import rms_norm
+from ringworld.model.pages import PagePool, read_pages, step_pages
+from ringworld.model.world_model import logits
+from ringworld.text.vocabulary import Vocabulary
+
+
+class Drawn(NamedTuple):
+    """What a step gives for each row."""
+
+    tokens: Int32[Array, " batch"]
+    logprobs: Float32[Array, " batch"]
+    finite: Bool[Array, " batch"]
+    """Whether all scores are numbers; what was drawn means nothing otherwise."""
+    likeliest: "_Likeliest"
+
+
+class _Likeliest(NamedTuple):
+    ids: Int32[Array, "*dims alternatives"]
+    logprobs: Float32[Array, "*dims alternatives"]
+
+
+class _Rows(NamedTuple):
+    """What a step is told of each row; nothing here makes a program compile again."""
+
+    tokens: Int32[Array, " batch"]
+    order: Int32[Array, " batch"]
+    """Of the token; -1 where a row writes nothing."""
+    index: Int32[Array, " batch"]
+    """Of the token that is drawn, counted from the end of the prompt."""
+    seeds: UInt32[Array, " batch"]
+    checksums: UInt32[Array, " batch"]
+    tables: Int32[Array, "batch width"]
+    sampling: Sampling
+
+
+class Programs:
+    """One model with its pool of pages; call it from one thread, under `jax.set_mesh`."""
+
+    def __init__(
+        self,
+        weights: GenerationWeights,
+        *,
+        forward: Forward,
+        vocabulary: Vocabulary,
+        mesh: Mesh,
+        rows: int,
+        pages: int,
+        page_tokens: int,
+        table_pages: int,
+    ) -> None:
+        """Make an empty pool of so many pages, for tables of at most `table_pages`."""
+        self._weights, self._forward = weights, forward
+        self._pages, self._page, self._width = pages, page_tokens, table_pages
+        self._rows = rows
+        self._legal = legal(text_grammar(vocabulary, ends=()), jnp.int32(0), vocab=forward.architecture.vocab)
+        # In this layout token t of a chunk is on member t % members, as in a page.
+        self._layout = Layout(replace(forward.execution.attention, layout="striped"), mesh=mesh)
+        self._replicated = jax.NamedSharding(mesh, spec())
+        self._pool, self._seen = self._empty()
+
+    def clear(self) -> None:
+        """Begin again with an empty pool."""
+        for array in jax.tree.leaves((self._pool, self._seen)):
+            array.delete()
+        self._pool, self._seen = self._empty()
+
+    def join(self, sequence: LiveSequence) -> None:
+        """Let a sequence have its row."""
+        assert sequence.row is not None
+        seen = np.zeros(self._seen.shape[1], bool)
+        seen[sequence.ids] = True
+        self._seen = _join(self._seen, self._put(np.int32(sequence.row)), self._put(seen))
+
+    def read(self, chunk: Chunk) -> list[ScoredToken]:
+        """Read a chunk; return the scores of what follows each of its tokens, if they were asked for."""
+        sequence, start, stop = chunk.sequence, chunk.start, chunk.start + chunk.tokens
+        tokens = np.zeros((1, chunk.size), np.int32)
+        order, targets = np.full_like(tokens, -1), np.zeros_like(tokens)
+        tokens[0, : chunk.tokens] = sequence.ids[start:stop]
+        targets[0, : chunk.tokens] = sequence.ids[start + 1 : stop + 1]
+        order[0, : chunk.tokens] = np.arange(start, stop)
+        host: tuple[Any, ...] = (tokens, order, targets)
+        placed = self._layout.place(host, [[chunk.size]])
+        ids, placed_order, next_ids = placed.arrays
+        table = self._table([sequence])
+        first = start // self._page
+        pages = np.zeros(chunk.size // self._page, np.int32)
+        own = sequence.pages[first : first + len(pages)]
+        pages[: len(own)] = own
+        x, self._pool = read_pages(
+            self._weights,
+            self._pool,
+            ids,
+            order=placed_order,
+            pages=self._put(pages),
+            table=jax.reshard(self._put(table), spec("batch", None)),
+            forward=self._forward,
+        )
+        if not sequence.scores_prompt:
+            return []
+        nats, likeliest = _score(self._weights, x, next_ids, legal=self._legal, forward=self._forward)
+        scores = placed.restore(nats)[0]
+        found = _Likeliest(*(placed.restore(x)[0] for x in likeliest))
+        return [
+            _scored(sequence, token=targets[0, i], logprob=scores[i], likeliest=found, at=i)
+            for i in range(chunk.tokens)
+        ]
+
+    def step(self, sequences: Sequence[LiveSequence]) -> list[tuple[ScoredToken, bool]]:
+        """Write a token of each; return it, and whether the scores that it was drawn from are numbers."""
+        by_row = {each.row: each for each in sequences}
+        rows = [by_row.get(row) for row in range(self._rows)]
+        batch = _Rows(
+            tokens=_each(rows, lambda each: each.ids[-1]),
+            order=_each(rows, lambda each: len(each.ids) - 1, idle=-1),
+            index=_each(rows, lambda each: each.written),
+            seeds=_each(rows, lambda each: each.request.sampling.seed, dtype=np.uint32),
+            checksums=_each(rows, lambda each: each.checksum, dtype=np.uint32),
+            tables=self._table(rows),
+            sampling=sampling_of([GREEDY if each is None else each.request.sampling for each in rows]),
+        )
+        asked = any(each.request.alternatives for each in sequences)
+        drawn, self._seen, self._pool = _step(
+            self._weights,
+            self._pool,
+            self._seen,
+            self._put(batch),
+            legal=self._legal,
+            asked=self._put(np.bool_(asked)),
+            forward=self._forward,
+        )
+        drawn = jax.device_get(drawn)
+        return [
+            (
+                _scored(
+                    each,
+                    token=drawn.tokens[each.row],
+                    logprob=drawn.logprobs[each.row],
+                    likeliest=drawn.likeliest,
+                    at=each.row,
+                ),
+                bool(drawn.finite[each.row]),
+            )
+            for each in sequences
+        ]
+
+    def _empty(self) -> tuple[PagePool, Bool[Array, "batch vocab"]]:
+        architecture, compute = self._forward.architecture, self._forward.execution.compute
+        pool = PagePool.init(architecture, pages=self._pages, page_tokens=self._page, compute=compute)
+        return pool, self._put(np.zeros((self._rows, architecture.vocab), bool))
+
+    def _table(self, sequences: Sequence[LiveSequence | None]) -> Any:
+        """Return the pages of each, [batch, width]."""
+        tables = np.zeros((len(sequences), self._width), np.int32)
+        for table, sequence in zip(tables, sequences):
+            if sequence is not None:
+                table[: len(sequence.pages)] = sequence.pages
+        return tables
+
+    def _put(self, tree: Any) -> Any:
+        return jax.device_put(tree, self._replicated)
+
+
+def _each(
+    rows: Sequence[LiveSequence | None],
+    value: Callable[[LiveSequence], int],
+    *,
+    idle: int = 0,
+    dtype: type[np.integer] = np.int32,
+) -> Any:
+    return np.array([idle if each is None else value(each) for each in rows], dtype)
+
+
+def _scored(
+    sequence: LiveSequence, *, token: Any, logprob: Any, likeliest: _Likeliest, at: int | None
+) -> ScoredToken:
+    count = sequence.request.alternatives
+    ids, logprobs = (np.asarray(x)[at, :count].tolist() for x in likeliest) if count else ([], [])
+    return ScoredToken(id=int(token), logprob=float(logprob), alternatives=tuple(zip(ids, logprobs)))
+
+
+@partial(jax.jit, donate_argnames="seen")
+def _join(
+    seen: Bool[Array, "batch vocab"], row: Int32[Array, ""], ids: Bool[Array, " vocab"]
+) -> Bool[Array, "batch vocab"]:
+    return jax.lax.dynamic_update_index_in_dim(seen, ids, row, axis=0)
+
+
+# The pool and what was seen are returned so that they can be donated.
+@partial(jax.jit, donate_argnames=("pool", "seen"))
+def _step(
+    weights: GenerationWeights,
+    pool: PagePool,
+    seen: Bool[Array, "batch vocab"],
+    rows: _Rows,
+    *,
+    legal: Bool[Array, " vocab"],
+    asked: Bool[Array, ""],
+    forward: Forward,
+) -> tuple[Drawn, Bool[Array, "batch vocab"], PagePool]:
+    scores, pool = step_pages(
+        weights, pool, rows.tokens, order=rows.order, tables=rows.tables, forward=forward
+    )
+    # Scores of one token are small: every device draws for every row, and no draw depends on the mesh.
+    scores = jax.reshard(scores, spec(None, None))
+    tokens = sample(
+        scores,
+        legal=legal,
+        seen=seen,
+        keys=row_keys(rows.seeds, rows.checksums),
+        index=rows.index,
+        sampling=rows.sampling,
+    )
+    logprobs = _logprobs(scores, legal=legal)
+    count = min(MOST_ALTERNATIVES, scores.shape[1])
+    nothing = _Likeliest(jnp.zeros((len(tokens), count), jnp.int32), jnp.zeros((len(tokens), count)))
+    drawn = Drawn(
+        tokens=tokens,
+        logprobs=jnp.take_along_axis(logprobs, tokens[:, None], axis=1)[:, 0],
+        finite=jnp.isfinite(scores).all(axis=1),
+        likeliest=jax.lax.cond(asked, lambda x: _likeliest(x, count), lambda x: nothing, logprobs),
+    )
+    return drawn, seen.at[jnp.arange(len(tokens)), tokens].set(True), pool
+
+
+@jax.jit
+def _score(
+    weights: GenerationWeights,
+    x: Float[Array, "1 seq embed"],
+    targets: Int32[Array, "1 seq"],
+    *,
+    legal: Bool[Array, " vocab"],
+    forward: Forward,
+) -> tuple[Float32[Array, "1 seq"], _Likeliest]:
+    """Return the log-probability of each target, and the likeliest ids in its place."""
+    scores = logits(rms_norm(x, weights.norm, eps=forward.architecture.norm_eps), weights.head)
+    logprobs = _logprobs(jax.reshard(scores, spec("batch", "seq", None)), legal=legal)
+    # A product and no lookup, which knows how targets are sharded.
+    chosen = jnp.arange(logprobs.shape[-1], dtype=jnp.int32)[None, None] == targets[..., None]
+    own = jnp.where(chosen, logprobs, 0).sum(axis=-1)
+    return own, _likeliest(logprobs, min(MOST_ALTERNATIVES, logprobs.shape[-1]))
+
+
+def _logprobs(
+    scores: Float32[Array, "*dims vocab"], *, legal: Bool[Array, " vocab"]
+) -> Float32[Array, "*dims vocab"]:
+    allowed = jnp.expand_dims(legal, range(scores.ndim - 1))
+    return jax.nn.log_softmax(jnp.where(allowed, scores, -jnp.inf), axis=-1)
+
+
+def _likeliest(logprobs: Float32[Array, "*dims vocab"], count: int) -> _Likeliest:
+    values, ids = jax.lax.top_k(logprobs, count)
+    return _Likeliest(ids=ids, logprobs=values)

@@ -1,0 +1,165 @@
+"""What is asked of an engine, what comes of it step by step, and the sequence between the two."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Int32
+
+from ringworld.core.errors import InputError
+from ringworld.core.ranges import check_range
+from ringworld.inference.batches import checksum
+from ringworld.inference.config import GREEDY, SamplingConfig
+from ringworld.inference.engine.pages import ROOT
+from ringworld.text.stream import TextStream
+
+MOST_ALTERNATIVES = 20
+"""Ids whose log-probabilities can be asked for beside that of the token."""
+Finish = Literal["stop", "length"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class GenerationRequest:
+    """How one prompt is to be continued."""
+
+    prompt: Int32[np.ndarray, " prompt"]
+    """Ids."""
+    max_new_tokens: int
+    """Most ids that follow; 0 only scores the prompt."""
+    sampling: SamplingConfig = GREEDY
+    """How they are drawn."""
+    sample: int = 0
+    """Which of several continuations of one prompt this is; each draws differently."""
+    ends: tuple[int, ...] = ()
+    """Ids that finish it, besides those that finish any text."""
+    stop: tuple[str, ...] = ()
+    """Strings before which it ends."""
+    alternatives: int = 0
+    """Of each token, the log-probabilities of so many likeliest ids."""
+    score_prompt: bool = False
+    """Whether the prompt's own log-probabilities are wanted, for which all of it is read."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be continued.
+
+        Raises:
+            InputError: nothing is asked, a number is out of range, or a stop string is empty.
+        """
+        check_range(self, "max_new_tokens", "sample", least=0)
+        check_range(self, "alternatives", least=0, most=MOST_ALTERNATIVES)
+        if "" in self.stop:
+            raise InputError("a stop string is empty", field="stop", value=self.stop, remedy="leave it out")
+        if not self.max_new_tokens and not self.score_prompt:
+            raise InputError("max_new_tokens is 0, so nothing is asked", field="max_new_tokens", value=0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class ScoredToken:
+    """A token, and how likely the model finds it among the text ids, before all that sampling changes."""
+
+    id: int
+    logprob: float
+    """In nats."""
+    alternatives: tuple[tuple[int, float], ...] = ()
+    """The likeliest ids, the likeliest first, and their log-probabilities."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Piece:
+    """What comes of a request at one moment."""
+
+    text: str = ""
+    """What is certain now; a part of a character, or of a stop string, is held back."""
+    token: ScoredToken | None = None
+    """The token that was written; none where the text ended before it."""
+    prompt: tuple[ScoredToken, ...] = ()
+    """The prompt's tokens but the first, if they were to be scored, with the first piece."""
+    finish: Finish | None = None
+    """Why nothing follows: `stop` at an end or a stop string, `length` at the most tokens."""
+    reused_tokens: int = 0
+    """Of the prompt, those that were found in the cache."""
+
+
+class LiveSequence:
+    """A request on its way.
+
+    Attributes:
+        ids: the prompt, and what was written.
+        pages: those that hold the keys and values of `ids`, in order.
+        read: how many of `ids` they hold.
+        row: of the batch; None while it waits.
+        turn: when it was admitted or given a chunk last.
+        known: the page after which the next full one is stored; None once another sequence has stored it.
+        reused: tokens of the prompt that were found in pages.
+    """
+
+    def __init__(
+        self,
+        request: GenerationRequest,
+        *,
+        ends: frozenset[int],
+        decode: Callable[[Sequence[int]], str],
+        deliver: Callable[["Piece | BaseException"], None],
+    ) -> None:
+        """Begin with the prompt.
+
+        Args:
+            request: what is asked.
+            ends: ids that finish any text.
+            decode: the text of ids.
+            deliver: takes each piece, or the error that ends the request.
+        """
+        self.request, self.deliver = request, deliver
+        self.ids: list[int] = request.prompt.tolist()
+        self.checksum = checksum(request.prompt, sample=request.sample)
+        self.pages: list[int] = []
+        self.read = self.reused = 0
+        self.row: int | None = None
+        self.turn = 0
+        self.known: int | None = ROOT
+        self.scores: list[ScoredToken] = []
+        self.cancelled = False
+        self._ends, self._stream = ends | set(request.ends), TextStream(decode, stop=request.stop)
+
+    @property
+    def written(self) -> int:
+        """Number of tokens that follow the prompt."""
+        return len(self.ids) - len(self.request.prompt)
+
+    @property
+    def unread(self) -> int:
+        """Number of tokens to be read before one can be written: all but the last, which a step reads."""
+        return len(self.ids) - 1 - self.read
+
+    @property
+    def scores_prompt(self) -> bool:
+        """Whether the prompt's log-probabilities are wanted still."""
+        return self.request.score_prompt and not self.written
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is to be written, because nothing was asked but scores."""
+        return not self.unread and not self.request.max_new_tokens
+
+    def give_up(self) -> None:
+        """Hold neither a row nor pages, as at the beginning."""
+        self.row, self.known = None, ROOT
+        self.pages, self.scores = [], []
+        self.read = self.reused = 0
+
+    def write(self, token: ScoredToken) -> Piece:
+        """Add a token that was drawn, and return what comes of it."""
+        scores, self.scores = tuple(self.scores), []
+        self.ids.append(token.id)
+        if token.id in self._ends:
+            text = self._stream.close()
+            return Piece(text=text, prompt=scores, finish="stop", reused_tokens=self.reused)
+        text = self._stream.push(token.id)
+        finish: Finish | None = None
+        if self._stream.stopped:
+            finish = "stop"
+        elif self.written == self.request.max_new_tokens:
+            text += self._stream.close()
+            finish = "stop" if self._stream.stopped else "length"
+        return Piece(text=text, token=token, prompt=scores, finish=finish, reused_tokens=self.reused)

@@ -1,0 +1,267 @@
+"""The application: paths to what answers them, and what stands before each."""
+
+import asyncio
+import contextlib
+import hmac
+import json
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from ringworld.core.errors import InputError
+from ringworld.core.files import parse_json
+from ringworld.core.version import __version__
+from ringworld.inference.engine.engine import Engine
+from ringworld.inference.world import World
+from ringworld.serving.asked import check_model
+from ringworld.serving.body import Body
+from ringworld.serving.chat import Chat, messages_of
+from ringworld.serving.completions import Completions
+from ringworld.serving.config import ServingConfig
+from ringworld.serving.errors import ApiError, as_api_error
+from ringworld.serving.exchange import Exchange
+from ringworld.serving.metrics import Metrics
+from ringworld.text.templates import ChatTemplate
+
+_LOG = logging.getLogger("ringworld.serving")
+_OWN_NAMES = ("localhost", "127.0.0.1", "::1")
+_CLOSED_REQUEST = 499  # what nginx calls a request whose client went away
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+class Server:
+    """What answers the requests to one model.
+
+    Attributes:
+        app: for an ASGI server.
+    """
+
+    def __init__(self, world: World, engine: Engine, *, config: ServingConfig) -> None:
+        """Join a model and its engine, which the caller closes."""
+        self._world, self._engine, self._config = world, engine, config
+        self._metrics = Metrics(engine)
+        self._context = world.generator.limits.max_context_tokens
+        self.app = Starlette(
+            routes=[
+                self._route("/health", self._health, open_to_all=True),
+                self._route("/version", self._version),
+                self._route("/metrics", self._show_metrics),
+                self._route("/v1/models", self._models),
+                self._route("/v1/models/{name:path}", self._model),
+                self._route("/tokenize", self._tokenize, method="POST"),
+                self._route("/detokenize", self._detokenize, method="POST"),
+                self._route("/v1/chat/completions", self._chat, method="POST"),
+                self._route("/v1/completions", self._completions, method="POST"),
+            ],
+            exception_handlers={404: _no_such_path, 405: _no_such_path},
+        )
+
+    def _route(self, path: str, handler: Handler, *, method: str = "GET", open_to_all: bool = False) -> Route:
+        async def answer(request: Request) -> Response:
+            try:
+                self._check_host(request)
+                if not open_to_all:
+                    self._check_key(request)
+                response = await handler(request)
+            except ClientDisconnect:
+                response = Response(status_code=_CLOSED_REQUEST)
+            except Exception as error:
+                response = _refusal(error)
+            self._metrics.requests.labels(path, response.status_code).inc()
+            return response
+
+        return Route(path, answer, methods=[method])
+
+    def _check_host(self, request: Request) -> None:
+        """Refuse what a page of another site sends to this machine by a name of its own (DNS rebinding)."""
+        if not self._config.loopback or self._config.keys:
+            return
+        host = request.url.hostname
+        if host not in (*_OWN_NAMES, self._config.host):
+            problem = f"{host!r:.80} is none of this server's names; use {self._config.host}"
+            raise ApiError(403, problem, kind="permission_error")
+
+    def _check_key(self, request: Request) -> None:
+        if not self._config.keys:
+            return
+        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        shown = given.encode() if scheme.lower() == "bearer" else b""
+        # All of them, so that time tells nothing.
+        matches = [hmac.compare_digest(shown, key.encode()) for key in self._config.keys]
+        if not any(matches):
+            problem = "this server wants a key; send it as `Authorization: Bearer KEY`"
+            raise ApiError(401, problem, kind="authentication_error", code="invalid_api_key")
+
+    async def _body(self, request: Request) -> Body:
+        """Read a body of JSON, no more of it than is taken.
+
+        Raises:
+            ApiError: it is too long, or not JSON.
+        """
+        most = self._config.max_body_bytes
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind != "application/json":
+            # Any page may send other types to any server, without asking.
+            raise ApiError(415, f"content-type is {kind!r:.80}; send application/json", param="content-type")
+        too_long = ApiError(413, f"the body has more than {most} bytes", code="request_too_large")
+        if int(request.headers.get("content-length", 0)) > most:
+            raise too_long
+        parts, size = [], 0
+        async for part in request.stream():
+            parts.append(part)
+            size += len(part)
+            if size > most:
+                raise too_long
+        try:
+            return Body(parse_json(b"".join(parts).decode("utf-8")))
+        except ValueError as error:
+            if isinstance(error, InputError):
+                raise
+            raise ApiError(400, f"the body is not JSON in UTF-8: {error}") from None
+
+    async def _health(self, request: Request) -> Response:
+        return JSONResponse({"status": "ok"})
+
+    async def _version(self, request: Request) -> Response:
+        return JSONResponse({"version": __version__})
+
+    async def _show_metrics(self, request: Request) -> Response:
+        return Response(self._metrics.render(), media_type="text/plain; version=0.0.4")
+
+    async def _models(self, request: Request) -> Response:
+        return JSONResponse({"object": "list", "data": [self._description()]})
+
+    async def _model(self, request: Request) -> Response:
+        check_model(Body({"model": request.path_params["name"]}), self._config.name)
+        return JSONResponse(self._description())
+
+    def _description(self) -> dict[str, Any]:
+        return {
+            "id": self._config.name,
+            "object": "model",
+            "created": 0,
+            "owned_by": "ringworld",
+            "max_model_len": self._context,
+        }
+
+    async def _tokenize(self, request: Request) -> Response:
+        body = await self._body(request)
+        ids = await asyncio.to_thread(self._ids, body)
+        return JSONResponse({"tokens": ids, "count": len(ids), "max_model_len": self._context})
+
+    def _ids(self, body: Body) -> list[int]:
+        prompts = self._world.prompts
+        if "messages" in body:
+            template = prompts.template or ChatTemplate.of(prompts.tokenizer, vocabulary=prompts.vocabulary)
+            return template.encode(messages_of(body, self._world)).tolist()
+        text = body.text("prompt")
+        if body.flag("add_special_tokens", default=True):
+            return prompts.text(text).tolist()
+        return prompts.tokenizer.encode(text)
+
+    async def _detokenize(self, request: Request) -> Response:
+        body = await self._body(request)
+        ids = body.value("tokens")
+        if not isinstance(ids, list) or not all(type(id) is int and 0 <= id < 2**31 for id in ids):
+            raise InputError("tokens is no list of ids", field="tokens")
+        return JSONResponse({"prompt": self._world.prompts.tokenizer.decode(ids)})
+
+    async def _chat(self, request: Request) -> Response:
+        return await self._generate(request, Chat)
+
+    async def _completions(self, request: Request) -> Response:
+        return await self._generate(request, Completions)
+
+    async def _generate(self, request: Request, kind: type[Chat] | type[Completions]) -> Response:
+        body = await self._body(request)
+        check_model(body, self._config.name)
+        asked = await asyncio.to_thread(
+            kind, body, self._world, name=self._config.name, most_choices=self._config.max_choices
+        )
+        exchange = Exchange(self._engine, asked.requests, metrics=self._metrics)
+        if asked.wanted.stream:
+            headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+            events = self._events(asked, exchange)
+            return StreamingResponse(events, media_type="text/event-stream", headers=headers)
+        try:
+            await _until_finished(exchange, request)
+        finally:
+            exchange.cancel()
+        return JSONResponse(asked.whole(exchange.pieces))
+
+    async def _events(self, asked: Chat | Completions, exchange: Exchange) -> AsyncIterator[str]:
+        try:
+            for opening in asked.opening():
+                yield _event(opening)
+            while not exchange.finished:
+                found = await exchange.next(seconds=self._config.keep_alive_seconds)
+                if found is None:
+                    yield ": keep-alive\n\n"
+                    continue
+                i, piece = found
+                yield _event(asked.chunk(i, piece, before=exchange.pieces[i][:-1]))
+            if asked.wanted.include_usage:
+                yield _event(asked.closing(exchange.pieces))
+            yield "data: [DONE]\n\n"
+        except Exception as error:
+            yield _event(_told(error).to_json())
+        finally:
+            exchange.cancel()
+
+
+async def _until_finished(exchange: Exchange, request: Request) -> None:
+    """Wait for all that was asked.
+
+    Raises:
+        ClientDisconnect: nobody waits for it any more.
+    """
+
+    async def gone() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        raise ClientDisconnect
+
+    async def finished() -> None:
+        while not exchange.finished:
+            await exchange.next()
+
+    tasks = [asyncio.ensure_future(wait()) for wait in (finished, gone)]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in sorted(done, key=tasks.index):
+            return await task
+    finally:
+        for task in tasks:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError, Exception):
+                await task
+
+
+def _event(content: dict[str, Any]) -> str:
+    return f"data: {json.dumps(content, separators=(',', ':'))}\n\n"
+
+
+def _told(error: BaseException) -> ApiError:
+    """Return what a client is told of an error; what is an error of ours is logged."""
+    told = as_api_error(error)
+    if told.status == 500:
+        _LOG.error("a request failed", exc_info=error)
+    return told
+
+
+def _refusal(error: BaseException) -> Response:
+    told = _told(error)
+    headers = {"WWW-Authenticate": "Bearer"} if told.status == 401 else {}
+    headers |= {"Retry-After": "1"} if told.status == 429 else {}
+    return JSONResponse(told.to_json(), status_code=told.status, headers=headers)
+
+
+async def _no_such_path(request: Request, error: Exception) -> Response:
+    problem = f"{request.method} {request.url.path!r:.80} is nothing that this server answers"
+    status = getattr(error, "status_code", 404)
+    return _refusal(ApiError(status, problem, kind="not_found_error"))

@@ -1,0 +1,127 @@
+"""What chat and completions ask alike: how text is drawn, where it ends, and what else is wanted of it."""
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ringworld.core.errors import InputError
+from ringworld.inference.config import SamplingConfig
+from ringworld.inference.engine.sequence import GenerationRequest, Piece
+from ringworld.inference.world import World
+from ringworld.serving.body import Body
+from ringworld.serving.errors import ApiError, unsupported
+
+_DRAWN = ("temperature", "top_p", "min_p", "repetition_penalty")
+_MOST_STOPS = 16
+_WITHOUT_EFFECT = {
+    "frequency_penalty": (0, "use repetition_penalty"),
+    "presence_penalty": (0, "use repetition_penalty"),
+    "logit_bias": ({}, "leave it out"),
+    "best_of": (1, "use n"),
+    "suffix": ("", "leave it out"),
+    "tools": ([], "answers are text; leave it out"),
+    "functions": ([], "answers are text; leave it out"),
+    "tool_choice": ("none", "answers are text; leave it out"),
+    "function_call": ("none", "answers are text; leave it out"),
+    "response_format": ({"type": "text"}, "answers are text as the model writes it; leave it out"),
+    "modalities": (["text"], "answers are text; leave it out"),
+    "audio": ({}, "leave it out"),
+}
+"""Fields that mean something to others, with the value at which leaving them out changes nothing."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Wanted:
+    """The fields that both kinds of request have."""
+
+    sampling: SamplingConfig
+    stop: tuple[str, ...]
+    choices: int
+    stream: bool
+    include_usage: bool
+
+    @staticmethod
+    def of(body: Body, *, default: SamplingConfig) -> "Wanted":
+        """Read them; `default` holds where the request says nothing.
+
+        Raises:
+            InputError: a field has another type or is out of range.
+            ApiError: a field is not supported.
+        """
+        for name, (harmless, remedy) in _WITHOUT_EFFECT.items():
+            if name in body and body.value(name) != harmless:
+                raise unsupported(name, remedy=remedy)
+        # Whoever asks twice without a seed wants two answers, and one with a seed may have 64 bits.
+        seed = body.whole("seed", secrets.randbits(32), least=-(2**63)) % 2**32
+        stop = body.texts("stop")
+        if len(stop) > _MOST_STOPS:
+            raise InputError(f"stop holds {len(stop)} strings, of {_MOST_STOPS} at most", field="stop")
+        return Wanted(
+            sampling=replace(
+                default,
+                seed=seed,
+                # Others write -1 for all.
+                top_k=max(0, body.whole("top_k", default.top_k, least=-1)),
+                **{name: body.number(name, getattr(default, name)) for name in _DRAWN},
+            ),
+            stop=stop,
+            choices=body.whole("n", 1, least=1),
+            stream=body.flag("stream"),
+            include_usage=body.part("stream_options").flag("include_usage"),
+        )
+
+    def requests(self, prompts: Sequence[Any], *, most: int, **others: Any) -> list[GenerationRequest]:
+        """Return what the engine is asked: `n` texts of each prompt, beside each other.
+
+        Raises:
+            InputError: more than `most` texts.
+        """
+        if len(prompts) * self.choices > most:
+            raise InputError(
+                f"{len(prompts)} prompts with n={self.choices} are more than {most} texts",
+                field="n",
+                value=self.choices,
+                remedy="ask for fewer at once",
+            )
+        return [
+            GenerationRequest(prompt=prompt, sampling=self.sampling, sample=i, stop=self.stop, **others)
+            for prompt in prompts
+            for i in range(self.choices)
+        ]
+
+
+def check_model(body: Body, name: str) -> None:
+    """Refuse a request for another model.
+
+    Raises:
+        ApiError: it is for another.
+    """
+    asked = body.text("model", name)
+    if asked != name:
+        raise ApiError(
+            404,
+            f"there is no model {asked!r:.80}; the model is {name!r}",
+            kind="not_found_error",
+            param="model",
+            code="model_not_found",
+        )
+
+
+def usage(requests: Sequence[GenerationRequest], pieces: Sequence[Sequence[Piece]]) -> dict[str, Any]:
+    """Return what a request cost, in tokens; a prompt with several texts counts once."""
+    prompt = sum(len(request.prompt) for request in requests if not request.sample)
+    written = sum(piece.token is not None for each in pieces for piece in each)
+    found = (each[-1].reused_tokens for request, each in zip(requests, pieces) if not request.sample)
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": written,
+        "total_tokens": prompt + written,
+        "prompt_tokens_details": {"cached_tokens": sum(found)},
+    }
+
+
+def token_text(world: World, id: int) -> str:
+    """Return the text of a token, or its id where it has none of its own, such as half of a character."""
+    text = world.prompts.tokenizer.decode([id])
+    return text if text and "\N{REPLACEMENT CHARACTER}" not in text else f"token_id:{id}"

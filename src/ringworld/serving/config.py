@@ -1,0 +1,62 @@
+"""Where a model is served, to whom, and how much is taken from them."""
+
+import ipaddress
+from dataclasses import dataclass, field
+
+from ringworld.core.errors import InputError
+from ringworld.core.ranges import check_range
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ServingConfig:
+    """One address of one model."""
+
+    name: str
+    """What requests call the model."""
+    host: str = "127.0.0.1"
+    """Address to listen at."""
+    port: int = 8000
+    """0 takes one that is free."""
+    keys: tuple[str, ...] = field(default=(), repr=False)
+    """Whoever asks shows one of these; none lets everybody ask."""
+    without_key: bool = False
+    """Lets everybody ask who reaches another address than this machine's own."""
+    max_body_bytes: int = 2**25
+    """Longest request."""
+    max_choices: int = 128
+    """Most texts that one request may ask for."""
+    keep_alive_seconds: float = 5.0
+    """A stream is never silent for longer, so that a long prompt does not look like a dead connection."""
+    shutdown_seconds: float = 10.0
+    """What is being written may take so long to finish when the server is stopped."""
+
+    def __post_init__(self) -> None:
+        """Refuse to serve strangers without a key, unless that is wanted.
+
+        Raises:
+            InputError: so it is, or a number is out of range.
+        """
+        check_range(self, "port", least=0, most=65535)
+        check_range(self, "max_body_bytes", "max_choices", least=1)
+        check_range(self, "keep_alive_seconds", "shutdown_seconds", above=0)
+        if not self.loopback and not self.keys and not self.without_key:
+            raise InputError(
+                f"host is {self.host}, which others can reach, and no key is asked of them",
+                field="host",
+                value=self.host,
+                remedy="set a key, or say that none is needed",
+            )
+        if any(len(key) < 8 or not key.isascii() or not key.isprintable() for key in self.keys):
+            # Not the key itself: errors are logged.
+            problem = "a key has fewer than 8 characters, or others than printable ASCII"
+            raise InputError(problem, field="keys", remedy="make one with `openssl rand -hex 24`")
+
+    @property
+    def loopback(self) -> bool:
+        """Whether only this machine reaches the address."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False

@@ -1,0 +1,69 @@
+"""Errors as OpenAI's clients read them.
+
+| what | status | type | code |
+|---|---|---|---|
+| a field is wrong | 400 | invalid_request_error | |
+| the prompt does not fit | 400 | invalid_request_error | context_length_exceeded |
+| a field that is not supported | 400 | invalid_request_error | unsupported_parameter |
+| no key, or another | 401 | authentication_error | invalid_api_key |
+| a host that is not served | 403 | permission_error | |
+| another model, or path | 404 | not_found_error | model_not_found |
+| the body is too long | 413 | invalid_request_error | request_too_large |
+| not JSON by its type | 415 | invalid_request_error | |
+| the queue is full | 429 | rate_limit_error | queue_full |
+| anything else | 500 | server_error | |
+| the server stops | 503 | server_error | |
+"""
+
+from typing import Any
+
+from ringworld.core.errors import Busy, InputError
+from ringworld.inference.engine.engine import Closed
+
+
+class ApiError(Exception):
+    """An error with a status."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        kind: str = "invalid_request_error",
+        param: str | None = None,
+        code: str | None = None,
+    ) -> None:
+        """Keep what a client reads."""
+        super().__init__(message)
+        self.status, self.message, self.kind, self.param, self.code = status, message, kind, param, code
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the body of the response."""
+        error = {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}
+        return {"error": error}
+
+
+def unsupported(param: str, *, remedy: str = "leave it out") -> ApiError:
+    """Return the error for a field that would be ignored, and should not be."""
+    return ApiError(400, f"{param} is not supported; {remedy}", param=param, code="unsupported_parameter")
+
+
+def as_api_error(error: BaseException) -> ApiError:
+    """Return what a client is told of any error; of one that is ours, nothing of its inside."""
+    match error:
+        case ApiError():
+            return error
+        case InputError(field="weights"):
+            return ApiError(500, str(error), kind="server_error")
+        case InputError(field="prompt") if error.value:
+            return ApiError(400, str(error), param="prompt", code="context_length_exceeded")
+        case InputError():
+            return ApiError(400, str(error), param=error.field or None)
+        case Busy():
+            return ApiError(429, str(error), kind="rate_limit_error", code="queue_full")
+        case Closed():
+            return ApiError(503, str(error), kind="server_error")
+        case _:
+            return ApiError(
+                500, "the server has an error of its own, which its log shows", kind="server_error"
+            )

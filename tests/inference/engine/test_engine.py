@@ -1,0 +1,193 @@
+"""Continuous batching on a ring of two, against each prompt by itself."""
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pytest
+
+from ringworld.core.errors import Busy, InputError
+from ringworld.inference.config import GREEDY, EngineConfig, GenerationLimits, SamplingConfig
+from ringworld.inference.engine.engine import Closed, Engine
+from ringworld.inference.engine.sequence import GenerationRequest
+from tests.inference.tiny_world import FORWARD, TOKENIZER, VOCABULARY, make_world
+
+TEXT = np.random.default_rng(0).integers(5, VOCABULARY.text_size, 400).astype(np.int32)
+PROMPTS = [TEXT[:100], TEXT[20:23], TEXT[30:95], TEXT[:1], TEXT[:101], TEXT[200:370], TEXT[5:133]]
+WARM = SamplingConfig(seed=5, temperature=0.8, top_p=0.9, repetition_penalty=1.1)
+SAMPLINGS = [GREEDY, WARM, WARM, GREEDY, WARM, GREEDY, GREEDY]
+NEW = [9, 30, 12, 40, 5, 25, 60]
+
+
+def make(weights=None, **config: int) -> Engine:
+    made = make_world(ring=2)
+    return Engine(
+        made.weights if weights is None else weights,
+        forward=FORWARD,
+        vocabulary=VOCABULARY,
+        ends=[TOKENIZER.eos],
+        decode=TOKENIZER.decode,
+        mesh=made.mesh,
+        limits=GenerationLimits(max_context_tokens=256),
+        config=EngineConfig(**{"max_sequences": 4, "chunk_tokens": 64, "cache_tokens": 256, **config}),
+    )
+
+
+@pytest.fixture(scope="module")
+def engine():
+    """Four sequences at once in pages for one context: whoever is long has to make room."""
+    with make() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def expected():
+    """Tokens and log-probabilities of each request, from a batch that is decoded at once."""
+    generate = make_world(ring=2).world.generator.generate
+    of = {s: generate(PROMPTS, max_new_tokens=max(NEW), sampling=s) for s in (GREEDY, WARM)}
+    written = [of[sampling][i] for i, sampling in enumerate(SAMPLINGS)]
+    return [(each.tokens[:new].tolist(), each.logprobs[:new]) for each, new in zip(written, NEW)]
+
+
+def request(i: int, **changes) -> GenerationRequest:
+    asked = {"prompt": PROMPTS[i], "max_new_tokens": NEW[i], "sampling": SAMPLINGS[i], **changes}
+    return GenerationRequest(**asked)
+
+
+def ids_of(pieces) -> list[int]:
+    return [piece.token.id for piece in pieces if piece.token]
+
+
+def eventually(holds) -> None:
+    until = time.monotonic() + 30
+    while not holds():
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+def test_a_request_gives_what_it_gives_alone_whatever_it_is_batched_with(engine, expected):
+    before = engine.state.preempted
+    with ThreadPoolExecutor(len(PROMPTS)) as pool:
+        together = list(pool.map(lambda i: list(engine.stream(request(i))), range(len(PROMPTS))))
+    assert engine.state.preempted > before
+    alone = [list(engine.stream(request(i))) for i in reversed(range(len(PROMPTS)))][::-1]
+    for pieces, again, (tokens, logprobs), new in zip(together, alone, expected, NEW):
+        assert ids_of(pieces) == ids_of(again) == tokens
+        found = [piece.token.logprob for piece in pieces if piece.token]
+        np.testing.assert_allclose(found, logprobs, rtol=0, atol=1e-5)
+        assert pieces[-1].finish == ("length" if len(tokens) == new else "stop")
+        assert "".join(piece.text for piece in pieces) == TOKENIZER.decode(tokens)
+    state = engine.state
+    assert (state.running, state.waiting, state.held_pages) == (0, 0, 0)
+
+
+def test_what_was_read_before_is_reused_and_changes_nothing(engine, expected):
+    list(engine.stream(request(6, max_new_tokens=1)))
+    read = engine.state.read_tokens
+    pieces = list(engine.stream(request(6)))
+    assert pieces[-1].reused_tokens == 96
+    assert engine.state.read_tokens - read == len(PROMPTS[6]) - 1 - 96
+    assert ids_of(pieces) == expected[6][0]
+
+
+def test_a_request_is_cancelled_at_any_moment_and_leaves_no_trace(engine, expected):
+    reading = engine.stream(request(5))
+    writing = engine.stream(request(1, max_new_tokens=200))
+    other = engine.stream(request(2))
+    next(writing)
+    for stream in (reading, writing):
+        stream.close()
+    never = engine.stream(request(3))
+    del never
+    assert ids_of(other) == expected[2][0]
+    eventually(lambda: engine.state.running + engine.state.waiting + engine.state.held_pages == 0)
+
+
+def test_a_prompt_is_scored_as_by_the_scorer_beside_others(engine):
+    writing = engine.stream(request(1, max_new_tokens=40))
+    (piece,) = engine.stream(request(0, max_new_tokens=0, score_prompt=True, alternatives=3))
+    losses = make_world(ring=2).world.scorer.losses(PROMPTS[0])
+    assert [token.id for token in piece.prompt] == PROMPTS[0][1:].tolist()
+    np.testing.assert_allclose([-token.logprob for token in piece.prompt], losses, rtol=0, atol=1e-5)
+    assert piece.finish == "length"
+    for token in piece.prompt:
+        likeliest = [logprob for _, logprob in token.alternatives]
+        assert len(likeliest) == 3
+        assert likeliest == sorted(likeliest, reverse=True)
+        assert likeliest[0] >= token.logprob
+    assert len(ids_of(writing)) > 0
+
+
+def test_scores_and_alternatives_of_what_follows_are_given_together(engine):
+    first, *_ = engine.stream(request(0, score_prompt=True, alternatives=2))
+    assert len(first.prompt) == len(PROMPTS[0]) - 1
+    assert first.token.alternatives[0] == (first.token.id, pytest.approx(first.token.logprob))
+
+
+def test_each_ends_at_its_own_stops(engine, expected):
+    tokens = expected[6][0]
+    (ended,) = [list(engine.stream(request(6, ends=(tokens[7],))))]
+    assert ids_of(ended) == tokens[: tokens.index(tokens[7])]
+    text = TOKENIZER.decode(tokens)
+    stopped = list(engine.stream(request(6, stop=(text[20:23],))))
+    assert "".join(piece.text for piece in stopped) == text[: text.index(text[20:23])]
+    assert ended[-1].finish == stopped[-1].finish == "stop"
+
+
+def test_the_first_sample_of_a_prompt_is_what_it_gives_alone_and_others_differ(engine, expected):
+    streams = [engine.stream(request(1, sample=i)) for i in range(3)]
+    first, *others = map(ids_of, streams)
+    assert first == expected[1][0]
+    assert len({tuple(ids) for ids in (first, *others)}) == 3
+
+
+def test_what_does_not_fit_is_refused(engine):
+    for length, new in ((0, 1), (200, 57)):
+        with pytest.raises(InputError) as refused:
+            engine.submit(request(0, prompt=TEXT[:length], max_new_tokens=new), print)
+        assert (refused.value.field, refused.value.value) == ("prompt", length)
+
+
+def test_a_full_queue_refuses_and_closing_ends_those_that_wait():
+    with make(max_waiting=2) as made:
+        # Nothing is compiled for so many sequences yet, so that the first round lasts.
+        streams = [made.stream(request(1, max_new_tokens=200))]
+        eventually(lambda: made.state.running == 1)
+        streams += [made.stream(request(i)) for i in (0, 2)]
+        with pytest.raises(Busy) as busy:
+            made.stream(request(3))
+        assert busy.value.waiting == 2
+    for stream in streams:
+        with pytest.raises(Closed):
+            list(stream)
+    with pytest.raises(Closed):
+        made.submit(request(0), print)
+
+
+def test_scores_that_are_not_finite_end_their_request_alone(expected):
+    made = make_world(ring=2)
+    poison = int(PROMPTS[0][0])
+    assert poison not in PROMPTS[2]
+    assert poison not in expected[2][0]
+    embed = np.array(made.weights.embed)
+    embed[poison] = np.nan
+    spoiled = jax.device_put(embed, made.weights.embed.sharding)
+    with make(replace(made.weights, embed=spoiled)) as engine:
+        good = engine.stream(request(2))
+        with pytest.raises(InputError) as refused:
+            list(engine.stream(request(0)))
+        assert refused.value.field == "weights"
+        assert ids_of(good) == expected[2][0]
+        assert ids_of(engine.stream(request(2))) == expected[2][0]
+
+
+def test_a_cache_of_less_than_a_context_is_refused():
+    with pytest.raises(InputError) as refused:
+        make(cache_tokens=255)
+    assert refused.value.field == "cache_tokens"
+    for name in ("max_sequences", "chunk_tokens", "max_waiting", "page_tokens"):
+        with pytest.raises(InputError) as refused:
+            EngineConfig(**{name: 0})
+        assert refused.value.field == name

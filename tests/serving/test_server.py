@@ -1,0 +1,411 @@
+"""A real server on a real socket, asked by Python's own client."""
+
+import asyncio
+import base64
+import http.client
+import io
+import json
+import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+import uvicorn
+from PIL import Image
+
+from ringworld.core.errors import InputError
+from ringworld.inference.config import EngineConfig
+from ringworld.inference.engine.engine import Engine
+from ringworld.serving.app import Server
+from ringworld.serving.config import ServingConfig
+from ringworld.text.templates import ChatTemplate, Message
+from tests.inference.tiny_world import TOKENIZER, VOCABULARY, make_world
+
+WORLD = make_world(ring=1).world
+TEXT = "A red circle moves to the right. "
+ASKED = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": TEXT}]
+
+
+@contextmanager
+def serving(engine: Engine, **config):
+    """Serve in a thread; yield the port."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    app = Server(WORLD, engine, config=ServingConfig(name="tiny", **config)).app
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+    thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listener])))
+    thread.start()
+    try:
+        yield listener.getsockname()[1]
+    finally:
+        server.should_exit = True
+        thread.join()
+        listener.close()
+
+
+@pytest.fixture(scope="module")
+def engine():
+    with WORLD.engine(EngineConfig(max_sequences=4, chunk_tokens=64, max_waiting=4)) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def port(engine):
+    with serving(engine, max_body_bytes=100_000, max_choices=4) as found:
+        yield found
+
+
+def send(port: int, path: str, body=None, *, headers=None, raw: bytes | None = None) -> Any:
+    """Return the status and what was answered, as JSON where it is that."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    content = json.dumps(body).encode() if raw is None and body is not None else raw
+    sent = {"Content-Type": "application/json", **(headers or {})}
+    connection.request("GET" if content is None else "POST", path, body=content, headers=sent)
+    response = connection.getresponse()
+    answered = response.read().decode()
+    is_json = response.headers.get("Content-Type", "").startswith("application/json")
+    connection.close()
+    return response.status, json.loads(answered) if is_json else answered
+
+
+def chat(port: int, **body) -> Any:
+    return send(port, "/v1/chat/completions", {"messages": ASKED, "max_tokens": 8, **body})
+
+
+def complete(port: int, **body) -> Any:
+    return send(port, "/v1/completions", {"prompt": TEXT, "max_tokens": 8, **body})
+
+
+def events(answered: str) -> list[dict]:
+    lines = [line for line in answered.split("\n\n") if line and not line.startswith(":")]
+    assert lines.pop() == "data: [DONE]"
+    return [json.loads(line.removeprefix("data: ")) for line in lines]
+
+
+def eventually(holds) -> None:
+    until = time.monotonic() + 30
+    while not holds():
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+def test_an_answer_is_that_of_a_conversation(port):
+    expected = WORLD.chat(system="Be brief.", max_new_tokens=8)
+    answer = "".join(expected.ask(TEXT)).strip()
+    status, answered = chat(port, model="tiny", temperature=0)
+    assert status == 200
+    assert answered["object"] == "chat.completion"
+    (choice,) = answered["choices"]
+    assert choice["message"] == {"role": "assistant", "content": answer, "refusal": None}
+    assert choice["finish_reason"] == "length"
+    turn = expected.turn
+    assert turn is not None
+    usage = answered["usage"]
+    assert usage["prompt_tokens"] == turn.prompt_tokens
+    assert usage["completion_tokens"] == turn.written_tokens
+    assert usage["total_tokens"] == turn.prompt_tokens + turn.written_tokens
+    assert chat(port, temperature=0)[1]["usage"]["prompt_tokens_details"]["cached_tokens"] > 0
+
+
+def test_a_stream_says_the_same_piece_by_piece(port):
+    same = {"temperature": 1.0, "seed": 3, "n": 2, "logprobs": True, "top_logprobs": 2}
+    _, whole = chat(port, **same)
+    status, answered = chat(port, stream=True, stream_options={"include_usage": True}, **same)
+    assert status == 200
+    *chunks, last = events(answered)
+    assert last["choices"] == [] and last["usage"]["completion_tokens"] == whole["usage"]["completion_tokens"]
+    for i, expected in enumerate(whole["choices"]):
+        mine = [chunk["choices"][0] for chunk in chunks if chunk["choices"][0]["index"] == i]
+        assert mine[0]["delta"] == {"role": "assistant", "content": ""}
+        content = "".join(choice["delta"].get("content", "") for choice in mine)
+        assert content.strip() == expected["message"]["content"]
+        assert mine[-1]["finish_reason"] == expected["finish_reason"]
+        scored = [token for choice in mine[1:] for token in choice["logprobs"]["content"]]
+        assert [token["token"] for token in scored] == [
+            token["token"] for token in expected["logprobs"]["content"]
+        ]
+        assert all(len(token["top_logprobs"]) == 2 for token in scored)
+    texts = [choice["message"]["content"] for choice in whole["choices"]]
+    assert texts[0] != texts[1]
+
+
+def test_a_stream_is_kept_alive_while_nothing_comes(engine):
+    # Much less than the engine needs for a token.
+    with serving(engine, keep_alive_seconds=1e-4) as port:
+        _, answered = chat(port, stream=True, max_tokens=2)
+    assert ": keep-alive\n\n" in answered
+    assert events(answered)[-1]["choices"][0]["finish_reason"]
+
+
+def test_texts_are_continued_and_echoed_with_their_scores(port):
+    ids = WORLD.prompts.text(TEXT).tolist()
+    status, answered = complete(
+        port, prompt=[ids, ids[:9]], echo=True, logprobs=1, max_tokens=1, temperature=0
+    )
+    assert status == 200
+    assert [choice["index"] for choice in answered["choices"]] == [0, 1]
+    for choice, prompt in zip(answered["choices"], (ids, ids[:9])):
+        scores = choice["logprobs"]
+        assert scores["token_logprobs"][0] is None and scores["top_logprobs"][0] is None
+        losses = WORLD.scorer.losses(np.array(prompt, np.int32))
+        np.testing.assert_allclose(
+            [-logprob for logprob in scores["token_logprobs"][1 : len(prompt)]], losses, rtol=0, atol=1e-5
+        )
+        assert len(scores["tokens"]) == len(scores["text_offset"]) == len(prompt) + 1
+        # What lm-eval takes as a sign that the likeliest token was right.
+        assert scores["token_logprobs"][-1] == max(scores["top_logprobs"][-1].values())
+        assert choice["text"].startswith(WORLD.prompts.words(np.array(prompt, np.int32)))
+    assert answered["usage"]["prompt_tokens"] == len(ids) + 9
+    (expected,) = WORLD.completions(TEXT, max_new_tokens=8, temperature=0.0)
+    assert complete(port, temperature=0)[1]["choices"][0]["text"] == expected.text
+    _, only = complete(port, echo=True, logprobs=0, max_tokens=0)
+    assert only["choices"][0]["text"] == TEXT
+    assert len(only["choices"][0]["logprobs"]["token_logprobs"]) == len(ids)
+    _, bare = complete(port, echo=True, max_tokens=0)
+    assert (bare["choices"][0]["text"], bare["choices"][0]["logprobs"]) == (TEXT, None)
+
+
+def test_stop_strings_and_seeds_are_obeyed(port):
+    seeded = {"temperature": 1.5, "seed": 2**63 - 1}
+    text = complete(port, **seeded)[1]["choices"][0]["text"]
+    assert complete(port, **seeded)[1]["choices"][0]["text"] == text
+    assert complete(port, temperature=1.5)[1]["choices"][0]["text"] != text
+    _, stopped = complete(port, stop=text[2:4], **seeded)
+    assert stopped["choices"][0]["text"] == text[: text.index(text[2:4])]
+    assert stopped["choices"][0]["finish_reason"] == "stop"
+
+
+def picture(kind: str = "PNG", side: int = 9) -> str:
+    file = io.BytesIO()
+    Image.new("RGB", (side, side), (200, 20, 20)).save(file, kind)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def test_pictures_are_seen(port, tmp_path):
+    url = picture()
+    path = tmp_path / "red.png"
+    path.write_bytes(base64.b64decode(url.partition(",")[2]))
+    template = ChatTemplate.of(TOKENIZER, vocabulary=VOCABULARY)
+    expected = template.encode([Message(role="user", text="What?", clips=(WORLD.codes(image=path),))])
+    for part in ({"image_url": {"url": url}}, {"image_url": url}):
+        content = [{"type": "text", "text": "What?"}, {"type": "image_url", **part}]
+        messages = [{"role": "user", "content": content}]
+        assert send(port, "/tokenize", {"messages": messages})[1]["tokens"] == expected.tolist()
+        status, answered = chat(port, messages=messages)
+        assert status == 200
+        assert answered["usage"]["prompt_tokens"] == len(expected)
+
+
+def test_ids_and_text_are_turned_into_each_other(port):
+    _, made = send(port, "/tokenize", {"prompt": TEXT})
+    assert made["tokens"] == WORLD.prompts.text(TEXT).tolist()
+    assert (made["count"], made["max_model_len"]) == (len(made["tokens"]), 512)
+    _, bare = send(port, "/tokenize", {"prompt": TEXT, "add_special_tokens": False})
+    assert bare["tokens"] == made["tokens"][1:]
+    assert send(port, "/detokenize", {"tokens": made["tokens"]})[1] == {"prompt": TEXT}
+
+
+def test_the_model_and_the_server_describe_themselves(port):
+    _, models = send(port, "/v1/models")
+    (model,) = models["data"]
+    assert (model["id"], model["max_model_len"]) == ("tiny", 512)
+    assert send(port, "/v1/models/tiny")[1] == model
+    assert send(port, "/health") == (200, {"status": "ok"})
+    complete(port)
+    status, text = send(port, "/metrics")
+    assert status == 200
+    values = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
+    assert float(values['ringworld_http_requests_total{path="/v1/completions",status="200"}']) >= 1
+    assert float(values["ringworld_generation_tokens_total"]) >= 8
+    assert float(values["ringworld_first_token_seconds_count"]) >= 1
+
+
+WRONG = [
+    ("/v1/chat/completions", {}, "messages"),
+    ("/v1/chat/completions", {"messages": []}, "messages"),
+    ("/v1/chat/completions", {"messages": "Hi"}, "messages"),
+    ("/v1/chat/completions", {"messages": ["Hi"]}, "messages[0]"),
+    ("/v1/chat/completions", {"messages": [{"role": "user", "content": 3}]}, "messages[0].content"),
+    ("/v1/chat/completions", {"messages": [{"role": "god", "content": "a"}]}, "messages[0].role"),
+    ("/v1/chat/completions", {"messages": [{"role": "tool", "content": "a"}]}, "messages[0].role"),
+    ("/v1/chat/completions", {"messages": ASKED, "tools": [{"type": "function"}]}, "tools"),
+    (
+        "/v1/chat/completions",
+        {"messages": ASKED, "response_format": {"type": "json_object"}},
+        "response_format",
+    ),
+    ("/v1/chat/completions", {"messages": ASKED, "max_tokens": 0}, "max_tokens"),
+    ("/v1/chat/completions", {"messages": ASKED, "top_logprobs": 21}, "top_logprobs"),
+    ("/v1/chat/completions", {"messages": ASKED, "stream": "yes"}, "stream"),
+    ("/v1/chat/completions", {"messages": ASKED, "stream_options": 3}, "stream_options"),
+    ("/v1/completions", {}, "prompt"),
+    ("/v1/completions", {"prompt": []}, "prompt"),
+    ("/v1/completions", {"prompt": [[]]}, "prompt"),
+    ("/v1/completions", {"prompt": [10**9]}, "prompt"),
+    ("/v1/completions", {"prompt": [-1]}, "prompt"),
+    ("/v1/completions", {"prompt": {"a": 1}}, "prompt"),
+    ("/v1/completions", {"prompt": "a\ud800"}, "text"),
+    ("/v1/completions", {"prompt": TEXT, "temperature": "hot"}, "temperature"),
+    ("/v1/completions", {"prompt": TEXT, "temperature": -1}, "temperature"),
+    ("/v1/completions", {"prompt": TEXT, "temperature": True}, "temperature"),
+    ("/v1/completions", {"prompt": TEXT, "top_p": 0}, "top_p"),
+    ("/v1/completions", {"prompt": TEXT, "top_k": 1.5}, "top_k"),
+    ("/v1/completions", {"prompt": TEXT, "n": 5}, "n"),
+    ("/v1/completions", {"prompt": TEXT, "n": 10**30}, "n"),
+    ("/v1/completions", {"prompt": TEXT, "stop": ""}, "stop"),
+    ("/v1/completions", {"prompt": TEXT, "stop": ["a"] * 17}, "stop"),
+    ("/v1/completions", {"prompt": TEXT, "stop": [1]}, "stop"),
+    ("/v1/completions", {"prompt": TEXT, "seed": "x"}, "seed"),
+    ("/v1/completions", {"prompt": TEXT, "logprobs": 21}, "logprobs"),
+    ("/v1/completions", {"prompt": TEXT, "max_tokens": 0}, "max_tokens"),
+    ("/v1/completions", {"prompt": TEXT, "logit_bias": {"5": 1}}, "logit_bias"),
+    ("/tokenize", {"prompt": 3}, "prompt"),
+    ("/detokenize", {"tokens": [2**40]}, "tokens"),
+]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "param"), WRONG, ids=[f"{param}-{i}" for i, (*_, param) in enumerate(WRONG)]
+)
+def test_a_field_that_is_wrong_is_named(port, path, body, param):
+    status, answered = send(port, path, body)
+    error = answered["error"]
+    assert (status, error["type"], error["param"]) == (400, "invalid_request_error", param)
+    assert error["message"]
+
+
+def part_of(url: str) -> dict:
+    return {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]}]}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        part_of("https://example.invalid/a.png"),
+        part_of("file:///etc/passwd"),
+        part_of("data:image/png;base64,%%%"),
+        part_of("data:image/png;base64,AAAA"),
+        part_of(picture().replace("png", "svg")[:60]),
+        {"messages": [{"role": "user", "content": [{"type": "input_audio", "input_audio": {}}]}]},
+        {"messages": [{"role": "user", "content": [{"type": "video_url", "video_url": picture()}]}]},
+        {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
+    ],
+    ids=["address", "file", "base64", "bytes", "cut", "audio", "still", "missing"],
+)
+def test_what_cannot_be_seen_is_refused(port, body):
+    status, answered = send(port, "/v1/chat/completions", body)
+    assert status == 400
+    assert answered["error"]["param"].startswith("messages[0].content[0]")
+    assert "/tmp" not in answered["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("raw", "headers", "status"),
+    [
+        (b"{", {}, 400),
+        (b"", {}, 400),
+        (b"[]", {}, 400),
+        (b"\xff\xfe", {}, 400),
+        (b'{"prompt": NaN}', {}, 400),
+        (b"[" * 50_000, {}, 400),
+        (b'{"max_tokens": ' + b"9" * 50_000 + b"}", {}, 400),
+        (b" " * 100_001, {}, 413),
+        (b"{}", {"Content-Type": "text/plain"}, 415),
+        (b"{}", {"Host": "evil.example"}, 403),
+    ],
+)
+def test_a_body_that_is_no_request_is_refused(port, raw, headers, status):
+    found, answered = send(port, "/v1/completions", raw=raw, headers=headers)
+    assert found == status
+    assert set(answered["error"]) == {"message", "type", "param", "code"}
+
+
+def test_a_body_whose_length_is_not_said_is_cut_off(port):
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    parts = (b"x" * 50_000 for _ in range(5))
+    connection.request(
+        "POST", "/v1/completions", parts, {"Content-Type": "application/json"}, encode_chunked=True
+    )
+    assert connection.getresponse().status == 413
+    connection.close()
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "code"),
+    [
+        ("/v1/completions", {"prompt": TEXT, "model": "other"}, 404, "model_not_found"),
+        ("/v1/models/other", None, 404, "model_not_found"),
+        ("/v1/nothing", {}, 404, None),
+        ("/v1/models", {}, 405, None),
+        ("/v1/completions", {"prompt": [5] * 600}, 400, "context_length_exceeded"),
+        ("/v1/completions", {"prompt": TEXT, "max_tokens": 600}, 400, "context_length_exceeded"),
+        (
+            "/v1/chat/completions",
+            {"messages": [{"role": "user", "content": "x" * 9000}]},
+            400,
+            "context_length_exceeded",
+        ),
+        ("/v1/completions", {"prompt": TEXT, "suffix": "b"}, 400, "unsupported_parameter"),
+    ],
+)
+def test_errors_have_the_codes_that_clients_know(port, path, body, status, code):
+    found, answered = send(port, path, body)
+    assert (found, answered["error"]["code"]) == (status, code)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_that_goes_away_is_not_written_for(port, engine, stream):
+    written = engine.state.written_tokens
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    body = json.dumps({"prompt": [7], "max_tokens": 500, "stream": stream, "temperature": 0})
+    connection.request("POST", "/v1/completions", body, {"Content-Type": "application/json"})
+    eventually(lambda: engine.state.written_tokens > written + 2)
+    assert connection.sock is not None
+    connection.sock.shutdown(socket.SHUT_RDWR)
+    connection.close()
+    eventually(lambda: engine.state.running == 0)
+    assert engine.state.written_tokens < written + 500
+    assert engine.state.held_pages == 0
+
+
+def test_more_than_can_wait_is_refused_and_what_waits_is_answered(port):
+    with ThreadPoolExecutor(24) as pool:
+        answers = list(pool.map(lambda i: complete(port, prompt=[5 + i], max_tokens=60), range(24)))
+    statuses = [status for status, _ in answers]
+    assert set(statuses) == {200, 429}
+    refused = next(answered for status, answered in answers if status == 429)
+    assert refused["error"]["code"] == "queue_full"
+    assert statuses.count(200) >= 4
+
+
+def test_whoever_has_no_key_is_refused(engine):
+    with serving(engine, keys=("first-key", "second-key")) as port:
+        assert send(port, "/health")[0] == 200
+        for headers in ({}, {"Authorization": "Bearer other-key"}, {"Authorization": "first-key"}):
+            for path in ("/v1/models", "/metrics"):
+                status, answered = send(port, path, headers=headers)
+                assert (status, answered["error"]["code"]) == (401, "invalid_api_key")
+        for key in ("first-key", "second-key"):
+            assert send(port, "/v1/models", headers={"Authorization": f"Bearer {key}"})[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("config", "field"),
+    [
+        ({"host": "0.0.0.0"}, "host"),
+        ({"host": "example.org"}, "host"),
+        ({"keys": ("short",)}, "keys"),
+        ({"keys": ("with\nline-break",)}, "keys"),
+        ({"port": 70_000}, "port"),
+        ({"max_body_bytes": 0}, "max_body_bytes"),
+    ],
+)
+def test_a_server_that_should_not_be_is_refused(config, field):
+    with pytest.raises(InputError) as refused:
+        ServingConfig(name="tiny", **config)
+    assert refused.value.field == field
+    assert ServingConfig(name="tiny", host="::1").loopback
+    assert not ServingConfig(name="tiny", host="0.0.0.0", without_key=True).loopback
