@@ -115,6 +115,10 @@ def make_run(out: Path) -> Metrics:
             for index, (name, _, _) in enumerate(STAGES)
             for when in ("before", "after")
         ),
+        extended=tuple(
+            Evaluation(label={"when": when, "stage": "4K"}, results=(*_needles(2, when, 1),))
+            for when in ("before", "after")
+        ),
         reconstructions=(
             Picture(
                 file="reconstructions.png", caption="Held-out frames above, their reconstructions below."

@@ -59,8 +59,7 @@ def evaluate(
     text = None if haystack is None else read_text(Path(haystack), max_bytes=_MOST_BYTES)
     begin_process(devices=devices)
     folder = ModelFolder.open(Path(model))
-    configuration = None if folder.origin is None else folder.origin.configuration
-    run = configuration and from_json(RunConfig, configuration, where=f"the configuration of {folder.path}")
+    run = _run_of(folder)
     if isinstance(tasks, EvaluationConfig):
         measured = tasks
     else:
@@ -90,6 +89,16 @@ def evaluate(
         for (needles, asked), cells in needle_maps(evaluation).items():
             write_png(needle_map(cells), Path(out) / f"needles-{needles}-{asked}.png")
     return evaluation
+
+
+def _run_of(folder: ModelFolder) -> RunConfig | None:
+    """Return the run that made a model; None for one of others, or of another version's configuration."""
+    if folder.origin is None or folder.origin.configuration is None:
+        return None
+    try:
+        return from_json(RunConfig, folder.origin.configuration, where=f"the configuration of {folder.path}")
+    except InputError:
+        return None
 
 
 def packed_as(run: RunConfig, *, folder: Path | None, haystack: str | None = None) -> EvaluationData:

@@ -122,10 +122,14 @@ class _Job:
             weights = GenerationWeights.from_model(model, compute=self.run.execution.compute)
             weights_fingerprint = fingerprint(model)
         tokenizers, stages = self.examples.tokenizers, self.run.training.stages
+        forward = Forward.of(self.run.model, self.run.execution, rope_base=stage.rope_base)
+        if when == "before" and self.begun_from is not None:  # as it was handed over
+            own = replace(self.run.model, rope=self.begun_from.architecture.rope)
+            forward = Forward.of(own, self.run.execution)
         longest = max(one.context_tokens for one in stages)
         world = World.of(
             weights,
-            forward=Forward.of(self.run.model, self.run.execution, rope_base=stage.rope_base),
+            forward=forward,
             prompts=Prompts(
                 tokenizers.text, vocabulary=self.run.vocabulary, frame_tokenizer=tokenizers.frames
             ),

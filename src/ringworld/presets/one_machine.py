@@ -184,7 +184,7 @@ def extend_smollm2() -> RunConfig:
     costs is seen apart from what a larger base costs. Questions stand beside a book, in its sidecar.
 
     Hardware: one GPU of 80 GB (H100, H200).
-    Cost: by arithmetic, 1 to 17 GFLOPs a token: 10 to 25 minutes a stage at 100 TFLOP/s; never measured.
+    Cost: by `ringworld plan`, 2 minutes a stage at an H100's peak, so 20 at a tenth of it; never measured.
     Never run by us on a GPU. Some steps of it were run on a CPU, at short contexts.
 
         make smollm2

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from ringworld.core.errors import InputError
 from ringworld.core.ranges import check_range
-from ringworld.presets import RunConfig, needles, quickstart, smoke
+from ringworld.presets import RunConfig, extend_needles, needles, quickstart, smoke
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,6 +97,16 @@ class NeedleWorldConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ExtensionConfig:
+    """How the context of the kept model is extended."""
+
+    documents: NeedleWorldConfig
+    """What it is trained on; their haystacks are what it is measured in."""
+    run: RunConfig
+    """The stages, and what is measured before and after."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class QuickstartConfig:
     """A run, and the world that is rendered for it."""
 
@@ -104,6 +114,8 @@ class QuickstartConfig:
     """Videos and documents that the quickstart renders for itself."""
     run: RunConfig
     """From files to a trained model."""
+    extension: ExtensionConfig | None = None
+    """Of a kept model, beside what is trained from nothing; None leaves it out."""
 
 
 def full() -> QuickstartConfig:
@@ -119,7 +131,9 @@ def full() -> QuickstartConfig:
         documents=600,
         longest_words=1500,
     )
-    return QuickstartConfig(toy_world=toy_world, run=quickstart())
+    documents = NeedleWorldConfig(lengths_tokens=(2048, 4096), documents=(100, 100))
+    extension = ExtensionConfig(documents=documents, run=extend_needles())
+    return QuickstartConfig(toy_world=toy_world, run=quickstart(), extension=extension)
 
 
 def tiny() -> QuickstartConfig:
@@ -137,10 +151,10 @@ def tiny() -> QuickstartConfig:
 
 
 def retrieval() -> QuickstartConfig:
-    """Return a model of text alone that learns to find needles, from nothing to 4K tokens."""
+    """Return a model of text alone that learns to find needles, from nothing to 8K tokens."""
     world = NeedleWorldConfig(
-        lengths_tokens=(128, 256, 512, 1024, 2048, 4096),
-        documents=(4000, 3000, 2000, 1000, 300, 150),
+        lengths_tokens=(128, 256, 512, 1024, 2048, 4096, 8192),
+        documents=(4000, 3000, 2000, 1000, 300, 150, 100),
     )
     return QuickstartConfig(toy_world=world, run=needles())
 

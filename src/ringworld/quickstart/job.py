@@ -16,6 +16,7 @@ from ringworld.core.progress import Progress
 from ringworld.data.find_sources import find_sources
 from ringworld.quickstart.config import NeedleWorldConfig, QuickstartConfig
 from ringworld.quickstart.demonstrations import demonstrate
+from ringworld.quickstart.extension import extend
 from ringworld.quickstart.needle_documents import write_needle_documents
 from ringworld.quickstart.phases import Phases
 from ringworld.quickstart.summary import summarize
@@ -81,6 +82,10 @@ def quickstart(
                 sources=sources,
                 folder=samples,
             )
+        extended = ()
+        if config.extension is not None:
+            with phases("extension of a kept model", leaves=out / "extension"):
+                extended = extend(config.extension, out=out / "extension", devices=devices)
         metrics = summarize(
             run,
             toy_world=config.toy_world,
@@ -90,6 +95,7 @@ def quickstart(
             sources=sources,
             prepared=prepared,
             shown=shown,
+            extended=extended,
             phases=phases.done(),
         )
         return write_report(metrics, out=out)

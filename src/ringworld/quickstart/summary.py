@@ -11,6 +11,7 @@ from ringworld.core.config import read_as, typed_command
 from ringworld.core.files import read_jsonl
 from ringworld.core.memory import peak_memory_bytes
 from ringworld.core.origin import machine, versions
+from ringworld.core.results import Evaluation
 from ringworld.data.loader import PackedLoader
 from ringworld.data.prepare import PrepareReport
 from ringworld.data.sources import Source
@@ -46,6 +47,7 @@ def summarize(
     sources: Sequence[Source],
     prepared: PrepareReport,
     shown: Demonstrations,
+    extended: tuple[Evaluation, ...],
     phases: tuple[Phase, ...],
 ) -> Metrics:
     """Return the metrics of a finished run, whose folders are `tokenizer`, `examples` and `train`.
@@ -98,6 +100,7 @@ def summarize(
             read_evaluation(evaluation_folder(train, stages[0].name, "before")),
             *(read_evaluation(evaluation_folder(train, stage.name, "after")) for stage in stages),
         ),
+        extended=extended,
         phases=phases,
         **{part.name: getattr(shown, part.name) for part in fields(shown)},
     )

@@ -33,6 +33,18 @@ def needles(evaluations: Sequence[Evaluation]) -> tuple[str, ...]:
     return tuple(parts)
 
 
+def extended(evaluations: Sequence[Evaluation]) -> tuple[str, ...]:
+    """Draw the needle maps of a kept model whose context was extended, before and after."""
+    parts = needles(evaluations)
+    if not parts:
+        return ()
+    words = (
+        "A small model of text that finds needles up to 1K tokens comes with ringworld. As LWM extends "
+        "LLaMA-2, its RoPE base was raised, and it was trained on some longer documents."
+    )
+    return markup.paragraph(words), *parts
+
+
 def losses(metrics: Metrics) -> tuple[str, ...]:
     """Draw training curves and list held-out losses."""
 

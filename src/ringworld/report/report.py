@@ -38,6 +38,7 @@ def render(metrics: Metrics, *, media: Path) -> str:
         "Questions": sections.questions(metrics.questions),
         "Text": sections.continuations(metrics),
         "Retrieval": measures.needles(metrics.evaluations),
+        "A kept model, extended": measures.extended(metrics.extended),
         "Loss": measures.losses(metrics),
         "Loss by position": measures.positions(metrics.evaluations),
         "Other tasks": measures.other_tasks(metrics.evaluations),

@@ -170,6 +170,8 @@ class Metrics:
     losses: tuple[LossPoint, ...]
     evaluations: tuple[Evaluation, ...]
     """Before the first stage and after each."""
+    extended: tuple[Evaluation, ...]
+    """Of a kept model whose context was extended: before, and after each stage; empty where none was."""
     reconstructions: tuple[Picture, ...]
     videos: tuple[GeneratedVideo, ...]
     images: tuple[Picture, ...]
