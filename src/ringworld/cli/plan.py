@@ -22,8 +22,11 @@ class Plan:
     """GPUs, such as 8xH200."""
     stages: Annotated[tuple[str, ...], otherwise("all", metavar="[NAME [NAME ...]]")] = ()
     """Stages to plan."""
-    by: Literal["compiler", "arithmetic"] | None = None
-    """Who says how much memory is needed; by default the compiler for TPU, and arithmetic for GPUs."""
+    by: Annotated[
+        Literal["compiler", "arithmetic"] | None,
+        otherwise("the compiler for TPU, arithmetic for GPUs", metavar="{compiler,arithmetic}"),
+    ] = None
+    """Who says how much memory is needed."""
     suggest: tyro.conf.FlagCreatePairsOff[bool] = False
     """Show five meshes over which each stage fits, the fastest first, by arithmetic."""
     json: tyro.conf.FlagCreatePairsOff[bool] = False
