@@ -125,6 +125,8 @@ class Server:
             raise ApiError(400, f"the body is not JSON in UTF-8: {error}") from None
 
     async def _health(self, request: Request) -> Response:
+        if self._engine.closed:
+            raise ApiError(503, "the engine is closed", kind="server_error")
         return JSONResponse({"status": "ok"})
 
     async def _version(self, request: Request) -> Response:

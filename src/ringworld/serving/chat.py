@@ -166,7 +166,6 @@ def _content(message: Body, world: World) -> tuple[list[str], list[np.ndarray]]:
 
 
 def _codes(world: World, path: Path, *, kind: str, field: str) -> np.ndarray:
-    world.prompts.seeing()
     try:
         return world.codes(image=path) if kind == "image" else world.codes(video=path)
     except InputError as error:
