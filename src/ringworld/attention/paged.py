@@ -27,7 +27,7 @@ from ringworld.core.sharding import SEQ_AXES, spec
 _Q = spec("batch", "heads", None, "head")
 _PAGES = spec(None, "kv_heads", "seq", "head")
 _TOKENS = spec("batch", None)
-_RUN_TOKENS = 512  # brought together at once, of each sequence
+_RUN_TOKENS = 256  # brought together at once, of each sequence
 _LONG_RUN_TOKENS = 2048  # where many queries share them
 _TOGETHER = 4  # sequences whose runs are attended at once; the longest decides how many there are
 

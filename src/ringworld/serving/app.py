@@ -6,6 +6,7 @@ import hmac
 import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from typing import Any
 
 from starlette.applications import Starlette
@@ -20,13 +21,12 @@ from ringworld.inference.engine.engine import Engine
 from ringworld.inference.world import World
 from ringworld.serving.asked import check_model
 from ringworld.serving.body import Body
-from ringworld.serving.chat import Chat, messages_of
+from ringworld.serving.chat import Chat, Speech, messages_of
 from ringworld.serving.completions import Completions
 from ringworld.serving.config import ServingConfig
 from ringworld.serving.errors import ApiError, as_api_error
 from ringworld.serving.exchange import Exchange
 from ringworld.serving.metrics import Metrics
-from ringworld.text.templates import ChatTemplate
 
 _LOG = logging.getLogger("ringworld.serving")
 _OWN_NAMES = ("localhost", "127.0.0.1", "::1")
@@ -44,7 +44,7 @@ class Server:
     def __init__(self, world: World, engine: Engine, *, config: ServingConfig) -> None:
         """Join a model and its engine, which the caller closes."""
         self._world, self._engine, self._config = world, engine, config
-        self._metrics = Metrics(engine)
+        self._metrics, self._speech = Metrics(engine), Speech(world)
         self._context = world.generator.limits.max_context_tokens
         self.app = Starlette(
             routes=[
@@ -125,6 +125,8 @@ class Server:
             raise ApiError(400, f"the body is not JSON in UTF-8: {error}") from None
 
     async def _health(self, request: Request) -> Response:
+        if self._engine.closed:
+            raise ApiError(503, "the engine is closed", kind="server_error")
         return JSONResponse({"status": "ok"})
 
     async def _version(self, request: Request) -> Response:
@@ -157,8 +159,7 @@ class Server:
     def _ids(self, body: Body) -> list[int]:
         prompts = self._world.prompts
         if "messages" in body:
-            template = prompts.template or ChatTemplate.of(prompts.tokenizer, vocabulary=prompts.vocabulary)
-            return template.encode(messages_of(body, self._world)).tolist()
+            return self._speech.template.encode(messages_of(body, self._world)).tolist()
         text = body.text("prompt")
         if body.flag("add_special_tokens", default=True):
             return prompts.text(text).tolist()
@@ -172,12 +173,12 @@ class Server:
         return JSONResponse({"prompt": self._world.prompts.tokenizer.decode(ids)})
 
     async def _chat(self, request: Request) -> Response:
-        return await self._generate(request, Chat)
+        return await self._generate(request, partial(Chat, speech=self._speech))
 
     async def _completions(self, request: Request) -> Response:
         return await self._generate(request, Completions)
 
-    async def _generate(self, request: Request, kind: type[Chat] | type[Completions]) -> Response:
+    async def _generate(self, request: Request, kind: Callable[..., Chat | Completions]) -> Response:
         body = await self._body(request)
         check_model(body, self._config.name)
         asked = await asyncio.to_thread(

@@ -6,6 +6,7 @@ import secrets
 import tempfile
 import time
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,29 @@ _ROLES = ("system", "developer", "user", "assistant")
 _PICTURES = {"image_url": "image", "video_url": "video"}
 
 
+class Speech:
+    """How a model is spoken to, which `World.chat` does alike; asked of the template once."""
+
+    def __init__(self, world: World) -> None:
+        """Take what came with the model.
+
+        Raises:
+            InputError: it is no template.
+        """
+        prompts = world.prompts
+        self.template = ChatTemplate.of(prompts.tokenizer, vocabulary=prompts.vocabulary)
+
+    @cached_property
+    def ends(self) -> tuple[int, ...]:
+        """What ends an answer besides what ends any text.
+
+        Raises:
+            InputError: the template does not work.
+        """
+        end = self.template.end_of_turn()
+        return () if end is None else (end,)
+
+
 class Chat:
     """One request for an answer.
 
@@ -31,7 +55,7 @@ class Chat:
         requests: what the engine is asked, a request an answer.
     """
 
-    def __init__(self, body: Body, world: World, *, name: str, most_choices: int) -> None:
+    def __init__(self, body: Body, world: World, *, speech: "Speech", name: str, most_choices: int) -> None:
         """Read the request; it takes long where a video is to be read, so call it in a thread.
 
         Raises:
@@ -45,11 +69,7 @@ class Chat:
             "model": name,
         }
         self.wanted = Wanted.of(body, default=world.sampling.answer)
-        template = world.prompts.template or ChatTemplate.of(
-            world.prompts.tokenizer, vocabulary=world.prompts.vocabulary
-        )
-        prompt = template.encode(messages_of(body, world))
-        end = template.end_of_turn()
+        prompt = speech.template.encode(messages_of(body, world))
         context = world.generator.limits.max_context_tokens
         asked = "max_completion_tokens" if "max_completion_tokens" in body else "max_tokens"
         self._logprobs = body.flag("logprobs")
@@ -58,7 +78,7 @@ class Chat:
             [prompt],
             most=most_choices,
             max_new_tokens=body.whole(asked, max(1, context - len(prompt)), least=1),
-            ends=() if end is None else (end,),
+            ends=speech.ends,
             alternatives=alternatives if self._logprobs else 0,
         )
 
@@ -166,7 +186,6 @@ def _content(message: Body, world: World) -> tuple[list[str], list[np.ndarray]]:
 
 
 def _codes(world: World, path: Path, *, kind: str, field: str) -> np.ndarray:
-    world.prompts.seeing()
     try:
         return world.codes(image=path) if kind == "image" else world.codes(video=path)
     except InputError as error:

@@ -21,14 +21,14 @@ SAMPLINGS = [GREEDY, WARM, WARM, GREEDY, WARM, GREEDY, GREEDY]
 NEW = [9, 30, 12, 40, 5, 25, 60]
 
 
-def make(weights=None, **config: int) -> Engine:
+def make(weights=None, decode=TOKENIZER.decode, **config: int) -> Engine:
     made = make_world(ring=2)
     return Engine(
         made.weights if weights is None else weights,
         forward=FORWARD,
         vocabulary=VOCABULARY,
         ends=[TOKENIZER.eos],
-        decode=TOKENIZER.decode,
+        decode=decode,
         mesh=made.mesh,
         limits=GenerationLimits(max_context_tokens=256),
         config=EngineConfig(**{"max_sequences": 4, "chunk_tokens": 64, "cache_tokens": 256, **config}),
@@ -148,6 +148,10 @@ def test_what_does_not_fit_is_refused(engine):
         with pytest.raises(InputError) as refused:
             engine.submit(request(0, prompt=TEXT[:length], max_new_tokens=new), print)
         assert (refused.value.field, refused.value.value) == ("prompt", length)
+    for id in (-1, FORWARD.architecture.vocab):
+        with pytest.raises(InputError) as refused:
+            engine.submit(request(0, prompt=np.array([id], np.int32)), print)
+        assert refused.value.field == "prompt"
 
 
 def test_a_full_queue_refuses_and_closing_ends_those_that_wait():
@@ -181,6 +185,23 @@ def test_scores_that_are_not_finite_end_their_request_alone(expected):
         assert refused.value.field == "weights"
         assert ids_of(good) == expected[2][0]
         assert ids_of(engine.stream(request(2))) == expected[2][0]
+
+
+def test_an_error_of_a_round_ends_those_that_run_and_no_others(expected):
+    fails = [True]
+
+    def decode(ids):
+        if fails:
+            raise OSError(fails.pop())
+        return TOKENIZER.decode(ids)
+
+    with make(decode=decode) as engine:
+        broken = engine.stream(request(1))
+        with pytest.raises(OSError):
+            list(broken)
+        assert ids_of(engine.stream(request(2))) == expected[2][0]
+        assert not engine.closed
+    assert engine.closed
 
 
 def test_a_cache_of_less_than_a_context_is_refused():

@@ -104,6 +104,7 @@ class Engine:
             remedy="hold at least one context, or load the model with a shorter one",
         )
         self._mesh, self._context = mesh, context
+        self._vocab = forward.architecture.vocab
         self._ends, self._decode = frozenset(ends), decode
         pages = 1 + max(table_pages, held // page)
         self._pages, self._page = pages, page
@@ -148,11 +149,13 @@ class Engine:
             What cancels the request, from any thread: nothing more is delivered but what is on its way.
 
         Raises:
-            InputError: the prompt does not fit into the context with what follows it.
+            InputError: the prompt does not fit into the context with what follows it, or holds no ids.
             Busy: as many requests wait as may.
             Closed: the engine is closed.
         """
         check_fits(len(request.prompt), new_tokens=request.max_new_tokens, context_tokens=self._context)
+        if not 0 <= request.prompt.min() <= request.prompt.max() < self._vocab:
+            raise InputError(f"a prompt holds ids that are none of {self._vocab}", field="prompt")
         sequence = LiveSequence(request, ends=self._ends, decode=self._decode, deliver=deliver)
         with self._changed:
             if self._closing:
@@ -191,6 +194,11 @@ class Engine:
             size *= 2
 
     @property
+    def closed(self) -> bool:
+        """Whether nothing more is accepted."""
+        return self._closing
+
+    @property
     def state(self) -> EngineState:
         """What it has done so far, and does now."""
         scheduler = self._scheduler
@@ -214,14 +222,18 @@ class Engine:
         self._thread.join()
 
     def _run(self) -> None:
-        with jax.set_mesh(self._mesh):
-            while self._begin_round():
-                try:
-                    self._round()
-                except Exception as error:  # of the device: what the pool holds is not known any more
-                    self._begin_again(error)
-        for sequence in (*self._everyone(), *self._inbox):
-            sequence.deliver(Closed("the engine was closed"))
+        try:
+            with jax.set_mesh(self._mesh):
+                while self._begin_round():
+                    try:
+                        self._round()
+                    except Exception as error:  # of the device: what the pool holds is not known any more
+                        self._begin_again(error)
+        finally:
+            with self._changed:
+                self._closing = True
+            for sequence in (*self._everyone(), *self._inbox):
+                sequence.deliver(Closed("the engine was closed"))
 
     def _begin_round(self) -> bool:
         """Wait for something to do; False where the engine is closed."""

@@ -97,15 +97,11 @@ class Scheduler:
 
     def steppable(self) -> list[LiveSequence]:
         """Return the sequences that write a token now, each with a page for it."""
-        ready = []
         for sequence in [*self.running]:
-            if sequence.row is not None and not sequence.unread and not sequence.finished:
+            if _writes(sequence):
                 self._reach(sequence, len(sequence.ids))
         # Only now, because a later one may have had to give up its pages for an earlier one.
-        for sequence in self.running:
-            if not sequence.unread and not sequence.finished:
-                ready.append(sequence)
-        return ready
+        return [sequence for sequence in self.running if _writes(sequence)]
 
     def was_stepped(self, sequence: LiveSequence) -> None:
         """Count the token that a step has read as read."""
@@ -169,3 +165,7 @@ class Scheduler:
 
     def _pages_of(self, tokens: int) -> int:
         return -(-tokens // self._page)
+
+
+def _writes(sequence: LiveSequence) -> bool:
+    return sequence.row is not None and not sequence.unread and not sequence.finished
