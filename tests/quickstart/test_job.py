@@ -55,8 +55,14 @@ EXTENSION = ExtensionConfig(
 )
 
 
-def test_a_quickstart_of_text_alone_ends_with_a_report(tmp_path):
-    page = quickstart(TINY, out=tmp_path / "out", videos=(), texts=(), devices=1)
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    out = tmp_path_factory.mktemp("quickstart") / "out"
+    config = replace(TINY, extension=EXTENSION)
+    return quickstart(config, out=out, videos=(), texts=(), devices=1)
+
+
+def test_a_quickstart_of_text_alone_ends_with_a_report(page):
     metrics = read_as(Metrics, page.with_name("metrics.json"))
     assert metrics.frame_tokenizer is None and not metrics.videos
     assert [evaluation.name for evaluation in metrics.evaluations] == ["before 128", "after 128"]
@@ -66,18 +72,20 @@ def test_a_quickstart_of_text_alone_ends_with_a_report(tmp_path):
     assert answered == "held_out/document_00000.txt"
     shown = page.read_text()
     assert "Retrieval" in shown and "Frame tokenizer" not in shown and "Generated video" not in shown
+    assert "A kept model, extended" in shown
     assert (page.parent / "model/model.safetensors").exists()
 
 
-def test_the_kept_model_finds_needles_and_is_measured_as_it_was_kept_before_it_is_extended(tmp_path):
-    before, after = extend(EXTENSION, out=tmp_path / "out", devices=1)
+def test_the_kept_model_finds_needles_and_is_measured_as_it_was_kept_before_it_is_extended(page, tmp_path):
+    before, after = read_as(Metrics, page.with_name("metrics.json")).extended
     assert (before.name, after.name) == ("before 4K", "after 4K")
-    (haystack,) = (tmp_path / "out/toy/texts/held_out").glob("haystack_*.txt")
+    extension = page.parent / "extension"
+    (haystack,) = (extension / "toy/texts/held_out").glob("haystack_*.txt")
     alone = rw.evaluate(KEPT_MODEL, haystack=haystack, tasks=KEPT_GRID, out=tmp_path / "alone", devices=1)
     assert alone.results == before.results
     found = [one.value for one in before.results if one.value is not None]
     assert sum(found) / len(found) >= 0.9
-    assert extend(EXTENSION, out=tmp_path / "out", devices=1) == (before, after)
+    assert extend(EXTENSION, out=extension, devices=1) == (before, after)
 
 
 def test_another_shape_extends_nothing(tmp_path):
