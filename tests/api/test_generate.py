@@ -5,7 +5,6 @@ from typing import Any
 import pytest
 
 from ringworld.api.generate import generate
-from ringworld.cli.generate import Generate
 from ringworld.core.errors import InputError
 
 
@@ -14,8 +13,6 @@ def call(model: Path, **changes: Any) -> str:
         kind="text",
         prompt="a",
         about=None,
-        frames=1,
-        max_new_tokens=1,
         sampling={},
         weights=None,
         devices=None,
@@ -51,10 +48,6 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path, origin):
     assert (tmp_path / "origin.json").read_text() == origin
 
 
-def command(**options: Any) -> Generate:
-    return Generate(**{"kind": "text", "prompt": "a", "model": Path("m"), "out": Path("o")} | options)
-
-
 @pytest.mark.parametrize(
     ("options", "field"),
     [
@@ -62,15 +55,17 @@ def command(**options: Any) -> Generate:
         ({"frames": 3}, "frames"),
         ({"kind": "image", "frames": 3}, "frames"),
         ({"kind": "video", "max_new_tokens": 3}, "max_new_tokens"),
-        ({"kind": "answer", "guidance_scale": 2.0}, "guidance_scale"),
+        ({"kind": "answer", "sampling": {"guidance_scale": 2.0}}, "guidance_scale"),
     ],
 )
-def test_an_option_that_the_kind_would_not_heed_is_refused(options, field):
+def test_what_the_kind_would_not_heed_is_refused(tmp_path, options, field):
     with pytest.raises(InputError) as refused:
-        command(**options).check_kind()
+        call(tmp_path, out=tmp_path / "out", **options)
     assert refused.value.field == field
 
 
-def test_options_left_out_fit_every_kind():
-    for kind in ("text", "answer", "image", "video"):
-        command(kind=kind).check_kind()
+@pytest.mark.parametrize("kind", ["text", "answer", "image", "video"])
+def test_what_is_left_out_fits_every_kind(tmp_path, kind):
+    with pytest.raises(InputError) as refused:
+        call(tmp_path, out=tmp_path / "out", kind=kind)
+    assert refused.value.path is not None  # of the model, which is none

@@ -26,6 +26,16 @@ from ringworld.vision.write_media import write_image, write_video
 
 Kind = Literal["text", "answer", "image", "video"]
 _WATCHABLE_PIXELS = 256
+_FRAMES, _NEW_TOKENS = 6, 64
+_ONLY_FOR = {
+    "about": ("answer",),
+    "frames": ("video",),
+    "max_new_tokens": ("text", "answer"),
+    "stop": ("text", "answer"),
+    "samples": ("text",),
+    "guidance_scale": ("image", "video"),
+}
+"""What not every kind heeds."""
 
 
 def generate(
@@ -35,23 +45,33 @@ def generate(
     prompt: str,
     out: Path,
     about: Path | None,
-    frames: int,
-    max_new_tokens: int,
+    frames: int | None = None,
+    max_new_tokens: int | None = None,
     stop: Sequence[str] = (),
-    samples: int = 1,
+    samples: int | None = None,
     sampling: dict[str, Any],
     weights: WeightType | None,
     devices: int | None,
 ) -> str:
     """Do what the command `ringworld generate` says, and return the text or the path.
 
-    In `sampling` are fields of `SamplingConfig` that differ from the model's defaults; None leaves one. The
-    folder `out` gains `output.json`, with all samples of a text, `origin.json`, and `image.png` or
-    `video.mp4`.
+    What is None is as usual: 6 frames, 64 tokens, one sample. In `sampling` are fields of `SamplingConfig`
+    that differ from the model's defaults; None leaves one. The folder `out` gains `output.json`, with all
+    samples of a text, `origin.json`, and `image.png` or `video.mp4`.
 
     Raises:
-        InputError: a number makes no sense, or a file or folder cannot be used.
+        InputError: a number makes no sense, the kind does not heed what is given, or a file or folder cannot
+            be used.
     """
+    asked = {"about": about, "frames": frames, "max_new_tokens": max_new_tokens, "samples": samples}
+    asked |= {"stop": stop or None, "guidance_scale": sampling.get("guidance_scale")}
+    for name, kinds in _ONLY_FOR.items():
+        if asked[name] is not None and kind not in kinds:
+            problem = f"{name} applies to {' and '.join(kinds)}, not to {kind}"
+            raise InputError(problem, field=name, value=asked[name])
+    frames = 1 if kind == "image" else _FRAMES if frames is None else frames
+    max_new_tokens = _NEW_TOKENS if max_new_tokens is None else max_new_tokens
+    samples = 1 if samples is None else samples
     given = {name: value for name, value in sampling.items() if value is not None}
     replace(SamplingConfig(), **given)  # refuses bad numbers before anything is read
     file = None if about is None else _checked(about)
@@ -63,7 +83,7 @@ def generate(
         world = load_opened(folder, devices=devices, weights=weights)
         more: dict[str, Any] = {}
         if kind in ("image", "video"):
-            drawn = world.draw(prompt, frames=frames if kind == "video" else 1, **given)
+            drawn = world.draw(prompt, frames=frames, **given)
             path = out / ("video.mp4" if kind == "video" else "image.png")
             write_frames(path, drawn, frames_per_second=world.watching.frames_per_second)
             made = str(path)

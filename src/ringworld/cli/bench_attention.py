@@ -7,9 +7,9 @@ from typing import Annotated, Literal
 import tyro
 
 from ringworld.attention.config import AttentionConfig, ComputeType, KernelName, LayoutName, Strategy
-from ringworld.cli.options import check_picture, otherwise
+from ringworld.cli.options import otherwise
 from ringworld.core.config import typed_command
-from ringworld.core.files import write_bytes_atomic
+from ringworld.core.files import check_picture, write_bytes_atomic
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

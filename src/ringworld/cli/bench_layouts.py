@@ -8,9 +8,9 @@ import tyro
 
 from ringworld.attention.config import LayoutName
 from ringworld.bench.lengths import Workload
-from ringworld.cli.options import check_picture, otherwise
+from ringworld.cli.options import otherwise
 from ringworld.core.config import typed_command
-from ringworld.core.files import write_bytes_atomic
+from ringworld.core.files import check_picture, write_bytes_atomic
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

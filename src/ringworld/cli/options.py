@@ -1,7 +1,6 @@
 """What several commands ask for, configurations with overrides, and errors that name options as typed."""
 
 import dataclasses
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,30 +122,15 @@ def value_of(flag: str, arguments: Sequence[str]) -> str | None:
 
 def as_typed(error: InputError, command: object) -> str:
     """Return the message of an error that begins with a parameter, with the option that was typed for it."""
-    ours = [command, getattr(command, "drawn", None)]
-    names = {one.name for each in ours if dataclasses.is_dataclass(each) for one in dataclasses.fields(each)}
     message, field = str(error), error.field
-    if field and message.startswith(f"{field} ") and (field in names or "." in field):
+    if field and message.startswith(f"{field} ") and (field in _names(command) or "." in field):
         return f"--{field.replace('_', '-')}{message.removeprefix(field)}"
     return message
 
 
-def check_picture(out: Path | None) -> None:
-    """Refuse a file to which no picture can be written, before what it shows is measured.
-
-    Raises:
-        InputError: it is a folder, does not end in .png, or its folder cannot be made or written to.
-    """
-    if out is None:
-        return
-    if out.suffix.lower() != ".png" or out.is_dir():
-        raise InputError(
-            f"--out {out} is not the name of a file that ends in .png", field="out", value=out, path=out
-        )
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out.parent):
-            return
-    except OSError as error:
-        problem = f"--out {out} cannot be written ({error.strerror or error})"
-        raise InputError(problem, field="out", value=out, path=out.parent) from None
+def _names(options: object) -> set[str]:
+    """Return the names of options, and of those that are one's parts."""
+    if not dataclasses.is_dataclass(options):
+        return set()
+    names = {field.name for field in dataclasses.fields(options)}
+    return names.union(*(_names(getattr(options, name)) for name in names))

@@ -8,6 +8,7 @@ import math
 import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -324,3 +325,24 @@ def _parse_line(line: bytes, *, path: Path, part: str) -> dict[str, Any]:
         if not isinstance(row, dict):
             raise ValueError(f"a {type(row).__name__}")
     return row
+
+
+def check_picture(out: Path | None) -> None:
+    """Refuse a file to which no picture can be written, before what it shows is measured.
+
+    Raises:
+        InputError: it is a folder, does not end in .png, or its folder cannot be made or written to.
+    """
+    if out is None:
+        return
+    if out.suffix.lower() != ".png" or out.is_dir():
+        raise InputError(
+            f"out {out} is not the name of a file that ends in .png", field="out", value=out, path=out
+        )
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out.parent):
+            return
+    except OSError as error:
+        problem = f"out {out} cannot be written ({error.strerror or error})"
+        raise InputError(problem, field="out", value=out, path=out.parent) from None
