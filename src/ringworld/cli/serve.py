@@ -29,9 +29,9 @@ class Serve:
     """Longest prompt with what follows it."""
     max_sequences: int = 16
     """Texts that are written together; a step costs as much for fewer."""
-    cache_tokens: Annotated[int | None, otherwise("twice the context", metavar="INT")] = None
+    cache_tokens: Annotated[int | None, otherwise("one context, or two of up to 32K", metavar="INT")] = None
     """Tokens that the cache holds, of all texts and of earlier ones."""
-    chunk_tokens: int = 512
+    chunk_tokens: int = 256
     """Most tokens of prompts that are read between two steps."""
     max_waiting: int = 128
     """Texts that may wait; more are refused."""

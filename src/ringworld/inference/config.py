@@ -126,12 +126,12 @@ class EngineConfig:
     max_sequences: int = 16
     """Sequences that are decoded together; a step costs as much for fewer."""
     cache_tokens: int | None = None
-    """Tokens that the cache holds, of all sequences and of earlier ones; by default twice the context, and at
-    least the context."""
+    """Tokens that the cache holds, of all sequences and of earlier ones, at least a context; by default one
+    context, or two of up to 32K."""
     page_tokens: int | None = None
     """Tokens of a page, in whole numbers of which prefixes are reused; by default 32, and of contexts beyond
     32K a thousandth."""
-    chunk_tokens: int = 512
+    chunk_tokens: int = 256
     """Most tokens of prompts that are read between two steps."""
     max_waiting: int = 128
     """Requests that may wait; one more is refused."""

@@ -27,6 +27,7 @@ from ringworld.text.vocabulary import Vocabulary
 
 _LEAST_PAGE_TOKENS = 32
 _MOST_PAGES_OF_CONTEXT = 1024
+_USUAL_CACHE_TOKENS = 2**16
 Deliver = Callable[[Piece | BaseException], None]
 
 
@@ -96,7 +97,8 @@ class Engine:
         )
         page = -(-wanted // members) * members
         table_pages = -(-context // page)
-        held = 2 * context if config.cache_tokens is None else config.cache_tokens
+        usual = max(context, min(2 * context, _USUAL_CACHE_TOKENS))
+        held = usual if config.cache_tokens is None else config.cache_tokens
         check_number(
             "cache_tokens",
             held,
