@@ -7,7 +7,8 @@
 | writes | yes | all of its own | one token more |
 
 Where pages run out, the sequence that was admitted last gives up its own, waits in front of all others and
-reads again what is not known any more. The one that was admitted first always continues, so all come to an end.
+reads again what is not known any more. The one that was admitted first always continues, so all come to
+an end.
 """
 
 from collections import deque
