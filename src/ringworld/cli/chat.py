@@ -1,10 +1,10 @@
 """`ringworld chat`: talk with a model."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from ringworld.cli.options import Devices, Drawn, TokenOptions, Weights, otherwise
+from ringworld.cli.options import Drawn, Placed, Placement, TokenOptions, otherwise
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,14 +26,12 @@ class Chat:
     max_new_tokens: int = 1024
     """Longest answer, in tokens."""
     drawn: Drawn = TokenOptions()
-    weights: Weights = None
-    """Type in which weights are kept; int8 rounds them, each output channel by itself."""
-    devices: Devices = None
-    """Devices of the ring; without an accelerator they are simulated."""
+    placement: Placed = Placement()
 
     def run(self) -> None:
         """Answer lines of stdin until it ends."""
         from ringworld.api.chat import chat
+        from ringworld.inference.config import TextSampling
 
         chat(
             self.model,
@@ -43,7 +41,6 @@ class Chat:
             system=self.system,
             template=self.template,
             max_new_tokens=self.max_new_tokens,
-            sampling=self.drawn.given,
-            weights=self.weights,
-            devices=self.devices,
+            sampling=TextSampling(**asdict(self.drawn)),
+            **asdict(self.placement),
         )

@@ -1,10 +1,10 @@
 """`ringworld evaluate`: needles and held-out loss of a trained model."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
-from ringworld.cli.options import Devices, Weights, otherwise
+from ringworld.cli.options import Placed, Placement, otherwise
 from ringworld.evaluation.config import TaskName
 
 
@@ -24,10 +24,7 @@ class Evaluate:
     """What is measured."""
     preset: Annotated[str | None, otherwise("what the model was trained with", metavar="NAME")] = None
     """Configuration that says how it is measured."""
-    weights: Weights = None
-    """Type in which weights are kept; int8 rounds them, each output channel by itself."""
-    devices: Devices = None
-    """Devices of the ring; without an accelerator they are simulated."""
+    placement: Placed = Placement()
 
     def run(self) -> None:
         """Measure what is not measured yet, and print it."""
@@ -44,7 +41,6 @@ class Evaluate:
             data=self.data,
             haystack=self.haystack,
             tasks=tasks,
-            weights=self.weights,
-            devices=self.devices,
+            **asdict(self.placement),
         )
         print("\n".join(evaluation.lines()))

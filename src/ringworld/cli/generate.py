@@ -1,10 +1,10 @@
 """`ringworld generate`: text, answers, images and videos from a trained model."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from ringworld.cli.options import CONFIGURED, Devices, Drawn, TokenOptions, Weights, otherwise
+from ringworld.cli.options import CONFIGURED, Drawn, Placed, Placement, TokenOptions, otherwise
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,10 +32,7 @@ class Generate:
     """For text: results that are drawn, the first of which is printed and all of which are written."""
     guidance_scale: Annotated[float | None, otherwise(CONFIGURED, metavar="FLOAT")] = None
     """Classifier-free guidance of images and videos; 1 is none."""
-    weights: Weights = None
-    """Type in which weights are kept; int8 rounds them, each output channel by itself."""
-    devices: Devices = None
-    """Devices of the ring; without an accelerator they are simulated."""
+    placement: Placed = Placement()
 
     def run(self) -> None:
         """Make it, and print it or where it is."""
@@ -52,8 +49,7 @@ class Generate:
                 max_new_tokens=self.max_new_tokens,
                 stop=self.stop,
                 samples=self.samples,
-                sampling={**self.drawn.given, "guidance_scale": self.guidance_scale},
-                weights=self.weights,
-                devices=self.devices,
+                sampling={**asdict(self.drawn), "guidance_scale": self.guidance_scale},
+                **asdict(self.placement),
             )
         )

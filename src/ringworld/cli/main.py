@@ -59,9 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if isinstance(stream, io.TextIOWrapper):
             # A file's name need not be text in the encoding of the terminal, but it must be shown.
             stream.reconfigure(errors="backslashreplace")
-    command = None
+    command, typed = None, sys.argv[1:] if arguments is None else arguments
     try:
-        command, *config = _parsed(sys.argv[1:] if arguments is None else arguments)
+        command, *config = _parsed(typed)
         command.run(*config)
         sys.stdout.flush()
     except BrokenPipeError:
@@ -75,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from None
     except InputError as error:
-        print(f"error: {as_typed(error, command)}", file=sys.stderr)
+        print(f"error: {as_typed(error, command, typed)}", file=sys.stderr)
         raise SystemExit(INPUT_ERROR) from None
     except Exception as error:
         if is_disk_full(error):

@@ -27,10 +27,6 @@ Devices = Annotated[
     int | None,
     otherwise("as the configuration says; where there are accelerators, all of them", metavar="INT"),
 ]
-Weights = Annotated[
-    WeightType | None,
-    otherwise("the type in which the model is computed", metavar="{float32,bfloat16,int8}"),
-]
 Folders = Annotated[tuple[Path, ...], otherwise("none", metavar="[PATH [PATH ...]]")]
 PresetName = Annotated[str | None, otherwise("none: name one, or a --config", metavar="NAME|MODULE:FUNCTION")]
 ConfigFolder = Annotated[Path | None, otherwise("the preset", metavar="PATH")]
@@ -56,13 +52,24 @@ class TokenOptions:
     seed: int = 0
     """The same seed gives the same result."""
 
-    @property
-    def given(self) -> Any:
-        """What the library takes as keywords."""
-        return dataclasses.asdict(self)
-
 
 Drawn = Annotated[TokenOptions, tyro.conf.arg(name="")]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Placement:
+    """How the model is kept, and where."""
+
+    weights: Annotated[
+        WeightType | None,
+        otherwise("the type in which the model is computed", metavar="{float32,bfloat16,int8}"),
+    ] = None
+    """Type in which weights are kept; int8 rounds them, each output channel by itself."""
+    devices: Devices = None
+    """Devices of the ring; without an accelerator they are simulated."""
+
+
+Placed = Annotated[Placement, tyro.conf.arg(name="")]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -120,12 +127,12 @@ def value_of(flag: str, arguments: Sequence[str]) -> str | None:
     return value
 
 
-def as_typed(error: InputError, command: object) -> str:
+def as_typed(error: InputError, command: object, arguments: Sequence[str]) -> str:
     """Return the message of an error that begins with a parameter, with the option that was typed for it."""
-    message, field = str(error), error.field
-    if field and message.startswith(f"{field} ") and (field in _names(command) or "." in field):
-        return f"--{field.replace('_', '-')}{message.removeprefix(field)}"
-    return message
+    message, field = str(error), error.field or ""
+    option = f"--{field.replace('_', '-')}"
+    known = field in _names(command) or "." in field or value_of(option, arguments) is not None
+    return option + message.removeprefix(field) if known and message.startswith(f"{field} ") else message
 
 
 def _names(options: object) -> set[str]:

@@ -1,12 +1,13 @@
 """`ringworld serve`: answer requests over HTTP."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from ringworld.cli.options import Devices, Weights, otherwise
+from ringworld.cli.options import Placed, Placement, otherwise
+from ringworld.inference.config import EngineConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,23 +28,12 @@ class Serve:
     """Let everybody ask who reaches the address, also others."""
     context_tokens: Annotated[int | None, otherwise("as it was trained on", metavar="INT")] = None
     """Longest prompt with what follows it."""
-    max_sequences: int = 16
-    """Texts that are written together; a step costs as much for fewer."""
-    cache_tokens: Annotated[int | None, otherwise("one context, or two of up to 32K", metavar="INT")] = None
-    """Tokens that the cache holds, of all texts and of earlier ones."""
-    chunk_tokens: int = 256
-    """Most tokens of prompts that are read between two steps."""
-    max_waiting: int = 128
-    """Texts that may wait; more are refused."""
-    weights: Weights = None
-    """Type in which weights are kept; int8 rounds them, each output channel by itself."""
-    devices: Devices = None
-    """Devices of the ring; without an accelerator they are simulated."""
+    engine: Annotated[EngineConfig, tyro.conf.arg(name="")] = EngineConfig()
+    placement: Placed = Placement()
 
     def run(self) -> None:
         """Serve until a signal comes."""
         from ringworld.api.serve import serve
-        from ringworld.inference.config import EngineConfig
 
         serve(
             self.model,
@@ -53,12 +43,6 @@ class Serve:
             key_file=self.key_file,
             without_key=self.no_key,
             context_tokens=self.context_tokens,
-            engine=EngineConfig(
-                max_sequences=self.max_sequences,
-                cache_tokens=self.cache_tokens,
-                chunk_tokens=self.chunk_tokens,
-                max_waiting=self.max_waiting,
-            ),
-            weights=self.weights,
-            devices=self.devices,
+            engine=self.engine,
+            **asdict(self.placement),
         )

@@ -125,11 +125,11 @@ class EngineConfig:
 
     max_sequences: int = 16
     """Sequences that are decoded together; a step costs as much for fewer."""
-    cache_tokens: int | None = None
-    """Tokens that the cache holds, of all sequences and of earlier ones, at least a context; by default one
+    cache_tokens: int = 0
+    """Tokens that the cache holds, of all sequences and of earlier ones, at least a context; 0 holds one
     context, or two of up to 32K."""
-    page_tokens: int | None = None
-    """Tokens of a page, in whole numbers of which prefixes are reused; by default 32, and of contexts beyond
+    page_tokens: int = 0
+    """Tokens of a page, in whole numbers of which prefixes are reused; 0 takes 32, and of contexts beyond
     32K a thousandth."""
     chunk_tokens: int = 256
     """Most tokens of prompts that are read between two steps."""
@@ -137,8 +137,6 @@ class EngineConfig:
     """Requests that may wait; one more is refused."""
 
     def __post_init__(self) -> None:
-        """Refuse sizes below one."""
+        """Refuse sizes that are none."""
         check_range(self, "max_sequences", "chunk_tokens", "max_waiting", least=1)
-        for name in ("cache_tokens", "page_tokens"):
-            if getattr(self, name) is not None:
-                check_range(self, name, least=1)
+        check_range(self, "cache_tokens", "page_tokens", least=0)

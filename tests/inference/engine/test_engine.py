@@ -208,7 +208,13 @@ def test_a_cache_of_less_than_a_context_is_refused():
     with pytest.raises(InputError) as refused:
         make(cache_tokens=255)
     assert (refused.value.field, refused.value.value) == ("cache_tokens", 255)
-    for name in ("max_sequences", "chunk_tokens", "max_waiting", "page_tokens"):
+    for name, least in {
+        "max_sequences": 1,
+        "chunk_tokens": 1,
+        "max_waiting": 1,
+        "page_tokens": 0,
+        "cache_tokens": 0,
+    }.items():
         with pytest.raises(InputError) as refused:
-            EngineConfig(**{name: 0})
+            EngineConfig(**{name: least - 1})
         assert refused.value.field == name

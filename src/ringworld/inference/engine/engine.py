@@ -97,8 +97,7 @@ class Engine:
         )
         page = -(-wanted // members) * members
         table_pages = -(-context // page)
-        usual = max(context, min(2 * context, _USUAL_CACHE_TOKENS))
-        held = usual if config.cache_tokens is None else config.cache_tokens
+        held = config.cache_tokens or max(context, min(2 * context, _USUAL_CACHE_TOKENS))
         check_number(
             "cache_tokens",
             held,
