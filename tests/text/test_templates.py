@@ -146,10 +146,10 @@ def test_the_template_of_a_folder_is_used_and_its_ends_are_found(tmp_path):
             (folder / "tokenizer_config.json").write_text(json.dumps(settings_of))
             found = ChatTemplate.of(TextTokenizer.load(folder), vocabulary=VOCABULARY)
             assert found.source == TEMPLATES[family]
-        assert found.end_of_turn() == found.tokenizer.eos
+        assert found.ends() == (found.tokenizer.eos,)
     assert ChatTemplate.of(OURS, vocabulary=VOCABULARY).source == LWM
-    assert own(LWM).end_of_turn() == OURS.eos
-    assert own("{% for m in messages %}{{ m.content }} {% endfor %}").end_of_turn() is None
+    assert own(LWM).ends() == (OURS.eos,)
+    assert own("{% for m in messages %}{{ m.content }} {% endfor %}").ends() == ()
 
 
 @pytest.mark.parametrize("wrong", [3, [], [{"name": "default", "template": 4}], ["x"], "a" * 2**21], ids=type)

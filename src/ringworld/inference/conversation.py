@@ -89,8 +89,7 @@ class Conversation:
         self._template, self._sampling = template, sampling
         self._most = whole_number("max_new_tokens", max_new_tokens, least=1)
         self._context = generator.limits.max_context_tokens
-        end = template.end_of_turn()
-        self._session = generator.session(more_ends=() if end is None else (end,))
+        self._session = generator.session(more_ends=template.ends())
         self._documents: list[str] = []
         self._clips: list[Int[np.ndarray, "frames codes"]] = []
         self.reset(system=system)

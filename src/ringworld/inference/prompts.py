@@ -104,8 +104,7 @@ class Prompts:
         Raises:
             InputError: the template does not work.
         """
-        end = None if self.template is None else self.template.end_of_turn()
-        return () if end is None else (end,)
+        return () if self.template is None else self.template.ends()
 
     def drawing(self, caption: str, *, frames: int) -> Ids:
         """Return what asks for a video of so many frames, or for an image where it is one."""

@@ -43,8 +43,7 @@ class Speech:
         Raises:
             InputError: the template does not work.
         """
-        end = self.template.end_of_turn()
-        return () if end is None else (end,)
+        return self.template.ends()
 
 
 class Chat:

@@ -122,8 +122,8 @@ class ChatTemplate:
             encoded.append(np.concatenate([np.asarray(part, np.int32) for part in ids]))
         return encoded
 
-    def end_of_turn(self) -> int | None:
-        """Return the special id that the template writes after an answer; None where it writes none.
+    def ends(self) -> tuple[int, ...]:
+        """Return the special id that the template writes after an answer, if it writes one.
 
         Configurations of models forget it, and a model then answers and goes on without end.
         """
@@ -133,7 +133,7 @@ class ChatTemplate:
         after = long[len(short) :].tolist()
         hidden = [i for i, id in enumerate(after) if not self.tokenizer.decode([id])]
         spoken = [i for i, id in enumerate(after) if "b" in self.tokenizer.decode([id])]
-        return next((after[i] for i in hidden if spoken and i > spoken[0]), None)
+        return tuple(after[i] for i in hidden if spoken and i > spoken[0])[:1]
 
 
 def _named(templates: Sequence[Any]) -> Any:
