@@ -26,7 +26,7 @@ RUN = replace(
     frames=None,
     frame_training=None,
     model=replace(rw.presets.smoke().model, vision_vocab=0, text_vocab=300),
-    training=replace(rw.presets.smoke().training, stages=rw.presets.smoke().training.stages[2:]),
+    training=replace(rw.presets.smoke().training, stages=rw.presets.smoke().training.stages[1:]),
     evaluation=EvaluationConfig(tasks=(HeldOutConfig(examples_per_kind=4, position_edges=(0, 16)),)),
 )
 

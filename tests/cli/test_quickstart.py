@@ -139,11 +139,10 @@ def test_the_report_says_how_fast_each_stage_was(whole):
 
 def test_every_part_left_its_output(whole):
     metrics = json.loads((whole / "metrics.json").read_text())
-    assert len(metrics["stages"]) == 3
+    assert len(metrics["stages"]) == 2
     assert [" ".join(one["label"].values()) for one in metrics["evaluations"]] == [
         "before 64",
         "after 64",
-        "after 128",
         "after 256",
     ]
     for one in metrics["evaluations"]:
@@ -185,7 +184,7 @@ def test_a_model_is_one_folder_that_is_the_last_stages(whole):
         if path.is_file():
             assert (whole / "model" / path.relative_to(last)).read_bytes() == path.read_bytes()
     origin = json.loads((whole / "model" / "origin.json").read_text())
-    assert (origin["kind"], origin["identity"]["stage"], origin["identity"]["step"]) == ("model", "256", 18)
+    assert (origin["kind"], origin["identity"]["stage"], origin["identity"]["step"]) == ("model", "256", 12)
     assert origin["parents"]["data"]["path"] == str(whole / "examples")
     assert [path.name for path in (whole / "train" / "models").iterdir() if path.name.isdigit()]
 
@@ -234,7 +233,7 @@ def test_a_run_begins_from_the_model_of_another(whole, tmp_path):
     out = tmp_path / "begun"
     folders = ("--data", str(whole / "examples"), "--out", str(out), "--init", str(whole / "model"))
     # A change that leaves the programs as they are, so that they are not compiled again.
-    changes = ("--training.stages.2.mixture.text", "0.25")
+    changes = ("--training.stages.1.mixture.text", "0.25")
     typed = ("--preset", "smoke", *folders, "--evaluate", "never", *changes)
     printed = finish(start("train", *typed))
     assert printed.splitlines()[-1] == str(out / "models" / "256")
@@ -242,7 +241,7 @@ def test_a_run_begins_from_the_model_of_another(whole, tmp_path):
     begun, drawn = (read_jsonl(path / "metrics.jsonl")[0]["loss"] for path in (out, whole / "train"))
     assert begun < drawn - 0.2
     origin = json.loads((out / "origin.json").read_text())
-    assert origin["configuration"]["training"]["stages"][2]["mixture"]["text"] == 0.25
+    assert origin["configuration"]["training"]["stages"][1]["mixture"]["text"] == 0.25
     weights = json.loads((whole / "model" / "origin.json").read_text())["identity"]["weights"]
     assert origin["parents"]["init"]["fingerprint"] == origin["identity"]["init"] == weights
 

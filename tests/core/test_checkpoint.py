@@ -98,7 +98,6 @@ def test_a_damaged_checkpoint_is_named_in_one_sentence(folder, part):
 KINDS = {
     "what is saved beside the arrays": "meta/metadata",
     "the tree": "tree/_METADATA",
-    "the types of arrays": "tree/array_metadatas/process_0",
     "the manifest": "tree/manifest.ocdbt",
     "the index": "tree/d/*",
     "the values": "tree/ocdbt.process_0/d/*",
