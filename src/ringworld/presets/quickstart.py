@@ -36,7 +36,7 @@ def quickstart() -> RunConfig:
         name="512",
         context_tokens=512,
         rope_base=1e4,
-        steps=3400,
+        steps=2600,
         batch_sequences=2,
         learning_rate=3e-3,
         min_learning_rate=6e-4,
@@ -78,7 +78,7 @@ def quickstart() -> RunConfig:
                     context_tokens=1024,
                     rope_base=5e4,
                     batch_sequences=1,
-                    steps=400,
+                    steps=200,
                     learning_rate=6e-4,
                     min_learning_rate=4e-4,
                     warmup_steps=10,
@@ -90,7 +90,7 @@ def quickstart() -> RunConfig:
                     context_tokens=2048,
                     rope_base=2e5,
                     batch_sequences=1,
-                    steps=250,
+                    steps=125,
                     learning_rate=4e-4,
                     min_learning_rate=4e-5,
                     warmup_steps=10,
@@ -101,7 +101,7 @@ def quickstart() -> RunConfig:
         ),
         evaluation=EvaluationConfig(
             tasks=(
-                NeedleConfig(context_tokens=(512, 1024, 2048), rounds=2, max_new_tokens=28),
+                NeedleConfig(context_tokens=(512, 1024, 2048), max_new_tokens=28),
                 NeedleConfig(
                     context_tokens=(1024, 2048),
                     needles=4,
