@@ -42,7 +42,7 @@ def test_what_a_stage_leaves_open_of_its_clips_is_as_they_were_prepared():
     assert ClipConfig().of(prepared) == ClipConfig(max_frames=8, frames_per_second=4.0)
     fewer = ClipConfig(max_frames=3, frames_per_second=9.0)
     assert fewer.of(prepared) == ClipConfig(max_frames=3, frames_per_second=4.0)
-    for wrong in ({"max_frames": 0}, {"frames_per_second": 0.0}):
+    for wrong in ({"max_frames": -1}, {"frames_per_second": inf}):
         with pytest.raises(InputError) as refused:
             ClipConfig(**dict[str, Any](wrong))
         assert refused.value.field == f"clips.{next(iter(wrong))}"

@@ -79,13 +79,13 @@ def test_examples_come_back_as_they_were_with_the_clips_that_they_share(
         assert read.loss.tolist() == [*loss.tolist(), *[True] * len(ids)]
 
 
-@pytest.mark.parametrize("rate", [None, 1.0, 2.0, 3.0, 4.0, 9.0])
-@pytest.mark.parametrize("most", [None, 1, 3, 8, 40])
+@pytest.mark.parametrize("rate", [0.0, 1.0, 3.0])
+@pytest.mark.parametrize("most", [0, 1, 3])
 def test_the_length_of_an_example_is_known_before_it_is_read(prepared: Path, rate, most):
     store = ExampleStore(prepared)
     clips = ClipConfig(max_frames=most, frames_per_second=rate)
     lengths, cuts = store.lengths(clips), store.column("cut")
-    for index in range(0, len(store), 3):
+    for index in range(0, len(store), 5):
         if cuts[index] == "never":
             assert len(store.read(index, clips=clips)) == lengths[index]
 

@@ -152,7 +152,6 @@ class _Job:
     @property
     def _defaults(self) -> ModelDefaults:
         clips = self.run.training.stages[-1].clips.of(self.run.prepare)
-        assert clips.max_frames is not None and clips.frames_per_second is not None
         return ModelDefaults(
             sampling=self.run.sampling,
             watching=WatchingConfig(max_frames=clips.max_frames, frames_per_second=clips.frames_per_second),

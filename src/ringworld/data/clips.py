@@ -1,12 +1,14 @@
 """Codes of clips: made once in preparation, and chosen from by each stage."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int, Int32, UInt8
 
+from ringworld.core.ahead import ahead
 from ringworld.core.errors import InputError
 from ringworld.data.config import ClipConfig, PrepareConfig
 from ringworld.data.frames import stream_frames
@@ -15,7 +17,7 @@ from ringworld.text.vocabulary import Vocabulary
 from ringworld.vision.sampling import evenly
 
 _BATCH_FRAMES = 32
-"""Frames that are held as pixels at the same time, however long a video is."""
+"""Frames that are encoded at once, while as many more are read; no others are held as pixels."""
 _ROUNDING = 1e-6
 
 
@@ -76,8 +78,7 @@ class ClipEncoder:
     def spread(self, clip: Clip) -> ClipCodes:
         """Return at most `config.max_frames` frames that are spread over a whole clip, as `vision.sampling`.
 
-        Codes are thinned while the video is read, so that little more than twice as many are ever held, and
-        no more than a batch of frames.
+        Codes are thinned while the video is read, so that little more than twice as many are ever held.
 
         Raises:
             InputError: the clip cannot be read, or is not to be encoded.
@@ -107,13 +108,14 @@ class ClipEncoder:
         indices: list[int] = []
         pending: list[np.ndarray] = []
         stream = stream_frames(clip, config=self.config, resolution=self.frames.resolution)
-        for index, frame in enumerate(stream):
-            if index % stride[0] == 0:
-                indices.append(index)
-                pending.append(frame)
-            if len(pending) == _BATCH_FRAMES:
-                yield indices, self.frames.encode(np.stack(pending))
-                indices, pending = [], []
+        with closing(ahead(stream, most=_BATCH_FRAMES)) as read:
+            for index, frame in enumerate(read):
+                if index % stride[0] == 0:
+                    indices.append(index)
+                    pending.append(frame)
+                if len(pending) == _BATCH_FRAMES:
+                    yield indices, self.frames.encode(np.stack(pending))
+                    indices, pending = [], []
         if pending:
             yield indices, self.frames.encode(np.stack(pending))
 
@@ -133,20 +135,17 @@ def count_shown(
     frames_per_second: Sequence[float] | np.ndarray,
     *,
     clips: ClipConfig,
-    most: int | None = None,
 ) -> Int[np.ndarray, " clips"]:
-    """Return how many frames of each clip `shown` chooses.
+    """Return how many frames of each clip a stage draws.
 
     Args:
         frames: that were prepared of each clip.
         frames_per_second: of these.
         clips: what of them is drawn.
-        most: frames of a clip, by default `clips.max_frames`.
     """
     steps = _steps(np.asarray(frames_per_second, float), clips)
     counts = ((frames - 1) / steps + _ROUNDING).astype(int) + 1
-    most = clips.max_frames if most is None else most
-    return counts if most is None else np.minimum(counts, most)
+    return np.minimum(counts, clips.max_frames) if clips.max_frames else counts
 
 
 def shown(frames: int, frames_per_second: float, *, clips: ClipConfig) -> Int[np.ndarray, " shown"]:
@@ -155,11 +154,12 @@ def shown(frames: int, frames_per_second: float, *, clips: ClipConfig) -> Int[np
     Of 8 frames at 4 a second, 2 a second are `0 2 4 6`; of these, `evenly` takes `0 2 6` where 3 are drawn.
     """
     (step,) = _steps(np.array([frames_per_second]), clips)
-    count = count_shown(np.array([frames]), [frames_per_second], clips=clips, most=frames).item()
+    at_rate = replace(clips, max_frames=0)
+    count = count_shown(np.array([frames]), [frames_per_second], clips=at_rate).item()
     return (np.arange(count) * step + _ROUNDING).astype(int)
 
 
 def _steps(rates: np.ndarray, clips: ClipConfig) -> np.ndarray:
-    if clips.frames_per_second is None:
+    if not clips.frames_per_second:
         return np.ones(len(rates))
     return np.maximum(1.0, rates / clips.frames_per_second)

@@ -65,26 +65,22 @@ class PackingConfig:
 class ClipConfig:
     """Which of the prepared frames of a clip are drawn."""
 
-    max_frames: int | None = None
-    """Most frames of one clip, evenly spread over it; None draws all that were prepared."""
-    frames_per_second: float | None = None
-    """Rate at which they are taken from those prepared; None takes all of them."""
+    max_frames: int = 0
+    """Most frames of one clip, evenly spread over it; 0 draws all that were prepared."""
+    frames_per_second: float = 0.0
+    """Rate at which they are taken from those prepared; 0 takes all of them."""
 
     def __post_init__(self) -> None:
-        """Refuse a clip of nothing."""
-        if self.max_frames is not None:
-            check_range(self, "max_frames", least=1, of="clips")
-        if self.frames_per_second is not None:
-            check_range(self, "frames_per_second", above=0, of="clips")
+        """Refuse less than nothing."""
+        check_range(self, "max_frames", "frames_per_second", least=0, of="clips")
 
     def of(self, prepared: PrepareConfig) -> "ClipConfig":
-        """Return the same with what is None as it was prepared."""
+        """Return the same with what is 0, or more than was prepared, as it was prepared."""
+        rate = prepared.frames_per_second
         return replace(
             self,
             max_frames=min(self.max_frames or prepared.max_frames, prepared.max_frames),
-            frames_per_second=min(
-                self.frames_per_second or prepared.frames_per_second, prepared.frames_per_second
-            ),
+            frames_per_second=min(self.frames_per_second or rate, rate),
         )
 
 

@@ -227,7 +227,7 @@ class ExampleStore:
         lengths = self.manifest["frames"].combine_chunks().value_lengths().to_numpy()
         first_clip = (np.cumsum(lengths) - lengths)[records]
         frames, rates = (self._flat(name)[first_clip] for name in ("frames", "frames_per_second"))
-        return count_shown(frames, rates, clips=replace(clips, max_frames=None))
+        return count_shown(frames, rates, clips=replace(clips, max_frames=0))
 
     def _flat(self, name: str) -> np.ndarray:
         return self.manifest[name].combine_chunks().flatten().to_numpy()
@@ -250,7 +250,7 @@ class ExampleStore:
         unfilled = group.examples[self._value("example", index)]
         example, window = unfilled.example, slice(0, None)
         if example.cut == "frames":
-            window, clips = slice(start, stop), replace(clips, max_frames=None)
+            window, clips = slice(start, stop), replace(clips, max_frames=0)
         codes = [_chosen(group.clips[one.clip], one, clips, window) for one in unfilled.shown]
         encoded = chat.Encoded(tokens=example.tokens, loss=example.loss)
         filled = chat.fill(encoded, codes, vocabulary=self.dataset.vocabulary)

@@ -39,7 +39,7 @@ def _stage(
     *,
     tokens: int,
     rates: tuple[float, float],
-    max_frames: int | None = None,
+    max_frames: int = 0,
     **fields: Any,
 ) -> Stage:
     """Return a column of the paper's tables, whose updates are of so many tokens."""
