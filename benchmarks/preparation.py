@@ -2,6 +2,7 @@
 
     python benchmarks/preparation.py INPUTS --kills 100 --mutants 500 --minutes 60 --out results.json
 
+A part that is not asked for stays in the results as it was.
 INPUTS is a folder of videos, images and texts. Frames are encoded by their brightness, so that what is
 measured is all but the frame tokenizer.
 
@@ -17,7 +18,6 @@ import io
 import json
 import os
 import random
-import shlex
 import signal
 import subprocess
 import sys
@@ -242,17 +242,20 @@ def main() -> None:
     parser.add_argument("--minutes", type=int, default=0)
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args()
-    result: dict[str, Any] = {
-        "command": shlex.join(["python", "benchmarks/preparation.py", *sys.argv[1:]]),
+    result: dict[str, Any] = json.loads(asked.out.read_text()) if asked.out and asked.out.exists() else {}
+    result |= {
         "machine": machine(),
         "versions": versions("ringworld", "av", "pyarrow", "array-record", "numpy"),
     }
+    command = "python benchmarks/preparation.py INPUTS"
     if asked.kills:
-        result["kills"] = kills(asked.inputs, asked.kills)
+        result["kills"] = {"command": f"{command} --kills {asked.kills}", **kills(asked.inputs, asked.kills)}
     if asked.mutants:
-        result["mutants"] = mutants(asked.inputs, asked.mutants)
+        found = mutants(asked.inputs, asked.mutants)
+        result["mutants"] = {"command": f"{command} --mutants {asked.mutants}", **found}
     if asked.minutes:
-        result["long_video"] = long_video(asked.minutes)
+        found = long_video(asked.minutes)
+        result["long_video"] = {"command": f"{command} --minutes {asked.minutes}", **found}
     text = json.dumps(result, indent=2) + "\n"
     print(text)
     if asked.out:

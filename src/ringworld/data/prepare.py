@@ -37,6 +37,7 @@ from ringworld.text.vocabulary import Vocabulary
 
 OnProgress = Callable[[int, int, int], None]
 _BYTES_A_WORKER = 16 * 2**20
+"""A worker takes seconds to start, in which another reads so much."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -208,7 +209,7 @@ def _count_workers(workers: int | None, missing: Sequence[ShardTask]) -> int:
         check_number("workers", workers, least=1)
         return min(workers, max(1, len(missing)))
     size = sum(source.path.stat().st_size for task in missing for source in task.sources)
-    return max(1, min(len(os.sched_getaffinity(0)), len(missing), size // _BYTES_A_WORKER))
+    return max(1, min(os.cpu_count() or 1, len(missing), size // _BYTES_A_WORKER))
 
 
 def _check_frames(

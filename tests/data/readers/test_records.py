@@ -1,5 +1,6 @@
 import base64
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,13 @@ def test_bad_lines_are_quarantined_by_number_and_the_rest_is_read(tmp_path: Path
     samples, bad = read(path, LINES)
     assert [sample.text for sample in samples] == ["One.", "Three."]
     assert bad == [f"a.jsonl#{number}" for number in range(2, 12)]
+
+
+def test_a_text_of_a_table_that_is_too_long_is_left_out(tmp_path: Path):
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"text": ["x" * 101, "short"]}), path)
+    samples, bad = read(path, PARQUET, config=PrepareConfig(held_out_fraction=0.0, max_text_bytes=100))
+    assert [sample.text for sample in samples] == ["short"] and bad == ["a.parquet#1"]
 
 
 @pytest.mark.parametrize("reader", [LINES, PARQUET])
@@ -170,7 +178,9 @@ def user(*parts: Any) -> list[Any]:
         (user({"type": "text", "text": "\ud800"}), "messages[0].content[0].text"),
         (user({"type": "audio"}), "messages[0].content[0].type"),
         (user("text"), "messages[0].content[0].type"),
-        (user({"type": "image", "image": "no.png"}), None),
+        (user({"type": "image", "image": "no.png"}), "messages[0].content[0].image"),
+        (user({"type": "image", "image": "pipe.png"}), "messages[0].content[0].image"),
+        (user({"type": "image", "image": "scratch"}), "messages[0].content[0].image"),
         (user({"type": "image", "image": 3}), "messages[0].content[0].image"),
         (user({"type": "image_url", "image_url": {}}), "messages[0].content[0].image_url"),
         (user({"type": "image", "image": "https://a/b.png"}), "messages[0].content[0].image"),
@@ -184,15 +194,14 @@ def user(*parts: Any) -> list[Any]:
     ids=str,
 )
 def test_a_conversation_of_another_form_is_refused_by_line_and_field(
-    tmp_path: Path, write_clip, messages: Any, field: str | None
+    tmp_path: Path, write_clip, messages: Any, field: str
 ):
     write_clip(tmp_path / "a.png")
+    os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "scratch").mkdir()
     with pytest.raises(InputError) as refused:
         parse_messages(messages, place(tmp_path))
-    if field is not None:
-        assert refused.value.path == tmp_path / "a.jsonl"
-        assert refused.value.field == f"line 3.{field}"
+    assert (refused.value.path, refused.value.field) == (tmp_path / "a.jsonl", f"line 3.{field}")
 
 
 def test_lwm_s_fields_are_laid_out_as_it_does(tmp_path: Path):

@@ -43,6 +43,8 @@ class Place:
         else:
             named = unquote(urlsplit(address).path) if scheme == "file" else address
             path = self.path.parent / named
+            if not path.is_file():  # a pipe would never end
+                raise self.wrong(f"names {path} in {field}, which is no file", field=field, value=address)
         found = media_format(path)
         if found != form:
             raise self.wrong(f"says {form} in {field}, but {path} is a {found}", field=field, value=address)

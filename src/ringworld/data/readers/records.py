@@ -93,6 +93,9 @@ def sample_of(
         text = record.get("text")
         if not is_text(text) or not text.strip():
             raise place.wrong('has no "text" that is valid Unicode', field="text", value=text)
+        if len(text) > config.max_text_bytes:
+            problem = f"has a text of {len(text)} characters; at most {config.max_text_bytes} are read"
+            raise place.wrong(problem, field="text", remedy="split it, or raise max_text_bytes")
         said = parse_sidecar({"questions": record.get("questions")}, path=place.path, part=place.part)
         content = {"text": text, "questions": said.questions, "unanswered": said.unanswered}
     drawn = is_drawn(_content(record), config)
