@@ -1,8 +1,8 @@
 """Codes of clips: made once in preparation, and chosen from by each stage."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -12,7 +12,7 @@ from ringworld.core.ahead import ahead
 from ringworld.core.errors import InputError
 from ringworld.data.config import ClipConfig, PrepareConfig
 from ringworld.data.frames import stream_frames
-from ringworld.data.samples import Clip, CodedClip, Sample
+from ringworld.data.samples import Clip, CodedClip, MediaFile, Sample
 from ringworld.text.vocabulary import Vocabulary
 from ringworld.vision.sampling import evenly
 
@@ -49,6 +49,24 @@ class ClipCodes:
     """Of frames that were thinned, on the average."""
 
 
+@dataclass(kw_only=True, slots=True)
+class _Thinned:
+    """Every `stride`-th of the frames that were read so far, at most twice as many as are asked for."""
+
+    most: int
+    stride: int = 1
+    held: list[tuple[int, np.ndarray]] = field(default_factory=list)
+    """Index and codes of each."""
+
+    def wants(self, index: int) -> bool:
+        return index % self.stride == 0
+
+    def add(self, indices: list[int], rows: np.ndarray) -> None:
+        self.held += zip(indices, rows)
+        while len(self.held) > 2 * self.most:
+            self.held, self.stride = self.held[::2], self.stride * 2
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClipEncoder:
     """Turns clips into codes."""
@@ -69,7 +87,7 @@ class ClipEncoder:
         if isinstance(clip, CodedClip):
             codes = self._coded(clip)
         else:
-            codes = np.concatenate([rows for _, rows in self._batches(clip, stride=[1])])
+            codes = np.concatenate([rows for _, rows in self._batches(clip, wanted=lambda index: True)])
         return [
             ClipCodes(codes=codes[start : start + most], frames_per_second=rate)
             for start in range(0, len(codes), most)
@@ -84,24 +102,22 @@ class ClipEncoder:
             InputError: the clip cannot be read, or is not to be encoded.
         """
         rate, most = self.config.frames_per_second, self.config.max_frames
-        held: list[tuple[int, np.ndarray]] = []
+        thinned = _Thinned(most=most)
         if isinstance(clip, CodedClip):
-            held = list(enumerate(self._coded(clip)))
+            thinned.held = list(enumerate(self._coded(clip)))
         else:
-            stride = [1]
-            for indices, rows in self._batches(clip, stride=stride):
-                held += zip(indices, rows)
-                while len(held) > 2 * most:
-                    held, stride[0] = held[::2], stride[0] * 2
-        chosen = evenly(held, most)
+            for indices, rows in self._batches(clip, wanted=thinned.wants):
+                thinned.add(indices, rows)
+        chosen = evenly(thinned.held, most)
         codes = np.stack([row for _, row in chosen])
         if len(chosen) > 1:
             rate *= (len(chosen) - 1) / (chosen[-1][0] - chosen[0][0])
         return ClipCodes(codes=codes, frames_per_second=rate)
 
-    def _batches(self, clip: Clip, *, stride: list[int]) -> Iterator[tuple[list[int], np.ndarray]]:
-        """Yield indices and codes of frames, of which `stride` says which are wanted; it may grow."""
-        assert not isinstance(clip, CodedClip)
+    def _batches(
+        self, clip: MediaFile, *, wanted: Callable[[int], bool]
+    ) -> Iterator[tuple[list[int], Int32[np.ndarray, "frames codes"]]]:
+        """Yield indices and codes of frames, of those that are wanted when they are read."""
         if self.frames is None or not self.vocabulary.codes:
             problem = f"{clip.path} is a {clip.form}, but there is no frame tokenizer"
             raise InputError(problem, path=clip.path, remedy="use a tokenizer folder that has one")
@@ -110,7 +126,7 @@ class ClipEncoder:
         stream = stream_frames(clip, config=self.config, resolution=self.frames.resolution)
         with closing(ahead(stream, most=_BATCH_FRAMES)) as read:
             for index, frame in enumerate(read):
-                if index % stride[0] == 0:
+                if wanted(index):
                     indices.append(index)
                     pending.append(frame)
                 if len(pending) == _BATCH_FRAMES:
