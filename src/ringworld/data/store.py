@@ -126,7 +126,6 @@ def _described(unfilled: Unfilled, group: Group, vocabulary: Vocabulary) -> dict
     in_clips = sum(
         count * vocabulary.frame_tokens for count, loss in zip(frames, example.loss[slots].tolist()) if loss
     )
-    # Of the loss on words, that of frames in a coded example counts as vision.
     is_vision = vocabulary.is_vision(example.tokens)
     return {
         "dataset": example.dataset,
