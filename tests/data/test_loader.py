@@ -152,33 +152,6 @@ def test_a_long_document_is_drawn_piece_by_piece_and_every_piece_once(prepared: 
     assert len(expected) > 2 * len(documents)
 
 
-def once(folder: Path, **changes: Any) -> dict[str, KindOnce]:
-    options = {"context_tokens": 256, "batch_sequences": 2, "mixture": MixtureConfig(), "most_examples": 100}
-    return {one.kind: one for one in read_once(folder, split="held_out", **(options | changes))}
-
-
-def test_each_held_out_example_is_measured_once_whatever_the_weights(prepared: Path):
-    mixture = only(video_qa=1.0, caption_image=9.0, text=0.1, text_qa=1.0)
-    kinds = once(prepared, mixture=mixture, context_tokens=300)
-    assert set(kinds) == {"video_qa", "caption_image", "text", "text_qa"}
-    for of_kind in kinds.values():
-        batches = list(of_kind.batches)
-        assert all(packed.batch.tokens.shape == (2, 300) for packed in batches)
-        examples = list(read_examples(prepared, split="held_out", kinds=[of_kind.kind]))
-        fitting = [piece for e in examples for piece in pieces(e, context_tokens=300)]
-        assert Counter(drawn(batches)) == Counter(tuple(piece.tokens.tolist()) for piece in fitting)
-        too_long = 0 if of_kind.kind == "text" else sum(len(e) > 300 for e in examples)
-        assert of_kind.left_out == too_long
-
-
-def test_of_a_kind_with_many_examples_the_same_spread_ones_are_measured(prepared: Path):
-    examples = list(read_examples(prepared, split="held_out", kinds=["video_qa"]))
-    assert len(examples) >= 3
-    for _ in range(2):
-        found = drawn(list(once(prepared, most_examples=2)["video_qa"].batches))
-        assert found == [tuple(examples[index].tokens.tolist()) for index in (0, -1)]
-
-
 @pytest.fixture
 def clips(tmp_path: Path, run_prepare, write_clip) -> Path:
     """A captioned clip of eight frames at 4 a second, and footage of ten; a frame has five tokens."""
@@ -247,3 +220,30 @@ def test_the_state_of_a_stage_with_other_frames_is_refused(clips: Path):
     with pytest.raises(InputError) as refused:
         loader(clips, clips=ClipConfig(max_frames=2)).set_state(state)
     assert refused.value.value == ["clips"]
+
+
+def once(folder: Path, **changes: Any) -> dict[str, KindOnce]:
+    options = {"context_tokens": 256, "batch_sequences": 2, "mixture": MixtureConfig(), "most_examples": 100}
+    return {one.kind: one for one in read_once(folder, split="held_out", **(options | changes))}
+
+
+def test_each_held_out_example_is_measured_once_whatever_the_weights(prepared: Path):
+    mixture = only(video_qa=1.0, caption_image=9.0, text=0.1, text_qa=1.0)
+    kinds = once(prepared, mixture=mixture, context_tokens=300)
+    assert set(kinds) == {"video_qa", "caption_image", "text", "text_qa"}
+    for of_kind in kinds.values():
+        batches = list(of_kind.batches)
+        assert all(packed.batch.tokens.shape == (2, 300) for packed in batches)
+        examples = list(read_examples(prepared, split="held_out", kinds=[of_kind.kind]))
+        fitting = [piece for e in examples for piece in pieces(e, context_tokens=300)]
+        assert Counter(drawn(batches)) == Counter(tuple(piece.tokens.tolist()) for piece in fitting)
+        too_long = 0 if of_kind.kind == "text" else sum(len(e) > 300 for e in examples)
+        assert of_kind.left_out == too_long
+
+
+def test_of_a_kind_with_many_examples_the_same_spread_ones_are_measured(prepared: Path):
+    examples = list(read_examples(prepared, split="held_out", kinds=["video_qa"]))
+    assert len(examples) >= 3
+    for _ in range(2):
+        found = drawn(list(once(prepared, most_examples=2)["video_qa"].batches))
+        assert found == [tuple(examples[index].tokens.tolist()) for index in (0, -1)]
