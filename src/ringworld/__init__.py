@@ -17,6 +17,7 @@ from ringworld.core.version import __version__ as __version__
 if TYPE_CHECKING:
     from ringworld import presets
     from ringworld.api.convert import convert
+    from ringworld.api.data import data_show, data_stats
     from ringworld.api.evaluate import evaluate
     from ringworld.api.load import load
     from ringworld.api.plan import plan
@@ -41,6 +42,8 @@ _MODULE_OF = {
     "Stopped": "ringworld.core.errors",
     "World": "ringworld.inference.world",
     "convert": "ringworld.api.convert",
+    "data_show": "ringworld.api.data",
+    "data_stats": "ringworld.api.data",
     "evaluate": "ringworld.api.evaluate",
     "load": "ringworld.api.load",
     "plan": "ringworld.api.plan",
@@ -60,6 +63,8 @@ __all__ = [
     "World",
     "attention",
     "convert",
+    "data_show",
+    "data_stats",
     "evaluate",
     "load",
     "plan",

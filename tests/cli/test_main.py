@@ -32,7 +32,9 @@ def run(capsys, *arguments: str) -> tuple[int, str]:
 def test_help_explains_every_option_and_what_happens_without_it(command, capsys):
     code, text = run(capsys, command, "--help")
     assert code == 0
-    options = re.findall(r"^\S? *(?:--[a-z]\S*|SOURCE|PRESET\S*)\s", text, flags=re.MULTILINE)
+    options = re.findall(
+        r"^\S? *(?:--[a-z]\S*|SOURCE|PRESET\S*|EXAMPLES|\{stats,show\})\s", text, flags=re.MULTILINE
+    )
     assert len(options) >= 4
     words = " ".join(text.replace("\N{BOX DRAWINGS LIGHT VERTICAL}", " ").split())
     assert words.count("(required)") + words.count("(default:") == len(options)

@@ -233,7 +233,7 @@ def test_a_run_begins_from_the_model_of_another(whole, tmp_path):
     out = tmp_path / "begun"
     folders = ("--data", str(whole / "examples"), "--out", str(out), "--init", str(whole / "model"))
     # A change that leaves the programs as they are, so that they are not compiled again.
-    changes = ("--training.stages.1.mixture.text", "0.25")
+    changes = ("--training.stages.1.mixture.ratios.text", "0.25")
     typed = ("--preset", "smoke", *folders, "--evaluate", "never", *changes)
     printed = finish(start("train", *typed))
     assert printed.splitlines()[-1] == str(out / "models" / "256")
@@ -241,7 +241,7 @@ def test_a_run_begins_from_the_model_of_another(whole, tmp_path):
     begun, drawn = (read_jsonl(path / "metrics.jsonl")[0]["loss"] for path in (out, whole / "train"))
     assert begun < drawn - 0.2
     origin = json.loads((out / "origin.json").read_text())
-    assert origin["configuration"]["training"]["stages"][1]["mixture"]["text"] == 0.25
+    assert origin["configuration"]["training"]["stages"][1]["mixture"]["ratios"]["text"] == 0.25
     weights = json.loads((whole / "model" / "origin.json").read_text())["identity"]["weights"]
     assert origin["parents"]["init"]["fingerprint"] == origin["identity"]["init"] == weights
 

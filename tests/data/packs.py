@@ -12,8 +12,8 @@ from ringworld.data.packing import pack_rows, piece_bounds, to_batch
 def pieces(example: Example, *, context_tokens: int) -> list[Example]:
     """Cut an example as the loader does."""
     length = np.array([len(example)])
-    bounds = piece_bounds(length, kind=example.kind, context_tokens=context_tokens)
-    return [example.cut(start=start, stop=stop) for _, start, stop in bounds.tolist()]
+    bounds = piece_bounds(length, most=context_tokens, may_be_cut=example.cut == "tokens")
+    return [example.part(start=start, stop=stop) for _, start, stop in bounds.tolist()]
 
 
 def pack(

@@ -4,21 +4,48 @@ from typing import Any
 import pytest
 
 from ringworld.core.errors import InputError
-from ringworld.data.config import KINDS, MixtureConfig, PrepareConfig
+from ringworld.data.config import ClipConfig, MixtureConfig, PrepareConfig
 
 
-@pytest.mark.parametrize("weight", [nan, inf, -1.0])
-@pytest.mark.parametrize("kind", [KINDS[0], KINDS[-1]])
-def test_a_mixture_has_weights_that_can_be_drawn_by(kind: str, weight: float):
+@pytest.mark.parametrize("share", [nan, inf, -1.0])
+def test_a_mixture_has_shares_that_can_be_drawn_by(share: float):
     with pytest.raises(InputError) as refused:
-        MixtureConfig(**dict[str, Any]({kind: weight}))
-    assert refused.value.field == f"mixture.{kind}"
+        MixtureConfig(ratios={"text": 1.0, "video": share})
+    assert refused.value.field == "mixture.video"
 
 
-def test_a_mixture_of_nothing_is_refused():
+@pytest.mark.parametrize(
+    "ratios", [{"text": 0.0}, {"": 1.0}, {"a/b/c": 1.0}, {"books/": 1.0}, {"/text": 1.0}]
+)
+def test_a_mixture_of_nothing_or_of_no_name_is_refused(ratios: dict[str, float]):
     with pytest.raises(InputError) as refused:
-        MixtureConfig(**dict[str, Any].fromkeys(KINDS, 0.0))
+        MixtureConfig(ratios=ratios)
     assert refused.value.field == "mixture"
+
+
+def test_the_most_special_name_of_a_mixture_counts():
+    mixture = MixtureConfig(ratios={"books/text": 1.0, "books/*": 2.0, "text": 3.0, "*": 4.0, "chat": 0.0})
+    named = {
+        ("books", "text"): "books/text",
+        ("books", "text_qa"): "books/*",
+        ("web", "text"): "text",
+        ("web", "video"): "*",
+        ("web", "chat"): None,
+    }
+    assert {key: mixture.name_of(*key) for key in named} == named
+    assert MixtureConfig().name_of("web", "chat") == "chat"
+    assert "text" in mixture and "chat" in mixture and "chat" not in MixtureConfig(ratios={"text": 1.0})
+
+
+def test_what_a_stage_leaves_open_of_its_clips_is_as_they_were_prepared():
+    prepared = PrepareConfig(max_frames=8, frames_per_second=4.0)
+    assert ClipConfig().of(prepared) == ClipConfig(max_frames=8, frames_per_second=4.0)
+    fewer = ClipConfig(max_frames=3, frames_per_second=9.0)
+    assert fewer.of(prepared) == ClipConfig(max_frames=3, frames_per_second=4.0)
+    for wrong in ({"max_frames": -1}, {"frames_per_second": inf}):
+        with pytest.raises(InputError) as refused:
+            ClipConfig(**dict[str, Any](wrong))
+        assert refused.value.field == f"clips.{next(iter(wrong))}"
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,11 @@ from pathlib import Path
 
 from ringworld.data.config import PrepareConfig, Split
 from ringworld.data.corpus import corpus
-from ringworld.data.examples import ExampleMaker
-from ringworld.data.file_examples import Problems, prepare_file
+from ringworld.data.examples import Example
 from ringworld.data.find_sources import find_sources
+from ringworld.data.making import ExampleMaker, Problems
 from ringworld.data.quarantine import Quarantined
+from ringworld.data.readers.records import LINES
 from ringworld.data.sources import Source
 from tests.data.conftest import QUARTERS
 
@@ -16,6 +17,11 @@ QUESTIONS = [{"question": "Who?", "answer": "Anna"}]
 
 def maker_of(config: PrepareConfig, tokenizer, vocabulary) -> ExampleMaker:
     return ExampleMaker(tokenizer=tokenizer, vocabulary=vocabulary, config=config, frame_tokenizer=QUARTERS)
+
+
+def prepare_file(source: Source, maker: ExampleMaker, problems: Problems) -> list[tuple[Example, Split]]:
+    groups = maker.of_file(source, problems)
+    return [(unfilled.example, group.split) for group in groups for unfilled in group.examples]
 
 
 def test_a_corpus_holds_documents_captions_and_questions_in_the_words_of_the_prompts(tmp_path: Path):
@@ -111,7 +117,7 @@ def test_a_line_that_occurs_twice_is_in_one_split(tmp_path: Path):
         (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
     config = PrepareConfig(held_out_fraction=0.3)
     sources = [
-        Source(path=path, relative=path.name, format="lines") for path in sorted(tmp_path.glob("*.jsonl"))
+        Source(path=path, relative=path.name, reader=LINES) for path in sorted(tmp_path.glob("*.jsonl"))
     ]
     train, held_out = (
         set(corpus(sources, split=split, config=config, quarantined=[])) for split in ("train", "held_out")

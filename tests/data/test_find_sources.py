@@ -35,7 +35,7 @@ def test_files_are_found_in_all_folders_below_and_sidecars_are_not_documents(tmp
     touch(tmp_path, "words.txt", "notes.md", "lines.jsonl", "F.MP4", "F.TXT", "g.mp4", "g.mp4.txt")
     unused: list[Quarantined] = []
     found = find_sources(videos=[tmp_path], texts=[tmp_path], config=CONFIG, quarantined=unused)
-    assert sorted((source.relative, source.format) for source in found) == [
+    assert sorted((source.relative, source.reader.name) for source in found) == [
         ("F.MP4", "video"),
         ("a/c.WEBM", "video"),
         ("a/d.MKV", "video"),
@@ -65,7 +65,7 @@ def test_what_is_inside_decides_and_not_the_name(tmp_path: Path, write_clip):
     for suffix in (".webp", ".png", ".gif"):
         images[0].save(tmp_path / f"one{suffix}")
         images[0].save(tmp_path / f"two{suffix}", save_all=True, append_images=images[1:], duration=250)
-    formats = {s.relative: s.format for s in find_sources(videos=[tmp_path], config=CONFIG)}
+    formats = {s.relative: s.reader.name for s in find_sources(videos=[tmp_path], config=CONFIG)}
     moving = {"clip.mp4", "old.mpeg2", "no_ending", "wrong.png", "two.webp", "two.png", "two.gif"}
     still = {"still.tif", "photo.mp4", "one.webp", "one.png", "one.gif"}
     assert formats == dict.fromkeys(moving, "video") | dict.fromkeys(still, "image")
@@ -108,7 +108,7 @@ def test_a_single_file_can_be_named_and_counts_once(tmp_path: Path):
     assert [(source.relative, [path.name for path in source.sidecars]) for source in found] == [
         ("a.mp4", ["a.txt"])
     ]
-    assert [s.format for s in find_sources(texts=[tmp_path / "notes.rst"], config=CONFIG)] == ["text"]
+    assert [s.reader.name for s in find_sources(texts=[tmp_path / "notes.rst"], config=CONFIG)] == ["text"]
     assert names(find_sources(videos=[tmp_path / ".hidden.mp4"], config=CONFIG)) == {".hidden.mp4"}
 
 

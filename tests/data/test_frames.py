@@ -7,12 +7,14 @@ import pytest
 from ringworld.core.errors import InputError
 from ringworld.data.config import PrepareConfig
 from ringworld.data.find_sources import find_sources
-from ringworld.data.frames import FrameSample, read_spread, read_windows, sample_frames
+from ringworld.data.frames import FrameSample, read_spread, sample_frames, stream_frames
+from ringworld.data.readers.text import TEXT
+from ringworld.data.samples import MediaFile
 from ringworld.data.sources import Source
 
 
-def video(path: Path) -> Source:
-    return Source(path=path, relative=path.name, format="video")
+def video(path: Path) -> MediaFile:
+    return MediaFile(path=path, form="video")
 
 
 def sampled(sources: Sequence[Source], *, most_frames: int) -> FrameSample:
@@ -31,17 +33,10 @@ def test_a_long_video_is_thinned_to_frames_that_span_it(tmp_path: Path, write_cl
         assert numbers(read_spread(source, config=config, resolution=32)) == expected
 
 
-def test_windows_give_every_frame_once(tmp_path: Path, write_clip):
-    source = video(write_clip(tmp_path / "a.mp4", frames=10))
-    windows = read_windows(source, config=PrepareConfig(max_frames=4), resolution=32)
-    assert [numbers(window) for window in windows] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
-
-
 def test_an_image_is_a_video_of_one_frame(tmp_path: Path, write_clip):
-    path = write_clip(tmp_path / "a.png", frames=3)
-    source = Source(path=path, relative="a.png", format="image")
-    assert len(read_spread(source, config=PrepareConfig(), resolution=32)) == 1
-    assert len(list(read_windows(source, config=PrepareConfig(), resolution=32))) == 1
+    image = MediaFile(path=write_clip(tmp_path / "a.png", frames=3), form="image")
+    assert len(read_spread(image, config=PrepareConfig(), resolution=32)) == 1
+    assert len(list(stream_frames(image, config=PrepareConfig(), resolution=32))) == 1
 
 
 def test_frames_are_sampled_from_all_files_of_a_split_and_bad_files_are_quarantined(
@@ -86,7 +81,7 @@ def test_one_frame_cannot_both_train_and_judge(tmp_path: Path, write_clip):
 def test_no_frame_at_all_is_an_error(tmp_path: Path):
     (tmp_path / "bad.mp4").write_bytes(b"no video")
     sources = find_sources(videos=[tmp_path], texts=[], config=PrepareConfig())
-    texts = [Source(path=tmp_path / "a.txt", relative="a.txt", format="text")]
+    texts = [Source(path=tmp_path / "a.txt", relative="a.txt", reader=TEXT)]
     for given in (sources, texts, []):
         with pytest.raises(InputError) as caught:
             sampled(given, most_frames=4)

@@ -1,5 +1,6 @@
 import json
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 
 from ringworld.core.errors import InputError
 from ringworld.data.batch import PackedRows
-from ringworld.data.config import KINDS, MixtureConfig, PackingConfig
+from ringworld.data.config import ClipConfig, MixtureConfig, PackingConfig, PrepareConfig
 from ringworld.data.loader import KindOnce, PackedLoader, read_once
 from ringworld.data.store import read_examples
 from tests.data.packs import pieces
@@ -20,7 +21,7 @@ def loader(folder: Path, **changes: Any) -> PackedLoader:
 
 
 def only(*, shortest_tokens: int = 0, **weights: float) -> MixtureConfig:
-    return MixtureConfig(**(dict.fromkeys(KINDS, 0.0) | weights), shortest_tokens=shortest_tokens)
+    return MixtureConfig(ratios=weights, shortest_tokens=shortest_tokens)
 
 
 def equal(left: PackedRows, right: PackedRows) -> bool:
@@ -149,6 +150,76 @@ def test_a_long_document_is_drawn_piece_by_piece_and_every_piece_once(prepared: 
     # Pieces of full length leave at once, others wait in the open row.
     assert not Counter(found[: len(expected) - 1]) - Counter(expected)
     assert len(expected) > 2 * len(documents)
+
+
+@pytest.fixture
+def clips(tmp_path: Path, run_prepare, write_clip) -> Path:
+    """A captioned clip of eight frames at 4 a second, and footage of ten; a frame has five tokens."""
+    write_clip(tmp_path / "in/a.mp4", frames=8, said={"caption": "A dog."})
+    write_clip(tmp_path / "in/b.mp4", frames=10)
+    config = PrepareConfig(max_frames=10, held_out_fraction=0.0, images_per_video=0)
+    run_prepare(tmp_path / "out", videos=(tmp_path / "in",), config=config)
+    return tmp_path / "out"
+
+
+@pytest.mark.parametrize(
+    ("config", "frames"),
+    [
+        (ClipConfig(), range(8)),
+        (ClipConfig(max_frames=3), (0, 3, 7)),
+        (ClipConfig(frames_per_second=2.0), (0, 2, 4, 6)),
+        (ClipConfig(max_frames=1, frames_per_second=2.0), (0,)),
+    ],
+)
+def test_each_stage_draws_its_own_frames_of_codes_that_were_prepared_once(
+    clips: Path, vocabulary, config: ClipConfig, frames: Sequence[int]
+):
+    def codes(tokens: np.ndarray) -> list[list[int]]:
+        return vocabulary.decode_frames(tokens[vocabulary.is_vision(tokens)]).tolist()
+
+    (whole,) = read_examples(clips, split="train", kinds=["video_caption"])
+    assert len({tuple(code) for code in codes(whole.tokens)}) > 1
+    running = loader(clips, mixture=only(video_caption=1.0), clips=config, context_tokens=80)
+    for tokens in drawn([next(running)]):
+        assert codes(np.array(tokens)) == [codes(whole.tokens)[index] for index in frames]
+
+
+def test_footage_is_cut_between_frames_and_every_frame_is_drawn(clips: Path, vocabulary):
+    for config, context, sizes in (
+        (ClipConfig(), 80, [10]),
+        (ClipConfig(max_frames=4), 80, [4, 4, 2]),
+        (ClipConfig(), 24, [4, 4, 2]),  # four frames of five tokens and four others
+        (ClipConfig(frames_per_second=2.0), 24, [4, 1]),
+    ):
+        running = loader(
+            clips,
+            mixture=only(video=1.0),
+            clips=config,
+            context_tokens=context,
+            packing=PackingConfig(open_rows=1),
+            batch_sequences=1,
+        )
+        found = Counter(len(tokens) for batch in range(8) for tokens in drawn([next(running)]))
+        assert set(found) == {4 + 5 * size for size in sizes}
+    nothing = loader(
+        clips, mixture=only(video=1.0, video_caption=1.0), clips=ClipConfig(max_frames=1), context_tokens=15
+    )
+    assert nothing.left_out == {"video": 0, "video_caption": 0}
+
+
+def test_clips_of_which_no_frame_fits_are_left_out_and_counted(clips: Path):
+    running = loader(clips, mixture=only(video=1.0, video_caption=1.0), context_tokens=30)
+    assert running.left_out == {"video": 0, "video_caption": 1}
+    with pytest.raises(InputError) as refused:
+        loader(clips, mixture=only(video=1.0), context_tokens=8)
+    assert refused.value.field == "mixture"
+
+
+def test_the_state_of_a_stage_with_other_frames_is_refused(clips: Path):
+    state = loader(clips).get_state()
+    with pytest.raises(InputError) as refused:
+        loader(clips, clips=ClipConfig(max_frames=2)).set_state(state)
+    assert refused.value.value == ["clips"]
 
 
 def once(folder: Path, **changes: Any) -> dict[str, KindOnce]:

@@ -3,7 +3,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ringworld.data.config import Kind
 from ringworld.data.examples import Example
 from ringworld.data.packing import FirstFit, piece_bounds, to_batch
 from tests.data.packs import pack, pieces
@@ -11,8 +10,14 @@ from tests.data.packs import pack, pieces
 TEXT_SIZE = 100
 
 
-def example(tokens, loss, kind: Kind = "text") -> Example:
-    return Example(tokens=np.array(tokens, np.int32), loss=np.array(loss, bool), kind=kind, source="file")
+def example(tokens, loss, kind: str = "text") -> Example:
+    return Example(
+        tokens=np.array(tokens, np.int32),
+        loss=np.array(loss, bool),
+        kind=kind,
+        source="file",
+        cut="tokens" if kind == "text" else "never",
+    )
 
 
 QUESTION = example([1, 20, 30, 2], [0, 0, 1, 1], "text_qa")
@@ -66,10 +71,12 @@ def test_a_long_document_is_cut_and_anything_else_that_is_long_is_left_out():
 
 def test_piece_bounds_of_several_lengths():
     lengths = np.array([6, 3, 8])
-    texts = piece_bounds(lengths, kind="text", context_tokens=4)
+    texts = piece_bounds(lengths, most=4, may_be_cut=True)
     assert texts.tolist() == [[0, 0, 4], [0, 4, 6], [1, 0, 3], [2, 0, 4], [2, 4, 8]]
-    assert piece_bounds(lengths, kind="text_qa", context_tokens=4).tolist() == [[1, 0, 3]]
-    assert len(piece_bounds(lengths, kind="text_qa", context_tokens=2)) == 0
+    assert piece_bounds(lengths, most=4, may_be_cut=False).tolist() == [[1, 0, 3]]
+    assert len(piece_bounds(lengths, most=2, may_be_cut=False)) == 0
+    each = piece_bounds(lengths, most=np.array([0, 3, 7]), may_be_cut=np.array([True, False, True]))
+    assert each.tolist() == [[1, 0, 3], [2, 0, 7], [2, 7, 8]]
 
 
 @st.composite

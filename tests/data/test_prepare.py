@@ -10,8 +10,10 @@ import pytest
 
 from ringworld.core.errors import InputError
 from ringworld.data.config import PrepareConfig, Split
-from ringworld.data.examples import Example, ExampleMaker
+from ringworld.data.examples import Example
 from ringworld.data.loader import PackedLoader
+from ringworld.data.making import ExampleMaker, Problems
+from ringworld.data.samples import Sample
 from ringworld.data.store import ExampleStore, read_examples
 from ringworld.quickstart.toy_world import ToyWorld
 from ringworld.text.tokenizer import TextTokenizer
@@ -178,7 +180,8 @@ def test_videos_need_a_frame_tokenizer_and_codes(tmp_path: Path, run_prepare, wr
 
 def test_nothing_empty_becomes_an_example(tokenizer, vocabulary):
     maker = ExampleMaker(tokenizer=tokenizer, vocabulary=vocabulary, config=only())
-    assert maker.document(" \n", source="a") == []
+    empty = Sample(key="a", split="train", text=" \n")
+    assert list(maker.of_sample(empty, Problems(quarantined=[]))) == []
 
 
 def test_bad_files_are_set_aside_and_the_rest_goes_on(tmp_path: Path, run_prepare, write_clip):
@@ -222,7 +225,7 @@ def stop_after(files: int):
     class Stop(Exception):
         pass
 
-    def stop(done: int, total: int) -> None:
+    def stop(done: int, total: int, quarantined: int) -> None:
         if done >= files:
             raise Stop
 

@@ -13,7 +13,11 @@ from hypothesis import strategies as st
 from ringworld.core.config import to_json
 from ringworld.core.errors import InputError
 from ringworld.core.origin import Origin, write_origin
+from ringworld.data.clips import ClipCodes
+from ringworld.data.config import ClipConfig
 from ringworld.data.examples import Example
+from ringworld.data.making import Group, Unfilled
+from ringworld.data.recipe import Shown
 from ringworld.data.store import (
     FORMAT,
     MANIFEST_FILE,
@@ -24,26 +28,66 @@ from ringworld.data.store import (
     write_manifest,
     write_shard,
 )
+from ringworld.text import chat
 from ringworld.text.vocabulary import Vocabulary
 
 
 @settings(max_examples=20, deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 2**31 - 1), st.booleans()), min_size=1, max_size=20), st.text())
-def test_an_example_comes_back_as_it_was(tmp_path_factory, items, source):
+@given(
+    st.lists(st.tuples(st.integers(0, 2**31 - 1), st.booleans()), min_size=1, max_size=20),
+    st.text(),
+    st.integers(1, 9),
+)
+def test_examples_come_back_as_they_were_with_the_clips_that_they_share(
+    tmp_path_factory, items, source, frames
+):
     tokens, loss = (np.array(column) for column in zip(*items))
     source = source.encode("utf-8", "replace").decode()
-    vocabulary = Vocabulary(text_size=2**31, codes=1, codes_per_frame=1)
+    vocabulary = Vocabulary(text_size=2**31 - 2**18, codes=2**17, codes_per_frame=2)
     made = Example(
-        tokens=tokens.astype(np.int32), loss=loss, kind="video_qa", source=source, start_token=2**40
+        tokens=np.append(tokens % 2**17, chat.FRAMES).astype(np.int32),
+        loss=np.append(loss, [True]),
+        kind="video_qa",
+        source=source,
+        dataset="clips",
+        start_token=2**40,
+    )
+    codes = np.arange(2 * frames, dtype=np.int32).reshape(frames, 2) + (2**16 if frames > 5 else 0)
+    group = Group(
+        split="train",
+        clips=(ClipCodes(codes=codes, frames_per_second=4.0),),
+        examples=(
+            Unfilled(example=made, shown=(Shown(clip=0),)),
+            Unfilled(example=made, shown=(Shown(clip=0, frame=frames - 1),)),
+        ),
     )
     out = tmp_path_factory.mktemp("data")
-    manifest = write_shard(out / "shards/s", [(made, "train")], vocabulary=vocabulary)
-    write_manifest(out / "manifest.parquet", manifest)
+    write_manifest(out / "manifest.parquet", write_shard(out / "shards/s", [group], vocabulary=vocabulary))
     dataset = Dataset(format=FORMAT, vocabulary=vocabulary, text_tokenizer="t", frame_tokenizer="f")
     write_origin(out, Origin(kind="examples", identity={"made_by": to_json(dataset)}))
-    (read,) = read_examples(out, split="train")
-    assert (read.kind, read.source, read.start_token) == (made.kind, made.source, made.start_token)
-    assert np.array_equal(read.tokens, made.tokens) and np.array_equal(read.loss, made.loss)
+    store = ExampleStore(out)
+    assert store.lengths().tolist() == [len(e) for e in read_examples(out, split="train")]
+    for read, expected in zip(read_examples(out, split="train"), (codes, codes[-1:])):
+        ids = vocabulary.encode_frames(expected)
+        assert (read.kind, read.source, read.dataset, read.start_token) == (
+            "video_qa",
+            source,
+            "clips",
+            2**40,
+        )
+        assert read.tokens.tolist() == [*(tokens % 2**17).tolist(), *ids.tolist()]
+        assert read.loss.tolist() == [*loss.tolist(), *[True] * len(ids)]
+
+
+@pytest.mark.parametrize("rate", [0.0, 1.0, 3.0])
+@pytest.mark.parametrize("most", [0, 1, 3])
+def test_the_length_of_an_example_is_known_before_it_is_read(prepared: Path, rate, most):
+    store = ExampleStore(prepared)
+    clips = ClipConfig(max_frames=most, frames_per_second=rate)
+    lengths, cuts = store.lengths(clips), store.column("cut")
+    for index in range(0, len(store), 5):
+        if cuts[index] == "never":
+            assert len(store.read(index, clips=clips)) == lengths[index]
 
 
 @pytest.fixture
@@ -117,12 +161,13 @@ def test_data_of_another_format_are_refused(copy: Path):
     write_origin(copy, Origin(kind="examples", identity={"made_by": changed}))
     with pytest.raises(InputError) as refused:
         ExampleStore(copy)
-    assert refused.value.path == copy
+    assert (refused.value.path, refused.value.field) == (copy, "format")
 
 
 def test_a_shard_for_which_there_is_no_room_leaves_what_was_there(copy: Path, prepared: Path, vocabulary):
     def full_disk():
-        yield next(read_examples(prepared, split="train")), "train"
+        example = next(read_examples(prepared, split="train"))
+        yield Group(split="train", clips=(), examples=(Unfilled(example=example),))
         raise OSError(errno.ENOSPC, "No space left on device")
 
     shard = first_shard(copy)

@@ -31,8 +31,8 @@ LABEL = {"when": "after", "stage": "long"}
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> EvaluationData:
     tokens = np.array([TOKENIZER.bos, *TOKENIZER.encode(STORY)], np.int32)
-    text = Example(tokens=tokens, loss=np.ones(tokens.size, bool), kind="text", source="story.txt")
-    question = dataclasses.replace(text, kind="text_qa")
+    text = Example(tokens=tokens, loss=np.ones(tokens.size, bool), kind="text", source="a", cut="tokens")
+    question = dataclasses.replace(text, kind="text_qa", cut="never")
     folder = tmp_path_factory.mktemp("data")
     write_examples(folder, [(text, "held_out"), (question, "held_out")], vocabulary=VOCABULARY)
     return EvaluationData(folder=folder, context_tokens=32)

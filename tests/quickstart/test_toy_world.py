@@ -11,7 +11,7 @@ import pytest
 from ringworld.core.errors import InputError
 from ringworld.data.config import PrepareConfig
 from ringworld.data.find_sources import find_sources
-from ringworld.data.sources import read_sidecar
+from ringworld.data.sidecars import read_sidecars
 from ringworld.quickstart import toy_clips
 from ringworld.quickstart.config import ToyWorldConfig, full
 from ringworld.quickstart.toy_clips import COLORS, SHAPES, Pose, Scene
@@ -131,7 +131,7 @@ def test_shapes_stay_whole_and_on_the_grid(grid):
 def test_every_answer_about_a_document_stands_in_it_at_varied_depth(toy_world: ToyWorld):
     depths = []
     for source in find_sources(videos=[], texts=[toy_world.texts], config=PrepareConfig()):
-        text, sidecar = source.path.read_text(), read_sidecar(source)
+        text, sidecar = source.path.read_text(), read_sidecars(source.sidecars)
         assert sidecar.questions
         for asked in sidecar.questions:
             for sentence in asked.answer.rstrip(".").split(". "):

@@ -222,7 +222,7 @@ def test_training_begins_from_given_weights_and_resumes_without_them(runs: Runs,
     rows = read_jsonl(tmp_path / METRICS_FILE)
     assert [row["step"] for row in rows] == [1, 2]
 
-    sizes = dict(context_tokens=only.context_tokens, batch_sequences=only.batch_sequences)
+    sizes: dict[str, Any] = dict(context_tokens=only.context_tokens, batch_sequences=only.batch_sequences)
     loader = PackedLoader(
         runs.data,
         split="train",

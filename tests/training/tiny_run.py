@@ -22,6 +22,7 @@ from ringworld.core.origin import Origin, write_origin
 from ringworld.data import store
 from ringworld.data.config import MixtureConfig, Split
 from ringworld.data.examples import Example
+from ringworld.data.making import Group, Unfilled
 from ringworld.model.config import Architecture, Execution
 from ringworld.text.vocabulary import Vocabulary
 from ringworld.training.config import Stage, TrainingConfig
@@ -78,7 +79,8 @@ def example(rng: np.random.Generator, *, tokens: int, kind: str) -> Example:
         frames = VOCABULARY.encode_frames(rng.integers(0, VOCABULARY.codes, (2, VOCABULARY.codes_per_frame)))
         ids = np.concatenate([ids, frames])
     loss = np.arange(ids.size) >= 2
-    return Example(tokens=ids, loss=loss, kind="video" if kind == "video" else "text", source="tests")
+    cut = "never" if kind == "video" else "tokens"
+    return Example(tokens=ids, loss=loss, kind=kind, source="tests", cut=cut)
 
 
 def write_data(folder: Path, *, seed: int = 0) -> Path:
@@ -91,7 +93,9 @@ def write_data(folder: Path, *, seed: int = 0) -> Path:
 
 def write_examples(folder: Path, made: Iterable[tuple[Example, Split]], *, vocabulary: Vocabulary) -> Path:
     """Write prepared data of one shard, and return its folder."""
-    manifest = store.write_shard(folder / store.SHARDS_FOLDER / "00000-of-00001", made, vocabulary=vocabulary)
+    stem = folder / store.SHARDS_FOLDER / "00000-of-00001"
+    groups = (Group(split=split, clips=(), examples=(Unfilled(example=one),)) for one, split in made)
+    manifest = store.write_shard(stem, groups, vocabulary=vocabulary)
     store.write_manifest(folder / store.MANIFEST_FILE, manifest)
     dataset = store.Dataset(
         format=store.FORMAT, vocabulary=vocabulary, text_tokenizer="none", frame_tokenizer="none"

@@ -112,6 +112,7 @@ def packed_as(run: RunConfig, *, folder: Path | None, haystack: str | None = Non
         context_tokens=last.context_tokens,
         batch_sequences=last.batch_sequences,
         mixture=last.mixture,
+        clips=last.clips,
         packing=run.training.packing,
         haystack=haystack,
     )

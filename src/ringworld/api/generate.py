@@ -15,8 +15,7 @@ from ringworld.core.config import to_json
 from ringworld.core.errors import InputError
 from ringworld.core.files import only_one, write_json_atomic
 from ringworld.core.origin import ORIGIN_FILE, Origin, parent, read_origin, write_origin
-from ringworld.data.find_sources import why_no_file
-from ringworld.data.sources import TEXT_SUFFIXES
+from ringworld.data.find_sources import TEXT_SUFFIXES, why_no_file
 from ringworld.inference.completion import Completion
 from ringworld.inference.config import SamplingConfig
 from ringworld.inference.world import World

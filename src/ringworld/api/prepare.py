@@ -1,6 +1,9 @@
 """`ringworld.prepare`: examples from a user's files."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+import jax
 
 from ringworld.api.machine import PathArgument, Paths, as_paths, begin_process, check_apart
 from ringworld.artifacts.examples_folder import TOKENIZER_FOLDER
@@ -8,8 +11,12 @@ from ringworld.artifacts.tokenizers import Tokenizers
 from ringworld.core.config import to_json
 from ringworld.core.files import only_one, write_json_atomic
 from ringworld.core.progress import Progress
+from ringworld.data.find_sources import RECORD_READERS
 from ringworld.data.prepare import PrepareReport
 from ringworld.data.prepare import prepare as prepare_examples
+from ringworld.data.recipe import Recipe
+from ringworld.data.recipes import RECIPES
+from ringworld.data.sources import Reader
 from ringworld.presets.run import RunConfig
 
 REPORT_FILE = "report.json"
@@ -22,6 +29,9 @@ def prepare(
     out: PathArgument,
     videos: Paths = (),
     texts: Paths = (),
+    readers: Mapping[str, Reader] = RECORD_READERS,
+    recipes: Sequence[Recipe] = RECIPES,
+    workers: int | None = None,
 ) -> PrepareReport:
     """Write the examples of all usable files; a second call makes only what is missing or has changed.
 
@@ -31,6 +41,10 @@ def prepare(
         out: examples folder to write.
         videos: folders or files of videos and images, with captions and questions beside them.
         texts: folders or files of text, with questions beside them.
+        readers: what reads a file of many samples, by the end of its name.
+        recipes: the kinds of example that are made.
+        workers: processes that read files, which changes no byte of the examples; by default as many as there
+            are cores where there is enough to read, and one where an accelerator encodes frames.
 
     Raises:
         InputError: a path is missing, no file can be used, the tokenizers do not fit the run, or `out` holds
@@ -41,6 +55,8 @@ def prepare(
     vocabulary = tokenizers.vocabulary(text_vocab=run.model.text_vocab)
     videos, texts = as_paths(videos), as_paths(texts)
     check_apart(out, (*videos, *texts))
+    if workers is None and tokenizers.frames is not None and jax.default_backend() != "cpu":
+        workers = 1
     with only_one(out), Progress("prepare", total=1, unit="files") as progress:
         report = prepare_examples(
             videos=videos,
@@ -50,8 +66,13 @@ def prepare(
             frame_tokenizer=tokenizers.frames,
             vocabulary=vocabulary,
             config=run.prepare,
+            readers=readers,
+            recipes=recipes,
             configuration=to_json(run),
-            on_progress=lambda done, total: progress.update(done, total=total),
+            workers=workers,
+            on_progress=lambda done, total, quarantined: progress.update(
+                done, total=total, files_per_second=progress.per_second(done), quarantined=float(quarantined)
+            ),
         )
         tokenizers.save(out / TOKENIZER_FOLDER)
         write_json_atomic(out / REPORT_FILE, to_json(report))

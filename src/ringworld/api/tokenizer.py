@@ -108,7 +108,7 @@ def train_tokenizer(
         claim(out, _origin(run, sources, words), results=REPORT_FILE)
         if (out / REPORT_FILE).exists():
             return read_as(TokenizerReport, out / REPORT_FILE)
-        if run.frames is not None and not any(one.format in ("video", "image") for one in sources):
+        if run.frames is not None and all(one.reader.shows == "text" for one in sources):
             raise InputError(
                 "there is no video or image to train a frame tokenizer on",
                 field="videos",
@@ -147,7 +147,7 @@ def _train_text(
 ) -> TextReport:
     read = partial(corpus, sources, config=run.prepare)
     # Bytes on disk stand for characters: of texts in Latin script they are almost as many.
-    total = max(1, sum(one.path.stat().st_size for one in sources if one.format in ("text", "lines")))
+    total = max(1, sum(one.path.stat().st_size for one in sources if one.reader.shows != "pictures"))
     with Progress("text tokenizer", total=total, unit="characters read") as progress:
         tokenizer = words or TextTokenizer.train(
             read(split="train", quarantined=quarantined),

@@ -151,12 +151,10 @@ class _Job:
 
     @property
     def _defaults(self) -> ModelDefaults:
-        prepare = self.run.prepare
+        clips = self.run.training.stages[-1].clips.of(self.run.prepare)
         return ModelDefaults(
             sampling=self.run.sampling,
-            watching=WatchingConfig(
-                max_frames=prepare.max_frames, frames_per_second=prepare.frames_per_second
-            ),
+            watching=WatchingConfig(max_frames=clips.max_frames, frames_per_second=clips.frames_per_second),
             execution=self.run.execution,
         )
 

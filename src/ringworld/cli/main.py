@@ -14,6 +14,7 @@ import tyro
 from ringworld.cli.bench import Bench
 from ringworld.cli.chat import Chat
 from ringworld.cli.convert import Convert
+from ringworld.cli.data import Data
 from ringworld.cli.evaluate import Evaluate
 from ringworld.cli.generate import Generate
 from ringworld.cli.options import as_typed, chosen_run, parse, value_of
@@ -32,6 +33,7 @@ COMMANDS = {
     "train-tokenizer": TrainTokenizer,
     "plan": Plan,
     "prepare": Prepare,
+    "data": Data,
     "train": Train,
     "generate": Generate,
     "chat": Chat,

@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from ringworld.cli.options import ConfigFolder, Folders, PresetName
+from ringworld.cli.options import ConfigFolder, Folders, PresetName, otherwise
 from ringworld.presets.run import RunConfig
 
 
@@ -16,9 +17,11 @@ class Prepare:
     tokenizer: Path
     """Folder that train-tokenizer wrote, or a model folder."""
     videos: Folders = ()
-    """Folders or files of videos and images, with captions and questions beside them."""
+    """Folders or files of videos and images, JSON lines, Parquet or tars; captions stand beside."""
     texts: Folders = ()
-    """Folders or files of text (.txt, .md) or of JSON lines with a field "text"."""
+    """Folders or files of text (.txt, .md), JSON lines, Parquet or tars."""
+    workers: Annotated[int | None, otherwise("as many as there are cores", metavar="INT")] = None
+    """Processes that read files; the examples do not depend on their number."""
     preset: PresetName = None
     """Configuration, every field of which is an option of this command too."""
     config: ConfigFolder = None
@@ -28,7 +31,6 @@ class Prepare:
         """Prepare what is not prepared yet, and print counts and what was quarantined."""
         import ringworld as rw
 
-        report = rw.prepare(
-            config, videos=self.videos, texts=self.texts, tokenizer=self.tokenizer, out=self.out
-        )
+        given = {name: getattr(self, name) for name in ("videos", "texts", "tokenizer", "out", "workers")}
+        report = rw.prepare(config, **given)
         print("\n".join(report.lines()))

@@ -48,6 +48,10 @@ class Progress:
         if self._bar:
             self._bar.stop()
 
+    def per_second(self, done: int) -> float:
+        """Return how many units were finished a second since the start."""
+        return (done - self._began_at) / max(1e-9, time.monotonic() - self._started)
+
     def update(self, done: int, *, total: int | None = None, **values: float) -> None:
         """Show that `done` units are finished, with values such as `loss=3.2` beside them.
 

@@ -1,25 +1,13 @@
 """Configuration of preparation, packing and mixtures."""
 
-from dataclasses import dataclass
-from typing import Literal, get_args
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from math import isfinite
+from typing import Literal
 
 from ringworld.core.errors import InputError
 from ringworld.core.ranges import check_range
 
-Kind = Literal["text", "text_qa", "video", "video_caption", "video_qa", "caption_video", "caption_image"]
-"""What an example is, which decides which of its tokens carry loss.
-
-| kind | tokens | loss on |
-|---|---|---|
-| text | a document, or a piece of one | all |
-| text_qa | a document, then questions about it, each with its answer | the answers |
-| video | an uncaptioned video or image | all |
-| video_caption | a video or image, then its caption | the caption |
-| video_qa | a question, the video or image, the answer | the answer |
-| caption_video | a request for a video, then the video | the video |
-| caption_image | a request for an image, then the image | the image |
-"""
-KINDS: tuple[Kind, ...] = get_args(Kind)
 Split = Literal["train", "held_out"]
 HeldOutOf = Literal["files held out", "files trained on"]
 """Where the frames come from that a frame tokenizer is judged by; either way it was not trained on them."""
@@ -32,9 +20,10 @@ class PrepareConfig:
     """How files become examples; the resolution is the frame tokenizer's."""
 
     frames_per_second: float = 4.0
-    """Rate at which frames are taken from a video, by timestamp."""
+    """Rate at which frames are taken from a video, by timestamp; a stage may draw fewer."""
     max_frames: int = 8
-    """Most frames of one example."""
+    """Most frames of one clip; a stage may draw fewer. A longer video without caption and questions becomes
+    several clips, any other is thinned evenly."""
     document_tokens: int = 8192
     """Longest text example; a longer document is cut into consecutive examples."""
     held_out_fraction: float = 0.1
@@ -73,26 +62,75 @@ class PackingConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class MixtureConfig:
-    """How often each kind of example is drawn, relative to the others; 0 leaves a kind out."""
+class ClipConfig:
+    """Which of the prepared frames of a clip are drawn."""
 
-    text: float = 1.0
-    text_qa: float = 1.0
-    video: float = 1.0
-    video_caption: float = 1.0
-    video_qa: float = 1.0
-    caption_video: float = 1.0
-    caption_image: float = 1.0
+    max_frames: int = 0
+    """Most frames of one clip, evenly spread over it; 0 draws all that were prepared."""
+    frames_per_second: float = 0.0
+    """Rate at which they are taken from those prepared; 0 takes all of them."""
+
+    def __post_init__(self) -> None:
+        """Refuse less than nothing."""
+        check_range(self, "max_frames", "frames_per_second", least=0, of="clips")
+
+    def of(self, prepared: PrepareConfig) -> "ClipConfig":
+        """Return the same with what is 0, or more than was prepared, as it was prepared."""
+        rate = prepared.frames_per_second
+        return replace(
+            self,
+            max_frames=min(self.max_frames or prepared.max_frames, prepared.max_frames),
+            frames_per_second=min(self.frames_per_second or rate, rate),
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MixtureConfig:
+    """How often examples are drawn, relative to each other, by the names of their data set and kind.
+
+    | name | examples |
+    |---|---|
+    | `books/text` | of this kind in this data set |
+    | `books/*` | all others of this data set |
+    | `text` | all others of this kind |
+    | `*` | all others |
+
+    Example: `{"books/text": 3, "text": 1}` draws three documents of `books` for each of another data set.
+    """
+
+    ratios: Mapping[str, float] = field(default_factory=dict)
+    """Share of each name; 0 leaves its examples out. Without any, each kind that there is has the same."""
     shortest_tokens: int = 0
     """Shorter examples are not drawn: LWM trains each context on documents of its length."""
 
     def __post_init__(self) -> None:
-        """Refuse negative weights and a mixture of nothing."""
-        check_range(self, *KINDS, "shortest_tokens", least=0, of="mixture")
-        if not self.weights:
-            raise InputError("the mixture has no weight above 0", field="mixture", value=self)
+        """Refuse shares below zero, a mixture of nothing, and names that could be of nothing."""
+        check_range(self, "shortest_tokens", least=0, of="mixture")
+        for name, share in self.ratios.items():
+            if not (isinstance(share, int | float) and isfinite(share) and share >= 0):
+                problem = (
+                    f"the share of {name} in the mixture is {share!r}, but must be a number of 0 or more"
+                )
+                raise InputError(problem, field=f"mixture.{name}", value=share)
+            if not name or name.count("/") > 1 or "" in name.split("/"):
+                problem = f"{name!r} in the mixture is neither KIND nor DATASET/KIND"
+                raise InputError(problem, field="mixture", value=name, remedy="such as text or books/text")
+        if self.ratios and not any(self.ratios.values()):
+            raise InputError("the mixture has no share above 0", field="mixture", value=self)
 
-    @property
-    def weights(self) -> dict[Kind, float]:
-        """The weights above zero, by kind."""
-        return {kind: getattr(self, kind) for kind in KINDS if getattr(self, kind) > 0}
+    def __contains__(self, kind: str) -> bool:
+        """Return whether examples of a kind may be drawn, of whatever data set."""
+        drawn = (name.rpartition("/")[2] for name, share in self.ratios.items() if share > 0)
+        return not self.ratios or bool({kind, "*"} & set(drawn))
+
+    def name_of(self, dataset: str, kind: str) -> str | None:
+        """Return the most special name for examples of a kind in a data set; None draws none of them."""
+        if not self.ratios:
+            return kind
+        names = (f"{dataset}/{kind}", f"{dataset}/*", kind, "*")
+        found = next((name for name in names if name in self.ratios), None)
+        return found if found is not None and self.ratios[found] > 0 else None
+
+    def share(self, name: str) -> float:
+        """Return how often the examples of a name are drawn, relative to those of others."""
+        return self.ratios.get(name, 1.0)

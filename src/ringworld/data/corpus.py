@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Sequence
 
 from ringworld.data.config import PrepareConfig, Split
-from ringworld.data.documents import read_documents
 from ringworld.data.quarantine import Quarantined, quarantine
-from ringworld.data.sources import Source, read_sidecar
+from ringworld.data.samples import Sample
+from ringworld.data.sources import Source
 from ringworld.text import chat
 
 
@@ -26,30 +26,27 @@ def corpus(
         if source.split == "held_out" and split == "train":
             continue
         with quarantine(source.relative, into=quarantined):
-            # All of a file or nothing: what stands beside it may be damaged.
-            beside = list(_beside(source)) if source.split == split else []
-            parts = 0
-            if source.format in ("text", "lines"):
-                for document in read_documents(source, config=config, quarantined=quarantined):
-                    parts += 1
-                    if document.split == split:
-                        yield document.text
-            if source.format != "text" or parts == 1:
-                yield from beside
+            for sample in source.reader.read(source, config=config, quarantined=quarantined):
+                if sample.split == split:
+                    yield from _words_of(sample)
 
 
-def _beside(source: Source) -> Iterator[str]:
-    sidecar = read_sidecar(source)
-    if sidecar.caption is not None:
-        yield sidecar.caption
-        yield _words(chat.generation_prompt(sidecar.caption, kind="video"))
-    for asked in sidecar.questions:
-        if source.format in ("video", "image"):
+def _words_of(sample: Sample) -> Iterator[str]:
+    if sample.text is not None:
+        yield sample.text
+    if sample.caption is not None:
+        yield sample.caption
+        yield _joined(chat.generation_prompt(sample.caption, kind="video"))
+    for asked in sample.questions:
+        if sample.clip is not None:
             prompt = chat.video_question_prompt(asked.question)
         else:
             prompt = chat.document_question_prompt("", asked.question, answers=asked.answers)
-        yield _words(chat.answered(prompt, asked.answer))
+        yield _joined(chat.answered(prompt, asked.answer))
+    if sample.turns:
+        yield _joined(chat.conversation([(turn.role, turn.text, len(turn.clips)) for turn in sample.turns]))
+    yield from (part.content for part in sample.parts if isinstance(part.content, str))
 
 
-def _words(segments: chat.Segments) -> str:
+def _joined(segments: chat.Segments) -> str:
     return "".join(segment.text for segment in segments)

@@ -1,28 +1,38 @@
 """The user's files: which there are, what each is, and what of a folder is not used, and why."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 from ringworld.core.errors import InputError
 from ringworld.core.files import parse_json
 from ringworld.core.origin import ORIGIN_FILE
 from ringworld.data.config import PrepareConfig
 from ringworld.data.quarantine import Quarantined, nothing_usable
-from ringworld.data.sources import (
-    LINES_SUFFIXES,
-    TEXT_SUFFIXES,
-    FolderNames,
-    Format,
-    Source,
-    sidecars_of,
-)
+from ringworld.data.readers.manifest import MANIFEST_NAME, read_media_manifest
+from ringworld.data.readers.media import IMAGE, VIDEO
+from ringworld.data.readers.records import LINES, PARQUET
+from ringworld.data.readers.tar import TAR
+from ringworld.data.readers.text import TEXT
+from ringworld.data.sidecars import BESIDE_MEDIA, BESIDE_TEXT, FolderNames, Sidecar, sidecars_of
+from ringworld.data.sources import Reader, Source
 from ringworld.data.splits import hold_out
 from ringworld.vision.media import media_format
 
-_WRITTEN = TEXT_SUFFIXES | LINES_SUFFIXES | {".json"}
+TEXT_SUFFIXES = frozenset({".txt", ".text", ".md", ".markdown"})
+RECORD_READERS: dict[str, Reader] = {
+    ".jsonl": LINES,
+    ".ndjson": LINES,
+    ".parquet": PARQUET,
+    ".tar": TAR,
+    ".tgz": TAR,
+    ".tar.gz": TAR,
+}
+"""By the end of a name, what reads a file of many samples, among videos as among texts."""
+_WRITTEN = TEXT_SUFFIXES | {".json"}
 _Names = Callable[[Path], FolderNames]
 
 
@@ -31,10 +41,13 @@ class _Root:
     """One folder or file that the user named, and what was found of it."""
 
     path: Path
-    parameter: str
+    parameter: Literal["videos", "texts"]
+    readers: Mapping[str, Reader]
     files: list[Path] = field(default_factory=list)
     sources: list[Source] = field(default_factory=list)
     problems: dict[Path, str] = field(default_factory=dict)
+    listed: list[Quarantined] = field(default_factory=list)
+    """What is wrong with a manifest's lines."""
 
     @property
     def base(self) -> Path:
@@ -42,16 +55,36 @@ class _Root:
 
     def relative(self, path: Path) -> str:
         """Return a path as text; bytes of a name that are not UTF-8 are spelled out."""
-        below = path.relative_to(self.base).as_posix()
+        path = path if path.is_relative_to(self.base) else Path(os.path.relpath(path, self.base))
+        below = (path.relative_to(self.base) if path.is_relative_to(self.base) else path).as_posix()
         return os.fsencode(below).decode("utf-8", "backslashreplace")
 
-    def add(self, path: Path, format: Format, names: _Names) -> tuple[Path, ...]:
-        """Make a file a source, unless it has a problem, and return what belongs to it either way."""
-        beside = sidecars_of(path, format, beside=names(path.parent))
+    @property
+    def dataset(self) -> str:
+        """What a mixture calls it: the name of the folder, or of the file without its ending."""
+        path = self.path.resolve()
+        named = path.name if path.is_dir() else path.name.partition(".")[0]
+        return os.fsencode(named or "data").decode("utf-8", "backslashreplace").replace("/", "_")
+
+    def reader_of(self, path: Path) -> Reader | None:
+        """Return what reads a file of many samples; None for any other."""
+        name = path.name.lower()
+        return next((reader for ending, reader in self.readers.items() if name.endswith(ending)), None)
+
+    def add(
+        self, path: Path, reader: Reader, *, sidecars: tuple[Path, ...] = (), said: Sidecar | None = None
+    ) -> None:
+        """Make a file a source, unless it has a problem."""
         if path not in self.problems:
-            relative = self.relative(path)
-            self.sources.append(Source(path=path, relative=relative, format=format, sidecars=beside))
-        return beside
+            source = Source(
+                path=path,
+                relative=self.relative(path),
+                reader=reader,
+                dataset=self.dataset,
+                sidecars=sidecars,
+                said=said,
+            )
+            self.sources.append(source)
 
 
 def find_sources(
@@ -59,15 +92,24 @@ def find_sources(
     videos: Sequence[Path] = (),
     texts: Sequence[Path] = (),
     config: PrepareConfig,
+    readers: Mapping[str, Reader] = RECORD_READERS,
     quarantined: list[Quarantined] | None = None,
 ) -> tuple[Source, ...]:
     """List the usable files of folders (with all below them) or single files, sorted, each with its split.
 
     What is inside decides whether a file among `videos` is a video or an image. Among `texts` the ending
-    decides: .txt, .text, .md and .markdown are documents; .jsonl and .ndjson hold one a line. Files that say
-    something about another (see `ringworld.data.sources.sidecars_of`) belong to it. A file found twice
-    counts once. Hidden files are passed over; every other file that is not used, and every folder below that
-    ringworld wrote, is appended to `quarantined`, with the reason.
+    decides: .txt, .text, .md and .markdown are documents. Files of many samples (`readers`) are read among
+    either. Files that say something about another (see `ringworld.data.sidecars.sidecars_of`) belong to
+    it; where a folder of videos has a `manifest.jsonl`, that says what of the folder is used. A file found
+    twice counts once. Hidden files are passed over; every other file that is not used, and every folder below
+    that ringworld wrote, is appended to `quarantined`, with the reason.
+
+    Args:
+        videos: folders or files of videos and images.
+        texts: folders or files of text.
+        config: what is held out.
+        readers: what reads a file of many samples, by the end of its name in lower case.
+        quarantined: what is not used is appended here.
 
     Raises:
         InputError: no path is given, one does not exist, or there is no usable file under one.
@@ -76,11 +118,11 @@ def find_sources(
         raise InputError(
             "neither videos nor texts are given", field="videos", remedy="name at least one of either"
         )
-    media = [_walk(path, "videos") for path in videos]
-    words = [_walk(path, "texts") for path in texts]
+    media = [_walk(path, "videos", readers) for path in videos]
+    words = [_walk(path, "texts", readers) for path in texts]
     roots = (*media, *words)
     names = cache(lambda folder: FolderNames(sorted(file for file in folder.iterdir() if file.is_file())))
-    captions = {sidecar for root in media for sidecar in _find_media(root, names)}
+    captions = {sidecar for root in media for sidecar in _find_media(root, names, config)}
     sidecars = captions | {sidecar for root in words for sidecar in _find_texts(root, names, captions)}
     known = {source.path for root in roots for source in root.sources} | sidecars
     inputs = {root.path.resolve() for root in roots}
@@ -89,9 +131,10 @@ def find_sources(
     if quarantined is not None:
         unused = {path: item for root in (*words, *media) for path, item in _unused(root, known)}
         quarantined += unused.values()
+        quarantined += dict.fromkeys(item for root in media for item in root.listed)
     for root in roots:
-        if not root.sources and not (root.files and known.issuperset(root.files)):
-            problems = [item for _, item in _unused(root, known)]
+        if not root.sources and not (root.files and known.issuperset(root.files) and not root.listed):
+            problems = root.listed + [item for _, item in _unused(root, known)]
             raise nothing_usable(f"the {root.parameter} {root.path}", problems, field=root.parameter)
     once: dict[Path, Source] = {}
     for of_kind in (media, words):
@@ -107,11 +150,11 @@ def why_no_file(path: Path) -> str:
     return "" if path.is_file() or path.is_dir() else "not a regular file"
 
 
-def _walk(path: Path, parameter: str) -> _Root:
+def _walk(path: Path, parameter: Literal["videos", "texts"], readers: Mapping[str, Reader]) -> _Root:
     problem = why_no_file(path) or ("" if path.exists() else "no such file or folder")
     if problem:
         raise InputError(f"{path} is {problem}", field=parameter, path=path, value=path)
-    root = _Root(path=path, parameter=parameter)
+    root = _Root(path=path, parameter=parameter, readers=readers)
     if not path.is_dir():
         root.files.append(path)
         return root
@@ -150,27 +193,47 @@ def _is_output_folder(folder: Path) -> bool:
     return isinstance(value, dict) and "ringworld" in value
 
 
-def _find_media(root: _Root, names: _Names) -> Iterator[Path]:
+def _find_media(root: _Root, names: _Names, config: PrepareConfig) -> Iterator[Path]:
     """Find the videos and images of a root, and yield what belongs to one, be it usable or not."""
+    manifests = [path for path in root.files if path.name == MANIFEST_NAME and path not in root.problems]
+    for manifest in manifests:
+        yield manifest
+        for path, said in read_media_manifest(manifest, root.relative(manifest), config, into=root.listed):
+            yield path
+            _add_media(root, path, said=said)
     for path in root.files:
-        if path in root.problems or (path.suffix.lower() in _WRITTEN and path != root.path):
+        if path in root.problems or any(manifest.parent in path.parents for manifest in manifests):
             continue
-        format_: Format = "video"
-        try:
-            format_ = media_format(path)
-        except (InputError, OSError) as error:
-            root.problems[path] = str(error)
-        yield from root.add(path, format_, names)
+        if reader := root.reader_of(path):
+            root.add(path, reader)
+        elif path.suffix.lower() not in _WRITTEN or path == root.path:
+            beside = sidecars_of(path, BESIDE_MEDIA, beside=names(path.parent))
+            _add_media(root, path, sidecars=beside)
+            yield from beside
+
+
+def _add_media(
+    root: _Root, path: Path, *, sidecars: tuple[Path, ...] = (), said: Sidecar | None = None
+) -> None:
+    reader = VIDEO
+    try:
+        reader = {"video": VIDEO, "image": IMAGE}[media_format(path)]
+    except (InputError, OSError) as error:
+        root.problems.setdefault(path, str(error))
+    root.add(path, reader, sidecars=sidecars, said=said)
 
 
 def _find_texts(root: _Root, names: _Names, captions: set[Path]) -> Iterator[Path]:
     """Find the texts of a root, and yield what belongs to one."""
     for path in root.files:
-        suffix = path.suffix.lower()
-        is_text = suffix in TEXT_SUFFIXES or (path == root.path and suffix not in LINES_SUFFIXES)
-        if path in root.problems or path in captions or not (is_text or suffix in LINES_SUFFIXES):
+        if path in root.problems or path in captions:
             continue
-        yield from root.add(path, "text" if is_text else "lines", names)
+        if reader := root.reader_of(path):
+            root.add(path, reader)
+        elif path.suffix.lower() in TEXT_SUFFIXES or path == root.path:
+            beside = sidecars_of(path, BESIDE_TEXT, beside=names(path.parent))
+            root.add(path, TEXT, sidecars=beside)
+            yield from beside
 
 
 def _unused(root: _Root, known: set[Path]) -> Iterator[tuple[Path, Quarantined]]:
@@ -181,7 +244,7 @@ def _unused(root: _Root, known: set[Path]) -> Iterator[tuple[Path, Quarantined]]
         if problem := root.problems.get(path):
             reason = problem if str(path) in problem else f"{path} {problem}"
         elif root.parameter == "texts":
-            endings = ", ".join(sorted(TEXT_SUFFIXES | LINES_SUFFIXES))
+            endings = ", ".join(sorted(TEXT_SUFFIXES | root.readers.keys()))
             reason = f"{path} is not used as a text; the names of texts end in {endings}"
         else:
             reason = f"{path} is not used: it belongs to no video or image"

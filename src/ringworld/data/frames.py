@@ -1,6 +1,5 @@
 """Frames of videos and images: the whole of a file in few frames, or all of it piece by piece."""
 
-import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -11,6 +10,7 @@ from jaxtyping import UInt8
 from ringworld.core.errors import InputError
 from ringworld.data.config import HeldOutOf, PrepareConfig, Split
 from ringworld.data.quarantine import Quarantined, nothing_usable, quarantine
+from ringworld.data.samples import MediaFile
 from ringworld.data.sources import Source
 from ringworld.vision import sampling
 from ringworld.vision.media import read_image, stream_video
@@ -29,31 +29,32 @@ class FrameSample:
     """Files that gave none."""
 
 
-def read_spread(source: Source, *, config: PrepareConfig, resolution: int) -> Frames:
+def stream_frames(
+    clip: MediaFile, *, config: PrepareConfig, resolution: int
+) -> Iterator[UInt8[np.ndarray, "side side 3"]]:
+    """Yield the one frame of an image, or the frames of a video at `config.frames_per_second`.
+
+    Raises:
+        InputError: the file cannot be read, which may show late; see `ringworld.vision.media`.
+    """
+    if clip.form == "image":
+        yield read_image(clip.path, resolution=resolution)
+        return
+    rate = config.frames_per_second
+    for _, frame in stream_video(clip.path, frames_per_second=rate, resolution=resolution):
+        yield frame
+
+
+def read_spread(clip: MediaFile, *, config: PrepareConfig, resolution: int) -> Frames:
     """Read at most `config.max_frames` frames spread over the whole file, as `vision.sampling` does.
 
     Raises:
         InputError: the file cannot be read; see `ringworld.vision.media`.
     """
-    if source.format == "image":
-        return read_image(source.path, resolution=resolution)[None]
+    if clip.form == "image":
+        return read_image(clip.path, resolution=resolution)[None]
     most, rate = config.max_frames, config.frames_per_second
-    return sampling.read_spread(source.path, most_frames=most, frames_per_second=rate, resolution=resolution)
-
-
-def read_windows(source: Source, *, config: PrepareConfig, resolution: int) -> Iterator[Frames]:
-    """Yield all frames of a file in order, `config.max_frames` at a time (fewer in the last).
-
-    Raises:
-        InputError: the file cannot be read, which may show late; see `ringworld.vision.media`.
-    """
-    if source.format == "image":
-        yield read_image(source.path, resolution=resolution)[None]
-        return
-    rate = config.frames_per_second
-    stream = stream_video(source.path, frames_per_second=rate, resolution=resolution)
-    while window := [frame for _, frame in itertools.islice(stream, config.max_frames)]:
-        yield np.stack(window)
+    return sampling.read_spread(clip.path, most_frames=most, frames_per_second=rate, resolution=resolution)
 
 
 def sample_frames(
@@ -70,12 +71,19 @@ def sample_frames(
     failed: list[Quarantined] = []
 
     def read(split: Split, most: int) -> Iterator[Frames]:
-        pictures = [s for s in sources if s.split == split and s.format in ("video", "image")]
+        pictures = [one for one in sources if one.reader.shows != "text" and _may_hold(one, split)]
         chosen = sampling.evenly(pictures, most)
         for source in chosen:
             with quarantine(source.relative, into=failed):
-                of_each = replace(config, max_frames=math.ceil(most / len(chosen)))
-                yield read_spread(source, config=of_each, resolution=resolution)
+                left = math.ceil(most / len(chosen))
+                for sample in source.reader.read(source, config=config, quarantined=failed):
+                    for clip in sample.clips if sample.split == split and left > 0 else ():
+                        if isinstance(clip, MediaFile):
+                            few = min(left, config.max_frames) if source.reader.holds == "many" else left
+                            of_each = replace(config, max_frames=few)
+                            frames = read_spread(clip, config=of_each, resolution=resolution)
+                            left -= len(frames)
+                            yield frames
 
     clips, held_out = [*read("train", most_frames)], [*read("held_out", _tenth(most_frames))]
     if not clips:
@@ -91,6 +99,10 @@ def sample_frames(
             remedy="use a longer video, or more videos or images",
         )
     return FrameSample(train=frames[:kept], held_out=frames[kept:], held_out_of=of, quarantined=tuple(failed))
+
+
+def _may_hold(source: Source, split: Split) -> bool:
+    return source.split == split or (source.reader.holds == "many" and split == "held_out")
 
 
 def _tenth(frames: int) -> int:

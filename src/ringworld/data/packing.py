@@ -13,7 +13,6 @@ from jaxtyping import Bool, Float32, Int
 
 from ringworld.core.padding import PADDING_ORDER
 from ringworld.data.batch import PackedBatch, PackedRows
-from ringworld.data.config import Kind
 from ringworld.data.examples import Example
 
 T = TypeVar("T", bound=Sized)
@@ -46,24 +45,34 @@ class FirstFit(Generic[T]):
 
 
 def piece_bounds(
-    lengths: Int[np.ndarray, " examples"], *, kind: Kind, context_tokens: int
+    units: Int[np.ndarray, " examples"],
+    *,
+    most: Int[np.ndarray, " examples"] | int,
+    may_be_cut: Bool[np.ndarray, " examples"] | bool,
 ) -> Int[np.ndarray, "pieces 3"]:
-    """Return which parts of examples of one kind go into rows: example, start and stop of each piece.
+    """Return which parts of examples go into rows: example, start and stop of each piece.
 
     | example | pieces |
     |---|---|
-    | fits | itself |
-    | text that is too long | consecutive ones, each a separate example; each cut costs one target |
-    | anything else too long | none: an answer without its document would teach the model to invent one |
+    | of at most `most` units | itself |
+    | longer, and may be cut | consecutive ones of `most` units, fewer in the last |
+    | longer, and may not be cut | none |
+    | of which `most` is 0 | none |
 
-    With `context_tokens=4`, texts of 6 and 3 tokens give `0 0 4`, `0 4 6` and `1 0 3`; answers `1 0 3` alone.
+    With `most=4`, examples of 6 and 3 units that may be cut give `0 0 4`, `0 4 6` and `1 0 3`; others `1 0 3`
+    alone.
+
+    Args:
+        units: how long each example is: in tokens, or in frames where it is cut between frames.
+        most: units of a piece.
+        may_be_cut: whether an example may.
     """
-    counts = -(-lengths // context_tokens)
-    if kind != "text":
-        counts = np.where(counts > 1, 0, counts)
-    example = np.repeat(np.arange(len(lengths)), counts)
-    start = (np.arange(len(example)) - np.repeat(np.cumsum(counts) - counts, counts)) * context_tokens
-    stop = np.minimum(start + context_tokens, lengths[example])
+    size = np.broadcast_to(np.asarray(most), units.shape)
+    counts = np.where(size > 0, -(-units // np.maximum(size, 1)), 0)
+    counts = np.where((counts > 1) & ~np.asarray(may_be_cut), 0, counts)
+    example = np.repeat(np.arange(len(units)), counts)
+    start = (np.arange(len(example)) - np.repeat(np.cumsum(counts) - counts, counts)) * size[example]
+    stop = np.minimum(start + size[example], units[example])
     return np.stack([example, start, stop], axis=1)
 
 

@@ -7,39 +7,49 @@ the shards that are missing.
 
 import hashlib
 import json
+import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from ringworld.core.config import from_json, to_json
+from ringworld.core.config import to_json
 from ringworld.core.errors import InputError
-from ringworld.core.files import parse_json, write_jsonl_atomic
+from ringworld.core.files import write_jsonl_atomic
 from ringworld.core.origin import Origin, claim
+from ringworld.core.ranges import check_number
 from ringworld.data import store
-from ringworld.data.config import Kind, PrepareConfig, Split
-from ringworld.data.examples import ExampleMaker, FrameEncoder
-from ringworld.data.file_examples import Problems, prepare_file
-from ringworld.data.find_sources import find_sources
+from ringworld.data.clips import FrameEncoder
+from ringworld.data.config import PrepareConfig, Split
+from ringworld.data.find_sources import RECORD_READERS, find_sources
+from ringworld.data.making import ExampleMaker
 from ringworld.data.quarantine import Quarantined, nothing_usable
-from ringworld.data.sources import Source
+from ringworld.data.recipe import Recipe
+from ringworld.data.recipes import RECIPES
+from ringworld.data.shards import Shard, find_shard
+from ringworld.data.sources import Reader, Source
+from ringworld.data.workers import ShardTask, make_shards
 from ringworld.text.tokenizer import TextTokenizer
 from ringworld.text.vocabulary import Vocabulary
 
-_STATE = b"ringworld"
+OnProgress = Callable[[int, int, int], None]
+_BYTES_A_WORKER = 16 * 2**20
+"""A worker takes seconds to start, in which another reads so much."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class KindCount:
-    """Size of one kind of example in one split."""
+    """Size of one kind of example of one data set in one split."""
 
-    kind: Kind
+    dataset: str
+    kind: str
     split: Split
     examples: int
     tokens: int
+    """Where each clip is shown with all its frames."""
     vision_tokens: int
 
 
@@ -64,7 +74,10 @@ class PrepareReport:
         too_long = "about a document that is longer than one example, or whose end is held out"
         left_out = ((self.questions_unanswered, "without an answer"), (self.questions_too_long, too_long))
         return [
-            *(f"{one.split} {one.kind}: {one.examples} examples, {one.tokens} tokens" for one in self.counts),
+            *(
+                f"{one.split} {one.dataset}/{one.kind}: {one.examples} examples, {one.tokens} tokens"
+                for one in self.counts
+            ),
             *(f"left out: {many} question{'s' * (many > 1)} {why}" for many, why in left_out if many),
             *(f"quarantined: {item.path}: {item.reason}" for item in self.quarantined),
         ]
@@ -79,8 +92,11 @@ def prepare(
     frame_tokenizer: FrameEncoder | None = None,
     vocabulary: Vocabulary,
     config: PrepareConfig,
+    readers: Mapping[str, Reader] = RECORD_READERS,
+    recipes: Sequence[Recipe] = RECIPES,
     configuration: Any = None,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    workers: int | None = None,
+    on_progress: OnProgress = lambda done, total, quarantined: None,
 ) -> PrepareReport:
     """Write the examples of all usable files under `out`.
 
@@ -95,8 +111,12 @@ def prepare(
         frame_tokenizer: of the frames; None where there are no videos.
         vocabulary: of both.
         config: frame rate, lengths and splits.
+        readers: of files of many samples, by the end of their names.
+        recipes: the kinds of example that are made.
         configuration: of the whole run, for the origin of the examples.
-        on_progress: called after each shard with the number of files done and of all.
+        workers: processes that read files; with 1, this one does. By default as many as there are cores,
+            where there is enough to read for each.
+        on_progress: called as files are read, with the number of those done, of all and of those quarantined.
 
     Raises:
         InputError: a folder is missing, no file can be used, `out` holds the examples of other inputs, or
@@ -105,28 +125,35 @@ def prepare(
     started = time.monotonic()
     _check_frames(videos, frame_tokenizer, vocabulary)
     unusable: list[Quarantined] = []
-    sources = find_sources(videos=videos, texts=texts, config=config, quarantined=unusable)
+    sources = find_sources(videos=videos, texts=texts, config=config, readers=readers, quarantined=unusable)
     maker = ExampleMaker(
-        tokenizer=tokenizer, vocabulary=vocabulary, config=config, frame_tokenizer=frame_tokenizer
+        tokenizer=tokenizer,
+        vocabulary=vocabulary,
+        config=config,
+        frame_tokenizer=frame_tokenizer,
+        recipes=tuple(recipes),
     )
     identity = _identity(maker, out=out, videos=videos, texts=texts)
     origin = Origin(kind="examples", identity=identity, configuration=configuration)
     claim(out, origin, results=store.MANIFEST_FILE)  # shards before it are distinguished by their names
     size = config.files_per_shard
     groups = [sources[i : i + size] for i in range(0, len(sources), size)]
-    shards: dict[str, tuple[pa.Table, Problems]] = {}
-    made = 0
-    for index, group in enumerate(groups):
-        name = f"{index:05d}-of-{len(groups):05d}-{_fingerprint(group, identity['made_by'])}"
-        stem = out / store.SHARDS_FOLDER / name
-        shard = find_shard(stem)
-        if shard is None:
-            shard = prepare_shard(stem, group, maker)
-            made += 1
-        shards[name] = shard
-        on_progress(min((index + 1) * size, len(sources)), len(sources))
-    manifest = pa.concat_tables([table.replace_schema_metadata(None) for table, _ in shards.values()])
-    problems = [problem for _, problem in shards.values()]
+    stems = [
+        out / store.SHARDS_FOLDER / f"{i:05d}-of-{len(groups):05d}-{_fingerprint(group, identity['made_by'])}"
+        for i, group in enumerate(groups)
+    ]
+    shards = {stem: shard for stem in stems if (shard := find_shard(stem)) is not None}
+    missing = [
+        ShardTask(stem=stem, sources=group) for stem, group in zip(stems, groups) if stem not in shards
+    ]
+    workers = _count_workers(workers, missing)
+    progress = _Progress(len(sources), missing, on_progress, workers=workers)
+    for task, shard in make_shards(missing, maker, workers=workers, on_file=progress.begins):
+        shards[task.stem] = shard
+        progress.ends(task, shard)
+    in_order = [shards[stem] for stem in stems]
+    manifest = pa.concat_tables([shard.manifest for shard in in_order])
+    problems = [shard.problems for shard in in_order]
     unusable += [item for problem in problems for item in problem.quarantined]
     report = PrepareReport(
         files=len(sources),
@@ -134,7 +161,7 @@ def prepare(
         quarantined=tuple(unusable),
         questions_unanswered=sum(problem.questions_unanswered for problem in problems),
         questions_too_long=sum(problem.questions_too_long for problem in problems),
-        shards_made=made,
+        shards_made=len(missing),
         seconds=time.monotonic() - started,
     )
     if not report.counts:
@@ -143,32 +170,46 @@ def prepare(
     write_jsonl_atomic(out / store.QUARANTINE_FILE, map(to_json, unusable))
     store.write_manifest(out / store.MANIFEST_FILE, manifest)
     for path in (out / store.SHARDS_FOLDER).iterdir():
-        if path.stem not in shards:
+        if path.with_suffix("") not in shards:
             path.unlink()
     return report
 
 
-def find_shard(stem: Path) -> tuple[pa.Table, Problems] | None:
-    """Return the manifest and the problems of a shard that is whole on disk, or None."""
-    manifest = stem.with_suffix(".parquet")
-    if not (manifest.exists() and stem.with_suffix(".array_record").exists()):
-        return None
-    try:
-        table = store.read_manifest(manifest)
-        state = parse_json((table.schema.metadata or {}).get(_STATE, b"").decode())
-        return table, from_json(Problems, state, where=str(manifest))
-    except ValueError:  # a damaged one is written again
-        return None
+class _Progress:
+    """Counts files that are done, those of shards that were there among them."""
+
+    def __init__(
+        self, files: int, missing: Sequence[ShardTask], on_progress: OnProgress, *, workers: int
+    ) -> None:
+        self._files, self._on_progress, self._workers = files, on_progress, workers
+        self._whole = files - sum(len(task.sources) for task in missing)
+        """Files of shards that are whole."""
+        self._done, self._begun = self._whole, self._whole
+        self._quarantined = 0
+
+    def begins(self, source: Source) -> None:
+        """Take note that a file is begun; each worker has at most one that is not done."""
+        self._begun += 1
+        self._show(self._begun - self._workers)
+
+    def ends(self, task: ShardTask, shard: Shard) -> None:
+        """Take note of a whole shard."""
+        self._whole += len(task.sources)
+        self._quarantined += len(shard.problems.quarantined)
+        self._show(self._whole)
+
+    def _show(self, done: int) -> None:
+        self._done = max(self._done, done)
+        self._on_progress(self._done, self._files, self._quarantined)
 
 
-def prepare_shard(stem: Path, sources: Sequence[Source], maker: ExampleMaker) -> tuple[pa.Table, Problems]:
-    """Write the shard of these files; a pure function of its arguments and what is in the files."""
-    problems = Problems(quarantined=[])
-    examples = (made for source in sources for made in prepare_file(source, maker, problems))
-    manifest = store.write_shard(stem, examples, vocabulary=maker.vocabulary)
-    state = {_STATE: json.dumps(to_json(problems))}
-    store.write_manifest(stem.with_suffix(".parquet"), manifest.replace_schema_metadata(state))
-    return manifest, problems
+def _count_workers(workers: int | None, missing: Sequence[ShardTask]) -> int:
+    """Return how many processes are worth their start: one for each `_BYTES_A_WORKER` of files, at most."""
+    if workers is not None:
+        check_number("workers", workers, least=1)
+        return min(workers, max(1, len(missing)))
+    size = sum(source.path.stat().st_size for task in missing for source in task.sources)
+    return max(1, min(os.cpu_count() or 1, len(missing), size // _BYTES_A_WORKER))
 
 
 def _check_frames(
@@ -194,7 +235,8 @@ def _fingerprint(sources: Iterable[Source], made_by: dict[str, Any]) -> str:
     for source in sources:
         stats = [path.stat() for path in (source.path, *source.sidecars)]
         changes = [(stat.st_size, stat.st_mtime_ns) for stat in stats]
-        files.append((source.relative, source.format, source.split, changes))
+        said = to_json(source.said)
+        files.append((source.relative, source.dataset, source.reader.name, source.split, changes, said))
     return hashlib.sha256(json.dumps([files, made_by]).encode()).hexdigest()[:16]
 
 
@@ -214,6 +256,7 @@ def _identity(
         "texts": [named(path) for path in texts],
         "made_by": {
             "format": store.FORMAT,
+            "recipes": {recipe.kind: recipe.version for recipe in maker.recipes},
             "config": to_json(maker.config),
             "vocabulary": to_json(maker.vocabulary),
             "text_tokenizer": maker.tokenizer.fingerprint,
@@ -225,7 +268,7 @@ def _identity(
 
 def _counts(manifest: pa.Table) -> tuple[KindCount, ...]:
     sums = [("tokens", "count"), ("tokens", "sum"), ("vision_tokens", "sum")]
-    grouped = manifest.group_by(["kind", "split"]).aggregate(sums)
+    grouped = manifest.group_by(["dataset", "kind", "split"]).aggregate(sums)
     named = grouped.rename_columns([field.name for field in fields(KindCount)])
-    in_order = named.sort_by([("kind", "ascending"), ("split", "ascending")])
+    in_order = named.sort_by([(name, "ascending") for name in ("dataset", "kind", "split")])
     return tuple(KindCount(**row) for row in in_order.to_pylist())

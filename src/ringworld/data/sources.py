@@ -1,22 +1,48 @@
-"""One file of the user's, and what is written beside it."""
+"""One file of the user's, and what reads it."""
 
-import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from ringworld.core.errors import InputError
-from ringworld.core.files import parse_json
-from ringworld.data.config import Split
-from ringworld.text.read_text import decode_file, is_text
+from ringworld.data.config import PrepareConfig, Split
+from ringworld.data.quarantine import Quarantined
+from ringworld.data.samples import Sample
+from ringworld.data.sidecars import Sidecar
 
-TEXT_SUFFIXES = frozenset({".txt", ".text", ".md", ".markdown"})
-LINES_SUFFIXES = frozenset({".jsonl", ".ndjson"})
 HELD_OUT_FOLDER = "held_out"
-Format = Literal["video", "image", "text", "lines"]
 
-_MOST_SIDECAR_BYTES = 64 * 2**20
+
+class Reader(ABC):
+    """One format of files: what samples a file of it holds."""
+
+    name: str
+    """What reports call such a file."""
+    holds: Literal["one", "many"]
+    """Whether a file is one sample (of a text perhaps its end besides) or many."""
+    shows: Literal["text", "pictures", "either"]
+    """What may be in its samples."""
+
+    @abstractmethod
+    def read(
+        self, source: "Source", *, config: PrepareConfig, quarantined: list[Quarantined]
+    ) -> Iterator[Sample]:
+        """Yield the samples of a file; what of it cannot be used is appended to `quarantined`.
+
+        The files of a sample's clips are there until the next sample is asked for.
+
+        Raises:
+            InputError: nothing of the file can be used.
+        """
+
+    def check(self, source: "Source", *, config: PrepareConfig) -> None:
+        """Find out at little cost whether a file can be read; by default its first sample decides.
+
+        Raises:
+            InputError: it cannot.
+        """
+        next(self.read(source, config=config, quarantined=[]), None)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,125 +52,11 @@ class Source:
     path: Path
     relative: str
     """Path below the folder that was named, with `/`."""
-    format: Format
+    reader: Reader
+    dataset: str = ""
+    """What a mixture calls the folder that was named: its own name."""
     split: Split = "train"
     sidecars: tuple[Path, ...] = ()
-    """Files beside it that say something about it; see `sidecars_of`."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Question:
-    """A question about a file, and its answer; neither is blank."""
-
-    question: str
-    answer: str
-    answers: Literal["one", "several"] = "one"
-    """Whether the answer names one thing or several."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Sidecar:
-    """What is written beside a file."""
-
-    caption: str | None = None
-    """Never blank."""
-    questions: tuple[Question, ...] = ()
-    unanswered: int = 0
-    """Questions that were left out, since they or their answers are empty."""
-
-
-def sidecars_of(path: Path, format: Format, *, beside: Callable[[str], Path | None]) -> tuple[Path, ...]:
-    """Return the files that say something about `path`, the most specific first.
-
-    | file | beside it |
-    |---|---|
-    | `clip.mp4` | `clip.mp4.json`, `clip.json`, `clip.mp4.txt`, `clip.txt` (only a caption) |
-    | `book.txt` | `book.txt.json`, `book.json` |
-    | `lines.jsonl` | nothing |
-
-    Args:
-        path: a file.
-        format: what it is.
-        beside: finds a file of its folder by name; see `FolderNames`.
-    """
-    suffixes = {"lines": (), "text": (".json",)}.get(format, (".json", ".txt"))
-    found = (beside(stem + suffix) for suffix in suffixes for stem in (path.name, path.stem))
-    return tuple(dict.fromkeys(file for file in found if file is not None and file != path))
-
-
-class FolderNames:
-    """The files of one folder by name: the exact name, else that which differs in case alone."""
-
-    def __init__(self, files: Sequence[Path]) -> None:
-        self._exact = {path.name: path for path in files}
-        self._folded = {_folded(path.name): path for path in reversed(files)}
-
-    def __call__(self, name: str) -> Path | None:
-        """Return the file of a name, or None."""
-        return self._exact.get(name) or self._folded.get(_folded(name))
-
-
-def read_sidecar(source: Source) -> Sidecar:
-    """Read what stands beside a file; nothing beside it gives an empty sidecar.
-
-        {"caption": "A red circle moves right.", "questions": [{"question": "What color?", "answer": "red"}]}
-
-    What is empty, blank or null is as good as absent. Other keys are ignored, so that a folder which another
-    program wrote can be read. Of several captions the first counts; questions are joined.
-
-    Raises:
-        InputError: a sidecar is not text or not JSON, or `caption` or `questions` are of another form.
-    """
-    read = [_read(path) for path in source.sidecars]
-    return Sidecar(
-        caption=next((sidecar.caption for sidecar in read if sidecar.caption), None),
-        questions=tuple(question for sidecar in read for question in sidecar.questions),
-        unanswered=sum(sidecar.unanswered for sidecar in read),
-    )
-
-
-def _folded(name: str) -> str:
-    return unicodedata.normalize("NFC", name).casefold()
-
-
-def _read(path: Path) -> Sidecar:
-    text = decode_file(path, max_bytes=_MOST_SIDECAR_BYTES)
-    if path.suffix.lower() != ".json":
-        return Sidecar(caption=text.strip() or None)
-    try:
-        value = parse_json(text, numbers="any")
-    except ValueError as error:
-        raise _wrong(path, f"there is no JSON ({error})") from None
-    if not isinstance(value, dict):
-        raise _wrong(path, f"there is no JSON object, but {type(value).__name__}")
-    caption, asked = value.get("caption"), value.get("questions")
-    if not (caption is None or is_text(caption)):
-        raise _wrong(path, "the caption is not text", field="caption", value=caption)
-    if not (asked is None or isinstance(asked, list)):
-        raise _wrong(path, "the questions are not a list", field="questions", value=asked)
-    questions = tuple(_questions(path, asked or []))
-    return Sidecar(
-        caption=(caption or "").strip() or None,
-        questions=questions,
-        unanswered=len(asked or []) - len(questions),
-    )
-
-
-def _questions(path: Path, asked: list[Any]) -> Iterator[Question]:
-    for value in asked:
-        if not isinstance(value, dict) or not {"question", "answer"} <= value.keys():
-            problem = 'a question is not of the form {"question": TEXT, "answer": TEXT}'
-            raise _wrong(path, problem, field="questions", value=value)
-        texts = (value["question"], value["answer"])
-        answers = "one" if value.get("answers") in (None, "") else value["answers"]
-        if not all(text is None or is_text(text) for text in texts):
-            raise _wrong(path, "a question or answer is not text", field="questions", value=value)
-        if answers not in ("one", "several"):
-            raise _wrong(path, f"{answers!r} is neither 'one' nor 'several'", field="answers", value=answers)
-        question, answer = ((text or "").strip() for text in texts)
-        if question and answer:
-            yield Question(question=question, answer=answer, answers=answers)
-
-
-def _wrong(path: Path, problem: str, *, field: str = "", value: Any = None) -> InputError:
-    return InputError(f"in {path}, {problem}", path=path, field=field, value=value)
+    """Files beside it that say something about it; see `ringworld.data.sidecars`."""
+    said: Sidecar | None = None
+    """What a manifest says of it, in place of sidecars."""

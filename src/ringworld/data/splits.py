@@ -5,12 +5,11 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 
 from ringworld.data.config import PrepareConfig
 from ringworld.data.quarantine import Quarantined, quarantine
-from ringworld.data.sources import HELD_OUT_FOLDER, Source, read_sidecar
-from ringworld.text.read_text import read_lines, read_text
-from ringworld.vision.media import check_video, read_image
+from ringworld.data.sources import HELD_OUT_FOLDER, Source
 
 _SAMPLE_BYTES = 16 * 2**10
 
@@ -40,6 +39,11 @@ def hold_out(roots: Sequence[Sequence[Source]], config: PrepareConfig) -> list[S
         for sources in roots
         for source in sources
     ]
+
+
+def is_drawn(content: str, config: PrepareConfig) -> bool:
+    """Return whether one sample among many of a file is held out, by what it holds."""
+    return Random(f"{config.seed} {content}").random() < config.held_out_fraction
 
 
 def _draw(sources: Sequence[Source], content: dict[Path, str], config: PrepareConfig) -> set[str]:
@@ -77,14 +81,5 @@ def _is_readable(source: Source, config: PrepareConfig) -> bool:
     """Return whether a file can be read, as far as its beginning, its end and its sidecars show."""
     problems: list[Quarantined] = []
     with quarantine(source.relative, into=problems):
-        read_sidecar(source)
-        match source.format:
-            case "video":
-                check_video(source.path)
-            case "image":
-                read_image(source.path, resolution=8)
-            case "text":
-                read_text(source.path, max_bytes=config.max_text_bytes)
-            case "lines":
-                any(not line.problem for line in read_lines(source.path, longest=config.max_text_bytes))
+        source.reader.check(source, config=config)
     return not problems

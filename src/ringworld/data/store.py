@@ -6,37 +6,47 @@
     DIR/shards/00000-of-00004-b3f6cda12c2b0e7a.parquet    the manifest of one shard; commits the shard
     DIR/quarantine.jsonl       files that could not be used, and why
 
-A record is a little-endian uint32 (length of the header), the header as msgpack, the ids as little-endian
-int32, and one bit per token that is set where it carries loss.
+A record holds the examples of one sample, and the codes of the clips that they show once: a little-endian
+uint32 (length of the header), the header as msgpack, the codes of each clip as little-endian uint16, or
+uint32 where the codebook is larger, then of each example the ids as little-endian int32, -1 for a clip, and
+one bit per id that is set where it carries loss.
 """
 
 import hashlib
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import closing
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import msgpack
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
-from jaxtyping import Shaped
+from jaxtyping import Int, Shaped
 
 from ringworld.core.config import from_json
 from ringworld.core.errors import InputError
 from ringworld.core.files import reading, writing
 from ringworld.core.origin import read_origin
-from ringworld.data.config import KINDS, Kind, Split
-from ringworld.data.examples import Example
+from ringworld.data.clips import ClipCodes, count_shown, shown
+from ringworld.data.config import ClipConfig, Split
+from ringworld.data.examples import Cut, Example
+from ringworld.data.making import Group, Unfilled
+from ringworld.data.recipe import Shown
+from ringworld.text import chat
 from ringworld.text.vocabulary import Vocabulary
+from ringworld.vision.sampling import evenly
 
-FORMAT = 1
+FORMAT = 2
+ALL_FRAMES = ClipConfig()
 MANIFEST_FILE, QUARANTINE_FILE = "manifest.parquet", "quarantine.jsonl"
 SHARDS_FOLDER = "shards"
 # One record per group keeps random access cheap: 63k reads a second, against 14k with groups of 16.
 _WRITER_OPTIONS = "group_size:1,zstd:3"
+_FIELDS = ("kind", "source", "dataset", "start_token", "cut")
 _REMEDY = "delete that file and prepare the data again, which makes only what is missing"
 
 
@@ -54,17 +64,28 @@ class Dataset:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ManifestRow:
-    """One record."""
+    """One example."""
 
-    kind: Kind
+    dataset: str
+    kind: str
     split: Split
     source: str
     start_token: int
+    cut: Cut
     shard: str
     """Name of the shard, without suffix."""
     record: int
     """Index in the shard."""
+    example: int
+    """Index in the record."""
+    words: int
+    """Tokens besides those of frames."""
+    frames: list[int]
+    """Of each clip that it shows, the frames that were prepared."""
+    frames_per_second: list[float]
+    """Of each clip."""
     tokens: int
+    """All tokens, where each clip is shown with all its frames."""
     vision_tokens: int
     text_loss_tokens: int
     vision_loss_tokens: int
@@ -72,12 +93,11 @@ class ManifestRow:
     """BLAKE2b of the record, 16 bytes in hexadecimal."""
 
 
-_SCHEMA = pa.schema(
-    [(row.name, pa.int64() if row.type is int else pa.string()) for row in fields(ManifestRow)]
-)
+_TYPES = {int: pa.int64(), list[int]: pa.list_(pa.int64()), list[float]: pa.list_(pa.float64())}
+_SCHEMA = pa.schema([(row.name, _TYPES.get(row.type, pa.string())) for row in fields(ManifestRow)])  # type: ignore[arg-type]
 
 
-def write_shard(stem: Path, examples: Iterable[tuple[Example, Split]], *, vocabulary: Vocabulary) -> pa.Table:
+def write_shard(stem: Path, groups: Iterable[Group], *, vocabulary: Vocabulary) -> pa.Table:
     """Write `stem.array_record`, whole or not at all, and return the manifest of these records.
 
     Writing that manifest as `stem.parquet` commits the shard.
@@ -87,32 +107,46 @@ def write_shard(stem: Path, examples: Iterable[tuple[Example, Split]], *, vocabu
         writing(stem.with_suffix(".array_record")) as temporary,
         closing(ArrayRecordWriter(str(temporary), _WRITER_OPTIONS)) as writer,
     ):
-        for example, split in examples:
-            record = _encode(example)
-            is_vision = vocabulary.is_vision(example.tokens)
+        for index, group in enumerate(groups):
+            record = _encode(group)
             writer.write(record)
-            rows.append(
-                ManifestRow(
-                    kind=example.kind,
-                    split=split,
-                    source=example.source,
-                    start_token=example.start_token,
-                    shard=stem.name,
-                    record=len(rows),
-                    tokens=len(example),
-                    vision_tokens=int(is_vision.sum()),
-                    text_loss_tokens=int((example.loss & ~is_vision)[1:].sum()),
-                    vision_loss_tokens=int((example.loss & is_vision)[1:].sum()),
-                    checksum=_checksum(record),
-                )
-            )
+            at = {"split": group.split, "shard": stem.name, "record": index, "checksum": _checksum(record)}
+            for number, unfilled in enumerate(group.examples):
+                rows.append(ManifestRow(example=number, **at, **_described(unfilled, group, vocabulary)))
     return pa.Table.from_pylist([asdict(row) for row in rows], schema=_SCHEMA)
 
 
+def _described(unfilled: Unfilled, group: Group, vocabulary: Vocabulary) -> dict[str, Any]:
+    """Return what a manifest says of an example itself."""
+    example, clips = unfilled.example, [group.clips[one.clip] for one in unfilled.shown]
+    frames = [1 if one.frame is not None else len(clip.codes) for one, clip in zip(unfilled.shown, clips)]
+    words = len(example) - len(clips)
+    vision = sum(frames) * vocabulary.frame_tokens
+    slots = example.tokens == chat.FRAMES
+    in_clips = sum(
+        count * vocabulary.frame_tokens for count, loss in zip(frames, example.loss[slots].tolist()) if loss
+    )
+    is_vision = vocabulary.is_vision(example.tokens)
+    return {
+        "dataset": example.dataset,
+        "kind": example.kind,
+        "source": example.source,
+        "start_token": example.start_token,
+        "cut": example.cut,
+        "words": words,
+        "frames": frames,
+        "frames_per_second": [clip.frames_per_second for clip in clips],
+        "tokens": words + vision,
+        "vision_tokens": vision + int(is_vision.sum()),
+        "text_loss_tokens": int((example.loss & ~is_vision & ~slots)[1:].sum()),
+        "vision_loss_tokens": in_clips + int((example.loss & is_vision)[1:].sum()),
+    }
+
+
 def write_manifest(path: Path, manifest: pa.Table) -> None:
-    """Write a manifest whole or not at all, with checksums."""
+    """Write a manifest whole or not at all, with checksums; its bytes follow from its rows alone."""
     with writing(path) as temporary:
-        pq.write_table(manifest, temporary, write_page_checksum=True)
+        pq.write_table(manifest.combine_chunks(), temporary, write_page_checksum=True)
 
 
 def read_manifest(path: Path) -> pa.Table:
@@ -129,7 +163,8 @@ def read_manifest(path: Path) -> pa.Table:
         columns = ", ".join(manifest.column_names)
     if not manifest.schema.equals(_SCHEMA):
         raise _damaged(path, f"has the columns {columns}, not {', '.join(_SCHEMA.names)}")
-    return manifest
+    # Parquet gives the items of lists another name than Arrow does.
+    return manifest.cast(_SCHEMA.with_metadata(manifest.schema.metadata))
 
 
 class ExampleStore:
@@ -152,8 +187,15 @@ class ExampleStore:
         made_by = read_origin(directory, kind="examples").identity["made_by"]
         self.dataset = from_json(Dataset, {field.name: made_by[field.name] for field in fields(Dataset)})
         if self.dataset.format != FORMAT:
-            raise _damaged(directory, f"has format {self.dataset.format}, not {FORMAT}")
-        self.manifest = read_manifest(path)
+            raise InputError(
+                f"{directory} holds examples in format {self.dataset.format}, not in format {FORMAT} as this "
+                "version writes them",
+                path=directory,
+                field="format",
+                value=self.dataset.format,
+                remedy="prepare the data again, into another folder",
+            )
+        self.manifest = read_manifest(path).combine_chunks()
         self._readers: dict[str, ArrayRecordReader] = {}
 
     def __len__(self) -> int:
@@ -168,57 +210,147 @@ class ExampleStore:
         """Hash of all records and their order."""
         return _checksum("".join(self.manifest["checksum"].to_pylist()).encode())
 
-    def read(self, index: int) -> Example:
-        """Read record `index` of the manifest.
+    def lengths(self, clips: ClipConfig = ALL_FRAMES) -> Int[np.ndarray, " examples"]:
+        """Return the tokens of each example, where of its clips what `clips` says is shown."""
+        column = self.manifest["frames"].combine_chunks()
+        frames, rates = (self._flat(name) for name in ("frames", "frames_per_second"))
+        of_example = np.repeat(np.arange(len(self)), column.value_lengths().to_numpy())
+        counts = count_shown(frames, rates, clips=clips)
+        vision = np.bincount(of_example, weights=counts, minlength=len(self)).astype(int)
+        return self.column("words") + vision * self.dataset.vocabulary.frame_tokens
+
+    def frames_at_rate(
+        self, records: Int[np.ndarray, " _"], clips: ClipConfig = ALL_FRAMES
+    ) -> Int[np.ndarray, " _"]:
+        """Return how many frames each of some examples with one clip has at the rate of a stage."""
+        lengths = self.manifest["frames"].combine_chunks().value_lengths().to_numpy()
+        first_clip = (np.cumsum(lengths) - lengths)[records]
+        frames, rates = (self._flat(name)[first_clip] for name in ("frames", "frames_per_second"))
+        return count_shown(frames, rates, clips=replace(clips, max_frames=0))
+
+    def _flat(self, name: str) -> np.ndarray:
+        return self.manifest[name].combine_chunks().flatten().to_numpy()
+
+    def read(
+        self, index: int, *, clips: ClipConfig = ALL_FRAMES, start: int = 0, stop: int | None = None
+    ) -> Example:
+        """Read example `index` of the manifest, or a piece of it.
+
+        Args:
+            index: row of the manifest.
+            clips: which of the prepared frames of its clips are shown.
+            start: where a piece begins: a token, or a frame of what is cut between frames.
+            stop: where it ends; None reads to the end.
 
         Raises:
             InputError: the shard is missing, or the record is not what was written.
         """
-        row = ManifestRow(**self.manifest.slice(index, 1).to_pylist()[0])
-        file = self._directory / SHARDS_FOLDER / f"{row.shard}.array_record"
-        if row.shard not in self._readers:
+        group = _decode(self._record(index), split=self._value("split", index))
+        unfilled = group.examples[self._value("example", index)]
+        example, window = unfilled.example, slice(0, None)
+        if example.cut == "frames":
+            window, clips = slice(start, stop), replace(clips, max_frames=0)
+        codes = [_chosen(group.clips[one.clip], one, clips, window) for one in unfilled.shown]
+        encoded = chat.Encoded(tokens=example.tokens, loss=example.loss)
+        filled = chat.fill(encoded, codes, vocabulary=self.dataset.vocabulary)
+        whole = replace(example, tokens=filled.tokens, loss=filled.loss)
+        if example.cut == "frames":
+            before = example.start_token + start * self.dataset.vocabulary.frame_tokens
+            return replace(whole, start_token=before)
+        return whole if (start, stop) == (0, None) else whole.part(start=start, stop=stop or len(whole))
+
+    def _value(self, name: str, index: int) -> Any:
+        return self.manifest[name][index].as_py()
+
+    def _record(self, index: int) -> bytes:
+        shard, number, checksum = (self._value(name, index) for name in ("shard", "record", "checksum"))
+        file = self._directory / SHARDS_FOLDER / f"{shard}.array_record"
+        if shard not in self._readers:
             if not file.exists():
                 raise _damaged(file, "does not exist, but the manifest names it")
-            self._readers[row.shard] = ArrayRecordReader(str(file))
-        reader = self._readers[row.shard]
-        if row.record >= reader.num_records():
-            raise _damaged(file, f"is cut before record {row.record}")
+            self._readers[shard] = ArrayRecordReader(str(file))
+        reader = self._readers[shard]
+        if number >= reader.num_records():
+            raise _damaged(file, f"is cut before record {number}")
         try:
-            record = reader.read([row.record])[0]
+            record = reader.read([number])[0]
         except (RuntimeError, ValueError) as error:
-            raise _damaged(file, f"is damaged at record {row.record} ({error})") from None
-        if _checksum(record) != row.checksum:
-            raise _damaged(file, f"has another checksum at record {row.record} than {row.checksum}")
-        return _decode(record)
+            raise _damaged(file, f"is damaged at record {number} ({error})") from None
+        if _checksum(record) != checksum:
+            raise _damaged(file, f"has another checksum at record {number} than {checksum}")
+        return record
 
 
-def read_examples(directory: Path, *, split: Split, kinds: Iterable[Kind] = KINDS) -> Iterator[Example]:
-    """Yield the examples of one split in the order in which they were written.
+def read_examples(
+    directory: Path, *, split: Split, kinds: Collection[str] | None = None, clips: ClipConfig = ALL_FRAMES
+) -> Iterator[Example]:
+    """Yield the examples of one split in the order in which they were written, or those of some kinds.
 
     Raises:
         InputError: there is no prepared data in `directory`, or it is damaged.
     """
-    store, wanted = ExampleStore(directory), set(kinds)
+    store = ExampleStore(directory)
     for index, (kind, of) in enumerate(zip(store.column("kind"), store.column("split"))):
-        if of == split and kind in wanted:
-            yield store.read(index)
+        if of == split and (kinds is None or kind in kinds):
+            yield store.read(index, clips=clips)
 
 
-def _encode(example: Example) -> bytes:
-    names = ("kind", "source", "start_token")
-    header = msgpack.packb({name: getattr(example, name) for name in names} | {"tokens": len(example)})
-    assert header is not None
-    ids = example.tokens.astype("<i4").tobytes()
-    return struct.pack("<I", len(header)) + header + ids + np.packbits(example.loss).tobytes()
+def _chosen(clip: ClipCodes, one: Shown, clips: ClipConfig, window: slice) -> Int[np.ndarray, "frames codes"]:
+    if one.frame is not None:
+        return clip.codes[one.frame : one.frame + 1]
+    at_rate = shown(len(clip.codes), clip.frames_per_second, clips=clips)[window]
+    return clip.codes[evenly(at_rate.tolist(), clips.max_frames or len(at_rate))]
 
 
-def _decode(record: bytes) -> Example:
+def _encode(group: Group) -> bytes:
+    codes = [clip.codes for clip in group.clips]
+    width = "<u4" if any(one.max(initial=0) >= 2**16 for one in codes) else "<u2"
+    header = {
+        "width": width,
+        "clips": [[*clip.codes.shape, clip.frames_per_second] for clip in group.clips],
+        "examples": [
+            {
+                "fields": {name: getattr(unfilled.example, name) for name in _FIELDS},
+                "tokens": len(unfilled.example),
+                "shown": [[one.clip, one.frame] for one in unfilled.shown],
+            }
+            for unfilled in group.examples
+        ],
+    }
+    packed = msgpack.packb(header)
+    assert packed is not None
+    parts = [struct.pack("<I", len(packed)), packed, *(one.astype(width).tobytes() for one in codes)]
+    for unfilled in group.examples:
+        example = unfilled.example
+        parts += [example.tokens.astype("<i4").tobytes(), np.packbits(example.loss).tobytes()]
+    return b"".join(parts)
+
+
+def _decode(record: bytes, *, split: Split) -> Group:
     (header_bytes,) = struct.unpack_from("<I", record)
-    header = msgpack.unpackb(record[4 : 4 + header_bytes])
-    count, start = header.pop("tokens"), 4 + header_bytes
-    ids = np.frombuffer(record, "<i4", count=count, offset=start).astype(np.int32)
-    bits = np.frombuffer(record, np.uint8, offset=start + 4 * count)
-    return Example(tokens=ids, loss=np.unpackbits(bits, count=count).astype(bool), **header)
+    header, at = msgpack.unpackb(record[4 : 4 + header_bytes]), 4 + header_bytes
+
+    def take(dtype: str, count: int) -> np.ndarray:
+        nonlocal at
+        values = np.frombuffer(record, dtype, count=count, offset=at)
+        at += values.nbytes
+        return values
+
+    clips = tuple(
+        ClipCodes(
+            codes=take(header["width"], frames * each).reshape(frames, each).astype(np.int32),
+            frames_per_second=rate,
+        )
+        for frames, each, rate in header["clips"]
+    )
+    examples = []
+    for one in header["examples"]:
+        count = one["tokens"]
+        ids = take("<i4", count).astype(np.int32)
+        loss = np.unpackbits(take("u1", -(-count // 8)), count=count).astype(bool)
+        shows = tuple(Shown(clip=clip, frame=frame) for clip, frame in one["shown"])
+        examples.append(Unfilled(example=Example(tokens=ids, loss=loss, **one["fields"]), shown=shows))
+    return Group(split=split, clips=clips, examples=tuple(examples))
 
 
 def _checksum(record: bytes) -> str:

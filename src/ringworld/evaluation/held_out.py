@@ -56,6 +56,7 @@ class HeldOutConfig:
                 context_tokens=data.context_tokens,
                 batch_sequences=data.batch_sequences,
                 mixture=data.mixture,
+                clips=data.clips,
                 most_examples=self.examples_per_kind,
                 packing=data.packing,
             )

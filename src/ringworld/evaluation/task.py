@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float32, Int32
 
 from ringworld.core.results import Result
-from ringworld.data.config import MixtureConfig, PackingConfig
+from ringworld.data.config import ClipConfig, MixtureConfig, PackingConfig
 from ringworld.text.tokenizer import TextTokenizer
 from ringworld.text.vocabulary import Vocabulary
 
@@ -45,7 +45,9 @@ class EvaluationData:
     """A text; None takes those that are held out."""
     batch_sequences: int = 1
     mixture: MixtureConfig = field(default_factory=MixtureConfig)
-    """Kinds of examples that are measured; the weights play no part."""
+    """Which examples are measured; the shares play no part."""
+    clips: ClipConfig = field(default_factory=ClipConfig)
+    """Which of the prepared frames of each clip are shown."""
     packing: PackingConfig = field(default_factory=PackingConfig)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from ringworld.attention.config import AttentionConfig
 from ringworld.core.mesh_config import MeshConfig
-from ringworld.data.config import MixtureConfig, PackingConfig, PrepareConfig
+from ringworld.data.config import ClipConfig, MixtureConfig, PackingConfig, PrepareConfig
 from ringworld.evaluation.config import EvaluationConfig
 from ringworld.evaluation.held_out import HeldOutConfig
 from ringworld.evaluation.needles import NeedleConfig
@@ -27,23 +27,21 @@ _SAMPLING = SamplingDefaults(
 )
 # 16% of text, and a quarter of the rest for each of: image and video, drawn and understood.
 _VISION_MIXTURE = MixtureConfig(
-    text=0.16,
-    text_qa=0.0,
-    video=0.0,
-    video_caption=0.42,
-    video_qa=0.0,
-    caption_video=0.21,
-    caption_image=0.21,
+    ratios={"text": 0.16, "video_caption": 0.42, "caption_video": 0.21, "caption_image": 0.21}
 )
-_TEXT_MIXTURE = MixtureConfig(
-    text_qa=0.0, video=0.0, video_caption=0.0, video_qa=0.0, caption_video=0.0, caption_image=0.0
-)
-_CHAT_MIXTURE = MixtureConfig(
-    text=0.0, text_qa=0.1, video=0.0, video_caption=0.2, video_qa=0.7, caption_video=0.0, caption_image=0.0
-)
+_TEXT_MIXTURE = MixtureConfig(ratios={"text": 1.0})
+_CHAT_MIXTURE = MixtureConfig(ratios={"text_qa": 0.1, "video_caption": 0.2, "video_qa": 0.7})
 
 
-def _stage(name: str, power: int, *, tokens: int, rates: tuple[float, float], **fields: Any) -> Stage:
+def _stage(
+    name: str,
+    power: int,
+    *,
+    tokens: int,
+    rates: tuple[float, float],
+    max_frames: int = 0,
+    **fields: Any,
+) -> Stage:
     """Return a column of the paper's tables, whose updates are of so many tokens."""
     return Stage(
         name=name,
@@ -51,6 +49,7 @@ def _stage(name: str, power: int, *, tokens: int, rates: tuple[float, float], **
         batch_sequences=tokens // 2**power,
         learning_rate=rates[0],
         min_learning_rate=rates[1],
+        clips=ClipConfig(max_frames=max_frames),
         **fields,
     )
 
@@ -78,13 +77,13 @@ _TEXT_STAGES = (
     _text("1M", 20, rope_base=5e7, steps=450, warmup_steps=25, **_in_pieces(4, fsdp=4, ring=4, tensor=16)),
 )
 _VISION_STAGES = (
-    _vision("1K", 10, steps=45_000, warmup_steps=1_000, mesh=MeshConfig(fsdp=512)),
-    _vision("8K", 13, steps=14_000, warmup_steps=500, mesh=MeshConfig(fsdp=512)),
+    _vision("1K", 10, max_frames=3, steps=45_000, warmup_steps=1_000, mesh=MeshConfig(fsdp=512)),
+    _vision("8K", 13, max_frames=30, steps=14_000, warmup_steps=500, mesh=MeshConfig(fsdp=512)),
 )
 _CHAT_STAGES = (
-    _chat("32K", 15, steps=1_200, warmup_steps=100, mesh=MeshConfig(fsdp=128, tensor=4)),
-    _chat("128K", 17, steps=450, warmup_steps=50, **_in_pieces(2, fsdp=64, tensor=8)),
-    _chat("1M", 20, steps=50, warmup_steps=5, **_in_pieces(4, fsdp=8, ring=4, tensor=16)),
+    _chat("32K", 15, max_frames=100, steps=1_200, warmup_steps=100, mesh=MeshConfig(fsdp=128, tensor=4)),
+    _chat("128K", 17, max_frames=450, steps=450, warmup_steps=50, **_in_pieces(2, fsdp=64, tensor=8)),
+    _chat("1M", 20, max_frames=4_000, steps=50, warmup_steps=5, **_in_pieces(4, fsdp=8, ring=4, tensor=16)),
 )
 
 
@@ -139,7 +138,7 @@ def lwm_7b() -> RunConfig:
             checkpoint_every_steps=5_000,
         ),
         frame_training_frames=2**16,
-        prepare=PrepareConfig(max_frames=30, document_tokens=2**13, held_out_fraction=0.001),
+        prepare=PrepareConfig(max_frames=4_000, document_tokens=2**20, held_out_fraction=0.001),
         model=replace(_LLAMA_7B, vision_vocab=8_448),
         execution=_EXECUTION,
         training=TrainingConfig(
@@ -159,15 +158,14 @@ def lwm_chat_7b() -> RunConfig:
     Cost: 24 hours of that slice in the paper (10, 6 and 8 by stage).
     Never run by us: the project had no TPU. Its step is type-checked at full size on these meshes.
 
-    Examples are prepared once, with up to 4,000 frames each; those longer than a stage's context are left out
-    of it and counted.
+    It reads the examples that `lwm_7b` reads: codes are prepared once, and each stage draws as many frames of
+    a clip as its context holds.
 
         ringworld train --preset lwm_chat_7b --data examples --init runs/lwm_7b/models/8K --out runs/chat
     """
     run = lwm_7b()
     return replace(
         run,
-        prepare=replace(run.prepare, max_frames=4_000, document_tokens=2**20),
         training=replace(run.training, stages=_CHAT_STAGES),
         evaluation=_needles(20),
     )

@@ -10,9 +10,7 @@ from ringworld.model.config import Architecture, Execution
 from ringworld.presets.run import RunConfig
 from ringworld.training.config import OptimizerConfig, Stage, TrainingConfig
 
-_CONVERSATIONS = MixtureConfig(
-    text=0.0, video=0.0, video_caption=0.0, video_qa=0.0, caption_video=0.0, caption_image=0.0
-)
+_CONVERSATIONS = MixtureConfig(ratios={"text_qa": 1.0})
 _SHORT = Stage(
     name="128",
     context_tokens=128,

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from ringworld.attention.config import AttentionConfig
 from ringworld.core.mesh_config import MeshConfig
-from ringworld.data.config import MixtureConfig, PackingConfig, PrepareConfig
+from ringworld.data.config import ClipConfig, MixtureConfig, PackingConfig, PrepareConfig
 from ringworld.evaluation.config import EvaluationConfig
 from ringworld.evaluation.held_out import HeldOutConfig
 from ringworld.evaluation.needles import NeedleConfig
@@ -43,6 +43,7 @@ def laptop() -> RunConfig:
         learning_rate=1e-3,
         min_learning_rate=2e-4,
         warmup_steps=100,
+        clips=ClipConfig(max_frames=3),
         mesh=MeshConfig(ring=2),
     )
     return RunConfig(
@@ -80,6 +81,7 @@ def laptop() -> RunConfig:
                     batch_sequences=1,
                     learning_rate=3e-4,
                     min_learning_rate=3e-5,
+                    clips=ClipConfig(max_frames=12),
                 ),
             ),
             log_every_steps=10,
@@ -112,8 +114,11 @@ def one_gpu() -> RunConfig:
         learning_rate=3e-4,
         min_learning_rate=3e-5,
         warmup_steps=2_000,
+        clips=ClipConfig(max_frames=15),
     )
-    longer = replace(stage, learning_rate=6e-5, min_learning_rate=6e-6, warmup_steps=100)
+    longer = replace(
+        stage, learning_rate=6e-5, min_learning_rate=6e-6, warmup_steps=100, clips=ClipConfig(max_frames=60)
+    )
     return RunConfig(
         frames=frames,
         frame_training=FrameTrainingConfig(
@@ -201,15 +206,7 @@ def extend_smollm2() -> RunConfig:
         learning_rate=2e-4,
         min_learning_rate=2e-5,
         warmup_steps=20,
-        mixture=MixtureConfig(
-            text=0.7,
-            text_qa=0.3,
-            video=0.0,
-            video_caption=0.0,
-            video_qa=0.0,
-            caption_video=0.0,
-            caption_image=0.0,
-        ),
+        mixture=MixtureConfig(ratios={"text": 0.7, "text_qa": 0.3}),
     )
     longest = 2**17
     grid = NeedleConfig(context_tokens=(2**12, 2**13, 2**14, 2**15, 2**16, longest), max_new_tokens=32)

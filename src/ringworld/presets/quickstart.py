@@ -43,11 +43,19 @@ def quickstart() -> RunConfig:
         warmup_steps=30,
         mesh=MeshConfig(ring=2),
         mixture=MixtureConfig(
-            text=0.5, text_qa=0.6, video_caption=3.0, video_qa=4.0, caption_video=16.0, caption_image=10.0
+            ratios={
+                "text": 0.5,
+                "text_qa": 0.6,
+                "video": 1.0,
+                "video_caption": 3.0,
+                "video_qa": 4.0,
+                "caption_video": 16.0,
+                "caption_image": 10.0,
+            }
         ),
     )
     # Answers about documents are long, and so a third of what the longer contexts hold.
-    longer = replace(stage.mixture, text_qa=3.4)
+    longer = MixtureConfig(ratios={**stage.mixture.ratios, "text_qa": 3.4})
     drawn = SamplingConfig(temperature=0.2, top_k=50, guidance_scale=1.2)
     return RunConfig(
         frames=frames,

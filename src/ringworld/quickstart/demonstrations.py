@@ -11,17 +11,16 @@ from jaxtyping import UInt8
 
 from ringworld.api.generate import write_frames
 from ringworld.core.config import read_as, to_json
-from ringworld.core.errors import InputError
 from ringworld.core.files import write_bytes_atomic, write_json_atomic
 from ringworld.data.frames import read_spread
 from ringworld.data.quarantine import Quarantined, quarantine
-from ringworld.data.sources import Sidecar, Source, read_sidecar
+from ringworld.data.samples import MediaFile, Sample
+from ringworld.data.sources import Source
 from ringworld.inference.config import GREEDY
 from ringworld.inference.world import World
 from ringworld.presets import RunConfig
 from ringworld.report import plots
 from ringworld.report.schema import AnsweredQuestion, Continuation, GeneratedVideo, Picture
-from ringworld.text.read_text import read_text
 from ringworld.vision.frame_tokenizer import FrameTokenizer
 
 DEMONSTRATIONS_FILE = "demonstrations.json"
@@ -52,11 +51,11 @@ def demonstrate(world: World, run: RunConfig, *, sources: Sequence[Source], fold
     if path.exists():
         return read_as(Demonstrations, path)
     seen = [one for source in sources if source.split == "held_out" and (one := _read(source, run))]
-    captions = _captions_trained(sources)
+    captions = _captions_trained(sources, run)
     pictures = [one for one in seen if one.frames is not None]
     clips = [one for one in pictures if one.kind == "video"]
-    texts = [one for one in seen if one.text]
-    frames, learns_texts = world.prompts.frame_tokenizer, run.training.stages[-1].mixture.text > 0
+    texts = [one for one in seen if one.sample.text]
+    frames, learns_texts = world.prompts.frame_tokenizer, "text" in run.training.stages[-1].mixture
     shown = Demonstrations(
         reconstructions=_reconstructions(frames, pictures, folder=folder) if frames else (),
         videos=_videos(world, run, clips, trained=captions, folder=folder) if frames else (),
@@ -75,35 +74,34 @@ def demonstrate(world: World, run: RunConfig, *, sources: Sequence[Source], fold
 class _Seen:
     """One held-out file, read whole."""
 
-    name: str
     kind: Literal["video", "image", "text"]
-    sidecar: Sidecar
-    frames: UInt8[np.ndarray, "frames side side 3"] | None
-    text: str | None
+    sample: Sample
+    frames: UInt8[np.ndarray, "frames side side 3"] | None = None
 
 
 def _read(source: Source, run: RunConfig) -> _Seen | None:
-    """Read a file and what stands beside it, or return None where preparation had to quarantine it."""
-    try:
-        sidecar, frames, text = read_sidecar(source), None, None
-        if source.format in ("video", "image"):
-            assert run.frames is not None
-            frames = read_spread(source, config=run.prepare, resolution=run.frames.resolution)
-        elif source.format == "text":
-            text = read_text(source.path, max_bytes=run.prepare.max_text_bytes)
-    except (InputError, OSError):
+    """Read a file of one sample, or return None where preparation had to quarantine it."""
+    problems: list[Quarantined] = []
+    if source.reader.holds != "one":
         return None
-    kind = "text" if source.format == "lines" else source.format
-    return _Seen(name=source.relative, kind=kind, sidecar=sidecar, frames=frames, text=text)
+    with quarantine(source.relative, into=problems):
+        sample = next(source.reader.read(source, config=run.prepare, quarantined=problems))
+        if isinstance(sample.clip, MediaFile):
+            assert run.frames is not None
+            frames = read_spread(sample.clip, config=run.prepare, resolution=run.frames.resolution)
+            return _Seen(kind=sample.clip.form, sample=sample, frames=frames)
+        return _Seen(kind="text", sample=sample)
+    return None
 
 
-def _captions_trained(sources: Sequence[Source]) -> frozenset[str]:
+def _captions_trained(sources: Sequence[Source], run: RunConfig) -> frozenset[str]:
     problems: list[Quarantined] = []
     captions = set()
     for source in sources:
-        if source.split == "train" and source.format in ("video", "image"):
+        if source.split == "train" and source.reader.shows == "pictures":
             with quarantine(source.relative, into=problems):
-                captions.add(read_sidecar(source).caption)
+                read = source.reader.read(source, config=run.prepare, quarantined=problems)
+                captions |= {sample.caption for sample in read}
     return frozenset(captions - {None})
 
 
@@ -131,7 +129,7 @@ def _captioned(world: World, clips: Sequence[_Seen], *, frames: int) -> dict[str
     return {
         caption: one.frames
         for one in clips
-        if (caption := one.sidecar.caption) is not None
+        if (caption := one.sample.caption) is not None
         and one.frames is not None
         and len(world.prompts.drawing(caption, frames=frames)) <= room
     }
@@ -187,11 +185,11 @@ def _answers(world: World, seen: Sequence[_Seen], *, each: int, most: int) -> tu
     room = world.generator.limits.max_context_tokens - _ANSWER_TOKENS
     asked = []
     for index, one in enumerate(seen):
-        listed = one.sidecar.questions
+        listed = one.sample.questions
         for number in range(min(each, len(listed))):
             about = listed[(each * index + number) % len(listed)]
             prompt = world.prompts.question(
-                about.question, frames=one.frames, document=one.text, answers=about.answers
+                about.question, frames=one.frames, document=one.sample.text, answers=about.answers
             )
             if len(prompt) <= room and len(asked) < most:
                 asked.append((one, about, prompt))
@@ -200,7 +198,7 @@ def _answers(world: World, seen: Sequence[_Seen], *, each: int, most: int) -> tu
     answers = [reply.text.strip() for reply in replies]
     return tuple(
         AnsweredQuestion(
-            about=one.name,
+            about=one.sample.key,
             kind=one.kind,
             question=about.question,
             answer=answer,
@@ -213,7 +211,7 @@ def _answers(world: World, seen: Sequence[_Seen], *, each: int, most: int) -> tu
 
 def _continuations(world: World, texts: Sequence[_Seen]) -> tuple[Continuation, ...]:
     tokenizer = world.prompts.tokenizer
-    begun = [tokenizer.encode(one.text or "")[:_PROMPT_TOKENS] for one in texts[-_TEXTS:]]
+    begun = [tokenizer.encode(one.sample.text or "")[:_PROMPT_TOKENS] for one in texts[-_TEXTS:]]
     prompts = [tokenizer.decode(ids) for ids in begun]
     written = world.complete(prompts, max_new_tokens=_CONTINUED_TOKENS)
     return tuple(Continuation(prompt=prompt, text=text) for prompt, text in zip(prompts, written))

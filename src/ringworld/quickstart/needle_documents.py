@@ -12,7 +12,9 @@ from random import Random
 from ringworld.core.config import to_json
 from ringworld.core.files import write_json_atomic, write_text_atomic
 from ringworld.core.origin import Origin, claim
-from ringworld.data.sources import HELD_OUT_FOLDER, Question, Sidecar
+from ringworld.data.samples import Question
+from ringworld.data.sidecars import Sidecar
+from ringworld.data.sources import HELD_OUT_FOLDER
 from ringworld.quickstart.config import NeedleWorldConfig
 from ringworld.quickstart.toy_documents import as_text, filler, needle_question
 from ringworld.text import needles

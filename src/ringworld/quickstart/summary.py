@@ -125,12 +125,12 @@ def _inputs(examples: Path, sources: Sequence[Source]) -> tuple[InputFile, ...]:
     store = ExampleStore(examples)
     made: dict[str, list[int]] = {}
     for name, tokens in zip(store.column("source"), store.column("tokens")):
-        # A line of JSONL adds its number to the name of its file.
+        # One of many samples adds its name to that of its file.
         made.setdefault(name if name in named else name.rpartition("#")[0], []).append(int(tokens))
     return tuple(
         InputFile(
             name=name,
-            kind="text" if of_name[0].format == "lines" else of_name[0].format,
+            kind=of_name[0].reader.name,
             files=len(of_name),
             bytes=sum(source.path.stat().st_size for source in of_name),
             examples=len(made.get(name, ())),
@@ -191,6 +191,7 @@ def _left_out(stage: Stage, examples: Path) -> dict[str, int]:
         context_tokens=stage.context_tokens,
         batch_sequences=stage.batch_sequences,
         mixture=stage.mixture,
+        clips=stage.clips,
         seed=0,
     )
     return {kind: many for kind, many in loader.left_out.items() if many}

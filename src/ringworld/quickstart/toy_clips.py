@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw
 
-from ringworld.data.sources import Question
+from ringworld.data.samples import Question
 from ringworld.quickstart.config import ToyWorldConfig
 
 COLORS = {

@@ -3,7 +3,8 @@
 import math
 from random import Random
 
-from ringworld.data.sources import Question, Sidecar
+from ringworld.data.samples import Question
+from ringworld.data.sidecars import Sidecar
 from ringworld.quickstart.config import ToyWorldConfig
 from ringworld.text import needles
 

@@ -16,7 +16,8 @@ from ringworld.core.config import to_json
 from ringworld.core.errors import InputError
 from ringworld.core.files import write_json_atomic, write_text_atomic
 from ringworld.core.origin import Origin, claim
-from ringworld.data.sources import HELD_OUT_FOLDER, Sidecar
+from ringworld.data.sidecars import Sidecar
+from ringworld.data.sources import HELD_OUT_FOLDER
 from ringworld.quickstart.config import ToyWorldConfig
 from ringworld.quickstart.toy_clips import Pose, Scene, caption, draw_scenes, poses, questions, render
 from ringworld.quickstart.toy_documents import write_document

@@ -35,7 +35,7 @@ VARIABLES = {
     ACCENT: "accent",
     **{color: f"line{i}" for i, color in enumerate(LINES)},
 }
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "font.family": "DejaVu Sans",
     "font.size": 10,
@@ -188,7 +188,7 @@ def svg(figure: Figure, *, name: str) -> str:
     The name is unlike that of any other figure on the page, since ids inside derive from it.
     """
     stream = io.StringIO()
-    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}):
+    with matplotlib.rc_context({**STYLE, "svg.hashsalt": name}):
         figure.savefig(stream, format="svg", metadata={"Date": None})
     text = stream.getvalue()
     text = text[text.index("<svg") :]
@@ -203,12 +203,12 @@ def svg(figure: Figure, *, name: str) -> str:
 
 def write_png(figure: Figure, path: Path) -> None:
     """Write a figure in its light form, on its ground."""
-    with matplotlib.rc_context(_STYLE), writing(path) as temporary:
+    with matplotlib.rc_context(STYLE), writing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=200, facecolor=GROUND, transparent=False)
 
 
 def _figure(*, width: float, height: float) -> tuple[Figure, Axes]:
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
         return figure, figure.add_subplot()
 

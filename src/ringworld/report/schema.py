@@ -12,7 +12,8 @@ class InputFile:
 
     name: str
     """Path below the folder that was named."""
-    kind: Literal["video", "image", "text"]
+    kind: str
+    """Name of its reader: video, image, text, lines, ..."""
     files: int
     """How many have this name."""
     bytes: int

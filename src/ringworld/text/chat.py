@@ -5,7 +5,7 @@ text segment, which never gives a special id.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -23,6 +23,10 @@ _MANNER = {
 }
 
 
+Role = Literal["system", "user", "assistant"]
+Drawable = Literal["image", "video"]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Segment:
     """A part of a template, all of whose tokens carry loss or none of them."""
@@ -34,6 +38,8 @@ class Segment:
 
 
 Segments = tuple[Segment, ...]
+FRAMES = -1
+"""Stands among ids for frames that are not chosen yet."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -96,7 +102,7 @@ def video_question_prompt(question: str) -> Segments:
     return (_BEGIN, asked, *_VISION, Segment(kind="text", text=" ASSISTANT:"))
 
 
-def generation_prompt(caption: str, *, kind: Literal["image", "video"]) -> Segments:
+def generation_prompt(caption: str, *, kind: Drawable) -> Segments:
     """`<s>You are a helpful assistant. USER: Generate a video of {caption} ASSISTANT:<vision>`.
 
     For an image it says "an image of". The caption becomes the end of that sentence: "A red circle moves." is
@@ -110,6 +116,38 @@ def generation_prompt(caption: str, *, kind: Literal["image", "video"]) -> Segme
 def unconditional_prompt() -> Segments:
     """`<s><vision>`: the unconditional half of classifier-free guidance."""
     return (_BEGIN, Segment(kind="vision_start"))
+
+
+def conversation(turns: Sequence[tuple[Role, str, int]]) -> Segments:
+    r"""Lay out a whole conversation: the role, the text and the number of clips of each turn.
+
+    `<s>{system} USER: {question}\n<vision>{frames}</vision> ASSISTANT: {answer}</s>USER: ...`, where the
+    answers and what ends them have loss. Without a system's turn it says "You are a helpful assistant."
+    """
+    system, said = _SYSTEM, turns
+    if turns[0][0] == "system":
+        system, said = turns[0][1], turns[1:]
+    laid: list[Segment] = [_BEGIN]
+    words = f"{system} "
+    for role, text, clips in said:
+        if role == "assistant":
+            laid += [Segment(kind="text", text=f"{words} ASSISTANT:"), *answered((), text)]
+            words = ""
+            continue
+        words += f"USER: {text}"
+        for _ in range(clips):
+            laid += [Segment(kind="text", text=f"{words}\n"), *_VISION]
+            words = ""
+    return tuple(laid)
+
+
+def laid_out(parts: Sequence[tuple[str | None, bool]]) -> Segments:
+    """`<s>`, texts and clips (None) as they are, each with loss or without, then `</s>` with loss."""
+    laid: list[Segment] = [_BEGIN]
+    for text, loss in parts:
+        segments = _VISION if text is None else (Segment(kind="text", text=text),)
+        laid += [replace(segment, loss=loss) for segment in segments]
+    return (*laid, Segment(kind="end", loss=True))
 
 
 def answered(prompt: Segments, answer: str) -> Segments:
@@ -142,19 +180,42 @@ def encode(
         <s> | You | ... | of | a | red | circle | ASSISTANT | : | <vision> | code 3* | code 0* | end of frame*
             | code 7* | code 1* | end of vision* | </vision> | </s>
     """
-    clips = iter(frames)
+    return fill(encode_words(segments, tokenizer=tokenizer), frames, vocabulary=vocabulary)
+
+
+def encode_words(segments: Segments, *, tokenizer: TextTokenizer) -> Encoded:
+    """Turn a template into ids, with `FRAMES` in place of each `frames` segment."""
     makers: dict[str, Callable[[Segment], ArrayLike]] = {
         "begin": lambda _: (tokenizer.bos,),
         "end": lambda _: (tokenizer.eos,),
         "vision_start": lambda _: tokenizer.vision_start,
         "vision_end": lambda _: tokenizer.vision_end,
-        "frames": lambda _: vocabulary.encode_frames(next(clips)),
+        "frames": lambda _: (FRAMES,),
         "text": lambda segment: tokenizer.encode(segment.text),
     }
     parts = [np.asarray(makers[segment.kind](segment), np.int32) for segment in segments]
-    assert next(clips, None) is None, "more frames than the template shows"
     loss = [np.full(len(part), segment.loss) for part, segment in zip(parts, segments)]
     return Encoded(tokens=np.concatenate(parts), loss=np.concatenate(loss))
+
+
+def fill(
+    encoded: Encoded, frames: Sequence[Int[np.ndarray, "_ codes"]], *, vocabulary: Vocabulary
+) -> Encoded:
+    """Put the ids of clips where `FRAMES` stands, as many as there are.
+
+    Of `<s> <vision> FRAMES </vision>`, one frame of the codes 3 and 0 makes `<s> <vision> 103 100 109
+    </vision>` with 100 text ids and 8 codes; its ids carry loss where `FRAMES` does.
+    """
+    slots = encoded.tokens == FRAMES
+    assert slots.sum() == len(frames), "a template shows as many clips as there are"
+    if not len(frames):
+        return encoded
+    ids = [vocabulary.encode_frames(clip) for clip in frames]
+    lengths = np.ones(len(slots), int)
+    lengths[slots] = [len(clip) for clip in ids]
+    tokens = np.repeat(encoded.tokens, lengths)
+    tokens[tokens == FRAMES] = np.concatenate(ids)
+    return Encoded(tokens=tokens, loss=np.repeat(encoded.loss, lengths))
 
 
 def _as_object(caption: str) -> str:

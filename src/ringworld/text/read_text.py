@@ -7,7 +7,7 @@ import codecs
 import re
 import shlex
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO, TypeGuard
 
@@ -33,11 +33,11 @@ _GUTENBERG_END = re.compile(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Line:
-    """One line of a JSONL file: its text, or why it has none."""
+    """One line of a JSONL file: its object, or why it has none."""
 
     number: int
     """Counted from 1."""
-    text: str = ""
+    value: dict[str, Any] = field(default_factory=dict)
     problem: str = ""
 
 
@@ -76,16 +76,12 @@ def decode_file(path: Path, *, max_bytes: int) -> str:
 
 
 def read_lines(path: Path, *, longest: int) -> Iterator[Line]:
-    r"""Yield the lines of a JSONL file of `{"text": ...}` objects (LWM's format); a bad line says why.
+    r"""Yield the lines of a file of one JSON object a line; a bad line says why. Blank ones are passed over.
 
     Args:
         path: in any encoding of `decode_file`.
         longest: most characters of a line.
-
-    Raises:
-        InputError: the file has not one line with text.
     """
-    usable = 0
     with path.open("rb") as stream:
         encoding, _ = _encoding(stream.read(4))
     # Bytes that are not UTF-8 then spoil their own line alone, as halves of surrogate pairs.
@@ -93,11 +89,7 @@ def read_lines(path: Path, *, longest: int) -> Iterator[Line]:
     with path.open(encoding=encoding, errors=errors, newline="\n") as stream:
         for number, words in enumerate(_bounded_lines(stream, longest), start=1):
             if words.strip():
-                line = _parse_line(number, words, encoding, longest)
-                usable += not line.problem
-                yield line
-    if not usable:
-        raise InputError(f'{path} has no line such as {{"text": "..."}}', path=path)
+                yield _parse_line(number, words, encoding, longest)
 
 
 def strip_gutenberg(text: str) -> str:
@@ -167,7 +159,6 @@ def _parse_line(number: int, words: str, encoding: str, longest: int) -> Line:
         value = parse_json(words, numbers="any")
     except ValueError as error:
         return Line(number=number, problem=f"line {number} is not JSON ({error})")
-    text = value.get("text") if isinstance(value, dict) else None
-    if not is_text(text) or not text.strip():
-        return Line(number=number, problem=f'line {number} has no "text" that is valid Unicode')
-    return Line(number=number, text=text)
+    if not isinstance(value, dict):
+        return Line(number=number, problem=f"line {number} is no JSON object, but {type(value).__name__}")
+    return Line(number=number, value=value)

@@ -9,7 +9,7 @@ from typing import Literal
 from ringworld.core.errors import InputError
 from ringworld.core.mesh_config import MeshConfig
 from ringworld.core.ranges import check_range
-from ringworld.data.config import MixtureConfig, PackingConfig
+from ringworld.data.config import ClipConfig, MixtureConfig, PackingConfig
 from ringworld.model.config import Architecture, Execution, check_mesh
 
 _FOLDER_NAME = re.compile(r"\w([\w.-]{0,62}[\w-])?")
@@ -38,7 +38,9 @@ class Stage:
     accumulation_steps: int = 1
     """Pieces of a batch that are computed one after another, to save memory; the update is the same."""
     mixture: MixtureConfig = field(default_factory=MixtureConfig)
-    """How often each kind of example is drawn."""
+    """How often which examples are drawn."""
+    clips: ClipConfig = field(default_factory=ClipConfig)
+    """Which of the prepared frames of a clip are drawn: most frames, and frames a second."""
     mesh: MeshConfig = field(default_factory=MeshConfig)
     """Devices of this stage; weights and moments are resharded where it begins."""
 

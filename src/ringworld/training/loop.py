@@ -151,12 +151,16 @@ class _Run:
             context_tokens=stage.context_tokens,
             batch_sequences=stage.batch_sequences,
             mixture=stage.mixture,
+            clips=stage.clips,
             packing=self.config.packing,
             seed=self.config.seed + index,
         )
         if any(loader.left_out.values()):
             by_kind = ", ".join(f"{many} {kind}" for kind, many in loader.left_out.items() if many)
             line = f"train {stage.name}: left out, longer than {stage.context_tokens} tokens: {by_kind}"
+            print(line, file=sys.stderr, flush=True)
+        if loader.unmatched:
+            line = f"train {stage.name}: the mixture names {', '.join(loader.unmatched)}, which no example is"
             print(line, file=sys.stderr, flush=True)
         if loader_state is not None:
             loader.set_state(dict(loader_state))

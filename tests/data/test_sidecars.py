@@ -1,17 +1,24 @@
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from ringworld.core.errors import InputError
-from ringworld.data.sources import FolderNames, Question, Sidecar, Source, read_sidecar, sidecars_of
+from ringworld.data.samples import Question
+from ringworld.data.sidecars import (
+    BESIDE_MEDIA,
+    BESIDE_TEXT,
+    FolderNames,
+    Sidecar,
+    read_sidecars,
+    sidecars_of,
+)
 
 
 def sidecar_of(tmp_path: Path, content: str | bytes, *, name: str = "a.json") -> Sidecar:
     path = tmp_path / name
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return read_sidecar(Source(path=tmp_path / "a.mp4", relative="a.mp4", format="video", sidecars=(path,)))
+    return read_sidecars([path])
 
 
 def test_a_sidecar_holds_caption_and_questions(tmp_path: Path):
@@ -70,22 +77,23 @@ def test_captions_and_questions_of_several_sidecars_are_joined(tmp_path: Path):
     said, text = tmp_path / "a.json", tmp_path / "a.txt"
     said.write_text(json.dumps({"questions": [{"question": "Q?", "answer": "A"}]}))
     text.write_text("A dog.")
-    source = Source(path=tmp_path / "a.mp4", relative="a.mp4", format="video", sidecars=(said, text))
-    assert read_sidecar(source) == Sidecar(caption="A dog.", questions=(Question(question="Q?", answer="A"),))
+    both = Sidecar(caption="A dog.", questions=(Question(question="Q?", answer="A"),))
+    assert read_sidecars([said, text]) == both
 
 
 @pytest.mark.parametrize(
-    ("file", "format_", "others", "expected"),
+    ("file", "suffixes", "others", "expected"),
     [
-        ("B.MP4", "video", ["B.TXT"], ["B.TXT"]),
-        ("b.mp4", "video", ["b.mp4.txt", "b.txt", "b.mp4.json"], ["b.mp4.json", "b.mp4.txt", "b.txt"]),
-        ("b.mp4", "video", ["B.txt", "b.txt"], ["b.txt"]),
-        ("cafe\u0301.png", "image", ["caf\u00e9.txt"], ["caf\u00e9.txt"]),
-        ("b.txt", "text", ["b.JSON", "b.md"], ["b.JSON"]),
-        ("b.jsonl", "lines", ["b.json", "b.txt"], []),
-        ("b.mp4", "video", ["c.txt", "b.srt"], []),
+        ("B.MP4", BESIDE_MEDIA, ["B.TXT"], ["B.TXT"]),
+        ("b.mp4", BESIDE_MEDIA, ["b.mp4.txt", "b.txt", "b.mp4.json"], ["b.mp4.json", "b.mp4.txt", "b.txt"]),
+        ("b.mp4", BESIDE_MEDIA, ["B.txt", "b.txt"], ["b.txt"]),
+        ("cafe\u0301.png", BESIDE_MEDIA, ["caf\u00e9.txt"], ["caf\u00e9.txt"]),
+        ("b.txt", BESIDE_TEXT, ["b.JSON", "b.md"], ["b.JSON"]),
+        ("b.mp4", BESIDE_MEDIA, ["c.txt", "b.srt"], []),
     ],
 )
-def test_what_belongs_to_a_file_by_its_name(file: str, format_: Any, others: list[str], expected: list[str]):
+def test_what_belongs_to_a_file_by_its_name(
+    file: str, suffixes: tuple[str, ...], others: list[str], expected: list[str]
+):
     beside = FolderNames([Path(name) for name in (file, *others)])
-    assert [path.name for path in sidecars_of(Path(file), format_, beside=beside)] == expected
+    assert [path.name for path in sidecars_of(Path(file), suffixes, beside=beside)] == expected

@@ -1,0 +1,136 @@
+"""`ringworld.data_stats` and `data_show`: what an examples folder holds, and what a stage draws of it."""
+
+from pathlib import Path
+
+import numpy as np
+
+from ringworld.api.machine import PathArgument, check_run
+from ringworld.artifacts.examples_folder import ExamplesFolder
+from ringworld.artifacts.tokenizers import Tokenizers
+from ringworld.core.config import from_json
+from ringworld.core.errors import InputError, not_a_choice
+from ringworld.core.files import check_picture, read_jsonl, write_text_atomic
+from ringworld.core.origin import read_origin
+from ringworld.data.examples import Example
+from ringworld.data.loader import PackedLoader
+from ringworld.data.stats import DataStats, length_stats
+from ringworld.data.store import QUARANTINE_FILE
+from ringworld.presets.run import RunConfig
+from ringworld.report.data_plots import PackedExample, length_histograms, packed_sequence
+from ringworld.report.plots import write_png
+from ringworld.text.vocabulary import Vocabulary
+
+_LOSS_BEGINS, _LOSS_ENDS = "\N{LEFT WHITE SQUARE BRACKET}", "\N{RIGHT WHITE SQUARE BRACKET}"
+
+
+def data_stats(data: PathArgument, *, out: PathArgument | None = None) -> DataStats:
+    """Measure the examples that `prepare` wrote: how many, of which kinds, how long.
+
+    Args:
+        data: examples folder.
+        out: PNG of the lengths to write, a histogram for each data set and kind that is trained on.
+
+    Raises:
+        InputError: the folder holds no examples, or `out` cannot be written.
+    """
+    folder = Path(data)
+    picture = None if out is None else Path(out)
+    check_picture(picture)
+    stats = length_stats(folder, quarantined=len(read_jsonl(folder / QUARANTINE_FILE)))
+    if picture is not None:
+        trained = [one for one in stats.parts if one.split == "train"] or stats.parts
+        parts = {f"{one.dataset}/{one.kind}": one.histogram for one in trained}
+        write_png(length_histograms(parts), picture)
+    return stats
+
+
+def data_show(
+    data: PathArgument,
+    *,
+    out: PathArgument | None = None,
+    stage: str | None = None,
+    run: RunConfig | None = None,
+) -> list[Path]:
+    """Draw the first batch of a stage: each packed sequence as a picture and as text.
+
+    The picture has a bar for each example, black where it carries loss, and the frames that it shows, as its
+    codes give them back. The text has every word, that with loss between white square brackets.
+
+    Args:
+        data: examples folder.
+        out: folder to write `STAGE-0.png`, `STAGE-0.txt` and so on into.
+        stage: name of the stage; by default the first.
+        run: whose stage it is; by default the run that the data was prepared for.
+
+    Returns:
+        The files, a picture and a text for each sequence.
+
+    Raises:
+        InputError: the folder holds no examples, there is no such stage, nothing of the data fits it, or
+            there is no folder to write into.
+    """
+    if out is None:
+        problem = "out is not given, but pictures are written"
+        raise InputError(problem, field="out", remedy="name a folder")
+    examples = ExamplesFolder.open(Path(data))
+    if run is None:
+        configuration = read_origin(examples.path).configuration
+        run = from_json(RunConfig, configuration, where=f"the configuration of {examples.path}")
+    check_run(run)
+    examples.check(run.vocabulary)
+    stages = {one.name: one for one in run.training.stages}
+    name = stage or next(iter(stages))
+    if name not in stages:
+        raise not_a_choice("stage", name, choices=stages)
+    chosen = stages[name]
+    loader = PackedLoader(
+        examples.path,
+        split="train",
+        context_tokens=chosen.context_tokens,
+        batch_sequences=chosen.batch_sequences,
+        mixture=chosen.mixture,
+        clips=chosen.clips,
+        packing=run.training.packing,
+        seed=run.training.seed + list(stages).index(name),
+    )
+    written = []
+    for index, row in enumerate(loader.next_rows()):
+        picture, text = (Path(out) / f"{name}-{index}.{ending}" for ending in ("png", "txt"))
+        shown = [_shown(example, examples.tokenizers, run.vocabulary) for example in row]
+        write_png(packed_sequence(shown, context_tokens=chosen.context_tokens), picture)
+        words = [_as_text(i, one, examples.tokenizers, run.vocabulary) for i, one in enumerate(row, 1)]
+        write_text_atomic(text, "\n".join(words))
+        written += [picture, text]
+    return written
+
+
+def _shown(example: Example, tokenizers: Tokenizers, vocabulary: Vocabulary) -> PackedExample:
+    frames = None
+    is_vision = vocabulary.is_vision(example.tokens)
+    if tokenizers.frames is not None and is_vision.any():
+        codes = [vocabulary.decode_frames(ids) for ids, vision in _runs(example.tokens, is_vision) if vision]
+        frames = tokenizers.frames.decode(np.concatenate(codes))
+    name = f"{example.dataset}/{example.kind}  {example.source}"
+    return PackedExample(name=name, loss=example.loss, frames=frames)
+
+
+def _as_text(number: int, example: Example, tokenizers: Tokenizers, vocabulary: Vocabulary) -> str:
+    """Return an example with a line above it: what it is, and how long."""
+    words = []
+    for ids, group in _runs(example.tokens, example.loss + 2 * vocabulary.is_vision(example.tokens)):
+        loss, vision = group % 2, group >= 2
+        frames = f"<{len(ids) // max(1, vocabulary.frame_tokens)} frames>"
+        part = frames if vision else tokenizers.text.decode(ids.tolist())
+        words.append(f"{_LOSS_BEGINS}{part}{_LOSS_ENDS}" if loss else part)
+    head = (
+        f"--- {number}: {example.dataset}/{example.kind}, {example.source}, from token "
+        f"{example.start_token}: {len(example)} tokens, {int(example.loss.sum())} with loss"
+    )
+    return f"{head}\n{''.join(words)}\n"
+
+
+def _runs(ids: np.ndarray, groups: np.ndarray) -> list[tuple[np.ndarray, int]]:
+    """Return consecutive ids of one group each: of `5 6 7` in `0 0 1`, `5 6` in 0 and `7` in 1."""
+    edges = np.flatnonzero(np.diff(groups.astype(int))) + 1
+    starts = [0, *edges.tolist()]
+    return [(part, int(groups[start])) for part, start in zip(np.split(ids, edges), starts)]

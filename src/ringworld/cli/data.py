@@ -1,0 +1,32 @@
+"""`ringworld data stats` and `ringworld data show`: what an examples folder holds, and what a stage draws."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from ringworld.cli.options import otherwise
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Data:
+    """Look at prepared examples: print how many and how long they are, or draw the first batch of a stage."""
+
+    what: tyro.conf.Positional[Literal["stats", "show"]]
+    """A table of examples by data set and kind, or each packed sequence as a picture and as text."""
+    data: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="EXAMPLES")]
+    """Folder that prepare wrote."""
+    out: Annotated[Path | None, otherwise("no picture; show needs a folder", metavar="PATH")] = None
+    """PNG of the lengths, or the folder for what show draws."""
+    stage: Annotated[str | None, otherwise("the first", metavar="NAME")] = None
+    """Stage to show, of the run that the data was prepared for."""
+
+    def run(self) -> None:
+        """Print a table, or the files that were drawn."""
+        import ringworld as rw
+
+        if self.what == "stats":
+            print("\n".join(rw.data_stats(self.data, out=self.out).lines()))
+        else:
+            print("\n".join(map(str, rw.data_show(self.data, out=self.out, stage=self.stage))))

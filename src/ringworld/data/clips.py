@@ -1,0 +1,181 @@
+"""Codes of clips: made once in preparation, and chosen from by each stage."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Int, Int32, UInt8
+
+from ringworld.core.ahead import ahead
+from ringworld.core.errors import InputError
+from ringworld.data.config import ClipConfig, PrepareConfig
+from ringworld.data.frames import stream_frames
+from ringworld.data.samples import Clip, CodedClip, MediaFile, Sample
+from ringworld.text.vocabulary import Vocabulary
+from ringworld.vision.sampling import evenly
+
+_BATCH_FRAMES = 32
+"""Frames that are encoded at once, while as many more are read; no others are held as pixels."""
+_ROUNDING = 1e-6
+
+
+@runtime_checkable
+class FrameEncoder(Protocol):
+    """What preparation needs of `ringworld.vision.frame_tokenizer.FrameTokenizer`."""
+
+    @property
+    def resolution(self) -> int:
+        """Side of a frame in pixels."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """What changes when a weight does."""
+        ...
+
+    def encode(self, frames: UInt8[np.ndarray, "frames side side 3"]) -> Int32[np.ndarray, "frames codes"]:
+        """Return the codes of each frame."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class ClipCodes:
+    """The codes of a clip, and how fast its frames follow each other."""
+
+    codes: Int[np.ndarray, "frames codes"]
+    frames_per_second: float
+    """Of frames that were thinned, on the average."""
+
+
+@dataclass(kw_only=True, slots=True)
+class _Thinned:
+    """Every `stride`-th of the frames that were read so far, at most twice as many as are asked for."""
+
+    most: int
+    stride: int = 1
+    held: list[tuple[int, np.ndarray]] = field(default_factory=list)
+    """Index and codes of each."""
+
+    def wants(self, index: int) -> bool:
+        return index % self.stride == 0
+
+    def add(self, indices: list[int], rows: np.ndarray) -> None:
+        self.held += zip(indices, rows)
+        while len(self.held) > 2 * self.most:
+            self.held, self.stride = self.held[::2], self.stride * 2
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClipEncoder:
+    """Turns clips into codes."""
+
+    config: PrepareConfig
+    vocabulary: Vocabulary
+    frames: FrameEncoder | None
+    """None where all is text."""
+
+    def windows(self, sample: Sample) -> list[ClipCodes]:
+        """Return all frames of footage, `config.max_frames` at a time, fewer in the last.
+
+        Raises:
+            InputError: the video cannot be read to its end, which may show late, or is not to be encoded.
+        """
+        (clip,) = sample.clips
+        rate, most = self.config.frames_per_second, self.config.max_frames
+        if isinstance(clip, CodedClip):
+            codes = self._coded(clip)
+        else:
+            codes = np.concatenate([rows for _, rows in self._batches(clip, wanted=lambda index: True)])
+        return [
+            ClipCodes(codes=codes[start : start + most], frames_per_second=rate)
+            for start in range(0, len(codes), most)
+        ]
+
+    def spread(self, clip: Clip) -> ClipCodes:
+        """Return at most `config.max_frames` frames that are spread over a whole clip, as `vision.sampling`.
+
+        Codes are thinned while the video is read, so that little more than twice as many are ever held.
+
+        Raises:
+            InputError: the clip cannot be read, or is not to be encoded.
+        """
+        rate, most = self.config.frames_per_second, self.config.max_frames
+        thinned = _Thinned(most=most)
+        if isinstance(clip, CodedClip):
+            thinned.held = list(enumerate(self._coded(clip)))
+        else:
+            for indices, rows in self._batches(clip, wanted=thinned.wants):
+                thinned.add(indices, rows)
+        chosen = evenly(thinned.held, most)
+        codes = np.stack([row for _, row in chosen])
+        if len(chosen) > 1:
+            rate *= (len(chosen) - 1) / (chosen[-1][0] - chosen[0][0])
+        return ClipCodes(codes=codes, frames_per_second=rate)
+
+    def _batches(
+        self, clip: MediaFile, *, wanted: Callable[[int], bool]
+    ) -> Iterator[tuple[list[int], Int32[np.ndarray, "frames codes"]]]:
+        """Yield indices and codes of frames, of those that are wanted when they are read."""
+        if self.frames is None or not self.vocabulary.codes:
+            problem = f"{clip.path} is a {clip.form}, but there is no frame tokenizer"
+            raise InputError(problem, path=clip.path, remedy="use a tokenizer folder that has one")
+        indices: list[int] = []
+        pending: list[np.ndarray] = []
+        stream = stream_frames(clip, config=self.config, resolution=self.frames.resolution)
+        with closing(ahead(stream, most=_BATCH_FRAMES)) as read:
+            for index, frame in enumerate(read):
+                if wanted(index):
+                    indices.append(index)
+                    pending.append(frame)
+                if len(pending) == _BATCH_FRAMES:
+                    yield indices, self.frames.encode(np.stack(pending))
+                    indices, pending = [], []
+        if pending:
+            yield indices, self.frames.encode(np.stack(pending))
+
+    def _coded(self, clip: CodedClip) -> Int32[np.ndarray, "frames codes"]:
+        each, most = self.vocabulary.codes_per_frame, self.vocabulary.codes
+        if not each or len(clip.codes) % each or not all(0 <= code < most for code in clip.codes):
+            raise InputError(
+                f"{len(clip.codes)} codes are not whole frames of {each} codes, each from 0 to {most - 1}",
+                field="vision",
+                remedy="use the frame tokenizer that made them",
+            )
+        return np.array(clip.codes, np.int32).reshape(-1, each)
+
+
+def count_shown(
+    frames: Int[np.ndarray, " clips"],
+    frames_per_second: Sequence[float] | np.ndarray,
+    *,
+    clips: ClipConfig,
+) -> Int[np.ndarray, " clips"]:
+    """Return how many frames of each clip a stage draws.
+
+    Args:
+        frames: that were prepared of each clip.
+        frames_per_second: of these.
+        clips: what of them is drawn.
+    """
+    steps = _steps(np.asarray(frames_per_second, float), clips)
+    counts = ((frames - 1) / steps + _ROUNDING).astype(int) + 1
+    return np.minimum(counts, clips.max_frames) if clips.max_frames else counts
+
+
+def shown(frames: int, frames_per_second: float, *, clips: ClipConfig) -> Int[np.ndarray, " shown"]:
+    """Return which of the prepared frames are drawn at the rate of a stage, before it takes only so many.
+
+    Of 8 frames at 4 a second, 2 a second are `0 2 4 6`; of these, `evenly` takes `0 2 6` where 3 are drawn.
+    """
+    (step,) = _steps(np.array([frames_per_second]), clips)
+    at_rate = replace(clips, max_frames=0)
+    count = count_shown(np.array([frames]), [frames_per_second], clips=at_rate).item()
+    return (np.arange(count) * step + _ROUNDING).astype(int)
+
+
+def _steps(rates: np.ndarray, clips: ClipConfig) -> np.ndarray:
+    if not clips.frames_per_second:
+        return np.ones(len(rates))
+    return np.maximum(1.0, rates / clips.frames_per_second)

@@ -1,0 +1,65 @@
+"""Where in a file a record stands: what is wrong with it is said by file, line and field."""
+
+import base64
+import binascii
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from ringworld.core.errors import InputError
+from ringworld.data.samples import MediaFile, MediaForm
+from ringworld.vision.media import media_format
+
+_MOST_ENCODED_CHARACTERS = 2**30
+
+
+class Place:
+    """One record of a file, relative to whose folder it names other files."""
+
+    def __init__(self, path: Path, *, part: str, scratch: Path) -> None:
+        """Take the file, the part of it such as `line 3`, and a folder for media that the record holds."""
+        self.path, self.part, self._scratch = path, part, scratch
+        self._written = 0
+
+    def wrong(self, problem: str, *, field: str, value: Any = None, remedy: str = "") -> InputError:
+        """Return the error for a field of this record."""
+        where = f"in {self.path}, {self.part} {problem}"
+        return InputError(where, path=self.path, field=f"{self.part}.{field}", value=value, remedy=remedy)
+
+    def media(self, address: Any, *, field: str, form: MediaForm) -> MediaFile:
+        """Return the video or image at an address: a path, `file://` or `data:`.
+
+        Raises:
+            InputError: it is none of these, there is no such file, or it is the other of both.
+        """
+        if not isinstance(address, str) or not address or "\0" in address:
+            raise self.wrong(f"names no file in {field}", field=field, value=address)
+        scheme = address.partition(":")[0].lower()
+        if scheme in ("http", "https"):
+            remedy = "download it and name the file"
+            raise self.wrong(f"names an address in {field}", field=field, value=address, remedy=remedy)
+        if scheme == "data":
+            path = self._decoded(address, field=field)
+        else:
+            named = unquote(urlsplit(address).path) if scheme == "file" else address
+            path = self.path.parent / named
+            if not path.is_file():  # a pipe would never end
+                raise self.wrong(f"names {path} in {field}, which is no file", field=field, value=address)
+        found = media_format(path)
+        if found != form:
+            raise self.wrong(f"says {form} in {field}, but {path} is a {found}", field=field, value=address)
+        return MediaFile(path=path, form=form)
+
+    def _decoded(self, address: str, *, field: str) -> Path:
+        head, comma, body = address.partition(",")
+        if not comma or not head.endswith(";base64") or len(body) > _MOST_ENCODED_CHARACTERS:
+            problem = f"holds no data:...;base64, in {field}, or more than a gigabyte of it"
+            raise self.wrong(problem, field=field)
+        try:
+            content = base64.b64decode(body, validate=True)
+        except binascii.Error as error:
+            raise self.wrong(f"holds no base64 in {field} ({error})", field=field) from None
+        path = self._scratch / str(self._written)
+        self._written += 1
+        path.write_bytes(content)
+        return path

@@ -1,0 +1,165 @@
+r"""Tars as WebDataset writes them: the members of one sample stand together and share a name up to the dot.
+
+    000001.mp4   000001.json   000001.txt
+
+`.json` is a record as in JSON lines, or holds a caption and questions as a sidecar does; `.txt` is a caption
+of the video or image beside it, or a document where there is none. Members are read one after the other, and
+none is ever written under the name that it has.
+"""
+
+import shutil
+import tarfile
+import tempfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ringworld.core.errors import InputError
+from ringworld.core.files import is_disk_full, parse_json, sha256_file
+from ringworld.data.config import PrepareConfig
+from ringworld.data.quarantine import Quarantined, quarantine
+from ringworld.data.readers.place import Place
+from ringworld.data.readers.records import sample_of
+from ringworld.data.samples import MediaFile, Sample
+from ringworld.data.sidecars import read_sidecars
+from ringworld.data.sources import Reader, Source
+from ringworld.data.splits import is_drawn
+from ringworld.text.read_text import decode_file, read_text
+from ringworld.vision.media import media_format
+
+_DAMAGE = (tarfile.TarError, EOFError, zlib.error, OSError)
+_MOST_MEMBER_BYTES = 4 * 2**30
+_WRITTEN = (".json", ".txt", ".text", ".md")
+_RECORD_KEYS = ("messages", "fields", "text")
+_PASSED_OVER = (".cls", ".id", ".key", "__key__")
+
+
+@dataclass(kw_only=True, slots=True)
+class _Group:
+    """The members of one sample, copied into a folder of their own."""
+
+    key: str
+    files: dict[str, Path] = field(default_factory=dict)
+    """By their ending."""
+    problem: str = ""
+
+
+class TarReader(Reader):
+    """A tar, compressed or not, of many samples."""
+
+    name, holds, shows = "tar", "many", "either"
+
+    def read(
+        self, source: Source, *, config: PrepareConfig, quarantined: list[Quarantined]
+    ) -> Iterator[Sample]:
+        """Yield the sample of each group of members; its files are there until the next is asked for.
+
+        Samples are held out by the content of their video or image, so that copies are in one split.
+        """
+        usable = 0
+        for group in _groups(source.path):
+            key = f"{source.relative}#{group.key}"
+            with quarantine(key, into=quarantined):
+                sample = _sample(group, source=source, key=key, config=config)
+                usable += 1
+                yield sample
+        if not usable:
+            raise InputError(f"{source.path} holds no sample that can be used", path=source.path)
+
+
+def _sample(group: _Group, *, source: Source, key: str, config: PrepareConfig) -> Sample:
+    where = f"{source.path}, member {group.key}"
+    if group.problem:
+        raise InputError(f"{where} {group.problem}", path=source.path, field=group.key)
+    written = {ending: path for ending, path in group.files.items() if ending in _WRITTEN}
+    media = [path for ending, path in group.files.items() if ending not in _WRITTEN]
+    if len(media) > 1:
+        endings = ", ".join(sorted(group.files))
+        problem = f"{where} has several videos or images ({endings})"
+        raise InputError(problem, path=source.path, field=group.key, remedy="give each a name of its own")
+    if media:
+        said = read_sidecars(tuple(written.values()))
+        drawn = is_drawn(sha256_file(media[0]), config)
+        return Sample(
+            key=key,
+            split="held_out" if drawn else source.split,
+            clip=MediaFile(path=media[0], form=media_format(media[0])),
+            caption=said.caption,
+            questions=said.questions,
+            unanswered=said.unanswered,
+        )
+    record: Any = {}
+    if ".json" in written:
+        try:
+            text = decode_file(written[".json"], max_bytes=config.max_text_bytes)
+            record = parse_json(text, numbers="any")
+        except ValueError as error:
+            raise InputError(f"{where} holds no JSON ({error})", path=source.path, field=group.key) from None
+    if not isinstance(record, dict):
+        raise InputError(f"{where} holds no JSON object", path=source.path, field=group.key)
+    if not any(name in record for name in _RECORD_KEYS):
+        document = next((path for ending, path in written.items() if ending != ".json"), None)
+        if document is None:
+            problem = f"{where} has neither a video, an image nor a text"
+            raise InputError(problem, path=source.path, field=group.key)
+        record = {**record, "text": read_text(document, max_bytes=config.max_text_bytes)}
+    scratch = next(iter(group.files.values())).parent
+    place = Place(source.path, part=f"member {group.key}", scratch=scratch)
+    return sample_of(record, place, source=source, key=key, config=config)
+
+
+def _groups(path: Path) -> Iterator[_Group]:
+    """Yield the groups of members of a tar, each while its files are there.
+
+    Raises:
+        InputError: it is no tar, or damaged.
+    """
+    try:
+        with tarfile.open(path, "r|*") as tar:
+            group, folder = None, tempfile.TemporaryDirectory()
+            try:
+                for member in tar:
+                    key, ending = _named(member.name)
+                    if not member.isfile() or not key or ending in _PASSED_OVER:
+                        continue
+                    if group is not None and key != group.key:
+                        yield group
+                        folder.cleanup()
+                        group, folder = None, tempfile.TemporaryDirectory()
+                    group = group or _Group(key=key)
+                    content = tar.extractfile(member)
+                    assert content is not None
+                    if member.size > _MOST_MEMBER_BYTES:
+                        group.problem = f"has a file of {member.size} bytes"
+                    elif ending in group.files:
+                        group.problem = f"comes twice with the ending {ending}"
+                    else:
+                        group.files[ending] = Path(folder.name) / f"{len(group.files)}{ending}"
+                        with group.files[ending].open("wb") as stream:
+                            shutil.copyfileobj(content, stream)
+                if group is not None:
+                    yield group
+            finally:
+                folder.cleanup()
+    except _DAMAGE as error:
+        if is_disk_full(error):
+            raise
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"{path} is no tar, or cut or damaged ({reason})", path=path) from None
+
+
+def _named(name: str) -> tuple[str, str]:
+    """Return the name of a member up to the first dot of its last part, and the ending in lower case.
+
+    `a/b.c/000001.mp4` is `a/b.c/000001` and `.mp4`; of `x.seg.txt` the ending is `.txt`.
+    """
+    folder, slash, last = name.rpartition("/")
+    stem = last.partition(".")[0]
+    ending = Path(last).suffix.lower()
+    safe = "".join(letter for letter in ending if letter.isalnum() or letter == ".")
+    return (folder + slash + stem if stem and ending else ""), safe
+
+
+TAR = TarReader()

@@ -1,0 +1,193 @@
+"""The kinds of example that ringworld makes.
+
+| kind | of | tokens | loss on |
+|---|---|---|---|
+| text | a text | the document, or a piece of it | all |
+| text_qa | a text with questions | the document, then each question and its answer | the answers |
+| video | a clip without a caption | its frames | all |
+| video_caption | a clip with a caption | the frames, then the caption | the caption |
+| video_qa | a clip with questions | a question, the frames, the answer | the answer |
+| caption_video | a clip with a caption | a request for a video, then the frames | the frames |
+| caption_image | a clip with a caption | a request for an image, then one frame | the frame |
+| chat | a conversation | its turns, with their clips | what the assistant says |
+| fields | what another program laid out | its parts | as it says |
+"""
+
+from collections.abc import Iterator
+from random import Random
+
+from ringworld.data.recipe import Draft, PreparationContext, Recipe, Shown
+from ringworld.data.samples import Question, Sample
+from ringworld.text import chat
+
+_CLIP = (Shown(clip=0),)
+
+
+class Text(Recipe):
+    """A document, all of it with loss; preparation cuts it into pieces of `config.document_tokens`."""
+
+    kind = "text"
+
+    def drafts(self, sample: Sample, context: PreparationContext) -> Iterator[Draft]:
+        """Yield the document."""
+        if sample.text is not None and sample.text.strip():
+            yield Draft(segments=chat.document(sample.text), cut="tokens")
+
+
+class TextQuestions(Recipe):
+    """A document with the questions about it as one conversation.
+
+    Where `config.document_tokens` do not suffice for all of them, the document comes again with the rest. A
+    longer document would lose a part, perhaps what holds the answer: its questions are left out.
+    """
+
+    kind = "text_qa"
+
+    def drafts(self, sample: Sample, context: PreparationContext) -> Iterator[Draft | Question]:
+        """Yield the conversations, and each question that does not fit beside the document."""
+        made: list[chat.Segments] = []
+        length = 0
+        for asked in sample.questions if sample.text is not None else ():
+            if made:
+                turn = chat.answered(chat.next_question(asked.question), asked.answer)
+                longer = length + context.count_tokens(turn)
+                if longer <= context.config.document_tokens:
+                    made[-1], length = (*made[-1], *turn), longer
+                    continue
+            prompt = chat.document_question_prompt(sample.text or "", asked.question, answers=asked.answers)
+            alone = chat.answered(prompt, asked.answer)
+            tokens = context.count_tokens(alone)
+            if tokens <= context.config.document_tokens:
+                made.append(alone)
+                length = tokens
+            else:
+                yield asked
+        yield from (Draft(segments=segments) for segments in made)
+
+
+class Footage(Recipe):
+    """A video or an image without a caption, all of it with loss; a longer one is cut between frames."""
+
+    kind = "video"
+
+    def drafts(self, sample: Sample, context: PreparationContext) -> Iterator[Draft]:
+        """Yield the clip."""
+        if sample.clip is not None and sample.caption is None:
+            yield Draft(segments=chat.uncaptioned_video(), shown=_CLIP, cut="frames")
+
+
+class Caption(Recipe):
+    """A clip, then its caption."""
+
+    kind = "video_caption"
+
+    def drafts(self, sample: Sample, context: PreparationContext) -> Iterator[Draft]:
+        """Yield both."""
+        if sample.clip is not None and sample.caption is not None:
+            yield Draft(segments=chat.answered(chat.caption_prompt(), sample.caption), shown=_CLIP)
+
+
+class ClipQuestions(Recipe):
+    """A clip with each question about it."""
+
+    kind = "video_qa"
+
+    def drafts(self, sample: Sample, context: PreparationContext) -> Iterator[Draft]:
+        """Yield each question with the whole clip."""
+        for asked in sample.questions if sample.clip is not None else ():
+            prompt = chat.video_question_prompt(asked.question)
+            yield Draft(segments=chat.answered(prompt, asked.answer), shown=_CLIP)
+
+
+class DrawnVideo(Recipe):
+    """A caption, then the video that it is of; `config.drop_caption_fraction` of them without the caption."""
+
+    kind = "caption_video"
+
+    def drafts(self, sample: Sample, context: PreparationContext) -> Iterator[Draft]:
+        """Yield the request and the video, where there are several frames."""
+        if sample.clip is not None and sample.caption is not None and context.frames[0] > 1:
+            yield Draft(
+                segments=_drawn(sample, context, of="video", random=_random(sample, context)), shown=_CLIP
+            )
+
+
+class DrawnImage(Recipe):
+    """A caption, then an image: a captioned one, or `config.images_per_video` frames of a captioned video."""
+
+    kind = "caption_image"
+
+    def drafts(self, sample: Sample, context: PreparationContext) -> Iterator[Draft]:
+        """Yield the request and the frame, of each frame that is drawn."""
+        if sample.clip is None or sample.caption is None:
+            return
+        (frames,) = context.frames
+        random = _random(sample, context)
+        shown = [0]
+        if frames > 1:
+            _is_dropped(context, random)  # that of the video
+            shown = random.sample(range(frames), min(frames, context.config.images_per_video))
+        for frame in shown:
+            segments = _drawn(sample, context, of="image", random=random)
+            yield Draft(segments=segments, shown=(Shown(clip=0, frame=frame),))
+
+
+class Chat(Recipe):
+    """A conversation; what the assistant says carries loss."""
+
+    kind = "chat"
+
+    def drafts(self, sample: Sample, context: PreparationContext) -> Iterator[Draft]:
+        """Yield the whole conversation."""
+        if sample.turns:
+            turns: list[tuple[chat.Role, str, int]] = [
+                (turn.role, turn.text, len(turn.clips)) for turn in sample.turns
+            ]
+            shown = tuple(Shown(clip=index) for index in range(len(sample.clips)))
+            yield Draft(segments=chat.conversation(turns), shown=shown)
+
+
+class Fields(Recipe):
+    """What another program laid out, between `<s>` and `</s>`."""
+
+    kind = "fields"
+
+    def drafts(self, sample: Sample, context: PreparationContext) -> Iterator[Draft]:
+        """Yield the parts as one example."""
+        if sample.parts:
+            contents = [
+                (part.content if isinstance(part.content, str) else None, part.loss) for part in sample.parts
+            ]
+            shown = tuple(Shown(clip=index) for index in range(len(sample.clips)))
+            yield Draft(segments=chat.laid_out(contents), shown=shown)
+
+
+RECIPES: tuple[Recipe, ...] = (
+    Text(),
+    TextQuestions(),
+    Footage(),
+    Caption(),
+    DrawnVideo(),
+    DrawnImage(),
+    ClipQuestions(),
+    Chat(),
+    Fields(),
+)
+
+
+def _random(sample: Sample, context: PreparationContext) -> Random:
+    return Random(f"{context.config.seed} {sample.key}")
+
+
+def _is_dropped(context: PreparationContext, random: Random) -> bool:
+    return random.random() < context.config.drop_caption_fraction
+
+
+def _drawn(
+    sample: Sample, context: PreparationContext, *, of: chat.Drawable, random: Random
+) -> chat.Segments:
+    assert sample.caption is not None
+    prompt = chat.generation_prompt(sample.caption, kind=of)
+    if _is_dropped(context, random):
+        prompt = chat.unconditional_prompt()
+    return chat.generated(prompt)

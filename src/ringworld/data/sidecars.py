@@ -1,0 +1,140 @@
+"""What is written beside a file: its caption and questions about it."""
+
+import unicodedata
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ringworld.core.errors import InputError
+from ringworld.core.files import parse_json
+from ringworld.data.samples import Question
+from ringworld.text.read_text import decode_file, is_text
+
+BESIDE_MEDIA, BESIDE_TEXT = (".json", ".txt"), (".json",)
+"""Endings of the files that say something about a video or an image, and about a text."""
+_MOST_SIDECAR_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sidecar:
+    """What is written beside a file."""
+
+    caption: str | None = None
+    """Never blank."""
+    questions: tuple[Question, ...] = ()
+    unanswered: int = 0
+    """Questions that were left out, since they or their answers are empty."""
+
+
+def sidecars_of(
+    path: Path, suffixes: Sequence[str], *, beside: Callable[[str], Path | None]
+) -> tuple[Path, ...]:
+    """Return the files that say something about `path`, the most specific first.
+
+    | file | beside it |
+    |---|---|
+    | `clip.mp4` | `clip.mp4.json`, `clip.json`, `clip.mp4.txt`, `clip.txt` (only a caption) |
+    | `book.txt` | `book.txt.json`, `book.json` |
+
+    Args:
+        path: a file.
+        suffixes: endings of what may stand beside it.
+        beside: finds a file of its folder by name; see `FolderNames`.
+    """
+    found = (beside(stem + suffix) for suffix in suffixes for stem in (path.name, path.stem))
+    return tuple(dict.fromkeys(file for file in found if file is not None and file != path))
+
+
+class FolderNames:
+    """The files of one folder by name: the exact name, else that which differs in case alone."""
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        self._exact = {path.name: path for path in files}
+        self._folded = {_folded(path.name): path for path in reversed(files)}
+
+    def __call__(self, name: str) -> Path | None:
+        """Return the file of a name, or None."""
+        return self._exact.get(name) or self._folded.get(_folded(name))
+
+
+def read_sidecars(paths: Sequence[Path]) -> Sidecar:
+    """Read what stands beside a file; nothing beside it gives an empty sidecar.
+
+        {"caption": "A red circle moves right.", "questions": [{"question": "What color?", "answer": "red"}]}
+
+    What is empty, blank or null is as good as absent. Other keys are ignored, so that a folder which another
+    program wrote can be read. Of several captions the first counts; questions are joined.
+
+    Raises:
+        InputError: a sidecar is not text or not JSON, or `caption` or `questions` are of another form.
+    """
+    read = [_read(path) for path in paths]
+    return Sidecar(
+        caption=next((sidecar.caption for sidecar in read if sidecar.caption), None),
+        questions=tuple(question for sidecar in read for question in sidecar.questions),
+        unanswered=sum(sidecar.unanswered for sidecar in read),
+    )
+
+
+def parse_sidecar(value: Mapping[str, Any], *, path: Path, part: str = "") -> Sidecar:
+    """Return the caption and the questions of a JSON object.
+
+    Args:
+        value: the object; keys besides `caption` and `questions` are ignored.
+        path: the file in which it stands.
+        part: of that file, such as `line 3`.
+
+    Raises:
+        InputError: `caption` or `questions` are of another form.
+    """
+    where = f"{path}, {part}" if part else str(path)
+    caption, asked = value.get("caption"), value.get("questions")
+    if not (caption is None or is_text(caption)):
+        raise _wrong(path, where, "the caption is not text", field="caption", value=caption)
+    if not (asked is None or isinstance(asked, list)):
+        raise _wrong(path, where, "the questions are not a list", field="questions", value=asked)
+    questions = tuple(_questions(path, where, asked or []))
+    return Sidecar(
+        caption=(caption or "").strip() or None,
+        questions=questions,
+        unanswered=len(asked or []) - len(questions),
+    )
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def _read(path: Path) -> Sidecar:
+    text = decode_file(path, max_bytes=_MOST_SIDECAR_BYTES)
+    if path.suffix.lower() != ".json":
+        return Sidecar(caption=text.strip() or None)
+    try:
+        value = parse_json(text, numbers="any")
+    except ValueError as error:
+        raise _wrong(path, str(path), f"there is no JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise _wrong(path, str(path), f"there is no JSON object, but {type(value).__name__}")
+    return parse_sidecar(value, path=path)
+
+
+def _questions(path: Path, where: str, asked: list[Any]) -> Iterator[Question]:
+    for value in asked:
+        if not isinstance(value, dict) or not {"question", "answer"} <= value.keys():
+            problem = 'a question is not of the form {"question": TEXT, "answer": TEXT}'
+            raise _wrong(path, where, problem, field="questions", value=value)
+        texts = (value["question"], value["answer"])
+        answers = "one" if value.get("answers") in (None, "") else value["answers"]
+        if not all(text is None or is_text(text) for text in texts):
+            raise _wrong(path, where, "a question or answer is not text", field="questions", value=value)
+        if answers not in ("one", "several"):
+            problem = f"{answers!r} is neither 'one' nor 'several'"
+            raise _wrong(path, where, problem, field="answers", value=answers)
+        question, answer = ((text or "").strip() for text in texts)
+        if question and answer:
+            yield Question(question=question, answer=answer, answers=answers)
+
+
+def _wrong(path: Path, where: str, problem: str, *, field: str = "", value: Any = None) -> InputError:
+    return InputError(f"in {where}, {problem}", path=path, field=field, value=value)

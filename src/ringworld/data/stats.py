@@ -1,0 +1,87 @@
+"""How long prepared examples are, by data set, kind and split."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ringworld.data.config import ClipConfig, Split
+from ringworld.data.store import ALL_FRAMES, ExampleStore
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LengthStats:
+    """The examples of one kind of one data set in one split."""
+
+    dataset: str
+    kind: str
+    split: Split
+    examples: int
+    tokens: int
+    vision_tokens: int
+    shortest: int
+    """In tokens, as are the next two."""
+    median: int
+    longest: int
+    histogram: tuple[int, ...]
+    """Examples of 1, of 2 to 3, of 4 to 7 tokens and so on, each bin from one power of two to the next."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataStats:
+    """What an examples folder holds."""
+
+    parts: tuple[LengthStats, ...]
+    quarantined: int
+    """Inputs that could not be used; `quarantine.jsonl` has the reasons."""
+
+    def lines(self) -> list[str]:
+        """Return a table, and how much was quarantined."""
+        heads = ("split", "data set", "kind", "examples", "tokens", "vision", "shortest", "median", "longest")
+        rows = [
+            (one.split, one.dataset, one.kind)
+            + tuple(f"{n:,}" for n in (one.examples, one.tokens))
+            + (f"{one.vision_tokens / max(1, one.tokens):.0%}",)
+            + tuple(f"{n:,}" for n in (one.shortest, one.median, one.longest))
+            for one in self.parts
+        ]
+        widths = [max(map(len, column)) for column in zip(heads, *rows)]
+        lines = [
+            "  ".join(
+                cell.ljust(w) if i < 3 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths))
+            )
+            for row in (heads, *rows)
+        ]
+        return [*lines, f"quarantined: {self.quarantined}"]
+
+
+def length_stats(folder: Path, *, quarantined: int, clips: ClipConfig = ALL_FRAMES) -> DataStats:
+    """Measure the examples of a folder, where of its clips what `clips` says is shown.
+
+    Raises:
+        InputError: there is no prepared data, or its manifest is damaged.
+    """
+    store = ExampleStore(folder)
+    lengths, vision = store.lengths(clips), store.column("vision_tokens")
+    names = list(zip(*(store.column(name) for name in ("split", "dataset", "kind"))))
+    if clips != ALL_FRAMES:
+        vision = vision - store.lengths() + lengths
+    parts = []
+    for split, dataset, kind in sorted(set(names)):
+        chosen = np.array([name == (split, dataset, kind) for name in names])
+        of_part = lengths[chosen]
+        parts.append(
+            LengthStats(
+                dataset=dataset,
+                kind=kind,
+                split=split,
+                examples=len(of_part),
+                tokens=int(of_part.sum()),
+                vision_tokens=int(vision[chosen].sum()),
+                shortest=int(of_part.min()),
+                median=int(np.median(of_part)),
+                longest=int(of_part.max()),
+                histogram=tuple(np.bincount(np.log2(of_part).astype(int)).tolist()),
+            )
+        )
+    return DataStats(parts=tuple(parts), quarantined=quarantined)

@@ -1,0 +1,115 @@
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from ringworld.core.errors import InputError
+from ringworld.data.config import PrepareConfig
+from ringworld.data.quarantine import Quarantined
+from ringworld.data.readers.tar import TAR
+from ringworld.data.samples import MediaFile, Sample
+from ringworld.data.sources import Source
+
+SAID = json.dumps({"caption": "A dog.", "questions": [{"question": "Q?", "answer": "A"}]}).encode()
+TALK = json.dumps({"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]})
+
+
+def write(path: Path, members: list[tuple[str, bytes]], mode: str = "w") -> Path:
+    with tarfile.open(path, mode) as tar:  # pyright: ignore[reportArgumentType, reportCallIssue]
+        for name, content in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return path
+
+
+def read(path: Path, config: PrepareConfig | None = None) -> tuple[list[Sample], list[str]]:
+    bad: list[Quarantined] = []
+    samples = []
+    source = Source(path=path, relative=path.name, reader=TAR)
+    config = config or PrepareConfig(held_out_fraction=0.0)
+    for sample in TAR.read(source, config=config, quarantined=bad):
+        assert all(isinstance(clip, MediaFile) and clip.path.exists() for clip in sample.clips)
+        samples.append(sample)
+    return samples, [item.path for item in bad]
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+def test_members_of_one_name_are_one_sample(tmp_path: Path, write_clip, mode: str):
+    clip, image = (write_clip(tmp_path / name).read_bytes() for name in ("a.mp4", "b.png"))
+    members = [
+        ("x/1.mp4", clip),
+        ("x/1.json", SAID),
+        ("x/2.PNG", image),
+        ("x/2.txt", b"A caption."),
+        ("x/2.__key__", b"2"),
+        ("x/3.txt", b"A document."),
+        ("x/4.json", TALK.encode()),
+    ]
+    samples, bad = read(write(tmp_path / "a.tar", members, mode))
+    assert bad == []
+    assert [sample.key for sample in samples] == [f"a.tar#x/{number}" for number in range(1, 5)]
+    video, still, document, talk = samples
+    assert (video.caption, video.questions[0].answer, still.caption) == ("A dog.", "A", "A caption.")
+    assert [getattr(one.clip, "form", None) for one in samples] == ["video", "image", None, None]
+    assert document.text == "A document." and [turn.text for turn in talk.turns] == ["Hi", "Ho"]
+
+
+def test_bad_members_are_quarantined_and_no_name_leads_out_of_the_scratch_folder(tmp_path: Path, write_clip):
+    image = write_clip(tmp_path / "b.png").read_bytes()
+    members = [
+        ("../../out.png", image),
+        ("/etc/out.txt", b"A document."),
+        ("1.png", b"no picture"),
+        ("2.png", image),
+        ("2.jpg", image),
+        ("3.png", image),
+        ("3.json", b"{"),
+        ("4.json", b"[1]"),
+        ("5.json", b"{}"),
+        ("6.txt", b"\xff"),
+        ("7.txt", b"one"),
+        ("7.TXT", b"two"),
+    ]
+    samples, bad = read(write(tmp_path / "in.tar", members))
+    assert [sample.key for sample in samples] == ["in.tar#../../out", "in.tar#/etc/out"]
+    assert bad == [f"in.tar#{number}" for number in range(1, 8)]
+    assert not (tmp_path.parent / "out.png").exists() and not (tmp_path / "out.png").exists()
+
+
+def test_links_devices_and_folders_are_no_members(tmp_path: Path):
+    path = tmp_path / "a.tar"
+    with tarfile.open(path, "w") as tar:
+        for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE):
+            info = tarfile.TarInfo("1.txt")
+            info.type, info.linkname = kind, "/etc/passwd"
+            tar.addfile(info)
+    with pytest.raises(InputError) as refused:
+        read(path)
+    assert refused.value.path == path
+
+
+def test_what_is_no_tar_or_cut_is_refused_after_what_is_whole(tmp_path: Path):
+    path = write(tmp_path / "a.tar", [("1.txt", b"one"), ("2.txt", b"two" * 10_000)])
+    whole = path.read_bytes()
+    for content, usable in ((b"", 0), (b"no tar" * 200, 0), (whole[:5000], 1)):
+        path.write_bytes(content)
+        bad: list[Quarantined] = []
+        samples = TAR.read(
+            Source(path=path, relative="a.tar", reader=TAR), config=PrepareConfig(), quarantined=bad
+        )
+        for _ in range(usable):
+            assert next(samples).text == "one"
+        with pytest.raises(InputError) as refused:
+            next(samples)
+        assert refused.value.path == path
+
+
+def test_copies_are_held_out_together(tmp_path: Path, write_clip):
+    images = [write_clip(tmp_path / "in" / f"{i}.png", frames=i + 1).read_bytes() for i in range(12)]
+    members = [(f"{copy}{i}.png", content) for copy in "ab" for i, content in enumerate(images)]
+    samples, _ = read(write(tmp_path / "a.tar", members), PrepareConfig(held_out_fraction=0.4))
+    splits = [sample.split for sample in samples]
+    assert splits[:12] == splits[12:] and set(splits) == {"train", "held_out"}
