@@ -11,6 +11,13 @@
 | the body is too long | 413 | invalid_request_error | request_too_large |
 | not JSON by its type | 415 | invalid_request_error | |
 | the queue is full | 429 | rate_limit_error | queue_full |
+| frames of another size | 400 | invalid_request_error | unsupported_size |
+| more frames than may be | 400 | invalid_request_error | too_many_frames |
+| a model of text alone is to see or draw | 400 | invalid_request_error | vision_not_supported |
+| a video that there is not | 404 | not_found_error | video_not_found |
+| a video that is not drawn yet | 409 | invalid_request_error | video_not_ready |
+| as many videos are kept as may | 429 | rate_limit_error | too_many_videos |
+| it took too long | 504 | server_error | time_limit_exceeded |
 | anything else | 500 | server_error | |
 | the server stops | 503 | server_error | |
 """
@@ -18,6 +25,7 @@
 from typing import Any
 
 from ringworld.core.errors import Busy, InputError
+from ringworld.inference.batches import TooLong
 from ringworld.inference.engine.engine import Closed
 
 
@@ -55,7 +63,9 @@ def as_api_error(error: BaseException) -> ApiError:
             return error
         case InputError(field="weights"):
             return ApiError(500, str(error), kind="server_error")
-        case InputError(field="prompt") if error.value:
+        case InputError(field="frame_tokenizer"):
+            return ApiError(400, str(error), param="model", code="vision_not_supported")
+        case TooLong():
             return ApiError(400, str(error), param="prompt", code="context_length_exceeded")
         case InputError():
             return ApiError(400, str(error), param=error.field or None)
