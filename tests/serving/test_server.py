@@ -412,3 +412,23 @@ def test_a_server_that_should_not_be_is_refused(config, field):
     assert refused.value.field == field
     assert ServingConfig(name="tiny", host="::1").loopback
     assert not ServingConfig(name="tiny", host="0.0.0.0", without_key=True).loopback
+
+
+def test_the_page_loads_nothing_from_elsewhere_and_runs_nothing_but_its_own(engine):
+    with serving(engine, keys=("first-key",)) as port:
+        for path in ("/", "/page.css", "/page.js"):
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+            connection.request("GET", path)
+            response = connection.getresponse()
+            content, headers = response.read().decode(), response.headers
+            connection.close()
+            assert response.status == 200
+            policy = dict(part.split(" ", 1) for part in headers["Content-Security-Policy"].split("; "))
+            assert policy["default-src"] == "'none'"
+            assert policy["script-src"] == policy["style-src"] == policy["connect-src"] == "'self'"
+            assert policy["frame-ancestors"] == "'none'"
+            assert headers["X-Content-Type-Options"] == "nosniff"
+            assert "//" not in content.replace("// ", "").replace("<!doctype", "")
+            # What would make markup of what a model writes.
+            assert not any(name in content for name in ("innerHTML", "insertAdjacentHTML", "eval(", "style="))
+        assert send(port, "/page/../app.py")[0] == 404

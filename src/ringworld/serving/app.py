@@ -26,12 +26,14 @@ from ringworld.serving.body import Body
 from ringworld.serving.chat import Chat, Speech, messages_of
 from ringworld.serving.completions import Completions
 from ringworld.serving.config import ServingConfig
+from ringworld.serving.drawing import size_of
 from ringworld.serving.errors import ApiError, as_api_error, unsupported
 from ringworld.serving.exchange import Exchange
 from ringworld.serving.form import Form, parse_form
 from ringworld.serving.images import Images
 from ringworld.serving.metrics import Metrics
 from ringworld.serving.videos import VideoAsked, Videos
+from ringworld.serving.web_page import NAMES, show_page
 
 _LOG = logging.getLogger("ringworld.serving")
 _OWN_NAMES = ("localhost", "127.0.0.1", "::1")
@@ -55,6 +57,7 @@ class Server:
         self._context = world.generator.limits.max_context_tokens
         self.app = Starlette(
             routes=[
+                *(self._route(f"/{name}", show_page, open_to_all=True) for name in NAMES),
                 self._route("/health", self._health, open_to_all=True),
                 self._route("/version", self._version),
                 self._route("/metrics", self._show_metrics),
@@ -190,7 +193,16 @@ class Server:
             "created": 0,
             "owned_by": "ringworld",
             "max_model_len": self._context,
+            "vision": self._vision(),
         }
+
+    def _vision(self) -> dict[str, Any] | None:
+        """Return what the model sees and draws; None where it is one of text alone."""
+        watching = self._world.watching
+        if self._world.prompts.frame_tokenizer is None:
+            return None
+        rate = watching.frames_per_second
+        return {"size": size_of(self._world), "fps": rate, "max_frames": watching.max_frames}
 
     async def _tokenize(self, request: Request) -> Response:
         body = await self._body(request)
