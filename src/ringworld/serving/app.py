@@ -29,8 +29,10 @@ from ringworld.serving.config import ServingConfig
 from ringworld.serving.drawing import size_of
 from ringworld.serving.errors import ApiError, as_api_error, unsupported
 from ringworld.serving.exchange import Exchange
+from ringworld.serving.files import Files
 from ringworld.serving.form import Form, parse_form
 from ringworld.serving.images import Images
+from ringworld.serving.media import Media
 from ringworld.serving.metrics import Metrics
 from ringworld.serving.videos import VideoAsked, Videos
 from ringworld.serving.web_page import NAMES, show_page
@@ -52,7 +54,12 @@ class Server:
     def __init__(self, world: World, engine: Engine, *, config: ServingConfig) -> None:
         """Join a model and its engine, which the caller closes."""
         self._world, self._engine, self._config = world, engine, config
-        self._metrics, self._speech, self._limits = Metrics(engine), Speech(world), config.limits
+        self._files = Files(limits=config.limits)
+        self._metrics, self._speech, self._limits = (
+            Metrics(engine),
+            Speech(world, media=Media(world, limits=config.limits), files=self._files),
+            config.limits,
+        )
         self._drawn = Videos(world, engine, name=config.name, limits=config.limits, metrics=self._metrics)
         self._context = world.generator.limits.max_context_tokens
         self.app = Starlette(
@@ -67,6 +74,10 @@ class Server:
                 self._route("/detokenize", self._detokenize, method="POST"),
                 self._route("/v1/chat/completions", self._chat, method="POST"),
                 self._route("/v1/completions", self._completions, method="POST"),
+                self._route("/v1/files", self._add_file, method="POST"),
+                self._route("/v1/files", self._list_files),
+                self._route("/v1/files/{id}", self._file),
+                self._route("/v1/files/{id}", self._delete_file, method="DELETE"),
                 self._route("/v1/images/generations", self._images, method="POST"),
                 self._route("/v1/videos", self._create_video, method="POST"),
                 self._route("/v1/videos", self._list_videos),
@@ -84,6 +95,7 @@ class Server:
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
         yield
         await self._drawn.close()
+        self._files.close()
 
     def _route(self, path: str, handler: Handler, *, method: str = "GET", open_to_all: bool = False) -> Route:
         async def answer(request: Request) -> Response:
@@ -138,12 +150,27 @@ class Server:
                 raise
             raise ApiError(400, f"the body is not JSON in UTF-8: {error}") from None
 
+    async def _add_file(self, request: Request) -> Response:
+        return JSONResponse(await asyncio.to_thread(self._files.add, await self._form(request)))
+
+    async def _list_files(self, request: Request) -> Response:
+        return JSONResponse(self._files.list())
+
+    async def _file(self, request: Request) -> Response:
+        return JSONResponse(self._files.get(request.path_params["id"]))
+
+    async def _delete_file(self, request: Request) -> Response:
+        return JSONResponse(self._files.delete(request.path_params["id"]))
+
     async def _form(self, request: Request) -> Form:
         """Read a body of a form, which a page of another site must not have sent.
 
         Raises:
             ApiError: it is too long, no form, or from another site.
         """
+        if _type_of(request) != "multipart/form-data":
+            problem = f"content-type is {_type_of(request)!r:.80}; send multipart/form-data"
+            raise ApiError(415, problem, param="content-type")
         origin = request.headers.get("origin")
         if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
             problem = f"a form of {origin!r:.80} is not taken; send it from a page of this server"
@@ -212,7 +239,7 @@ class Server:
     def _ids(self, body: Body) -> list[int]:
         prompts = self._world.prompts
         if "messages" in body:
-            return self._speech.template.encode(messages_of(body, self._world)).tolist()
+            return self._speech.template.encode(messages_of(body, self._speech)).tolist()
         text = body.text("prompt")
         if body.flag("add_special_tokens", default=True):
             return prompts.text(text).tolist()

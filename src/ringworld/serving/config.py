@@ -19,15 +19,26 @@ class ServingLimits:
     """Most frames of a video that is drawn."""
     max_videos: int = 64
     """Most drawn videos that are kept, in memory."""
+    max_files: int = 64
+    """Most files that are kept, in a temporary folder."""
     keep_seconds: float = 3600.0
-    """How long a drawn video is kept."""
+    """How long a file or a drawn video is kept."""
+    max_pixels: int = 2**25
+    """Most pixels of a picture or of a frame that is sent; the default holds 8K."""
+    max_video_seconds: float = 14400.0
+    """Longest video that is sent."""
+    max_decode_seconds: float = 120.0
+    """How long the decoding of a file may take."""
+    max_decode_bytes: int = 2**32
+    """Most memory of a decoder, addresses that it only reserves included."""
     max_seconds: float = 3600.0
     """How long a request may take, waiting included."""
 
     def __post_init__(self) -> None:
         """Refuse limits that nothing passes."""
-        check_range(self, "max_body_bytes", "max_choices", "max_frames", "max_videos", least=1)
-        check_range(self, "keep_seconds", "max_seconds", above=0)
+        check_range(self, "max_body_bytes", "max_choices", "max_frames", "max_videos", "max_files", least=1)
+        check_range(self, "max_pixels", "max_decode_bytes", least=1)
+        check_range(self, "keep_seconds", "max_seconds", "max_video_seconds", "max_decode_seconds", above=0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

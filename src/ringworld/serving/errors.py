@@ -14,6 +14,10 @@
 | frames of another size | 400 | invalid_request_error | unsupported_size |
 | more frames than may be | 400 | invalid_request_error | too_many_frames |
 | a model of text alone is to see or draw | 400 | invalid_request_error | vision_not_supported |
+| a picture or a film above a limit | 400 | invalid_request_error | too_many_pixels, video_too_long |
+| its decoder needs too much | 400 | invalid_request_error | media_too_costly |
+| a file that there is not | 404 | not_found_error | file_not_found |
+| as many files are kept as may | 429 | rate_limit_error | too_many_files |
 | a video that there is not | 404 | not_found_error | video_not_found |
 | a video that is not drawn yet | 409 | invalid_request_error | video_not_ready |
 | as many videos are kept as may | 429 | rate_limit_error | too_many_videos |
