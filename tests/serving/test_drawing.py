@@ -119,7 +119,8 @@ def form(fields: dict[str, str], *, file: bytes | None = None, boundary: str = "
         for name, value in fields.items()
     ]
     if file is not None:
-        head = f'--{boundary}\r\nContent-Disposition: form-data; name="input_reference"; filename="../a.png"'
+        head = f"--{boundary}\r\nContent-Disposition: form-data"
+        head += '; name="input_reference"; filename="../\u00e4.png"'
         parts.append(f"{head}\r\nContent-Type: image/png\r\n\r\n".encode() + file + b"\r\n")
     return b"".join(parts) + f"--{boundary}--\r\n".encode()
 
@@ -148,7 +149,7 @@ def test_a_form_is_cut_at_its_boundary_and_nowhere_else():
     parsed = parse_form("multipart/form-data; boundary=xyz", form({"a": "1", "b": "\u00e4"}, file=content))
     assert parsed.texts == {"a": "1", "b": "\u00e4"}
     assert parsed.files["input_reference"].content == content
-    assert parsed.files["input_reference"].name == "a.png"
+    assert parsed.files["input_reference"].name == "\u00e4.png"
     for kind, body in (
         ("multipart/form-data", form({})),
         ("multipart/form-data; boundary=", form({})),
@@ -187,10 +188,11 @@ def test_a_form_is_cut_at_its_boundary_and_nowhere_else():
         ("/v1/images/generations", {"prompt": "x" * 5000}, "prompt", "context_length_exceeded"),
         ("/v1/videos", {"prompt": "a", "num_frames": 41}, "num_frames", "too_many_frames"),
         ("/v1/videos", {"prompt": "a", "seconds": 11}, "seconds", "too_many_frames"),
-        ("/v1/videos", {"prompt": "a", "seconds": 1e300}, "seconds", "too_many_frames"),
+        ("/v1/videos", {"prompt": "a", "seconds": 1e308}, "seconds", None),
         ("/v1/videos", {"prompt": "a", "seconds": "long"}, "seconds", None),
         ("/v1/videos", {"prompt": "a", "num_frames": 0}, "num_frames", None),
         ("/v1/videos", {"prompt": "a", "fps": 0}, "fps", None),
+        ("/v1/videos", {"prompt": "a", "fps": 1e-300}, "fps", None),
         (
             "/v1/videos/sync",
             {"prompt": "a", "input_reference": {}},

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import hmac
 import json
-import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any, TypeVar
@@ -27,7 +26,7 @@ from ringworld.serving.chat import Chat, Speech, messages_of
 from ringworld.serving.completions import Completions
 from ringworld.serving.config import ServingConfig
 from ringworld.serving.drawing import size_of
-from ringworld.serving.errors import ApiError, as_api_error, unsupported
+from ringworld.serving.errors import ApiError, told_of, unsupported
 from ringworld.serving.exchange import Exchange
 from ringworld.serving.files import Files
 from ringworld.serving.form import Form, parse_form
@@ -37,7 +36,6 @@ from ringworld.serving.metrics import Metrics
 from ringworld.serving.videos import VideoAsked, Videos
 from ringworld.serving.web_page import NAMES, show_page
 
-_LOG = logging.getLogger("ringworld.serving")
 _OWN_NAMES = ("localhost", "127.0.0.1", "::1")
 _CLOSED_REQUEST = 499  # what nginx calls a request whose client went away
 T = TypeVar("T")
@@ -288,14 +286,15 @@ class Server:
                 yield _event(asked.closing(exchange.pieces))
             yield "data: [DONE]\n\n"
         except Exception as error:
-            yield _event(_told(error).to_json())
+            yield _event(told_of(error).to_json())
         finally:
             exchange.cancel()
 
     async def _images(self, request: Request) -> Response:
         body = await self._body(request)
         check_model(body, self._config.name)
-        asked = Images(body, self._world, most_choices=self._limits.max_choices)
+        most = self._limits.max_choices
+        asked = await asyncio.to_thread(Images, body, self._world, most_choices=most)
         exchange = self._ask(asked.requests)
         if asked.stream:
             return _streamed(self._image_events(asked, exchange))
@@ -313,7 +312,7 @@ class Server:
                     yield _named(await asyncio.to_thread(asked.partial, [*pieces], index=index))
             yield _named(await asyncio.to_thread(asked.completed, pieces))
         except Exception as error:
-            yield _event(_told(error).to_json())
+            yield _event(told_of(error).to_json())
         finally:
             exchange.cancel()
 
@@ -326,7 +325,7 @@ class Server:
         else:
             body = await self._body(request)
         check_model(body, self._config.name)
-        return VideoAsked.of(body, self._world, limits=self._limits)
+        return await asyncio.to_thread(VideoAsked.of, body, self._world, limits=self._limits)
 
     async def _create_video(self, request: Request) -> Response:
         asked = await self._video_asked(request)
@@ -409,16 +408,8 @@ def _event(content: dict[str, Any]) -> str:
     return f"data: {json.dumps(content, separators=(',', ':'))}\n\n"
 
 
-def _told(error: BaseException) -> ApiError:
-    """Return what a client is told of an error; what is an error of ours is logged."""
-    told = as_api_error(error)
-    if told.status == 500:
-        _LOG.error("a request failed", exc_info=error)
-    return told
-
-
 def _refusal(error: BaseException) -> Response:
-    told = _told(error)
+    told = told_of(error)
     headers = {"WWW-Authenticate": "Bearer"} if told.status == 401 else {}
     headers |= {"Retry-After": "1"} if told.status == 429 else {}
     return JSONResponse(told.to_json(), status_code=told.status, headers=headers)

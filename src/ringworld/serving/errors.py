@@ -26,11 +26,14 @@
 | the server stops | 503 | server_error | |
 """
 
+import logging
 from typing import Any
 
 from ringworld.core.errors import Busy, InputError
 from ringworld.inference.batches import TooLong
 from ringworld.inference.engine.engine import Closed
+
+_LOG = logging.getLogger("ringworld.serving")
 
 
 class ApiError(Exception):
@@ -60,7 +63,15 @@ def unsupported(param: str, *, remedy: str = "leave it out") -> ApiError:
     return ApiError(400, f"{param} is not supported; {remedy}", param=param, code="unsupported_parameter")
 
 
-def as_api_error(error: BaseException) -> ApiError:
+def told_of(error: BaseException) -> ApiError:
+    """Return what a client is told of an error; what is an error of ours is logged."""
+    told = _as_api_error(error)
+    if told.status == 500:
+        _LOG.error("a request failed", exc_info=error)
+    return told
+
+
+def _as_api_error(error: BaseException) -> ApiError:
     """Return what a client is told of any error; of one that is ours, nothing of its inside."""
     match error:
         case ApiError():

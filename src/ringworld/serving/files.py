@@ -78,7 +78,7 @@ class Files:
     def list(self) -> dict[str, Any]:
         """Describe all."""
         self._forget_old()
-        return {"object": "list", "data": [self.get(id) for id in self._files], "has_more": False}
+        return {"object": "list", "data": [self.get(id) for id in [*self._files]], "has_more": False}
 
     def content(self, id: str) -> bytes:
         """Return what a file holds.

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from email.message import Message
-from email.parser import BytesHeaderParser
+from email.parser import HeaderParser
 
 from ringworld.serving.errors import ApiError
 
@@ -52,7 +52,8 @@ def parse_form(content_type: str, body: bytes) -> Form:
         head, blank, content = part.partition(b"\r\n\r\n")
         if not blank or len(head) > _MOST_HEADER_BYTES:
             raise _broken("has a part without a header, or with a long one")
-        headers = BytesHeaderParser().parsebytes(head.lstrip())
+        # Browsers write names in UTF-8, which the email package takes as text alone.
+        headers = HeaderParser().parsestr(head.lstrip().decode("utf-8", "replace"))
         name = headers.get_param("name", header="content-disposition")
         if not isinstance(name, str):
             raise _broken("has a part without a name")

@@ -17,12 +17,13 @@ from ringworld.inference.world import World
 from ringworld.serving.body import Body
 from ringworld.serving.config import ServingLimits
 from ringworld.serving.drawing import drawing_of, size_of
-from ringworld.serving.errors import ApiError, as_api_error
+from ringworld.serving.errors import ApiError, told_of
 from ringworld.serving.exchange import Exchange
 from ringworld.serving.metrics import Metrics
 from ringworld.serving.pictures import frame_png, mp4
 
-_MOST_RATE = 120.0
+_LEAST_RATE, _MOST_RATE = 0.01, 120.0
+_MOST_SECONDS = 1e6
 _MOST_LISTED = 100
 
 
@@ -48,11 +49,14 @@ class VideoAsked:
             ApiError: a field is not supported, frames have another size, or there are too many.
         """
         world.prompts.seeing()
-        rate = body.number("fps", world.watching.frames_per_second, above=0, most=_MOST_RATE)
+        rate = body.number("fps", world.watching.frames_per_second, least=_LEAST_RATE, most=_MOST_RATE)
         if "num_frames" in body or "seconds" not in body:
             name, frames = "num_frames", body.whole("num_frames", world.watching.max_frames, least=1)
         else:
-            name, frames = "seconds", max(1, round(body.number("seconds", 0.0, above=0) * rate))
+            name, frames = (
+                "seconds",
+                max(1, round(body.number("seconds", 0.0, above=0, most=_MOST_SECONDS) * rate)),
+            )
         if frames > limits.max_frames:
             problem = f"{name} asks for {frames} frames, of {limits.max_frames} at most"
             raise ApiError(400, problem, param=name, code="too_many_frames")
@@ -193,7 +197,7 @@ class Videos:
             await self._finish(video, exchange)
             video.status = "completed"
         except Exception as error:
-            video.error, video.status = as_api_error(error), "failed"
+            video.error, video.status = told_of(error), "failed"
         finally:
             video.completed = int(time.time())
 
