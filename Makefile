@@ -13,7 +13,7 @@ TESTS ?=
 INSTALLED := $(VENV)/installed-with-$(notdir $(PYTHON))
 PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: quickstart smollm2 chat test venv lint types docs parity tpu mutants constraints clean
+.PHONY: quickstart smollm2 chat test venv lint types docs parity browser tpu mutants constraints clean
 
 quickstart: $(INSTALLED)
 	@$(VENV)/bin/ringworld quickstart --out $(OUT)
@@ -57,6 +57,11 @@ types: $(INSTALLED)
 docs: $(INSTALLED)
 	$(VENV)/bin/python -m sphinx --quiet --fresh-env --fail-on-warning --nitpicky docs build/docs
 	@echo "build/docs/index.html"
+
+# The page of a server in Chromium: the one that CHROMIUM names, or Playwright's own (`playwright install chromium`).
+browser: $(INSTALLED)
+	$(PIP) "playwright>=1.55,<2"
+	$(VENV)/bin/python -m pytest tests/browser
 
 parity: $(INSTALLED)
 	$(PIP) --no-deps torch==2.13.0

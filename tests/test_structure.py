@@ -41,6 +41,7 @@ JAX_FREE = [
     "ringworld.inference.engine.scheduler",
     "ringworld.inference.engine.sequence",
     "ringworld.serving.config",
+    "ringworld.serving.decode_media",
     "ringworld.evaluation.config",
     "ringworld.evaluation.held_out",
     "ringworld.evaluation.needles",

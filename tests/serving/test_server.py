@@ -21,7 +21,7 @@ from ringworld.core.errors import InputError
 from ringworld.inference.config import EngineConfig
 from ringworld.inference.engine.engine import Engine
 from ringworld.serving.app import Server
-from ringworld.serving.config import ServingConfig
+from ringworld.serving.config import ServingConfig, ServingLimits
 from ringworld.text.templates import ChatTemplate, Message
 from tests.inference.tiny_world import TOKENIZER, VOCABULARY, make_world
 
@@ -31,10 +31,12 @@ ASKED = [{"role": "system", "content": "Be brief."}, {"role": "user", "content":
 
 
 @contextmanager
-def serving(engine: Engine, **config):
+def serving(engine: Engine, *, limits: dict[str, Any] | None = None, **config):
     """Serve in a thread; yield the port."""
     listener = socket.create_server(("127.0.0.1", 0))
-    app = Server(WORLD, engine, config=ServingConfig(name="tiny", **config)).app
+    app = Server(
+        WORLD, engine, config=ServingConfig(name="tiny", limits=ServingLimits(**(limits or {})), **config)
+    ).app
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
     thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listener])))
     thread.start()
@@ -54,7 +56,9 @@ def engine():
 
 @pytest.fixture(scope="module")
 def port(engine):
-    with serving(engine, max_body_bytes=100_000, max_choices=4) as found:
+    with serving(
+        engine, limits={"max_body_bytes": 100_000, "max_choices": 4, "max_frames": 40, "max_videos": 3}
+    ) as found:
         yield found
 
 
@@ -400,7 +404,6 @@ def test_whoever_has_no_key_is_refused(engine):
         ({"keys": ("short",)}, "keys"),
         ({"keys": ("with\nline-break",)}, "keys"),
         ({"port": 70_000}, "port"),
-        ({"max_body_bytes": 0}, "max_body_bytes"),
     ],
 )
 def test_a_server_that_should_not_be_is_refused(config, field):
@@ -409,3 +412,23 @@ def test_a_server_that_should_not_be_is_refused(config, field):
     assert refused.value.field == field
     assert ServingConfig(name="tiny", host="::1").loopback
     assert not ServingConfig(name="tiny", host="0.0.0.0", without_key=True).loopback
+
+
+def test_the_page_loads_nothing_from_elsewhere_and_runs_nothing_but_its_own(engine):
+    with serving(engine, keys=("first-key",)) as port:
+        for path in ("/", "/page.css", "/page.js"):
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+            connection.request("GET", path)
+            response = connection.getresponse()
+            content, headers = response.read().decode(), response.headers
+            connection.close()
+            assert response.status == 200
+            policy = dict(part.split(" ", 1) for part in headers["Content-Security-Policy"].split("; "))
+            assert policy["default-src"] == "'none'"
+            assert policy["script-src"] == policy["style-src"] == policy["connect-src"] == "'self'"
+            assert policy["frame-ancestors"] == "'none'"
+            assert headers["X-Content-Type-Options"] == "nosniff"
+            assert "//" not in content.replace("// ", "").replace("<!doctype", "")
+            # What would make markup of what a model writes.
+            assert not any(name in content for name in ("innerHTML", "insertAdjacentHTML", "eval(", "style="))
+        assert send(port, "/page/../app.py")[0] == 404

@@ -8,7 +8,7 @@ from ringworld.api.load import load
 from ringworld.core.errors import InputError
 from ringworld.inference.config import EngineConfig
 from ringworld.model.config import WeightType
-from ringworld.serving.config import ServingConfig
+from ringworld.serving.config import ServingConfig, ServingLimits
 from ringworld.text.read_text import read_text
 
 KEYS_VARIABLE = "RINGWORLD_API_KEYS"
@@ -25,6 +25,7 @@ def serve(
     without_key: bool = False,
     context_tokens: int | None = None,
     engine: EngineConfig | None = None,
+    limits: ServingLimits | None = None,
     weights: WeightType | None = None,
     devices: int | None = None,
 ) -> None:
@@ -39,6 +40,7 @@ def serve(
         without_key: whether everybody may ask, whoever reaches the address.
         context_tokens: longest prompt with what follows it, as in `load`.
         engine: how much is done at once.
+        limits: how much is taken from those who ask.
         weights: how weights are kept, as in `load`.
         devices: of the ring.
 
@@ -57,6 +59,7 @@ def serve(
         port=port,
         keys=_keys(key_file),
         without_key=without_key,
+        limits=limits or ServingLimits(),
     )
     world = load(model, devices=devices, weights=weights, context_tokens=context_tokens)
 

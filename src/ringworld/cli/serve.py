@@ -8,6 +8,7 @@ import tyro
 
 from ringworld.cli.options import Placed, Placement, otherwise
 from ringworld.inference.config import EngineConfig
+from ringworld.serving.config import ServingLimits
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,6 +30,7 @@ class Serve:
     context_tokens: Annotated[int | None, otherwise("as it was trained on", metavar="INT")] = None
     """Longest prompt with what follows it."""
     engine: Annotated[EngineConfig, tyro.conf.arg(name="")] = EngineConfig()
+    limits: Annotated[ServingLimits, tyro.conf.arg(name="")] = ServingLimits()
     placement: Placed = Placement()
 
     def run(self) -> None:
@@ -44,5 +46,6 @@ class Serve:
             without_key=self.no_key,
             context_tokens=self.context_tokens,
             engine=self.engine,
+            limits=self.limits,
             **asdict(self.placement),
         )

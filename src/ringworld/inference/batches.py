@@ -14,6 +14,10 @@ from ringworld.inference.config import GenerationLimits
 _LEAST_BUCKET_TOKENS = 32
 
 
+class TooLong(InputError):
+    """A prompt does not fit into the context with what follows it."""
+
+
 def chunk_size(tokens: int, *, most: int, least: int = _LEAST_BUCKET_TOKENS) -> int:
     """Return the size of the next chunk in which so many tokens are read, which may be more than there are.
 
@@ -151,12 +155,13 @@ def check_fits(length: int, *, new_tokens: int, context_tokens: int) -> None:
     """Refuse a prompt of so many tokens that has nothing in it, or does not fit with what follows it.
 
     Raises:
-        InputError: so it is.
+        InputError: it has nothing in it.
+        TooLong: it does not fit.
     """
     if not length:
         raise InputError("a prompt has no tokens", field="prompt", value=0, remedy="begin with <s>")
     if length + new_tokens > context_tokens:
-        raise InputError(
+        raise TooLong(
             f"a prompt of {length} tokens and {new_tokens} new ones do not fit into the context of this "
             f"model, {context_tokens} tokens",
             field="prompt",

@@ -47,7 +47,7 @@ def request_of(
         new_tokens=jnp.int32(new_tokens),
         seen=jnp.asarray(seen),
         sampling=jax.tree.map(jnp.asarray, sampling_of([sampling] * len(batch.lengths))),
-        guidance_scale=jnp.float32(_float32(sampling.guidance_scale)),
+        guidance_scale=jnp.float32(float32_of(sampling.guidance_scale)),
         grammar=grammar,
     )
 
@@ -56,7 +56,7 @@ def sampling_of(each: Sequence[SamplingConfig]) -> Sampling:
     """Return how each sequence is drawn, as NumPy arrays."""
 
     def values(name: str) -> Any:
-        return np.array([_float32(getattr(one, name)) for one in each], np.float32)
+        return np.array([float32_of(getattr(one, name)) for one in each], np.float32)
 
     top_k: Any = np.array([min(one.top_k, np.iinfo(np.int32).max) for one in each], np.int32)
     return Sampling(
@@ -68,7 +68,7 @@ def sampling_of(each: Sequence[SamplingConfig]) -> Sampling:
     )
 
 
-def _float32(value: float) -> float:
-    """Return what becomes a finite float32 that is zero only for zero."""
+def float32_of(value: float) -> float:
+    """Return what becomes a finite float32, which is zero only for zero."""
     limits = np.finfo(np.float32)
     return min(max(value, float(limits.tiny)), float(limits.max)) if value else 0.0

@@ -16,7 +16,7 @@ def guide(
     conditional: Float[Array, "batch vocab"],
     unconditional: Float[Array, "batch vocab"],
     *,
-    scale: Float32[Array, ""],
+    scale: Float32[Array, ""] | Float32[Array, "batch 1"],
 ) -> Float32[Array, "batch vocab"]:
     """Return classifier-free guided logits, `unconditional + scale * (conditional - unconditional)`.
 
@@ -48,7 +48,7 @@ class Sampling(NamedTuple):
 def sample(
     logits: Float[Array, "batch vocab"],
     *,
-    legal: Bool[Array, " vocab"],
+    legal: Bool[Array, " vocab"] | Bool[Array, "batch vocab"],
     seen: Bool[Array, "batch vocab"],
     keys: Key[Array, " batch"],
     index: Int32[Array, " batch"],
@@ -58,7 +58,7 @@ def sample(
 
     Args:
         logits: scores of all ids; NaN counts as the least.
-        legal: which ids may be drawn, at least one.
+        legal: which ids may be drawn, at least one; of all sequences alike, or of each.
         seen: which ids the prompt and the output hold.
         keys: one for each sequence.
         index: of the token of each that is drawn; each draws anew.
@@ -68,7 +68,7 @@ def sample(
     wide = _finite(jnp.where(jnp.isnan(logits), -jnp.inf, logits.astype(jnp.float32)))
     wide = jnp.where(seen, _finite(jnp.where(wide > 0, wide / penalty, wide * penalty)), wide)
     # Minus infinity is kept for what is not legal: a legal id that overflows is still more than that.
-    kept = jnp.where(legal[None], wide, -jnp.inf)
+    kept = jnp.where(jnp.atleast_2d(legal), wide, -jnp.inf)
     kept = _if(top_k > 0, kept, lambda x: likeliest(x, count=top_k))
     # Differences to the greatest, because no division makes them overflow upwards.
     below = kept - jnp.max(kept, axis=1, keepdims=True)

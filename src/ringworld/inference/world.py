@@ -24,6 +24,7 @@ from ringworld.inference.config import (
 )
 from ringworld.inference.conversation import Conversation
 from ringworld.inference.engine.engine import Engine
+from ringworld.inference.engine.sequence import GenerationRequest
 from ringworld.inference.generator import Generator
 from ringworld.inference.prompts import Ids, Prompts
 from ringworld.inference.scorer import Scorer
@@ -359,18 +360,33 @@ class World:
             InputError: the model has no frame tokenizer, `frames` is below 1, so many do not fit into the
                 context, or a number is out of range.
         """
-        self.prompts.seeing()
-        count = whole_number("frames", frames, least=1, remedy="use 1 for an image")
-        default = self.sampling.image if count == 1 else self.sampling.video
+        count, drawing = self._drawing(frames, sampling)
         each = _texts("captions", captions)
         drawn = self.generator.generate_frames(
             [self.prompts.drawing(caption, frames=count) for caption in each],
             frames=count,
-            sampling=_sampling(default, sampling),
+            sampling=drawing,
             unconditional=self.prompts.unconditional(),
         )
         pixels = [self.prompts.pixels(ids) for ids in drawn]
         return pixels[0] if isinstance(captions, str) else pixels
+
+    def drawing(
+        self, caption: str, *, frames: SupportsIndex = 1, **sampling: Unpack[DrawingSampling]
+    ) -> GenerationRequest:
+        """Return what asks an engine for the ids of what `draw` draws.
+
+        Raises:
+            InputError: as for `draw`; what does not fit is refused by the engine.
+        """
+        count, drawing = self._drawing(frames, sampling)
+        return GenerationRequest(
+            prompt=self.prompts.drawing(_text("caption", caption), frames=count),
+            max_new_tokens=count * self.prompts.vocabulary.frame_tokens,
+            sampling=drawing,
+            frames=count,
+            unconditional=None if drawing.guidance_scale == 1 else self.prompts.unconditional(),
+        )
 
     def score(self, text: str) -> TextScore:
         """Return how likely a text is.
@@ -382,6 +398,12 @@ class World:
         if len(ids) == 1:
             raise InputError("a text without tokens has no score", field="text", value=text)
         return TextScore(token_nats=self.scorer.losses(ids))
+
+    def _drawing(self, frames: SupportsIndex, sampling: Mapping[str, Any]) -> tuple[int, SamplingConfig]:
+        self.prompts.seeing()
+        count = whole_number("frames", frames, least=1, remedy="use 1 for an image")
+        default = self.sampling.image if count == 1 else self.sampling.video
+        return count, _sampling(default, sampling)
 
     def _frames(
         self, *, video: Pictures | None, image: Pictures | None

@@ -1,10 +1,11 @@
 """The fields of a request, each of the type that it should have."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Unpack
 
 from ringworld.core.errors import InputError
-from ringworld.core.ranges import check_number, whole_number
+from ringworld.core.files import parse_json
+from ringworld.core.ranges import Bounds, check_number, whole_number
 
 
 class Body:
@@ -20,6 +21,15 @@ class Body:
         if not isinstance(values, Mapping):
             raise self._wrong("", values, "an object")
         self._values = {name: value for name, value in values.items() if value is not None}
+
+    @staticmethod
+    def of_form(texts: Mapping[str, str], *, words: Collection[str]) -> "Body":
+        """Keep the fields of a form, in which all but `words` may spell a number, or true or false.
+
+        Example:
+            `{"prompt": "3", "seed": "3"}` with the words `prompt` gives the prompt "3" and the seed 3.
+        """
+        return Body({name: text if name in words else _spelled(text) for name, text in texts.items()})
 
     def __contains__(self, name: str) -> bool:
         return name in self._values
@@ -46,10 +56,10 @@ class Body:
         """Return a whole number."""
         return whole_number(self.path(name), self._values.get(name, default), least=least, most=most)
 
-    def number(self, name: str, default: float) -> float:
+    def number(self, name: str, default: float, **bounds: Unpack[Bounds]) -> float:
         """Return a number."""
         value = self._values.get(name, default)
-        check_number(self.path(name), value)
+        check_number(self.path(name), value, **bounds)
         return float(value)
 
     def texts(self, name: str) -> tuple[str, ...]:
@@ -79,3 +89,11 @@ class Body:
         field = self.path(name) if name else self._where or "body"
         kind = "missing" if value is None else type(value).__name__
         return InputError(f"{field} is {kind}, but must be {expected}", field=field, value=value)
+
+
+def _spelled(text: str) -> Any:
+    try:
+        value = parse_json(text)
+    except ValueError:
+        return text
+    return value if isinstance(value, bool | int | float) else text

@@ -3,11 +3,9 @@
 import base64
 import binascii
 import secrets
-import tempfile
 import time
 from collections.abc import Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,22 +16,31 @@ from ringworld.inference.world import World
 from ringworld.serving.asked import Wanted, token_text, usage
 from ringworld.serving.body import Body
 from ringworld.serving.errors import unsupported
+from ringworld.serving.files import Files
+from ringworld.serving.media import Kind, Media
 from ringworld.text.templates import ChatTemplate, Message
 
 _ROLES = ("system", "developer", "user", "assistant")
-_PICTURES = {"image_url": "image", "video_url": "video"}
+_PICTURES: dict[str, Kind] = {"image_url": "image", "video_url": "video"}
 
 
 class Speech:
-    """How a model is spoken to, which `World.chat` does alike; asked of the template once."""
+    """How a model is spoken to, which `World.chat` does alike; asked of the template once.
 
-    def __init__(self, world: World) -> None:
+    Attributes:
+        template: how turns become ids.
+        media: what decodes pictures and films.
+        files: those that requests may name.
+    """
+
+    def __init__(self, world: World, *, media: Media, files: Files) -> None:
         """Take what came with the model.
 
         Raises:
             InputError: it is no template.
         """
         prompts = world.prompts
+        self.media, self.files = media, files
         self.template = ChatTemplate.of(prompts.tokenizer, vocabulary=prompts.vocabulary)
 
     @cached_property
@@ -68,7 +75,7 @@ class Chat:
             "model": name,
         }
         self.wanted = Wanted.of(body, default=world.sampling.answer)
-        prompt = speech.template.encode(messages_of(body, world))
+        prompt = speech.template.encode(messages_of(body, speech))
         context = world.generator.limits.max_context_tokens
         asked = "max_completion_tokens" if "max_completion_tokens" in body else "max_tokens"
         self._logprobs = body.flag("logprobs")
@@ -138,7 +145,7 @@ class Chat:
         return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
 
 
-def messages_of(body: Body, world: World) -> list[Message]:
+def messages_of(body: Body, speech: Speech) -> list[Message]:
     """Return the messages of a conversation; what a message shows stands after its text.
 
     Raises:
@@ -156,7 +163,7 @@ def messages_of(body: Body, world: World) -> list[Message]:
                 field=each.path("role"),
                 value=role,
             )
-        texts, clips = _content(each, world)
+        texts, clips = _content(each, speech)
         role = "system" if role == "developer" else role
         messages.append(Message(role=role, text="\n".join(texts), clips=tuple(clips)))
     if not messages:
@@ -164,7 +171,7 @@ def messages_of(body: Body, world: World) -> list[Message]:
     return messages
 
 
-def _content(message: Body, world: World) -> tuple[list[str], list[np.ndarray]]:
+def _content(message: Body, speech: Speech) -> tuple[list[str], list[np.ndarray]]:
     if not isinstance(message.value("content"), list):
         return [message.text("content")], []
     texts, clips = [], []
@@ -173,24 +180,34 @@ def _content(message: Body, world: World) -> tuple[list[str], list[np.ndarray]]:
         if kind == "text":
             texts.append(part.text("text"))
         elif kind in _PICTURES:
-            given = part.value(kind)
+            given, field = part.value(kind), part.path(kind)
             url = given if isinstance(given, str) else part.part(kind).text("url")
-            with tempfile.NamedTemporaryFile(prefix="ringworld-") as file:
-                file.write(_data(url, field=part.path(kind)))
-                file.flush()
-                clips.append(_codes(world, Path(file.name), kind=_PICTURES[kind], field=part.path(kind)))
+            clips.append(speech.media.codes(_data(url, field=field), kind=_PICTURES[kind], field=field))
+        elif kind == "file":
+            content = _file(part.part("file"), speech.files)
+            text = _as_text(content)
+            if text is None:
+                clips.append(speech.media.codes(content, kind="any", field=part.path("file")))
+            else:
+                texts.append(text)
         else:
-            raise unsupported(part.path("type"), remedy=f"use one of text, {', '.join(_PICTURES)}")
+            raise unsupported(part.path("type"), remedy=f"use one of text, {', '.join(_PICTURES)}, file")
     return texts, clips
 
 
-def _codes(world: World, path: Path, *, kind: str, field: str) -> np.ndarray:
+def _file(file: Body, files: Files) -> bytes:
+    if "file_id" in file:
+        return files.content(file.text("file_id"))
+    return _data(file.text("file_data"), field=file.path("file_data"))
+
+
+def _as_text(content: bytes) -> str | None:
+    """Return a document, which is UTF-8 without zero bytes; None for anything else."""
     try:
-        return world.codes(image=path) if kind == "image" else world.codes(video=path)
-    except InputError as error:
-        # Our name for the file tells nobody anything.
-        problem = error.problem.replace(str(path), f"the {kind}")
-        raise InputError(problem, field=field, remedy=error.remedy) from None
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return None
+    return None if "\0" in text else text
 
 
 def _data(url: str, *, field: str) -> bytes:

@@ -8,6 +8,40 @@ from ringworld.core.ranges import check_range
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ServingLimits:
+    """How much is taken from those who ask; each is refused by an error of its own."""
+
+    max_body_bytes: int = 2**25
+    """Longest request."""
+    max_choices: int = 128
+    """Most texts or images that one request may ask for."""
+    max_frames: int = 1024
+    """Most frames of a video that is drawn."""
+    max_videos: int = 64
+    """Most drawn videos that are kept, in memory."""
+    max_files: int = 64
+    """Most files that are kept, in a temporary folder."""
+    keep_seconds: float = 3600.0
+    """How long a file or a drawn video is kept."""
+    max_pixels: int = 2**25
+    """Most pixels of a picture or of a frame that is sent; the default holds 8K."""
+    max_video_seconds: float = 14400.0
+    """Longest video that is sent."""
+    max_decode_seconds: float = 120.0
+    """How long the decoding of a file may take."""
+    max_decode_bytes: int = 2**32
+    """Most memory of a decoder, addresses that it only reserves included."""
+    max_seconds: float = 3600.0
+    """How long a request may take, waiting included."""
+
+    def __post_init__(self) -> None:
+        """Refuse limits that nothing passes."""
+        check_range(self, "max_body_bytes", "max_choices", "max_frames", "max_videos", "max_files", least=1)
+        check_range(self, "max_pixels", "max_decode_bytes", least=1)
+        check_range(self, "keep_seconds", "max_seconds", "max_video_seconds", "max_decode_seconds", above=0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ServingConfig:
     """One address of one model."""
 
@@ -21,10 +55,8 @@ class ServingConfig:
     """Whoever asks shows one of these; none lets everybody ask."""
     without_key: bool = False
     """Lets everybody ask who reaches another address than this machine's own."""
-    max_body_bytes: int = 2**25
-    """Longest request."""
-    max_choices: int = 128
-    """Most texts that one request may ask for."""
+    limits: ServingLimits = ServingLimits()
+    """How much is taken from them."""
     keep_alive_seconds: float = 5.0
     """A stream is never silent for longer, so that a long prompt does not look like a dead connection."""
     shutdown_seconds: float = 10.0
@@ -37,7 +69,6 @@ class ServingConfig:
             InputError: so it is, or a number is out of range.
         """
         check_range(self, "port", least=0, most=65535)
-        check_range(self, "max_body_bytes", "max_choices", least=1)
         check_range(self, "keep_alive_seconds", "shutdown_seconds", above=0)
         if not self.loopback and not self.keys and not self.without_key:
             raise InputError(

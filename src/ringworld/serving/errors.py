@@ -11,14 +11,29 @@
 | the body is too long | 413 | invalid_request_error | request_too_large |
 | not JSON by its type | 415 | invalid_request_error | |
 | the queue is full | 429 | rate_limit_error | queue_full |
+| frames of another size | 400 | invalid_request_error | unsupported_size |
+| more frames than may be | 400 | invalid_request_error | too_many_frames |
+| a model of text alone is to see or draw | 400 | invalid_request_error | vision_not_supported |
+| a picture or a film above a limit | 400 | invalid_request_error | too_many_pixels, video_too_long |
+| its decoder needs too much | 400 | invalid_request_error | media_too_costly |
+| a file that there is not | 404 | not_found_error | file_not_found |
+| as many files are kept as may | 429 | rate_limit_error | too_many_files |
+| a video that there is not | 404 | not_found_error | video_not_found |
+| a video that is not drawn yet | 409 | invalid_request_error | video_not_ready |
+| as many videos are kept as may | 429 | rate_limit_error | too_many_videos |
+| it took too long | 504 | server_error | time_limit_exceeded |
 | anything else | 500 | server_error | |
 | the server stops | 503 | server_error | |
 """
 
+import logging
 from typing import Any
 
 from ringworld.core.errors import Busy, InputError
+from ringworld.inference.batches import TooLong
 from ringworld.inference.engine.engine import Closed
+
+_LOG = logging.getLogger("ringworld.serving")
 
 
 class ApiError(Exception):
@@ -48,14 +63,24 @@ def unsupported(param: str, *, remedy: str = "leave it out") -> ApiError:
     return ApiError(400, f"{param} is not supported; {remedy}", param=param, code="unsupported_parameter")
 
 
-def as_api_error(error: BaseException) -> ApiError:
+def told_of(error: BaseException) -> ApiError:
+    """Return what a client is told of an error; what is an error of ours is logged."""
+    told = _as_api_error(error)
+    if told.status == 500:
+        _LOG.error("a request failed", exc_info=error)
+    return told
+
+
+def _as_api_error(error: BaseException) -> ApiError:
     """Return what a client is told of any error; of one that is ours, nothing of its inside."""
     match error:
         case ApiError():
             return error
         case InputError(field="weights"):
             return ApiError(500, str(error), kind="server_error")
-        case InputError(field="prompt") if error.value:
+        case InputError(field="frame_tokenizer"):
+            return ApiError(400, str(error), param="model", code="vision_not_supported")
+        case TooLong():
             return ApiError(400, str(error), param="prompt", code="context_length_exceeded")
         case InputError():
             return ApiError(400, str(error), param=error.field or None)

@@ -8,6 +8,7 @@ from functools import partial
 
 from ringworld.inference.engine.engine import Engine
 from ringworld.inference.engine.sequence import GenerationRequest, Piece
+from ringworld.serving.errors import ApiError
 from ringworld.serving.metrics import Metrics
 
 
@@ -18,14 +19,17 @@ class Exchange:
         pieces: of each text, those that came so far.
     """
 
-    def __init__(self, engine: Engine, requests: Sequence[GenerationRequest], *, metrics: Metrics) -> None:
-        """Ask; call it in the event loop.
+    def __init__(
+        self, engine: Engine, requests: Sequence[GenerationRequest], *, metrics: Metrics, seconds: float
+    ) -> None:
+        """Ask, for an answer within so many seconds; call it in the event loop.
 
         Raises:
             InputError, Busy, Closed: as for `Engine.submit`; then nothing is asked.
         """
         self.pieces: list[list[Piece]] = [[] for _ in requests]
-        self._left = len(requests)
+        self._left, self._seconds = len(requests), seconds
+        self._until = time.monotonic() + seconds
         self._queue: asyncio.Queue[tuple[int, Piece | BaseException]] = asyncio.Queue()
         self._metrics, self._last = metrics, [time.monotonic()] * len(requests)
         self._cancels = []
@@ -46,12 +50,20 @@ class Exchange:
         """Return the next piece and the text that it belongs to; None where none came for so long.
 
         Raises:
+            ApiError: the time is over; all texts are cancelled.
             Exception: what ended one of the texts; the others are cancelled.
         """
+        left = self._until - time.monotonic()
         try:
-            i, piece = await asyncio.wait_for(self._queue.get(), seconds)
+            i, piece = await asyncio.wait_for(
+                self._queue.get(), max(0.0, left if seconds is None else min(left, seconds))
+            )
         except TimeoutError:
-            return None
+            if time.monotonic() < self._until:
+                return None
+            self.cancel()
+            problem = f"it was not finished within {self._seconds:g} s; ask for less at once"
+            raise ApiError(504, problem, kind="server_error", code="time_limit_exceeded") from None
         if isinstance(piece, BaseException):
             self.cancel()
             raise piece

@@ -50,7 +50,7 @@ class Message:
 
     role: Literal["system", "user", "assistant"]
     text: str
-    clips: tuple[Int[np.ndarray, "frames codes"], ...] = ()
+    clips: tuple[Int[np.ndarray, "_ codes"], ...] = ()
     """Of a video or an image that is shown with it, the codes of each frame."""
 
 

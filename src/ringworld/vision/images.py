@@ -155,6 +155,7 @@ def refuse_size(path: Path, width: float | int, height: float | int, limits: Med
             f"{path} has frames of {width:.0f} x {height:.0f} pixels; a frame may have {limits.frame_pixels} "
             f"pixels, and its longer side {limits.aspect_ratio:g} times the shorter",
             path=path,
+            field="limits.frame_pixels",
             value=(width, height),
             remedy="scale or crop it, or raise MediaLimits",
         )
@@ -166,6 +167,7 @@ def refuse_duration(path: Path, seconds: float, limits: MediaLimits) -> None:
         raise InputError(
             f"{path} lasts {seconds:.0f} s; at most {limits.duration_seconds:.0f} s are read",
             path=path,
+            field="limits.duration_seconds",
             value=seconds,
             remedy="cut it into shorter files, or raise MediaLimits.duration_seconds",
         )

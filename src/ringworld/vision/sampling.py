@@ -8,13 +8,19 @@ from jaxtyping import Shaped, UInt8
 from PIL import Image
 
 from ringworld.core.errors import InputError
+from ringworld.vision.config import DEFAULT_LIMITS, MediaLimits
 from ringworld.vision.media import fit_frame, stream_video
 
 T = TypeVar("T")
 
 
 def read_spread(
-    path: Path, *, most_frames: int, frames_per_second: float, resolution: int
+    path: Path,
+    *,
+    most_frames: int,
+    frames_per_second: float,
+    resolution: int,
+    limits: MediaLimits = DEFAULT_LIMITS,
 ) -> UInt8[np.ndarray, "frames side side 3"]:
     """Read at most `most_frames` frames that are spread over the whole video.
 
@@ -27,7 +33,7 @@ def read_spread(
     """
     held: list[np.ndarray] = []
     stride = 1
-    stream = stream_video(path, frames_per_second=frames_per_second, resolution=resolution)
+    stream = stream_video(path, frames_per_second=frames_per_second, resolution=resolution, limits=limits)
     for index, (_, frame) in enumerate(stream):
         if index % stride == 0:
             held.append(frame)

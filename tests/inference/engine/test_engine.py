@@ -218,3 +218,63 @@ def test_a_cache_of_less_than_a_context_is_refused():
         with pytest.raises(InputError) as refused:
             EngineConfig(**{name: least - 1})
         assert refused.value.field == name
+
+
+def drawings() -> list[dict]:
+    return [
+        {"frames": 1, "seed": 3, "guidance_scale": 1.0},
+        {"frames": 3, "seed": 4, "guidance_scale": 4.0, "top_k": 5},
+        {"frames": 12, "seed": 5, "guidance_scale": 2.5, "temperature": 0.7, "repetition_penalty": 1.2},
+    ]
+
+
+def test_frames_are_those_of_world_draw_whatever_is_written_beside_them(engine, expected):
+    world = make_world(ring=2).world
+    asked = [world.drawing(f"A red circle {i}", **changes) for i, changes in enumerate(drawings())]
+    before = engine.state.preempted
+    with ThreadPoolExecutor(len(asked) + len(PROMPTS)) as pool:
+        texts = [pool.submit(lambda i=i: list(engine.stream(request(i)))) for i in range(len(PROMPTS))]
+        pictures = [pool.submit(lambda each=each: list(engine.stream(each))) for each in asked]
+    assert engine.state.preempted > before
+    for i, (drawn, changes) in enumerate(zip(pictures, drawings())):
+        pieces = drawn.result()
+        pixels = world.prompts.pixels(np.array(ids_of(pieces), np.int32))
+        np.testing.assert_array_equal(pixels, world.draw(f"A red circle {i}", **changes))
+        assert (pieces[-1].finish, "".join(piece.text for piece in pieces)) == ("stop", "")
+    assert [ids_of(text.result()) for text in texts] == [tokens for tokens, _ in expected]
+    state = engine.state
+    assert (state.running, state.waiting, state.held_pages) == (0, 0, 0)
+
+
+def test_a_guided_drawing_that_is_cancelled_gives_both_its_rows_back(engine):
+    drawing = engine.stream(make_world(ring=2).world.drawing("A", frames=10, guidance_scale=2.0))
+    next(drawing)
+    assert engine.state.running == 2
+    drawing.close()
+    eventually(lambda: engine.state.running + engine.state.held_pages == 0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"frames": 60}, "prompt"),
+        # 30 frames are 150 tokens, twice in pages for 256.
+        ({"frames": 30, "guidance_scale": 2.0}, "guidance_scale"),
+        ({"frames": 0}, "frames"),
+    ],
+)
+def test_a_drawing_that_needs_more_than_there_is_is_refused(engine, changes, field):
+    with pytest.raises(InputError) as refused:
+        engine.submit(make_world(ring=2).world.drawing("A red circle", **changes), print)
+    assert refused.value.field == field
+
+
+def test_guidance_takes_two_sequences_and_frames_are_whole():
+    asked = make_world(ring=2).world.drawing("A", frames=2, guidance_scale=2.0)
+    with make(max_sequences=1) as made:
+        with pytest.raises(InputError) as refused:
+            made.submit(asked, print)
+        assert refused.value.field == "guidance_scale"
+        with pytest.raises(InputError) as refused:
+            made.submit(replace(asked, max_new_tokens=9), print)
+        assert refused.value.field == "max_new_tokens"

@@ -164,3 +164,24 @@ def test_a_request_that_asks_nothing_possible_is_refused(changes, field):
     with pytest.raises(InputError) as refused:
         GenerationRequest(prompt=np.ones(1, np.int32), **changes)
     assert refused.value.field == field
+
+
+def test_what_is_guided_is_admitted_written_and_removed_as_two():
+    guided = asked(1, 2, 3, 4, 5, new=9, unconditional=np.array([7], np.int32))
+    made = scheduler(asked(9, 9, 30, new=9), guided, rows=2)
+    go_round(made)
+    assert len(made.running) == 1 and list(made.waiting) == [guided]
+    made.remove(made.running[0])
+    made.admit()
+    assert made.running == [*guided.pair]
+    # The other is read at once, and waits for the one that leads.
+    assert made.steppable() == []
+    for chunk in made.chunks():
+        made.was_read(chunk)
+    assert made.steppable() == [*guided.pair]
+    for each in guided.pair:
+        made.was_stepped(each)
+    guided.write(ScoredToken(id=6, logprob=0.0))
+    assert [each.ids[-1] for each in guided.pair] == [6, 6]
+    made.remove(guided)
+    assert not made.running and not made.waiting and made.pages.held == 0

@@ -21,6 +21,7 @@ from ringworld.inference.engine.pages import Pages
 from ringworld.inference.engine.programs import Programs
 from ringworld.inference.engine.scheduler import Scheduler
 from ringworld.inference.engine.sequence import GenerationRequest, LiveSequence, Piece, ScoredToken
+from ringworld.inference.grammar import frame_grammar
 from ringworld.model.decode import GenerationWeights
 from ringworld.model.forward import Forward
 from ringworld.text.vocabulary import Vocabulary
@@ -60,7 +61,7 @@ class EngineState:
 
 
 class Engine:
-    """One model that continues many prompts at once, of any length, which join and leave at every step.
+    """One model that continues many prompts at once, with text or frames; they join and leave at every step.
 
     What a request gives does not depend, to the bit, on what it is batched with; a prefix that is found in
     the cache was read in other chunks, so that scores may differ by the rounding of the type.
@@ -106,7 +107,7 @@ class Engine:
         )
         self._mesh, self._context = mesh, context
         self._vocab = forward.architecture.vocab
-        self._ends, self._decode = frozenset(ends), decode
+        self._vocabulary, self._ends, self._decode = vocabulary, frozenset(ends), decode
         pages = 1 + max(table_pages, held // page)
         self._pages, self._page = pages, page
         self._chunk = page << max(0, (config.chunk_tokens // page).bit_length() - 1)
@@ -150,13 +151,12 @@ class Engine:
             What cancels the request, from any thread: nothing more is delivered but what is on its way.
 
         Raises:
-            InputError: the prompt does not fit into the context with what follows it, or holds no ids.
+            InputError: the prompt does not fit into the context with what follows it, or holds no ids; the
+                model draws no frames, or guidance needs more than the engine has.
             Busy: as many requests wait as may.
             Closed: the engine is closed.
         """
-        check_fits(len(request.prompt), new_tokens=request.max_new_tokens, context_tokens=self._context)
-        if not 0 <= request.prompt.min() <= request.prompt.max() < self._vocab:
-            raise InputError(f"a prompt holds ids that are none of {self._vocab}", field="prompt")
+        self._check(request)
         sequence = LiveSequence(request, ends=self._ends, decode=self._decode, deliver=deliver)
         with self._changed:
             if self._closing:
@@ -171,6 +171,29 @@ class Engine:
             sequence.cancelled = True
 
         return cancel
+
+    def _check(self, request: GenerationRequest) -> None:
+        """Refuse what can never be continued here; see `submit`."""
+        prompts = [each for each in (request.prompt, request.unconditional) if each is not None]
+        new = request.max_new_tokens
+        if request.frames:
+            tokens = frame_grammar(self._vocabulary, frames=request.frames).last + 1
+            if new != tokens:
+                problem = f"{request.frames} frames are {tokens} tokens, not {new}"
+                raise InputError(problem, field="max_new_tokens", value=new)
+        for prompt in prompts:
+            check_fits(len(prompt), new_tokens=new, context_tokens=self._context)
+            if not 0 <= prompt.min() <= prompt.max() < self._vocab:
+                raise InputError(f"a prompt holds ids that are none of {self._vocab}", field="prompt")
+        pages = sum(-(-(len(prompt) + new) // self._page) for prompt in prompts)
+        if len(prompts) > self._config.max_sequences or pages >= self._pages:
+            held = f"{self._config.max_sequences} sequences and {self._pages - 1} pages"
+            raise InputError(
+                f"guidance takes {len(prompts)} sequences and {pages} pages, but this engine has {held}",
+                field="guidance_scale",
+                value=request.sampling.guidance_scale,
+                remedy="use a guidance_scale of 1, or an engine of more",
+            )
 
     def stream(self, request: GenerationRequest) -> Iterator[Piece]:
         """Yield what comes of a request; a caller that stops cancels it.
@@ -269,9 +292,11 @@ class Engine:
             return
         drawn = self._programs.step(ready)
         self._steps += 1
-        for sequence, (token, finite) in zip(ready, drawn):
+        for sequence in ready:
             self._scheduler.was_stepped(sequence)
-            self._write(sequence, token, finite=finite)
+        for sequence, (token, finite) in zip(ready, drawn):
+            if sequence.leads:
+                self._write(sequence, token, finite=finite)
         if not all(finite for _, finite in drawn):
             # Numbers that are not finite would stay in pages, and spoil what is multiplied with zero.
             self._begin_again(None)
@@ -299,7 +324,7 @@ class Engine:
             sequence.give_up()
             if error is not None:
                 sequence.deliver(error)
-            else:
+            elif sequence.leads:
                 self._scheduler.waiting.append(sequence)
         self._scheduler.waiting.extend(old.waiting)
 

@@ -15,9 +15,9 @@ from ringworld.core.sharding import spec
 from ringworld.inference.config import GREEDY
 from ringworld.inference.engine.scheduler import Chunk
 from ringworld.inference.engine.sequence import MOST_ALTERNATIVES, LiveSequence, ScoredToken
-from ringworld.inference.grammar import legal, text_grammar
-from ringworld.inference.request import sampling_of
-from ringworld.inference.sampling import Sampling, row_keys, sample
+from ringworld.inference.grammar import Grammar, frame_grammar, legal, text_grammar
+from ringworld.inference.request import float32_of, sampling_of
+from ringworld.inference.sampling import Sampling, guide, row_keys, sample
 from ringworld.model.arrange import Layout
 from ringworld.model.decode import GenerationWeights
 from ringworld.model.forward import Forward
@@ -53,6 +53,11 @@ class _Rows(NamedTuple):
     seeds: UInt32[Array, " batch"]
     checksums: UInt32[Array, " batch"]
     tables: Int32[Array, "batch width"]
+    beside: Int32[Array, " batch"]
+    """The row that guidance compares with; its own where there is none."""
+    guidance_scale: Float32[Array, " batch"]
+    grammar: Grammar
+    """Of each row."""
     sampling: Sampling
 
 
@@ -75,7 +80,8 @@ class Programs:
         self._weights, self._forward = weights, forward
         self._pages, self._page, self._width = pages, page_tokens, table_pages
         self._rows = rows
-        self._legal = legal(text_grammar(vocabulary, ends=()), jnp.int32(0), vocab=forward.architecture.vocab)
+        self._vocabulary, self._text = vocabulary, text_grammar(vocabulary, ends=())
+        self._legal = legal(self._text, jnp.int32(0), vocab=forward.architecture.vocab)
         # In this layout token t of a chunk is on member t % members, as in a page.
         self._layout = Layout(replace(forward.execution.attention, layout="striped"), mesh=mesh)
         self._replicated = jax.NamedSharding(mesh, spec())
@@ -133,6 +139,9 @@ class Programs:
         """Write a token of each; return it, and whether the scores that it was drawn from are numbers."""
         by_row = {each.row: each for each in sequences}
         rows = [by_row.get(row) for row in range(self._rows)]
+        beside: Any = np.array(
+            [i if each is None else each.pair[-1].row for i, each in enumerate(rows)], np.int32
+        )
         batch = _Rows(
             tokens=_each(rows, lambda each: each.ids[-1]),
             order=_each(rows, lambda each: len(each.ids) - 1, idle=-1),
@@ -140,6 +149,11 @@ class Programs:
             seeds=_each(rows, lambda each: each.request.sampling.seed, dtype=np.uint32),
             checksums=_each(rows, lambda each: each.checksum, dtype=np.uint32),
             tables=self._table(rows),
+            beside=beside,
+            guidance_scale=_each(
+                rows, lambda each: float32_of(each.request.sampling.guidance_scale), dtype=np.float32
+            ),
+            grammar=jax.tree.map(lambda *x: np.array(x, np.int32), *map(self._grammar, rows)),
             sampling=sampling_of([GREEDY if each is None else each.request.sampling for each in rows]),
         )
         asked = any(each.request.alternatives for each in sequences)
@@ -148,7 +162,6 @@ class Programs:
             self._pool,
             self._seen,
             self._put(batch),
-            legal=self._legal,
             asked=self._put(np.bool_(asked)),
             forward=self._forward,
         )
@@ -166,6 +179,11 @@ class Programs:
             )
             for each in sequences
         ]
+
+    def _grammar(self, sequence: LiveSequence | None) -> Grammar:
+        if sequence is None or not sequence.request.frames:
+            return self._text
+        return frame_grammar(self._vocabulary, frames=sequence.request.frames)
 
     def _empty(self) -> tuple[PagePool, Bool[Array, "batch vocab"]]:
         architecture, compute = self._forward.architecture, self._forward.execution.compute
@@ -186,10 +204,10 @@ class Programs:
 
 def _each(
     rows: Sequence[LiveSequence | None],
-    value: Callable[[LiveSequence], int],
+    value: Callable[[LiveSequence], int | float],
     *,
     idle: int = 0,
-    dtype: type[np.integer] = np.int32,
+    dtype: type[np.number] = np.int32,
 ) -> Any:
     return np.array([idle if each is None else value(each) for each in rows], dtype)
 
@@ -217,7 +235,6 @@ def _step(
     seen: Bool[Array, "batch vocab"],
     rows: _Rows,
     *,
-    legal: Bool[Array, " vocab"],
     asked: Bool[Array, ""],
     forward: Forward,
 ) -> tuple[Drawn, Bool[Array, "batch vocab"], PagePool]:
@@ -226,21 +243,26 @@ def _step(
     )
     # Scores of one token are small: every device draws for every row, and no draw depends on the mesh.
     scores = jax.reshard(scores, spec(None, None))
+    finite = jnp.isfinite(scores).all(axis=1)
+    guided = (rows.beside != jnp.arange(len(scores)))[:, None]
+    scale = rows.guidance_scale[:, None]
+    scores = jnp.where(guided, guide(scores, scores[rows.beside], scale=scale), scores)
+    may_follow = jax.vmap(partial(legal, vocab=scores.shape[1]))(rows.grammar, rows.index)
     tokens = sample(
         scores,
-        legal=legal,
+        legal=may_follow,
         seen=seen,
         keys=row_keys(rows.seeds, rows.checksums),
         index=rows.index,
         sampling=rows.sampling,
     )
-    logprobs = _logprobs(scores, legal=legal)
+    logprobs = _logprobs(scores, legal=may_follow)
     count = min(MOST_ALTERNATIVES, scores.shape[1])
     nothing = _Likeliest(jnp.zeros((len(tokens), count), jnp.int32), jnp.zeros((len(tokens), count)))
     drawn = Drawn(
         tokens=tokens,
         logprobs=jnp.take_along_axis(logprobs, tokens[:, None], axis=1)[:, 0],
-        finite=jnp.isfinite(scores).all(axis=1),
+        finite=finite & finite[rows.beside],
         likeliest=jax.lax.cond(asked, lambda x: _likeliest(x, count), lambda x: nothing, logprobs),
     )
     return drawn, seen.at[jnp.arange(len(tokens)), tokens].set(True), pool
@@ -257,7 +279,7 @@ def _score(
 ) -> tuple[Float32[Array, "1 seq"], _Likeliest]:
     """Return the log-probability of each target, and the likeliest ids in its place."""
     scores = logits(rms_norm(x, weights.norm, eps=forward.architecture.norm_eps), weights.head)
-    logprobs = _logprobs(jax.reshard(scores, spec("batch", "seq", None)), legal=legal)
+    logprobs = _logprobs(jax.reshard(scores, spec("batch", "seq", None)), legal=legal[None, None])
     # A product and no lookup, which knows how targets are sharded.
     chosen = jnp.arange(logprobs.shape[-1], dtype=jnp.int32)[None, None] == targets[..., None]
     own = jnp.where(chosen, logprobs, 0).sum(axis=-1)
@@ -265,10 +287,9 @@ def _score(
 
 
 def _logprobs(
-    scores: Float32[Array, "*dims vocab"], *, legal: Bool[Array, " vocab"]
+    scores: Float32[Array, "*dims vocab"], *, legal: Bool[Array, "*#dims vocab"]
 ) -> Float32[Array, "*dims vocab"]:
-    allowed = jnp.expand_dims(legal, range(scores.ndim - 1))
-    return jax.nn.log_softmax(jnp.where(allowed, scores, -jnp.inf), axis=-1)
+    return jax.nn.log_softmax(jnp.where(legal, scores, -jnp.inf), axis=-1)
 
 
 def _likeliest(logprobs: Float32[Array, "*dims vocab"], count: int) -> _Likeliest:

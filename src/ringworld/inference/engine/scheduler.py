@@ -8,7 +8,8 @@
 
 Where pages run out, the sequence that was admitted last gives up its own, waits in front of all others and
 reads again what is not known any more. The one that was admitted first always continues, so all come to
-an end.
+an end. What is guided is two sequences, which are admitted and give up their pages together, and write once
+both are read.
 """
 
 from collections import deque
@@ -64,12 +65,14 @@ class Scheduler:
         while self.waiting and self._rows:
             first = self.waiting[0]
             # What is known costs nothing but is counted, so that few give up their pages soon.
-            if self.running and self.pages.available < self._pages_of(len(first.ids)):
+            needed = sum(self._pages_of(len(each.ids)) for each in first.pair)
+            if len(self._rows) < len(first.pair) or (self.running and self.pages.available < needed):
                 break
             self.waiting.popleft()
-            first.row, first.turn = self._rows.pop(), self._next_turn()
-            self.running.append(first)
-            admitted.append(first)
+            for each in first.pair:
+                each.row, each.turn = self._rows.pop(), self._next_turn()
+                self.running.append(each)
+                admitted.append(each)
         return admitted
 
     def chunks(self) -> Iterator[Chunk]:
@@ -151,22 +154,23 @@ class Scheduler:
                 continue
             last = self.running[-1]
             self._leave(last)
-            self.waiting.appendleft(last)
+            self.waiting.appendleft(last.pair[0])
             self.preempted += 1
-            if last is sequence:
+            if last in sequence.pair:
                 return False
         return True
 
     def _leave(self, sequence: LiveSequence) -> None:
-        assert sequence.row is not None
-        self.running.remove(sequence)
-        self._rows.append(sequence.row)
-        self.pages.release(sequence.pages)
-        sequence.give_up()
+        for each in sequence.pair:
+            assert each.row is not None
+            self.running.remove(each)
+            self._rows.append(each.row)
+            self.pages.release(each.pages)
+            each.give_up()
 
     def _pages_of(self, tokens: int) -> int:
         return -(-tokens // self._page)
 
 
 def _writes(sequence: LiveSequence) -> bool:
-    return sequence.row is not None and not sequence.unread and not sequence.finished
+    return all(each.row is not None and not each.unread and not each.finished for each in sequence.pair)

@@ -1,7 +1,7 @@
 """What is asked of an engine, what comes of it step by step, and the sequence between the two."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -39,6 +39,10 @@ class GenerationRequest:
     """Of each token, the log-probabilities of so many likeliest ids."""
     score_prompt: bool = False
     """Whether the prompt's own log-probabilities are wanted, for which all of it is read."""
+    frames: int = 0
+    """Frames to draw; 0 writes text. `max_new_tokens` is then that of all of them, ends included."""
+    unconditional: Int32[np.ndarray, " unconditional"] | None = None
+    """The prompt that guidance compares with; none leaves guidance out."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be continued.
@@ -46,7 +50,7 @@ class GenerationRequest:
         Raises:
             InputError: nothing is asked, a number is out of range, or a stop string is empty.
         """
-        check_range(self, "max_new_tokens", "sample", least=0)
+        check_range(self, "max_new_tokens", "sample", "frames", least=0)
         check_range(self, "alternatives", least=0, most=MOST_ALTERNATIVES)
         if "" in self.stop:
             raise InputError("a stop string is empty", field="stop", value=self.stop, remedy="leave it out")
@@ -56,7 +60,7 @@ class GenerationRequest:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class ScoredToken:
-    """A token, and how likely the model finds it among the text ids, before all that sampling changes."""
+    """A token, and how likely the model finds it among the legal ids, before all that sampling changes."""
 
     id: int
     logprob: float
@@ -76,7 +80,7 @@ class Piece:
     prompt: tuple[ScoredToken, ...] = ()
     """The prompt's tokens but the first, if they were to be scored, with the first piece."""
     finish: Finish | None = None
-    """Why nothing follows: `stop` at an end or a stop string, `length` at the most tokens."""
+    """Why nothing follows: `stop` at an end, a stop string or the last frame, `length` at the most tokens."""
     reused_tokens: int = 0
     """Of the prompt, those that were found in the cache."""
 
@@ -92,6 +96,8 @@ class LiveSequence:
         turn: when it was admitted or given a chunk last.
         known: the page after which the next full one is stored; None once another sequence has stored it.
         reused: tokens of the prompt that were found in pages.
+        pair: itself; of a guided drawing, the sequence that leads and the one that it is compared with. They
+            are admitted, stepped and removed together, and both hold the tokens that the first one draws.
     """
 
     def __init__(
@@ -121,6 +127,16 @@ class LiveSequence:
         self.scores: list[ScoredToken] = []
         self.cancelled = False
         self._ends, self._stream = ends | set(request.ends), TextStream(decode, stop=request.stop)
+        self.pair: tuple[LiveSequence, ...] = (self,)
+        if request.unconditional is not None:
+            compared = replace(request, prompt=request.unconditional, unconditional=None, score_prompt=False)
+            beside = LiveSequence(compared, ends=ends, decode=decode, deliver=lambda piece: None)
+            self.pair = beside.pair = (self, beside)
+
+    @property
+    def leads(self) -> bool:
+        """Whether it draws its own tokens."""
+        return self.pair[0] is self
 
     @property
     def written(self) -> int:
@@ -151,7 +167,13 @@ class LiveSequence:
     def write(self, token: ScoredToken) -> Piece:
         """Add a token that was drawn, and return what comes of it."""
         scores, self.scores = tuple(self.scores), []
-        self.ids.append(token.id)
+        for each in self.pair:
+            each.ids.append(token.id)
+        if self.request.frames:
+            whole = self.written == self.request.max_new_tokens
+            return Piece(
+                token=token, prompt=scores, finish="stop" if whole else None, reused_tokens=self.reused
+            )
         if token.id in self._ends:
             text = self._stream.close()
             return Piece(text=text, prompt=scores, finish="stop", reused_tokens=self.reused)

@@ -1,0 +1,72 @@
+"""Decode a picture or a film in a process of its own, with limits on time and memory and no files to write.
+
+Run as a module by `media`: what is asked as JSON in the first argument; on stdout a line of JSON with the
+number of frames, or with why the file is refused, and then the frames as RGB bytes.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ringworld.core.errors import InputError
+from ringworld.vision.config import MediaLimits
+from ringworld.vision.media import media_format, read_image
+from ringworld.vision.sampling import read_spread
+
+
+def read(asked: dict[str, Any]) -> np.ndarray:
+    """Return the frames of a file, [frames, side, side, 3]; what is inside decides what it is, not its name.
+
+    Raises:
+        InputError: it cannot be read, is above a limit, or is not of the kind that is asked for.
+    """
+    path, resolution, kind = Path(asked["path"]), asked["resolution"], asked["kind"]
+    limits = MediaLimits(frame_pixels=asked["pixels"], duration_seconds=asked["duration_seconds"])
+    if (media_format(path) if kind == "any" else kind) == "image":
+        return read_image(path, resolution=resolution, limits=limits)[None]
+    return read_spread(
+        path,
+        most_frames=asked["most_frames"],
+        frames_per_second=asked["frames_per_second"],
+        resolution=resolution,
+        limits=limits,
+    )
+
+
+def _limit(*, memory_bytes: int, cpu_seconds: int) -> None:
+    try:
+        import resource
+    except ImportError:  # Windows: the caller's timeout alone
+        return
+    for kind, most in (
+        (resource.RLIMIT_AS, memory_bytes),
+        (resource.RLIMIT_CPU, cpu_seconds),
+        (resource.RLIMIT_FSIZE, 0),
+        (resource.RLIMIT_CORE, 0),
+    ):
+        try:
+            resource.setrlimit(kind, (most, most))
+        except (ValueError, OSError):  # a system that has no such limit, or a lower one
+            continue
+
+
+def main() -> None:
+    """Answer one request."""
+    asked = json.loads(sys.argv[1])
+    _limit(memory_bytes=asked["memory_bytes"], cpu_seconds=asked["cpu_seconds"])
+    out = sys.stdout.buffer
+    try:
+        frames = read(asked)
+    except InputError as error:
+        refused = {"problem": error.problem, "remedy": error.remedy, "field": error.field}
+        out.write(json.dumps(refused).encode() + b"\n")
+        return
+    out.write(json.dumps({"frames": len(frames)}).encode() + b"\n")
+    out.write(np.ascontiguousarray(frames).tobytes())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""`/v1/files`: what is sent once and shown in many requests, in a folder that goes with the server."""
+
+import secrets
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ringworld.serving.config import ServingLimits
+from ringworld.serving.errors import ApiError
+from ringworld.serving.form import Form, Upload
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _File:
+    name: str
+    bytes: int
+    purpose: str
+    created: int
+
+
+class Files:
+    """The files of one server; names that others give them are shown, and never paths."""
+
+    def __init__(self, *, limits: ServingLimits) -> None:
+        """Make the folder."""
+        self._limits = limits
+        self._folder = tempfile.TemporaryDirectory(prefix="ringworld-files-")
+        self._files: dict[str, _File] = {}
+
+    def close(self) -> None:
+        """Delete all."""
+        self._files.clear()
+        self._folder.cleanup()
+
+    def add(self, form: Form) -> dict[str, Any]:
+        """Keep a file, and describe it.
+
+        Raises:
+            ApiError: there is none in the form, or as many are kept as may.
+        """
+        upload: Upload | None = form.files.get("file")
+        if upload is None or not upload.content:
+            raise ApiError(400, "file is missing or empty; send one as a part of the form", param="file")
+        self._forget_old()
+        if len(self._files) >= self._limits.max_files:
+            problem = f"{len(self._files)} files are kept, as many as may; delete one"
+            raise ApiError(429, problem, kind="rate_limit_error", code="too_many_files")
+        id = f"file-{secrets.token_hex(16)}"
+        self._path(id).write_bytes(upload.content)
+        self._files[id] = _File(
+            name=upload.name,
+            bytes=len(upload.content),
+            purpose=form.texts.get("purpose", "user_data")[:40],
+            created=int(time.time()),
+        )
+        return self.get(id)
+
+    def get(self, id: str) -> dict[str, Any]:
+        """Describe a file.
+
+        Raises:
+            ApiError: there is none.
+        """
+        file = self._find(id)
+        return {
+            "id": id,
+            "object": "file",
+            "bytes": file.bytes,
+            "created_at": file.created,
+            "expires_at": int(file.created + self._limits.keep_seconds),
+            "filename": file.name,
+            "purpose": file.purpose,
+        }
+
+    def list(self) -> dict[str, Any]:
+        """Describe all."""
+        self._forget_old()
+        return {"object": "list", "data": [self.get(id) for id in [*self._files]], "has_more": False}
+
+    def content(self, id: str) -> bytes:
+        """Return what a file holds.
+
+        Raises:
+            ApiError: there is none.
+        """
+        self._find(id)
+        return self._path(id).read_bytes()
+
+    def delete(self, id: str) -> Mapping[str, Any]:
+        """Delete a file.
+
+        Raises:
+            ApiError: there is none.
+        """
+        self._find(id)
+        self._forget(id)
+        return {"id": id, "object": "file", "deleted": True}
+
+    def _path(self, id: str) -> Path:
+        return Path(self._folder.name) / id
+
+    def _find(self, id: str) -> _File:
+        self._forget_old()
+        file = self._files.get(id)
+        if file is None:
+            problem = f"there is no file {id!r:.80}"
+            raise ApiError(404, problem, kind="not_found_error", param="file_id", code="file_not_found")
+        return file
+
+    def _forget_old(self) -> None:
+        oldest = time.time() - self._limits.keep_seconds
+        for id, file in [*self._files.items()]:
+            if file.created < oldest:
+                self._forget(id)
+
+    def _forget(self, id: str) -> None:
+        # Two requests may end the same file at once.
+        if self._files.pop(id, None) is not None:
+            self._path(id).unlink(missing_ok=True)

@@ -1,0 +1,99 @@
+"""Pictures and films that were sent, to codes; hostile bytes are decoded in a process of its own."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+from typing import Literal
+
+import numpy as np
+
+from ringworld.core.errors import InputError
+from ringworld.inference.world import World
+from ringworld.serving.config import ServingLimits
+from ringworld.serving.errors import ApiError
+
+Kind = Literal["image", "video", "any"]
+_NAMED = {"image": "the image", "video": "the video", "any": "the file"}
+_CODES = {"limits.frame_pixels": "too_many_pixels", "limits.duration_seconds": "video_too_long"}
+_AT_ONCE = 2
+"""Decoders, each of which may use its memory and all cores."""
+# Keys of the server stay with the server.
+_PASSED_ON = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TMPDIR", "SYSTEMROOT")
+
+
+class Media:
+    """What a model is shown by those who ask."""
+
+    def __init__(self, world: World, *, limits: ServingLimits) -> None:
+        """Keep the model and the limits."""
+        self._world, self._limits = world, limits
+        self._decoders = threading.BoundedSemaphore(_AT_ONCE)
+
+    def codes(self, content: bytes, *, kind: Kind, field: str) -> np.ndarray:
+        """Return the codes of the frames of a file, [frames, codes]; it takes long, so call it in a thread.
+
+        Args:
+            content: the file.
+            kind: what it is to be; what is inside decides whether it is.
+            field: of the request, which errors name.
+
+        Raises:
+            InputError: it cannot be read, or the model sees nothing.
+            ApiError: it has too many pixels, lasts too long, or takes too much time or memory.
+        """
+        self._world.prompts.seeing()
+        with tempfile.NamedTemporaryFile(prefix="ringworld-") as file, self._decoders:
+            file.write(content)
+            file.flush()
+            frames = self._decoded(file.name, kind=kind, field=field)
+        return self._world.codes(video=frames)
+
+    def _decoded(self, path: str, *, kind: Kind, field: str) -> np.ndarray:
+        limits, watching = self._limits, self._world.watching
+        resolution = self._world.prompts.seeing().resolution
+        asked = {
+            "path": path,
+            "kind": kind,
+            "resolution": resolution,
+            "most_frames": watching.max_frames,
+            "frames_per_second": watching.frames_per_second,
+            "pixels": limits.max_pixels,
+            "duration_seconds": limits.max_video_seconds,
+            "memory_bytes": limits.max_decode_bytes,
+            "cpu_seconds": max(1, round(limits.max_decode_seconds * (os.cpu_count() or 1))),
+        }
+        told, _, content = self._run(asked).partition(b"\n")
+        answer = json.loads(told or b"{}")
+        if "frames" in answer:
+            shape = answer["frames"], resolution, resolution, 3
+            return np.frombuffer(content, np.uint8).reshape(shape)
+        if "problem" not in answer:
+            problem = (
+                f"{_NAMED[kind]} takes more than {limits.max_decode_seconds:g} s or "
+                f"{limits.max_decode_bytes // 2**20} MiB to decode; send a smaller one"
+            )
+            raise ApiError(400, problem, param=field, code="media_too_costly")
+        # Our name for the file tells nobody anything.
+        problem = answer["problem"].replace(path, _NAMED[kind])
+        if answer["field"] in _CODES:
+            raise ApiError(400, problem, param=field, code=_CODES[answer["field"]])
+        raise InputError(problem, field=field, remedy=answer["remedy"])
+
+    def _run(self, asked: dict[str, object]) -> bytes:
+        """Return what the decoder says; nothing where it was ended."""
+        try:
+            ran = subprocess.run(
+                [sys.executable, "-P", "-m", "ringworld.serving.decode_media", json.dumps(asked)],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=self._limits.max_decode_seconds,
+                env={name: os.environ[name] for name in _PASSED_ON if name in os.environ},
+                start_new_session=True,  # a Ctrl-C is not for it
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            return b""
+        return ran.stdout if ran.returncode == 0 else b""

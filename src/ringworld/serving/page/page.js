@@ -1,0 +1,355 @@
+// The page of a server: it asks what any client asks, and shows what comes as text, never as markup.
+
+const at = (id) => document.getElementById(id);
+const shown = { messages: [], attached: [], used: 0, context: 1, model: "", answering: null, drawing: null };
+
+async function call(path, body, options = {}) {
+  const headers = at("key").value ? { Authorization: `Bearer ${at("key").value}` } : {};
+  if (body !== undefined) headers["Content-Type"] = "application/json";
+  const method = options.method ?? (body === undefined ? "GET" : "POST");
+  const sent = { method, headers, signal: options.signal };
+  if (body !== undefined) sent.body = JSON.stringify(body);
+  const response = await fetch(path, sent);
+  if (response.ok) return response;
+  if (response.status === 401) at("access").open = true;
+  const told = await response.json().catch(() => null);
+  throw new Error(told?.error?.message ?? `the server answered ${response.status}`);
+}
+
+/** Yield the data of each event of a stream, whatever the chunks are in which it comes. */
+export async function* events(response) {
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  while (true) {
+    const { value, done } = await reader.read();
+    if (done) return;
+    const whole = (rest + value).split("\n\n");
+    rest = whole.pop();
+    for (const event of whole) {
+      const line = event.split("\n").find((each) => each.startsWith("data: "));
+      if (line === undefined || line === "data: [DONE]") continue;
+      const data = JSON.parse(line.slice(6));
+      if (data.error) throw new Error(data.error.message);
+      yield data;
+    }
+  }
+}
+
+function say(text) { at("status").textContent = text; }
+
+function complain(error) {
+  at("problem").hidden = !error;
+  at("problem").textContent = error ? String(error.message ?? error) : "";
+}
+
+function element(tag, properties = {}, ...children) {
+  const made = Object.assign(document.createElement(tag), properties);
+  made.append(...children);
+  return made;
+}
+
+async function begin() {
+  try {
+    const { data: [model] } = await (await call("v1/models")).json();
+    Object.assign(shown, { model: model.id, context: model.max_model_len, sees: model.vision });
+    at("model").textContent = model.id;
+    at("access").open = false;
+    at("show-draw").hidden = !model.vision;
+    if (model.vision) at("frames").value = model.vision.max_frames;
+    complain(null);
+    await measure();
+  } catch (error) { complain(error); }
+}
+
+let measured = 0;
+async function measure() {
+  const turn = ++measured;
+  let draft = 0;
+  const text = [...documents(), at("question").value].join("\n\n").trim();
+  try {
+    if (text) draft = (await (await call("tokenize", { prompt: text, add_special_tokens: false })).json()).count;
+  } catch { return; }  // The question itself will say what is wrong.
+  if (turn !== measured) return;
+  const tokens = shown.used + draft + shown.attached.reduce((sum, each) => sum + each.tokens, 0);
+  at("context").max = shown.context;
+  at("context").high = 0.9 * shown.context;
+  at("context").value = Math.min(tokens, shown.context);
+  at("count").textContent = `${tokens.toLocaleString()} of ${shown.context.toLocaleString()} tokens`;
+}
+
+const documents = () => shown.attached.filter((each) => each.text !== undefined).map((each) => each.text);
+
+function asDataAddress(file) {
+  return new Promise((resolve, reject) => {
+    const reader = new FileReader();
+    reader.onload = () => resolve(reader.result);
+    reader.onerror = () => reject(new Error(`${file.name} cannot be read`));
+    reader.readAsDataURL(file);
+  });
+}
+
+async function attach(file) {
+  say(`Reading ${file.name}`);
+  const kind = file.type.split("/")[0];
+  const each = { name: file.name, tokens: 0 };
+  if (kind === "image" || kind === "video") {
+    if (!shown.sees) throw new Error(`${shown.model} is a model of text alone, which sees no ${kind}`);
+    const url = await asDataAddress(file);
+    each.part = { type: `${kind}_url`, [`${kind}_url`]: { url } };
+    const [seen, blank] = await Promise.all([[{ type: "text", text: "." }, each.part], "."].map(async (content) =>
+      (await (await call("tokenize", { messages: [{ role: "user", content }] })).json()).count));
+    each.tokens = seen - blank;
+    each.strip = await strip(file, kind);
+  } else {
+    each.text = new TextDecoder("utf-8", { fatal: true }).decode(await file.arrayBuffer());
+  }
+  shown.attached.push(each);
+  showAttached();
+  say(`${file.name} is attached`);
+  await measure();
+}
+
+/** Return pictures of a file: itself, or some frames over the length of a film. */
+async function strip(file, kind) {
+  const url = URL.createObjectURL(file);
+  const made = element("div", { className: "strip" });
+  if (kind === "image") {
+    made.append(element("img", { src: url, alt: file.name }));
+    return made;
+  }
+  const film = element("video", { src: url, muted: true, preload: "auto" });
+  const seek = (seconds) => new Promise((resolve, reject) => {
+    film.onseeked = resolve;
+    film.onerror = reject;
+    film.currentTime = seconds;
+  });
+  try {
+    await new Promise((resolve, reject) => { film.onloadeddata = resolve; film.onerror = reject; });
+    for (let i = 0; i < 8; i++) {
+      await seek((i + 0.5) / 8 * film.duration);
+      const height = 64, width = Math.max(1, Math.round(height * film.videoWidth / film.videoHeight));
+      const canvas = element("canvas", { width, height });
+      canvas.getContext("2d").drawImage(film, 0, 0, width, height);
+      made.append(canvas);
+    }
+    made.setAttribute("role", "img");
+    made.setAttribute("aria-label", `Eight frames of ${file.name}`);
+  } catch { made.append(`${file.name} (this browser cannot show it)`); } finally { URL.revokeObjectURL(url); }
+  return made;
+}
+
+function showAttached() {
+  at("attached").replaceChildren(...shown.attached.map((each) => element("li", {},
+    each.strip ?? "", `${each.name} `,
+    element("button", {
+      type: "button", textContent: "Remove", ariaLabel: `Remove ${each.name}`,
+      onclick: () => {
+        shown.attached = shown.attached.filter((other) => other !== each);
+        showAttached();
+        at("question").focus();
+        measure();
+      },
+    }))));
+}
+
+async function attachAll(files) {
+  complain(null);
+  for (const file of files) {
+    try { await attach(file); } catch (error) { complain(`${file.name}: ${error.message}`); say(""); }
+  }
+}
+
+function turn(role, text, pictures = []) {
+  const content = element("span", { textContent: text });
+  const item = element("li", { className: role },
+    element("span", { className: "who", textContent: role === "user" ? "You" : shown.model }), ...pictures, content);
+  at("log").append(item);
+  item.scrollIntoView({ block: "nearest" });
+  return { item, content };
+}
+
+async function ask(event) {
+  event.preventDefault();
+  const question = at("question").value.trim();
+  if (shown.answering || !(question || shown.attached.length)) return;
+  complain(null);
+  const attached = shown.attached, parts = attached.filter((each) => each.part).map((each) => each.part);
+  const text = [...documents(), question].join("\n\n");
+  const asked = { role: "user", content: parts.length ? [{ type: "text", text }, ...parts] : text };
+  const names = attached.filter((each) => !each.strip).map((each) => `[${each.name}] `).join("");
+  const mine = turn("user", names + question, attached.map((each) => each.strip).filter(Boolean));
+  const answer = turn("assistant", "");
+  shown.attached = [];
+  at("question").value = "";
+  showAttached();
+  shown.answering = new AbortController();
+  at("log").ariaBusy = "true";
+  at("stop").disabled = false;
+  at("send").disabled = true;
+  say("Reading");
+  let written = "";
+  const settled = () => {
+    shown.messages.push(asked, { role: "assistant", content: written });
+    at("export").disabled = false;
+  };
+  try {
+    const body = {
+      model: shown.model, messages: [...shown.messages, asked], stream: true,
+      stream_options: { include_usage: true },
+    };
+    if (at("tokens").value) body.max_tokens = Number(at("tokens").value);
+    if (at("temperature").value) body.temperature = Number(at("temperature").value);
+    if (at("seed").value) body.seed = Number(at("seed").value);
+    const response = await call("v1/chat/completions", body, { signal: shown.answering.signal });
+    for await (const { choices: [choice], usage } of events(response)) {
+      if (usage) shown.used = usage.total_tokens;
+      if (!choice?.delta?.content) continue;
+      if (!written) say("Answering");
+      written += choice.delta.content;
+      answer.content.textContent = written;
+      answer.item.scrollIntoView({ block: "nearest" });
+    }
+    settled();
+    say("");
+  } catch (error) {
+    if (error.name === "AbortError" && written) {
+      settled();
+      say("Stopped");
+    } else {
+      mine.item.remove();
+      answer.item.remove();
+      shown.attached = attached;
+      at("question").value = question;
+      showAttached();
+      say(error.name === "AbortError" ? "Stopped" : "");
+      if (error.name !== "AbortError") complain(error);
+    }
+  } finally {
+    shown.answering = null;
+    at("log").ariaBusy = "false";
+    at("stop").disabled = true;
+    at("send").disabled = false;
+    at("question").focus();
+    measure();
+  }
+}
+
+function save(name, content) {
+  const url = URL.createObjectURL(new Blob([content], { type: "application/json" }));
+  element("a", { href: url, download: name }).click();
+  setTimeout(() => URL.revokeObjectURL(url), 1000);
+}
+
+function fresh() {
+  shown.answering?.abort();
+  Object.assign(shown, { messages: [], attached: [], used: 0 });
+  at("log").replaceChildren();
+  at("export").disabled = true;
+  showAttached();
+  complain(null);
+  say("A new conversation");
+  at("question").focus();
+  measure();
+}
+
+async function draw(event) {
+  event.preventDefault();
+  if (shown.drawing) return;
+  complain(null);
+  shown.drawing = new AbortController();
+  at("halt").disabled = false;
+  at("start").disabled = true;
+  const kind = at("kind").value, prompt = at("caption").value;
+  const seed = at("drawseed").value ? Number(at("drawseed").value) : crypto.getRandomValues(new Uint32Array(1))[0];
+  const body = { model: shown.model, prompt, seed };
+  if (at("guidance").value) body.guidance_scale = Number(at("guidance").value);
+  const cells = element("div", { className: kind === "image" ? "cells one" : "cells" });
+  const guided = body.guidance_scale === undefined ? "" : `, guidance ${body.guidance_scale}`;
+  const figure = element("figure", {}, element("figcaption", { textContent: `${prompt} (seed ${seed}${guided})` }), cells);
+  at("gallery").prepend(figure);
+  say("Drawing");
+  try {
+    await (kind === "image" ? drawImage : drawVideo)(body, { figure, cells, signal: shown.drawing.signal });
+    say("Drawn");
+  } catch (error) {
+    if (!cells.children.length) figure.remove();
+    say(error.name === "AbortError" ? "Stopped" : "");
+    if (error.name !== "AbortError") complain(error);
+  } finally {
+    shown.drawing = null;
+    at("halt").disabled = true;
+    at("start").disabled = false;
+  }
+}
+
+async function drawImage(body, { cells, signal }) {
+  const response = await call("v1/images/generations", { ...body, stream: true, partial_images: 3 }, { signal });
+  const picture = element("img", { alt: body.prompt });
+  for await (const { b64_json } of events(response)) {
+    picture.src = `data:image/png;base64,${b64_json}`;
+    if (!picture.isConnected) cells.append(picture);
+  }
+}
+
+async function drawVideo(body, { figure, cells, signal }) {
+  const begun = await (await call("v1/videos", { ...body, num_frames: Number(at("frames").value) }, { signal })).json();
+  const path = `v1/videos/${begun.id}`;
+  const blob = async (what) => URL.createObjectURL(await (await call(`${path}/${what}`, undefined, { signal })).blob());
+  try {
+    while (true) {
+      const video = await (await call(path, undefined, { signal })).json();
+      while (cells.children.length < video.frames_drawn) {
+        const index = cells.children.length;
+        cells.append(element("img", { src: await blob(`frames/${index}`), alt: `Frame ${index + 1}` }));
+      }
+      say(`${video.frames_drawn} of ${video.num_frames} frames`);
+      if (video.status === "failed") throw new Error(video.error.message);
+      if (video.status === "completed") break;
+      await new Promise((resolve) => setTimeout(resolve, 300));
+    }
+    figure.append(element("video", { src: await blob("content"), controls: true, loop: true, ariaLabel: body.prompt }));
+  } finally {
+    await call(path, undefined, { method: "DELETE" }).catch(() => {});
+  }
+}
+
+function show(which) {
+  for (const each of ["chat", "draw"]) {
+    at(each).hidden = each !== which;
+    at(`show-${each}`).ariaPressed = String(each === which);
+  }
+}
+
+function later(action, milliseconds) {
+  let timer;
+  return () => { clearTimeout(timer); timer = setTimeout(action, milliseconds); };
+}
+
+function listen() {
+  at("ask").addEventListener("submit", ask);
+  at("sketch").addEventListener("submit", draw);
+  at("stop").addEventListener("click", () => shown.answering?.abort());
+  at("halt").addEventListener("click", () => shown.drawing?.abort());
+  at("fresh").addEventListener("click", fresh);
+  at("export").addEventListener("click", () =>
+    save("conversation.json", JSON.stringify({ model: shown.model, messages: shown.messages }, null, 2)));
+  at("show-chat").addEventListener("click", () => show("chat"));
+  at("show-draw").addEventListener("click", () => show("draw"));
+  at("show-key").addEventListener("submit", (event) => { event.preventDefault(); begin(); });
+  at("question").addEventListener("input", later(measure, 300));
+  at("question").addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && !event.shiftKey && !event.isComposing) ask(event);
+  });
+  at("files").addEventListener("change", async () => { await attachAll(at("files").files); at("files").value = ""; });
+  document.addEventListener("dragover", (event) => { event.preventDefault(); at("ask").classList.add("over"); });
+  document.addEventListener("dragleave", () => at("ask").classList.remove("over"));
+  document.addEventListener("drop", (event) => {
+    event.preventDefault();
+    at("ask").classList.remove("over");
+    show("chat");
+    attachAll(event.dataTransfer.files);
+  });
+}
+
+listen();
+begin();

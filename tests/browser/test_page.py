@@ -1,0 +1,159 @@
+"""The page of a server, driven in Chromium: `make browser`; `CHROMIUM` names one of the system."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from playwright.sync_api import Page, expect, sync_playwright
+
+from ringworld.inference.config import EngineConfig
+from ringworld.vision.write_media import write_video
+from tests.serving.test_server import WORLD, serving
+
+HOSTILE = "<img src=x onerror=\"document.title='taken'\"><b>bold</b>"
+VIEWS = [("phone", 375, 740, "light"), ("desktop", 1280, 900, "dark")]
+
+
+@pytest.fixture(scope="module")
+def port():
+    config = EngineConfig(max_sequences=4, chunk_tokens=64)
+    with WORLD.engine(config) as engine, serving(engine, keys=("a-long-key",)) as found:
+        engine.warm_up()
+        yield found
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_playwright() as playwright:
+        path = os.environ.get("CHROMIUM")
+        launched = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"] if path else [])
+        yield launched
+        launched.close()
+
+
+@pytest.fixture(params=VIEWS, ids=[name for name, *_ in VIEWS])
+def page(browser, port, request):
+    _, width, height, scheme = request.param
+    context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
+    opened = context.new_page()
+    complaints = []
+    opened.on("console", lambda told: complaints.append(f"{told.text} {told.location}"))
+    opened.on("pageerror", lambda error: complaints.append(str(error)))
+    opened.goto(f"http://127.0.0.1:{port}/")
+    opened.get_by_label("API key").fill("a-long-key")
+    opened.get_by_role("button", name="Use").click()
+    expect(opened.locator("#model")).to_have_text("tiny")
+    yield opened
+    context.close()
+    # Without a key the first look at the model is refused, which the console shows too.
+    refused = [each for each in complaints if "the server responded with a status of 4" in each]
+    assert complaints == refused
+
+
+def wide(page: Page) -> bool:
+    return page.evaluate("document.documentElement.scrollWidth > document.documentElement.clientWidth")
+
+
+def shoot(page: Page, name: str) -> None:
+    folder = os.environ.get("SCREENSHOTS")
+    if folder:
+        size = page.viewport_size or {"width": 0}
+        page.screenshot(path=Path(folder) / f"{name}-{size['width']}.png")
+
+
+def test_a_conversation_streams_is_kept_and_exported(page, tmp_path):
+    page.get_by_label("Most tokens").evaluate("each => each.value = 12")
+    page.get_by_label("Question").fill(HOSTILE)
+    expect(page.locator("#count")).to_contain_text("of 512 tokens")
+    page.get_by_label("Question").press("Enter")
+    expect(page.get_by_role("button", name="Export")).to_be_enabled()
+    assert page.locator("#log img, #log b").count() == 0
+    assert page.title() == "ringworld"
+    expect(page.locator("#log .user")).to_contain_text(HOSTILE)
+    answer = page.locator("#log .assistant span").last.text_content()
+    assert page.evaluate("document.activeElement.id") == "question"
+    with page.expect_download() as saved:
+        page.get_by_role("button", name="Export").click()
+    saved.value.save_as(tmp_path / "conversation.json")
+    messages = json.loads((tmp_path / "conversation.json").read_text())["messages"]
+    assert messages == [{"role": "user", "content": HOSTILE}, {"role": "assistant", "content": answer}]
+    shoot(page, "conversation")
+    assert not wide(page)
+    page.get_by_role("button", name="New conversation").click()
+    assert page.locator("#log li").count() == 0
+
+
+def test_an_answer_is_stopped(page):
+    page.get_by_label("Temperature").evaluate("each => each.value = 5")
+    page.get_by_label("Seed").first.evaluate("each => each.value = 3")
+    page.get_by_label("Question").fill("On")
+    page.get_by_role("button", name="Send").click()
+    expect(page.locator("#status")).to_have_text("Answering")
+    page.get_by_role("button", name="Stop").first.click()
+    expect(page.locator("#status")).to_have_text("Stopped")
+    expect(page.get_by_role("button", name="Send")).to_be_enabled()
+
+
+def test_a_picture_a_film_and_a_book_are_attached_and_counted(page, tmp_path):
+    frames = np.random.default_rng(0).integers(0, 255, (8, 64, 64, 3)).astype(np.uint8)
+    write_video(tmp_path / "film.mp4", frames, frames_per_second=4)
+    Image.fromarray(frames[0]).save(tmp_path / "picture.png")
+    (tmp_path / "book.txt").write_text("A red circle moves. " * 5)
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG")
+    names = ("film.mp4", "picture.png", "book.txt")
+    page.locator("#files").set_input_files([tmp_path / name for name in names])
+    expect(page.get_by_role("button", name="Remove")).to_have_count(3)
+    expect(page.locator("#attached canvas")).to_have_count(8)
+    tokens = int(page.locator("#count").text_content().split()[0])
+    # Eight frames and one, of four codes and an end.
+    assert tokens > 9 * 5
+    page.locator("#files").set_input_files(tmp_path / "broken.png")
+    expect(page.get_by_role("alert")).to_contain_text("broken.png")
+    expect(page.get_by_role("button", name="Remove")).to_have_count(3)
+    page.get_by_label("Question").fill("What?")
+    shoot(page, "attached")
+    page.get_by_label("Most tokens").evaluate("each => each.value = 4")
+    page.get_by_role("button", name="Send").click()
+    expect(page.get_by_role("button", name="Export")).to_be_enabled()
+    expect(page.get_by_role("button", name="Remove")).to_have_count(0)
+
+
+def test_images_and_videos_are_drawn_frame_by_frame(page):
+    page.get_by_role("button", name="Draw").first.click()
+    page.get_by_label("What to draw").fill(f"A red circle {HOSTILE}")
+    page.get_by_label("Guidance").fill("2")
+    page.locator("#drawseed").fill("7")
+    start = page.locator("#start")
+    start.click()
+    expect(page.locator("#status")).to_have_text("Drawn")
+    expect(page.locator("figure img")).to_have_count(1)
+    expect(page.locator("figcaption").first).to_contain_text("seed 7, guidance 2")
+    page.get_by_label("Kind").select_option("video")
+    page.get_by_label("Frames of a video").fill("5")
+    start.click()
+    expect(page.locator("figure video")).to_have_count(1)
+    assert page.locator("figure").first.locator("img").count() == 5
+    assert all(page.locator("figure img").evaluate_all("all => all.map(each => each.naturalWidth === 4)"))
+    shoot(page, "drawn")
+    assert not wide(page)
+
+
+def test_all_that_is_used_has_a_name_and_is_reached_by_keys(page):
+    for view in ("Ask", "Draw"):
+        page.get_by_role("button", name=view, exact=True).first.click()
+        used = "button, input, textarea, select, summary, meter"
+        for control in page.locator(used).locator("visible=true").all():
+            named = "e => e.labels?.length || e.textContent.trim() || e.ariaLabel"
+            assert control.evaluate(named), control.evaluate("e => e.outerHTML")
+    page.get_by_role("button", name="Ask", exact=True).click()
+    page.locator("body").evaluate("() => document.activeElement.blur()")
+    reached = set()
+    for _ in range(16):
+        page.keyboard.press("Tab")
+        reached.add(page.evaluate("document.activeElement.id"))
+        style = "getComputedStyle(document.activeElement).outlineStyle"
+        assert page.evaluate(f"document.activeElement.matches('body, .unseen') || {style} !== 'none'")
+    assert {"question", "files", "send", "fresh", "show-draw"} <= reached
