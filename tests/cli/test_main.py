@@ -107,7 +107,7 @@ def test_a_command_without_a_preset_lists_what_there_is(command, capsys):
 def test_help_with_a_preset_lists_every_field_of_its_run(capsys):
     code, text = run(capsys, "train", *SMOKE, "--help")
     assert code == 0
-    for option in ("--data", "--training.stages.2.learning-rate", "--execution.attention.layout"):
+    for option in ("--data", "--training.stages.1.learning-rate", "--execution.attention.layout"):
         assert option in text
 
 
