@@ -41,6 +41,10 @@ def test_one_of_one_is_alone(environment):
         ({"RINGWORLD_JOIN_SECONDS": "-1"}, "timeout_seconds"),
         (dict(RINGWORLD_COORDINATOR="a:1", RINGWORLD_PROCESSES="2", RINGWORLD_PROCESS="2"), "index"),
         (dict(RINGWORLD_COORDINATOR="a", RINGWORLD_PROCESSES="2", RINGWORLD_PROCESS="1"), "coordinator"),
+        (
+            dict(RINGWORLD_COORDINATOR="a:99999", RINGWORLD_PROCESSES="2", RINGWORLD_PROCESS="1"),
+            "coordinator",
+        ),
         ({"RINGWORLD_CLUSTER": "slrum"}, "cluster"),
         ({"RINGWORLD_CLUSTER": "slurm"}, "cluster"),
     ],

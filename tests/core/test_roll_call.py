@@ -47,6 +47,13 @@ def test_a_process_whose_coordinator_is_not_there_names_it():
     assert (error.field, error.value) == ("coordinator", f"127.0.0.1:{port}")
 
 
+def test_a_port_that_is_taken_is_named():
+    with closing(socket.create_server(("", 0))) as listener:
+        port = listener.getsockname()[1]
+        error = answers({0: 2}, seconds=30.0, port=port)[0]
+    assert (error.field, error.value) == ("coordinator", port)
+
+
 def test_one_that_counts_otherwise_is_named():
     said = answers({0: 2, 1: 3}, seconds=30.0)
     assert [said[index].field for index in (0, 1)] == ["count", "count"]

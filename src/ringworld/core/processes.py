@@ -81,8 +81,10 @@ def join(
                 field=missing[0],
                 remedy=f"give all of {COORDINATOR}, {COUNT} and {INDEX}, or none",
             )
-        if not re.fullmatch(r".+:\d{1,5}", coordinator) or index >= count:
-            wrong = "index" if index >= count else "coordinator"
+        _, _, port = coordinator.rpartition(":")
+        named = port.isdecimal() and 0 < int(port) < 2**16 and coordinator != f":{port}"
+        if not named or index >= count:
+            wrong = "coordinator" if index < count else "index"
             raise InputError(
                 f"{wrong} is {given[wrong]!r}, of {count} processes",
                 field=wrong,

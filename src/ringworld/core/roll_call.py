@@ -31,7 +31,7 @@ def call_roll(coordinator: str, *, count: int, index: int, timeout_seconds: floa
         timeout_seconds: how long to wait.
 
     Raises:
-        InputError: not all came, or they disagree about their number.
+        InputError: not all came, they disagree about their number, or the port is taken.
     """
     host, _, port = coordinator.rpartition(":")
     deadline = time.monotonic() + timeout_seconds
@@ -67,12 +67,18 @@ def _gather(port: int, *, count: int, deadline: float) -> dict[str, Any]:
     family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
     there: dict[int, socket.socket] = {}
     counts: list[int] = []
+    both = family == socket.AF_INET6
     with ExitStack() as stack:
-        listener = stack.enter_context(
-            socket.create_server(
-                ("", port), family=family, backlog=count, dualstack_ipv6=family == socket.AF_INET6
-            )
-        )
+        try:
+            listener = socket.create_server(("", port), family=family, backlog=count, dualstack_ipv6=both)
+        except OSError as error:
+            raise InputError(
+                f"process 0 cannot listen at port {port} ({error.strerror})",
+                field="coordinator",
+                value=port,
+                remedy="give a port that is free on its machine",
+            ) from None
+        stack.enter_context(listener)
         while len(there) < count - 1 and (left := deadline - time.monotonic()) > 0:
             listener.settimeout(left)
             try:
