@@ -48,7 +48,7 @@ def check_run(run: RunConfig) -> None:
         raise InputError(problem, field="run", value=run, remedy="use such as ringworld.presets.laptop()")
 
 
-def begin_process(run: RunConfig | None = None, *, devices: int | None = None) -> None:
+def begin_process(run: RunConfig | None = None, *, devices: int | None = None, processes: int = 1) -> None:
     """Let jax keep what it compiles, and simulate devices while that can be done.
 
     The number of CPU devices is settled with the first array of a process; after that it stays as it is.
@@ -56,6 +56,7 @@ def begin_process(run: RunConfig | None = None, *, devices: int | None = None) -
     Args:
         run: that `train` will be asked for, now or later in this process.
         devices: those that are asked for now.
+        processes: in how many the devices are, where this one is not alone.
 
     Raises:
         InputError: `run` is none, or `devices` is below 1.
@@ -69,7 +70,7 @@ def begin_process(run: RunConfig | None = None, *, devices: int | None = None) -
         devices = run.devices
     if devices is not None:
         with suppress(InputError):
-            simulate_devices(devices)
+            simulate_devices(-(-devices // processes))
 
 
 def on_this_machine(run: RunConfig, *, devices: int | None) -> RunConfig:
@@ -77,7 +78,8 @@ def on_this_machine(run: RunConfig, *, devices: int | None) -> RunConfig:
 
     Without an accelerator, as many CPU devices are simulated as the run asks for; where the process has made
     arrays on fewer already, the run takes those, and a line on stderr says so. With an accelerator, all of
-    them form the ring unless `devices` says how many.
+    them form the ring unless `devices` says how many. Of several processes all devices are taken: the meshes
+    of the run stay where they are of so many.
 
     Raises:
         InputError: the axes of the mesh, the model or a context do not divide, or `devices` are not there.
@@ -85,8 +87,12 @@ def on_this_machine(run: RunConfig, *, devices: int | None) -> RunConfig:
     if devices is not None:
         check_number("devices", devices, least=1)
         run = run.on_devices(devices)
-        simulate_devices(run.devices)
+        if not jax.distributed.is_initialized():
+            simulate_devices(run.devices)
         return run
+    if jax.distributed.is_initialized():
+        meshes = {stage.mesh.devices for stage in run.training.stages}
+        return run if meshes == {jax.device_count()} else run.on_devices(jax.device_count())
     with suppress(InputError):
         simulate_devices(run.devices)
     if jax.default_backend() != "cpu":

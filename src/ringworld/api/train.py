@@ -1,5 +1,7 @@
 """`ringworld.train`: a world model in stages, with an evaluation and a model folder after each."""
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +20,7 @@ from ringworld.core.errors import InputError, not_a_choice
 from ringworld.core.files import differences, only_one
 from ringworld.core.fingerprint import fingerprint
 from ringworld.core.origin import Origin, parent
+from ringworld.core.processes import by_writer, join
 from ringworld.evaluation.runner import evaluate as run_tasks
 from ringworld.evaluation.subject import subject_of
 from ringworld.inference.config import GenerationLimits, WatchingConfig
@@ -46,6 +49,9 @@ def train(
 ) -> Path:
     """Train through the stages of a run, or what is left of them; a second call resumes to the bit.
 
+    Where the environment says so, this process is one of several, each of which makes the same call; see
+    `ringworld.core.processes.join`. They may be other ones, or another number, when a run resumes.
+
     Args:
         run: what is trained, how and on which devices; such as `ringworld.presets.laptop()`.
         data: examples folder that `prepare` wrote; the model keeps its tokenizers.
@@ -63,9 +69,9 @@ def train(
         Diverged: as many updates in a row were skipped as `training.guard` allows.
         Stopped: on Ctrl-C or SIGTERM, after the step was finished and saved.
     """
-    begin_process(run)
+    begin_process(run, processes=join())
     out = Path(out)
-    with only_one(out):
+    with _only_this_run(out):
         run = on_this_machine(run, devices=devices)
         examples = ExamplesFolder.open(Path(data))
         examples.check(run.vocabulary)
@@ -165,7 +171,7 @@ class _Job:
     def _save(self, stage: Stage, model: WorldModel, mesh: Mesh, *, step: int) -> None:
         folder = self.model_folder(stage)
         origin = self._origin("model", {"step": step, "stage": stage.name})
-        if is_saved(folder, origin):
+        if by_writer(lambda: is_saved(folder, origin)):
             return
         save_model(
             folder,
@@ -183,6 +189,14 @@ class _Job:
         if self.begun_from is not None:
             parents["init"] = parent(self.begun_from.path, self.begun_from.fingerprint)
         return Origin(kind=kind, identity=decides, configuration=to_json(self.run), parents=parents)
+
+
+@contextmanager
+def _only_this_run(out: Path) -> Iterator[None]:
+    """Keep other runs out of a folder; of the processes of this one, the first holds the lock."""
+    with ExitStack() as stack:
+        by_writer(lambda: stack.enter_context(only_one(out)))
+        yield
 
 
 def evaluation_folder(out: Path, stage: str, when: When) -> Path:

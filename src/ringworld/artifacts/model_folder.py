@@ -10,6 +10,7 @@ FOLDER/origin.json                  command, versions, data and parent
 
 import hashlib
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from ringworld.core.errors import InputError
 from ringworld.core.files import sha256_file, write_json_atomic, writing_folder
 from ringworld.core.fingerprint import fingerprint
 from ringworld.core.origin import ORIGIN_FILE, Origin, read_origin, write_origin
+from ringworld.core.processes import by_writer, is_writer
 from ringworld.interop.hf_config import CONFIG_FILE, OUR_KEY, hf_config, read_architecture
 from ringworld.interop.hf_folder import GENERATION_FILE
 from ringworld.interop.hf_llama import read_generation_weights, read_weights, weight_files, write_weights
@@ -126,7 +128,9 @@ def save_model(
     origin: Origin,
     mesh: Mesh,
 ) -> None:
-    """Write a model folder whole, in place of one that stood there.
+    """Write a model folder whole, in place of one that stood there; it is there when this returns.
+
+    Every process whose devices hold some of the weights calls this, and one writes.
 
     Weights are float32 and lie on `mesh`, `generation` is JSON, and the identity of `origin` gains the
     fingerprint of the weights; the rest is as in `ModelFolder`.
@@ -134,11 +138,12 @@ def save_model(
     Raises:
         InputError: something else stands there.
     """
-    check_replaceable(folder)
+    by_writer(lambda: check_replaceable(folder))
     bos, eos = tokenizers.text.bos, tokenizers.text.eos
-    with writing_folder(folder) as unfinished, jax.set_mesh(mesh):
+    with jax.set_mesh(mesh):
         identity = {**origin.identity, "weights": fingerprint(model)}
-        write_weights(unfinished, model, architecture)
+
+    def finish(unfinished: Path) -> None:
         config = hf_config(architecture, context_tokens=context_tokens, bos=bos, eos=eos)
         write_json_atomic(unfinished / CONFIG_FILE, config)
         write_json_atomic(
@@ -147,6 +152,13 @@ def save_model(
         )
         tokenizers.save(unfinished)
         write_origin(unfinished, replace(origin, identity=identity))
+
+    with writing_folder(folder) if is_writer() else nullcontext() as unfinished:
+        with jax.set_mesh(mesh):
+            write_weights(unfinished, model, architecture)
+        if unfinished is not None:
+            finish(unfinished)
+    by_writer(lambda: None)
 
 
 def save_other_model(

@@ -15,6 +15,7 @@ from jax.sharding import Mesh, NamedSharding
 from ringworld.core.errors import InputError
 from ringworld.core.files import room_for
 from ringworld.core.fingerprint import fingerprint
+from ringworld.core.processes import all_agree, by_writer, is_writer
 
 _LEAST_SHARE_BYTES = 1 << 20
 
@@ -28,7 +29,10 @@ class Restored(NamedTuple):
 
 
 class Checkpoints:
-    """The newest two checkpoints of one run in one folder, which holds nothing else."""
+    """The newest two checkpoints of one run in one folder, which holds nothing else.
+
+    Of several processes each calls every method at the same time, and writes and reads its shards.
+    """
 
     def __init__(self, directory: Path) -> None:
         """Open the folder, or make it, and clear away what was not finished."""
@@ -81,18 +85,20 @@ class Checkpoints:
         """
         refusals: dict[int, InputError] = {}
         for step in sorted(self._manager.all_steps(), reverse=True):
+            found, refusal = None, None
             try:
                 found = read(self._read(step, abstract))
             except Exception as error:  # Orbax and TensorStore raise many kinds
-                refusals[step] = self._refusal(step, error)
+                refusal = self._refusal(step, error)
+            if not all_agree(refusal is None):
+                other = RuntimeError("another process could not read its part")
+                refusals[step] = refusal or self._refusal(step, other)
                 continue
-            for damaged, refusal in refusals.items():
+            for damaged, why in refusals.items():
                 aside = self._move_aside(damaged)
-                print(
-                    f"{refusal.problem}: moved to {aside}, and resumed from step {step}",
-                    file=sys.stderr,
-                    flush=True,
-                )
+                if is_writer():
+                    line = f"{why.problem}: moved to {aside}, and resumed from step {step}"
+                    print(line, file=sys.stderr, flush=True)
             return found
         if refusals:
             newest = max(refusals)
@@ -128,11 +134,16 @@ class Checkpoints:
     def _move_aside(self, step: int) -> Path:
         """Move a checkpoint beside the folder, so that the run can save the step again."""
         aside = self.directory.with_name(f"{self.directory.name}-damaged")
-        aside.mkdir(exist_ok=True)
-        to = next(path for n in itertools.count() if not (path := aside / f"{step}-{n}").exists())
-        (self.directory / str(step)).rename(to)
+
+        def move() -> str:
+            aside.mkdir(exist_ok=True)
+            to = next(path for n in itertools.count() if not (path := aside / f"{step}-{n}").exists())
+            (self.directory / str(step)).rename(to)
+            return str(to)
+
+        to = by_writer(move)
         self._manager.reload()
-        return to
+        return Path(to)
 
     def close(self) -> None:
         """Release the folder."""

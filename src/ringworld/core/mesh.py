@@ -67,12 +67,12 @@ def make_mesh(
 
 
 def mesh_of(config: MeshConfig) -> Mesh:
-    """Return a mesh over as many of the devices of this process group as it needs.
+    """Return a mesh over as many of the devices of this process as it needs.
 
     Raises:
-        InputError: there are fewer.
+        InputError: there are fewer; or there are several processes, whose devices it does not need all.
     """
-    return make_mesh(config, devices=jax.devices()[: config.devices])
+    return make_mesh(config, devices=jax.devices()[: config.devices] if jax.process_count() == 1 else None)
 
 
 def abstract_mesh(config: MeshConfig) -> AbstractMesh:

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from typing import TextIO
+from typing import Literal, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
@@ -18,14 +18,22 @@ class Progress:
     """
 
     def __init__(
-        self, title: str, *, total: int, unit: str, done: int = 0, stream: TextIO | None = None
+        self,
+        title: str,
+        *,
+        total: int,
+        unit: str,
+        done: int = 0,
+        stream: TextIO | None = None,
+        shown: Literal["yes", "no"] = "yes",
     ) -> None:
-        """Start at `done` of `total` units, on stderr by default."""
+        """Start at `done` of `total` units, on stderr by default; one that is not shown writes nothing."""
+        self._shown = shown == "yes"
         self._title, self._total, self._unit = title, total, unit
         self._stream = stream or sys.stderr
         self._started, self._began_at, self._last_line = time.monotonic(), done, time.monotonic()
         self._bar: RichProgress | None = None
-        if self._stream.isatty():
+        if self._shown and self._stream.isatty():
             bar = RichProgress(
                 TextColumn("{task.description}"),
                 BarColumn(),
@@ -63,7 +71,7 @@ class Progress:
             self._bar.update(self._task, completed=done, total=self._total, values=shown)
             return
         now = time.monotonic()
-        if now - self._last_line < _SECONDS_BETWEEN_LINES and done < self._total:
+        if not self._shown or (now - self._last_line < _SECONDS_BETWEEN_LINES and done < self._total):
             return
         self._last_line = now
         rate = (now - self._started) / max(1, done - self._began_at)

@@ -17,6 +17,7 @@ import jax
 from ringworld.core.checkpoint import Checkpoints, Restored
 from ringworld.core.errors import Diverged, InputError, Stopped
 from ringworld.core.files import append_jsonl, keep_jsonl, read_jsonl, reading, sync
+from ringworld.core.processes import StopVote, by_writer, is_writer
 from ringworld.core.progress import Progress
 from ringworld.core.stop import StopRequest
 
@@ -92,9 +93,13 @@ class RunFiles:
             InputError: every checkpoint is damaged, or the rows up to it are not those that were written.
         """
         resumed = self.checkpoints.restore(abstract, read=self._resumed) or Resumed(step=0, state=first())
-        keep_jsonl(self.metrics, lambda row: row["step"] <= resumed.step)
-        logged_steps = resumed.step - resumed.interval.steps
-        self.check(read_jsonl(self.metrics), logged_steps=logged_steps, where=self.metrics)
+
+        def cut() -> None:
+            keep_jsonl(self.metrics, lambda row: row["step"] <= resumed.step)
+            logged_steps = resumed.step - resumed.interval.steps
+            self.check(read_jsonl(self.metrics), logged_steps=logged_steps, where=self.metrics)
+
+        by_writer(cut)
         return resumed
 
     def _resumed(self, restored: Restored) -> Resumed[Any]:
@@ -120,7 +125,8 @@ def run_steps(
     """Run the steps after `start` up to `last`, whose state is on disk when this returns.
 
     The host waits for the devices where a row or a checkpoint is due, and otherwise only for the step before
-    the last, so that no more than two steps are queued when a signal asks to stop.
+    the last, so that no more than two steps are queued when a signal asks to stop. Of several processes, each
+    of which runs every step, one writes the rows, and all of them stop after the same step; see `StopVote`.
 
     Args:
         start: the state, and what was not yet logged of it.
@@ -141,7 +147,8 @@ def run_steps(
     if start.step == last:
         return state
     batch, output, values = next(batches), None, {}
-    progress = Progress(title, total=total, unit="steps", done=start.step)
+    writes, vote = is_writer(), StopVote()
+    progress = Progress(title, total=total, unit="steps", done=start.step, shown="yes" if writes else "no")
     with StopRequest() as stop, progress:
         mark = time.perf_counter()
         for step in range(start.step + 1, last + 1):
@@ -151,7 +158,7 @@ def run_steps(
             # The devices compute while the host prepares what they need next.
             following = next(batches) if step < last else batch
             jax.block_until_ready(before)
-            asked = stop.signal
+            asked = vote.agreed(stop.signal, last=step == last)
             logs = step == last or step % files.log_every_steps == 0
             saves = step == last or bool(asked) or step % files.checkpoint_every_steps == 0
             if logs or saves:
@@ -161,10 +168,12 @@ def run_steps(
                 values |= row(output, interval)
                 _refuse_infinite(values, step=step, of=title)
                 if logs:
-                    append_jsonl(files.metrics, values)
+                    if writes:
+                        append_jsonl(files.metrics, values)
                     interval = Interval()
                 if saves:
-                    sync(files.metrics)  # a checkpoint never outlives the rows before it
+                    if writes:
+                        sync(files.metrics)  # a checkpoint never outlives the rows before it
                     beside = {"loader_state": batch.loader_state, "interval": interval._asdict()}
                     files.checkpoints.save(step, state, beside)
                 if asked:

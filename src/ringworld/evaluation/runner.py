@@ -36,7 +36,7 @@ def evaluate(
     label: Mapping[str, str],
     identity: Mapping[str, Any],
 ) -> Evaluation:
-    """Measure what is not measured yet.
+    """Measure what is not measured yet; of several processes all compute, and one writes.
 
     Args:
         subject: the model.
@@ -51,15 +51,17 @@ def evaluate(
         InputError: `out` holds results of another model or of other data, or there is no prepared data where
             a task needs some. What cannot be measured is no error: its results say why.
     """
+    from ringworld.core.processes import by_writer  # which imports jax
+
     measured_of = dict(identity)
     if data.folder is not None:
         measured_of["data"] = ExampleStore(data.folder).fingerprint
     if data.haystack is not None:
         measured_of["haystack"] = hashlib.sha256(data.haystack.encode()).hexdigest()
-    claim(out, Origin(kind="evaluation", identity=measured_of))
+    by_writer(lambda: claim(out, Origin(kind="evaluation", identity=measured_of)))
     packed = {name: value for name, value in to_json(data).items() if name not in ("folder", "haystack")}
     asked = [{"task": type(task).__name__, "config": to_json(task), "data": packed} for task in tasks]
-    if (out / SUMMARY_FILE).exists():
+    if by_writer((out / SUMMARY_FILE).exists):
         summary = read_as(_Summary, out / SUMMARY_FILE)
         if summary.asked == asked and summary.evaluation.label == dict(label):
             return summary.evaluation
@@ -69,7 +71,9 @@ def evaluate(
         digest = hashlib.sha256(json.dumps(of_task).encode()).hexdigest()[:8]
         results += task.aggregate(_outcomes(subject, task, file=out / f"{task.name}-{digest}.jsonl"))
     evaluation = Evaluation(label=dict(label), results=tuple(results))
-    write_json_atomic(out / SUMMARY_FILE, to_json(_Summary(asked=asked, evaluation=evaluation)))
+    by_writer(
+        lambda: write_json_atomic(out / SUMMARY_FILE, to_json(_Summary(asked=asked, evaluation=evaluation)))
+    )
     return evaluation
 
 
@@ -84,8 +88,13 @@ def read_evaluation(out: Path) -> Evaluation:
 
 def _outcomes(subject: Subject, task: Task[Any], *, file: Path) -> dict[str, Outcome | Unmeasured]:
     """Return the outcome of each item by its key; `file` gains those that it lacks."""
-    keep_jsonl(file, lambda row: isinstance(row["item"], str) and isinstance(row["outcome"], dict))
-    outcomes: dict[str, Outcome | Unmeasured] = {row["item"]: row["outcome"] for row in read_jsonl(file)}
+    from ringworld.core.processes import by_writer, is_writer  # which imports jax
+
+    def known() -> dict[str, Any]:
+        keep_jsonl(file, lambda row: isinstance(row["item"], str) and isinstance(row["outcome"], dict))
+        return {row["item"]: row["outcome"] for row in read_jsonl(file)}
+
+    outcomes: dict[str, Outcome | Unmeasured] = by_writer(known)
     keys = []
 
     def waiting() -> Iterator[Item[Any]]:
@@ -98,7 +107,7 @@ def _outcomes(subject: Subject, task: Task[Any], *, file: Path) -> dict[str, Out
         while batch := list(islice(alike, max(1, _BATCH_TOKENS // tokens))):
             for item, outcome in zip(batch, _scored(subject, task, batch)):
                 outcomes[item.key] = outcome
-                if not isinstance(outcome, Unmeasured):
+                if not isinstance(outcome, Unmeasured) and is_writer():
                     append_jsonl(file, {"item": item.key, "outcome": outcome})
     return {key: outcomes[key] for key in keys}
 

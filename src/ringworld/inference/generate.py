@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float32, Int32
 
+from ringworld.core.processes import fetched
 from ringworld.core.sharding import spec
 from ringworld.inference.grammar import legal
 from ringworld.inference.request import Request
@@ -101,7 +102,7 @@ class Decoding:
     def written(self) -> Written:
         """Wait for what was written so far, and return it."""
         state = self._state
-        tokens, logprobs, finite, index, done = jax.device_get(
+        tokens, logprobs, finite, index, done = fetched(
             (state.tokens, state.logprobs, state.finite, state.index, state.done)
         )
         return Written(tokens, logprobs, bool(finite), int(index) + 1, done)

@@ -220,18 +220,23 @@ def _put_layer(
 
 
 def write_weights(
-    folder: Path, model: WorldModel, architecture: Architecture, *, largest_file_bytes: int = 2**30
+    folder: Path | None, model: WorldModel, architecture: Architecture, *, largest_file_bytes: int = 2**30
 ) -> None:
     """Write safetensors: one file, or several with an index.
 
     No more of the model, on any mesh of this process, is ever in host memory than one tensor; one that is
-    larger than `largest_file_bytes` has a file of its own. Call it under `jax.set_mesh`.
+    larger than `largest_file_bytes` has a file of its own. Call it under `jax.set_mesh`. Where several
+    processes hold the model, all but the one that writes call it without a folder, since each has a part.
     """
     tensors = {}
     for weight, layer in in_order(architecture):
         read = partial(_fetched, model, weight, layer)
         tensors[weight.key.format(layer)] = Tensor(shape=weight.theirs, dtype="F32", read=read)
-    write_tensors(folder, tensors, largest_file_bytes=largest_file_bytes)
+    if folder is not None:
+        write_tensors(folder, tensors, largest_file_bytes=largest_file_bytes)
+        return
+    for tensor in tensors.values():
+        tensor.read()
 
 
 def in_order(architecture: Architecture) -> Iterator[tuple[_Weight, int]]:

@@ -13,6 +13,7 @@ from ringworld.attention import work
 from ringworld.attention.config import AttentionConfig
 from ringworld.attention.efficiency import ring_work
 from ringworld.attention.layouts import Placement, place_rows
+from ringworld.core.processes import fetched
 from ringworld.core.sharding import RING_AXIS, ULYSSES_AXIS, spec
 
 BatchT = TypeVar("BatchT", bound=tuple)
@@ -30,9 +31,9 @@ class PlacedBatch(Generic[BatchT]):
     """Of each row, where its tokens live."""
 
     def restore(self, x: Shaped[jax.Array, "batch seq *rest"]) -> Shaped[np.ndarray, "batch seq *rest"]:
-        """Fetch a result for each token, in the order of the sequence."""
+        """Fetch a result for each token, in the order of the sequence; every process does."""
         slots = np.stack([placement.slot_of_token() for placement in self.placements])
-        return np.asarray(x)[np.arange(len(slots))[:, None], slots]
+        return fetched(x)[np.arange(len(slots))[:, None], slots]
 
     @property
     def tokens(self) -> int:

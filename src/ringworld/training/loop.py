@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 from ringworld.core.checkpoint import Checkpoints
 from ringworld.core.mesh import mesh_of
 from ringworld.core.origin import Origin, claim
+from ringworld.core.processes import by_writer, is_writer
 from ringworld.core.steps import CHECKPOINTS_FOLDER, Batch, Interval, Resumed, RunFiles, run_steps
 from ringworld.data.loader import PackedLoader
 from ringworld.data.store import ExampleStore
@@ -49,7 +50,7 @@ def train(
 
     Args:
         config: stages and optimizer; each stage has its own mesh, which may differ from that of an earlier
-            call on the same folder.
+            call on the same folder; with several processes each is over the devices of all of them.
         architecture: of the model; the stages replace its rope base.
         execution: how it is computed.
         data_dir: what `data.prepare` wrote.
@@ -66,7 +67,8 @@ def train(
     validate(config, architecture, execution)
     meshes = [mesh_of(stage.mesh) for stage in config.stages]
     made_of = identity(config, architecture, execution, data=ExampleStore(data_dir).fingerprint)
-    claim(out, replace(origin, identity=made_of | origin.identity), results=f"{CHECKPOINTS_FOLDER}/*")
+    whole = replace(origin, identity=made_of | origin.identity)
+    by_writer(lambda: claim(out, whole, results=f"{CHECKPOINTS_FOLDER}/*"))
     run = _Run(config=config, architecture=architecture, execution=execution, data_dir=data_dir)
     with closing(Checkpoints(out / CHECKPOINTS_FOLDER)) as checkpoints:
         files = RunFiles(
@@ -113,7 +115,8 @@ class _Run:
         batches = self.batches(index, mesh, start.loader_state)
         first = next(batches)
         title = f"train {stage.name}"
-        print(f"{title}: compiling for {stage.context_tokens} tokens", file=sys.stderr, flush=True)
+        if is_writer():
+            print(f"{title}: compiling for {stage.context_tokens} tokens", file=sys.stderr, flush=True)
         step = make_step(self.config, stage, self.architecture, self.execution)
         state = run_steps(
             start,
@@ -155,7 +158,7 @@ class _Run:
             packing=self.config.packing,
             seed=self.config.seed + index,
         )
-        if any(loader.left_out.values()):
+        if any(loader.left_out.values()) and is_writer():
             by_kind = ", ".join(f"{many} {kind}" for kind, many in loader.left_out.items() if many)
             line = f"train {stage.name}: left out, longer than {stage.context_tokens} tokens: {by_kind}"
             print(line, file=sys.stderr, flush=True)

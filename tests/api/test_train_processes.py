@@ -1,0 +1,88 @@
+"""A run over two processes is the run of one: its losses, its files, and its stop."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import ringworld as rw
+from ringworld.core.files import read_jsonl
+from ringworld.core.mesh_config import MeshConfig
+from ringworld.core.processes import COORDINATOR, COUNT, INDEX
+from ringworld.core.steps import CHECKPOINTS_FOLDER, METRICS_FILE
+from tests.core.test_roll_call import free_port
+from tests.training.test_loss import ROUNDING
+
+STEPS = 24
+STAGE = replace(
+    rw.presets.smoke().training.stages[2],
+    name="only",
+    context_tokens=64,
+    batch_sequences=4,
+    steps=STEPS,
+    mesh=MeshConfig(data=4, ring=2),
+)
+RUN = replace(
+    rw.presets.smoke(),
+    frames=None,
+    frame_training=None,
+    model=replace(rw.presets.smoke().model, vision_vocab=0, text_vocab=280),
+    training=replace(rw.presets.smoke().training, checkpoint_every_steps=STEPS, stages=(STAGE,)),
+)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Examples, and the run of one process with eight devices."""
+    root = tmp_path_factory.mktemp("processes")
+    for index in range(6):
+        (root / "texts").mkdir(exist_ok=True)
+        (root / "texts" / f"{index}.txt").write_text(f"The river is {index} miles long. " * (8 + index))
+    rw.train_tokenizer(RUN, texts=root / "texts", out=root / "tokenizer")
+    rw.prepare(RUN, texts=root / "texts", tokenizer=root / "tokenizer", out=root / "examples")
+    rw.train(RUN, data=root / "examples", out=root / "one", evaluate="never")
+    return root
+
+
+def start(root: Path, *, index: int, port: int) -> subprocess.Popen[str]:
+    named = {COORDINATOR: f"127.0.0.1:{port}", COUNT: "2", INDEX: str(index)}
+    command = [sys.executable, "-m", "ringworld", "train", "--config", "one", "--data", "examples"]
+    command += ["--out", "two", "--evaluate", "never"]
+    return subprocess.Popen(
+        command, cwd=root, env=os.environ | named, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    return read_jsonl(folder / METRICS_FILE)
+
+
+def test_two_processes_train_as_one_and_a_signal_to_either_stops_both(made: Path):
+    """One process resumes where they stopped, and ends as if it had been alone."""
+    folder, port = made / "two", free_port()
+    both = [start(made, index=index, port=port) for index in (0, 1)]
+    while all(process.poll() is None for process in both) and len(rows(folder)) < 4:
+        time.sleep(0.01)
+    both[1].send_signal(signal.SIGTERM)
+    said = [process.communicate(timeout=300) for process in both]
+    assert [process.returncode for process in both] == [128 + signal.SIGTERM] * 2, said
+    (at,) = {row["step"] for row in rows(folder)[-1:]}
+    assert 4 <= at < STEPS and (folder / CHECKPOINTS_FOLDER / str(at)).is_dir()
+    assert "compiling" in said[0][1] and "compiling" not in said[1][1]
+
+    last = rw.train(RUN, data=made / "examples", out=folder, evaluate="never")
+    assert json.loads((last / "config.json").read_text())["vocab_size"] == 280
+    every, whole = rows(folder), rows(made / "one")
+    assert [row["step"] for row in every] == [row["step"] for row in whole]
+    np.testing.assert_allclose(every[0]["loss"], whole[0]["loss"], rtol=ROUNDING)
+    # AdamW divides by the size of a gradient, so that later updates spread the rounding of small ones.
+    losses = [[row["loss"] for row in of] for of in (every, whole)]
+    np.testing.assert_allclose(*losses, rtol=2e-3)
