@@ -202,7 +202,7 @@ class StopVote:
 
 
 def _alone() -> bool:
-    """Return whether there is one process; without others, jax is not asked, which would begin its backend."""
+    """Return whether there is one process; where none joined, no backend is begun to find out."""
     return not jax.distributed.is_initialized() or jax.process_count() == 1
 
 
