@@ -69,7 +69,8 @@ def train(
         Diverged: as many updates in a row were skipped as `training.guard` allows.
         Stopped: on Ctrl-C or SIGTERM, after the step was finished and saved.
     """
-    begin_process(run, processes=join())
+    processes = join()
+    begin_process(run, devices=devices if processes > 1 else None, processes=processes)
     out = Path(out)
     with _only_this_run(out):
         run = on_this_machine(run, devices=devices)

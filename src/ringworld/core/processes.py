@@ -117,7 +117,7 @@ def join(
 
 def is_writer() -> bool:
     """Return whether this process is the one that writes files and shows progress."""
-    return jax.process_index() == 0
+    return _alone() or jax.process_index() == 0
 
 
 def by_writer(action: Callable[[], T]) -> T:
@@ -129,7 +129,7 @@ def by_writer(action: Callable[[], T]) -> T:
         InputError: `action` raised it, wherever this is called.
         RuntimeError: in the other processes, where `action` raised something else.
     """
-    if jax.process_count() == 1:
+    if _alone():
         return action()
     said: dict[str, Any] = {}
     failure = None
@@ -156,7 +156,7 @@ def by_writer(action: Callable[[], T]) -> T:
 
 def all_agree(good: bool) -> bool:
     """Return whether `good` is true in every process; all of them must ask."""
-    if jax.process_count() == 1:
+    if _alone():
         return good
     return bool(multihost_utils.process_allgather(np.int32(good)).all())
 
@@ -194,11 +194,16 @@ class StopVote:
             signal: that came to this process, if any.
             last: whether no step follows, so that this vote is waited for.
         """
-        if jax.process_count() == 1:
+        if _alone():
             return signal
         before, self._votes = self._votes, _most(_vote(int(signal or 0)))
         counted = self._votes if last else before
         return None if counted is None or int(counted) == 0 else Signals(int(counted))
+
+
+def _alone() -> bool:
+    """Return whether there is one process; where none joined, no backend is begun to find out."""
+    return not jax.distributed.is_initialized() or jax.process_count() == 1
 
 
 _most = jax.jit(jnp.max)
