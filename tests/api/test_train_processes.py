@@ -23,7 +23,7 @@ from tests.training.test_loss import ROUNDING
 
 STEPS = 24
 STAGE = replace(
-    rw.presets.smoke().training.stages[2],
+    rw.presets.smoke().training.stages[-1],
     name="only",
     context_tokens=64,
     batch_sequences=4,

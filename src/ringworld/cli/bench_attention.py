@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import tyro
 
 from ringworld.attention.config import AttentionConfig, ComputeType, KernelName, LayoutName, Strategy
-from ringworld.cli.options import otherwise
+from ringworld.cli.options import given, otherwise
 from ringworld.core.config import typed_command
 from ringworld.core.files import check_picture, write_bytes_atomic
 
@@ -74,32 +74,15 @@ class BenchAttention:
         from ringworld.bench.peers import Problem
 
         check_picture(self.out)
-        config = AttentionConfig(
-            kernel=self.kernel,
-            layout=self.layout,
-            block_q_tokens=self.block_q_tokens,
-            block_kv_tokens=self.block_kv_tokens,
-        )
+        config = AttentionConfig(**given(self, "kernel", "layout", "block_q_tokens", "block_kv_tokens"))
+        names = ("seq", "batch", "heads", "head", "dtype", "backward", "devices", "strategy", "repeats")
         problem = Problem(
-            seq=self.seq,
-            batch=self.batch,
-            heads=self.heads,
+            **given(self, *names),
             kv_heads=self.heads if self.kv_heads is None else self.kv_heads,
-            head=self.head,
-            dtype=self.dtype,
-            backward=self.backward,
-            lengths=lengths.draw(self.lengths, seq=self.seq, documents=self.documents, seed=self.seed),
-            devices=self.devices,
-            strategy=self.strategy,
-            repeats=self.repeats,
+            lengths=lengths.draw(self.lengths, **given(self, "seq", "documents", "seed")),
         )
-        made = bench_attention(
-            problem,
-            config=config,
-            peers=self.peers,
-            peer_timeout_seconds=self.peer_timeout_seconds,
-            rounds=self.rounds,
-        )
+        options = given(self, "peers", "peer_timeout_seconds", "rounds")
+        made = bench_attention(problem, config=config, **options)
         if self.out is not None:
             write_bytes_atomic(self.out, made.picture())
         print(made.json(command=typed_command()) if self.json else made.table())

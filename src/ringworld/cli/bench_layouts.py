@@ -8,7 +8,7 @@ import tyro
 
 from ringworld.attention.config import LayoutName
 from ringworld.bench.lengths import Workload
-from ringworld.cli.options import otherwise
+from ringworld.cli.options import given, otherwise
 from ringworld.core.config import typed_command
 from ringworld.core.files import check_picture, write_bytes_atomic
 
@@ -52,17 +52,9 @@ class BenchLayouts:
         from ringworld.bench.layouts import bench_layouts
 
         check_picture(self.out)
-        documents = lengths.draw(
-            self.lengths,
-            seq=self.seq,
-            documents=self.documents,
-            seed=self.seed,
-            median_tokens=self.median_tokens,
-            sigma=self.sigma,
-        )
-        made = bench_layouts(
-            documents, members=self.members, layouts=self.layouts, block_tokens=self.block_tokens
-        )
+        names = ("seq", "documents", "seed", "median_tokens", "sigma")
+        documents = lengths.draw(self.lengths, **given(self, *names))
+        made = bench_layouts(documents, **given(self, "members", "layouts", "block_tokens"))
         if self.out is not None:
             write_bytes_atomic(self.out, made.picture())
         print(made.json(command=typed_command()) if self.json else made.table())

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from ringworld.cli.options import Drawn, Placed, Placement, TokenOptions, otherwise
+from ringworld.cli.options import Drawn, Placed, Placement, TokenOptions, given, otherwise
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,14 +33,6 @@ class Chat:
         from ringworld.api.chat import chat
         from ringworld.inference.config import TextSampling
 
-        chat(
-            self.model,
-            file=self.file,
-            video=self.video,
-            image=self.image,
-            system=self.system,
-            template=self.template,
-            max_new_tokens=self.max_new_tokens,
-            sampling=TextSampling(**asdict(self.drawn)),
-            **asdict(self.placement),
-        )
+        options = given(self, "file", "video", "image", "system", "template", "max_new_tokens")
+        sampling = TextSampling(**asdict(self.drawn))
+        chat(self.model, sampling=sampling, **options, **asdict(self.placement))

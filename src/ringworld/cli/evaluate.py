@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
-from ringworld.cli.options import Placed, Placement, otherwise
+from ringworld.cli.options import Placed, Placement, given, otherwise
 from ringworld.evaluation.config import TaskName
 
 
@@ -35,12 +35,6 @@ class Evaluate:
         if self.preset:
             tasks = load_preset(self.preset).evaluation
             tasks = tasks.only(self.tasks) if self.tasks else tasks
-        evaluation = rw.evaluate(
-            self.model,
-            out=self.out,
-            data=self.data,
-            haystack=self.haystack,
-            tasks=tasks,
-            **asdict(self.placement),
-        )
+        options = given(self, "out", "data", "haystack") | asdict(self.placement)
+        evaluation = rw.evaluate(self.model, tasks=tasks, **options)
         print("\n".join(evaluation.lines()))

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from ringworld.cli.options import CONFIGURED, Drawn, Placed, Placement, TokenOptions, otherwise
+from ringworld.cli.options import CONFIGURED, Drawn, Placed, Placement, TokenOptions, given, otherwise
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,18 +38,6 @@ class Generate:
         """Make it, and print it or where it is."""
         from ringworld.api.generate import generate
 
-        print(
-            generate(
-                self.model,
-                kind=self.kind,
-                prompt=self.prompt,
-                out=self.out,
-                about=self.about,
-                frames=self.frames,
-                max_new_tokens=self.max_new_tokens,
-                stop=self.stop,
-                samples=self.samples,
-                sampling={**asdict(self.drawn), "guidance_scale": self.guidance_scale},
-                **asdict(self.placement),
-            )
-        )
+        names = ("kind", "prompt", "out", "about", "frames", "max_new_tokens", "stop", "samples")
+        sampling = {**asdict(self.drawn), "guidance_scale": self.guidance_scale}
+        print(generate(self.model, sampling=sampling, **given(self, *names), **asdict(self.placement)))

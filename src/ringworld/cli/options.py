@@ -80,6 +80,11 @@ class Configured(Generic[CommandT, ConfigT]):
     config: Annotated[ConfigT, tyro.conf.arg(name="")]
 
 
+def given(command: object, *names: str) -> dict[str, Any]:
+    """Return options of a command by name, as the library takes them."""
+    return {name: getattr(command, name) for name in names}
+
+
 def parse(cls: type[Any], config: Any, arguments: Sequence[str], *, prog: str) -> tuple[Any, Any]:
     """Return a command and the configuration as overridden; tyro prints what is wrong, and exits with 2."""
     parsed = tyro.cli(

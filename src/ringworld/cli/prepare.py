@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from ringworld.cli.options import ConfigFolder, Folders, PresetName, otherwise
+from ringworld.cli.options import ConfigFolder, Folders, PresetName, given, otherwise
 from ringworld.presets.run import RunConfig
 
 
@@ -31,6 +31,5 @@ class Prepare:
         """Prepare what is not prepared yet, and print counts and what was quarantined."""
         import ringworld as rw
 
-        given = {name: getattr(self, name) for name in ("videos", "texts", "tokenizer", "out", "workers")}
-        report = rw.prepare(config, **given)
+        report = rw.prepare(config, **given(self, "videos", "texts", "tokenizer", "out", "workers"))
         print("\n".join(report.lines()))

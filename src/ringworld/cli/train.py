@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from ringworld.cli.options import ConfigFolder, Devices, PresetName, otherwise
+from ringworld.cli.options import ConfigFolder, Devices, PresetName, given, otherwise
 from ringworld.presets.run import RunConfig
 
 
@@ -31,13 +31,4 @@ class Train:
         """Train what is left, and print the folder of the last stage's model."""
         import ringworld as rw
 
-        print(
-            rw.train(
-                config,
-                data=self.data,
-                out=self.out,
-                init=self.init,
-                evaluate=self.evaluate,
-                devices=self.devices,
-            )
-        )
+        print(rw.train(config, **given(self, "data", "out", "init", "evaluate", "devices")))

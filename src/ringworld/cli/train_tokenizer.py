@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from ringworld.cli.options import ConfigFolder, Folders, PresetName, otherwise
+from ringworld.cli.options import ConfigFolder, Folders, PresetName, given, otherwise
 from ringworld.presets.run import RunConfig
 
 
@@ -29,11 +29,5 @@ class TrainTokenizer:
         """Train, and print what the tokenizers reach on frames and texts not trained on."""
         import ringworld as rw
 
-        report = rw.train_tokenizer(
-            config,
-            videos=self.videos,
-            texts=self.texts,
-            text_tokenizer=self.text_tokenizer,
-            out=self.out,
-        )
+        report = rw.train_tokenizer(config, **given(self, "videos", "texts", "text_tokenizer", "out"))
         print("\n".join(report.lines()))

@@ -98,7 +98,7 @@ class MixtureConfig:
     Example: `{"books/text": 3, "text": 1}` draws three documents of `books` for each of another data set.
     """
 
-    ratios: Mapping[str, float] = field(default_factory=dict)
+    ratios: Mapping[str, float] = field(default_factory=dict, hash=False)
     """Share of each name; 0 leaves its examples out. Without any, each kind that there is has the same."""
     shortest_tokens: int = 0
     """Shorter examples are not drawn: LWM trains each context on documents of its length."""
