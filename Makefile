@@ -60,7 +60,7 @@ docs: $(INSTALLED)
 
 # The page of a server in Chromium: the one that CHROMIUM names, or Playwright's own (`playwright install chromium`).
 browser: $(INSTALLED)
-	$(PIP) "playwright>=1.55,<2"
+	$(PIP) --require-hashes -r requirements/default.txt -r requirements/browser.txt
 	$(VENV)/bin/python -m pytest tests/browser
 
 parity: $(INSTALLED)
@@ -86,7 +86,7 @@ COMPILE := uv pip compile pyproject.toml --universal --python-version 3.11 --gen
 constraints:
 	$(COMPILE) --output-file requirements/default.txt >/dev/null
 	mkdir -p build
-	for extra in parity tpu mutants; do \
+	for extra in parity tpu mutants browser; do \
 		touch requirements/$$extra.txt && $(COMPILE) --extra $$extra --output-file build/$$extra.txt \
 			--constraints requirements/default.txt --constraints requirements/$$extra.txt >/dev/null && \
 		awk 'NR == FNR { pinned[$$0]; next } /==/ { new = !($$0 in pinned) } new' \
