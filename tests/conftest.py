@@ -51,6 +51,17 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 _MANY_MAPS = 30_000
+_LONGEST = (
+    "cli/test_quickstart.py",
+    "training/test_loop.py",
+    "examples/test_examples.py",
+    "vision/test_train.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+    """Put the longest files first, so that no worker waits for another at the end."""
+    items.sort(key=lambda item: not item.path.as_posix().endswith(_LONGEST))
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -34,7 +34,7 @@ RUN = replace(
     rw.presets.smoke(),
     frames=None,
     frame_training=None,
-    model=replace(rw.presets.smoke().model, vision_vocab=0, text_vocab=280),
+    model=replace(rw.presets.smoke().model, layers=1, vision_vocab=0, text_vocab=280),
     training=replace(rw.presets.smoke().training, checkpoint_every_steps=STEPS, stages=(STAGE,)),
 )
 

@@ -80,7 +80,7 @@ def _errors(members: int) -> dict[str, np.ndarray]:
 
 
 def test_the_error_does_not_grow_with_the_ring():
-    alone, many = _errors(1), _errors(32)
+    alone, many = _errors(1), _errors(16)
     assert max(x.max() for x in many.values()) <= 1.2 * max(x.max() for x in alone.values())
     for name, errors in many.items():
         assert np.sqrt(np.mean(errors**2)) <= 1.2 * np.sqrt(np.mean(alone[name] ** 2)), name
