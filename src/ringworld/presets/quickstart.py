@@ -18,7 +18,7 @@ from ringworld.vision.config import FrameTokenizerConfig, FrameTrainingConfig
 def quickstart() -> RunConfig:
     """The whole path in minutes, on a laptop: 32 px frames of 16 codes, a million parameters, contexts to 2K.
 
-    Hardware: two CPU cores, under 6 GB; eight to nine minutes.
+    Hardware: two CPU cores, under 6 GB; about nine minutes.
     Expect more than 24 dB on toy frames of poses never seen, videos with the shape and color of a caption of
     one scene, and mostly right answers about clips of one scene, none about documents.
 
@@ -36,7 +36,7 @@ def quickstart() -> RunConfig:
         name="512",
         context_tokens=512,
         rope_base=1e4,
-        steps=2300,
+        steps=2600,
         batch_sequences=2,
         learning_rate=3e-3,
         min_learning_rate=6e-4,
