@@ -21,14 +21,17 @@ def test_items_come_in_order_and_no_more_are_made_than_may_wait():
 
 
 def test_what_an_item_raises_is_raised_in_its_place():
+    damaged = OSError()
+
     def broken() -> Iterator[int]:
         yield 1
-        raise OSError("damaged")
+        raise damaged
 
     taken = ahead(broken(), most=3)
     assert next(taken) == 1
-    with pytest.raises(OSError, match="damaged"):
+    with pytest.raises(OSError) as raised:
         next(taken)
+    assert raised.value is damaged
 
 
 def test_the_thread_ends_with_the_iterator():

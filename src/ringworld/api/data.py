@@ -12,13 +12,13 @@ from ringworld.core.errors import InputError, not_a_choice
 from ringworld.core.files import check_picture, read_jsonl, write_text_atomic
 from ringworld.core.origin import read_origin
 from ringworld.data.examples import Example
-from ringworld.data.loader import PackedLoader
 from ringworld.data.stats import DataStats, length_stats
 from ringworld.data.store import QUARANTINE_FILE
 from ringworld.presets.run import RunConfig
 from ringworld.report.data_plots import PackedExample, length_histograms, packed_sequence
 from ringworld.report.plots import write_png
 from ringworld.text.vocabulary import Vocabulary
+from ringworld.training.stage_loader import stage_loader
 
 _LOSS_BEGINS, _LOSS_ENDS = "\N{LEFT WHITE SQUARE BRACKET}", "\N{RIGHT WHITE SQUARE BRACKET}"
 
@@ -83,16 +83,7 @@ def data_show(
     if name not in stages:
         raise not_a_choice("stage", name, choices=stages)
     chosen = stages[name]
-    loader = PackedLoader(
-        examples.path,
-        split="train",
-        context_tokens=chosen.context_tokens,
-        batch_sequences=chosen.batch_sequences,
-        mixture=chosen.mixture,
-        clips=chosen.clips,
-        packing=run.training.packing,
-        seed=run.training.seed + list(stages).index(name),
-    )
+    loader = stage_loader(run.training, list(stages).index(name), data_dir=examples.path)
     written = []
     for index, row in enumerate(loader.next_rows()):
         picture, text = (Path(out) / f"{name}-{index}.{ending}" for ending in ("png", "txt"))

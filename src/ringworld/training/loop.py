@@ -18,7 +18,6 @@ from ringworld.core.mesh import mesh_of
 from ringworld.core.origin import Origin, claim
 from ringworld.core.processes import by_writer, is_writer
 from ringworld.core.steps import CHECKPOINTS_FOLDER, Batch, Interval, Resumed, RunFiles, run_steps
-from ringworld.data.loader import PackedLoader
 from ringworld.data.store import ExampleStore
 from ringworld.model.arrange import Layout
 from ringworld.model.config import Architecture, Execution
@@ -27,6 +26,7 @@ from ringworld.training.config import Stage, TrainingConfig, validate
 from ringworld.training.guard import check_skipped
 from ringworld.training.identity import identity
 from ringworld.training.metrics import check_rows, count, metrics_row
+from ringworld.training.stage_loader import stage_loader
 from ringworld.training.state import TrainState, abstract_state, init_state, shardings
 from ringworld.training.step import Pieces, StepOutput, make_step
 
@@ -148,16 +148,7 @@ class _Run:
     ) -> Iterator[Batch[Pieces]]:
         """Yield the batches of a stage from `loader_state` on, each made when it is asked for."""
         stage = self.config.stages[index]
-        loader = PackedLoader(
-            self.data_dir,
-            split="train",
-            context_tokens=stage.context_tokens,
-            batch_sequences=stage.batch_sequences,
-            mixture=stage.mixture,
-            clips=stage.clips,
-            packing=self.config.packing,
-            seed=self.config.seed + index,
-        )
+        loader = stage_loader(self.config, index, data_dir=self.data_dir)
         if any(loader.left_out.values()) and is_writer():
             by_kind = ", ".join(f"{many} {kind}" for kind, many in loader.left_out.items() if many)
             line = f"train {stage.name}: left out, longer than {stage.context_tokens} tokens: {by_kind}"
