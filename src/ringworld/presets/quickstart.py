@@ -36,7 +36,7 @@ def quickstart() -> RunConfig:
         name="512",
         context_tokens=512,
         rope_base=1e4,
-        steps=2400,
+        steps=2600,
         batch_sequences=2,
         learning_rate=3e-3,
         min_learning_rate=6e-4,
@@ -60,7 +60,7 @@ def quickstart() -> RunConfig:
     return RunConfig(
         frames=frames,
         frame_training=FrameTrainingConfig(
-            steps=640, batch_frames=8, learning_rate=2e-3, continuous_steps=180, adversarial_start_step=610
+            steps=700, batch_frames=8, learning_rate=2e-3, continuous_steps=200, adversarial_start_step=670
         ),
         frame_training_frames=4096,
         prepare=PrepareConfig(max_frames=6, document_tokens=1900),
