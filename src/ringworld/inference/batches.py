@@ -51,10 +51,14 @@ class PromptBatch:
     """Tokens that may be generated, rounded up."""
 
 
-def bucket(tokens: int) -> int:
-    """Return the least of 32, 48, 64, 96, 128 and so on that is not below `tokens`."""
-    power = max(_LEAST_BUCKET_TOKENS, 1 << (tokens - 1).bit_length())
-    return power * 3 // 4 if tokens <= power * 3 // 4 and power > _LEAST_BUCKET_TOKENS else power
+def bucket(count: int, *, least: int = _LEAST_BUCKET_TOKENS) -> int:
+    """Return the least of `least`, a power of two, and 3/2, 2, 3 and so on of it that is not below `count`.
+
+    Example:
+        Of 32: 32, 48, 64, 96, 128. Of 1: 1, 2, 3, 4, 6, 8.
+    """
+    power = max(least, 1 << (count - 1).bit_length())
+    return power * 3 // 4 if count <= power * 3 // 4 and power > least else power
 
 
 def plan_batches(
@@ -91,14 +95,14 @@ def plan_batches(
     while waiting:
         slots = bucket(longest[waiting[0]]) + room
         sequences = max(1, min(limits.max_sequences, limits.max_cache_tokens // slots))
-        # A power of two at most, so that rounding up to one below stays within the limits.
+        # A power of two at most, so that rounding up below stays within the limits.
         most = max(1, (1 << (sequences.bit_length() - 1)) // group)
         taken, waiting = waiting[:most], waiting[most:]
         indices = tuple(i for indices in taken for i in indices)
         yield _batch(
             indices,
             prompts=prompts,
-            sequences=math.ceil((1 << (len(indices) - 1).bit_length()) / together) * together,
+            sequences=math.ceil(bucket(len(indices), least=1) / together) * together,
             width=bucket(longest[taken[0]]),
             room=room,
             samples=samples,
