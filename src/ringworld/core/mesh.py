@@ -1,6 +1,7 @@
 """Devices, and the mesh that they form."""
 
 import math
+import os
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -18,9 +19,14 @@ def simulate_devices(count: int) -> None:
 
     Where jax uses an accelerator nothing is simulated, and the number of CPU devices does not matter.
 
+    XLA gets two threads for each device, unless `PJRT_NPROC` says how many: with one, a queue of more than 32
+    programs blocks the threads that those before them need, and collectives wait for ever.
+
     Raises:
         InputError: the backend runs already with fewer CPU devices.
     """
+    if count > 1:
+        os.environ.setdefault("PJRT_NPROC", str(max(2 * count, os.cpu_count() or 1)))
     try:
         jax.config.update("jax_num_cpu_devices", max(count, jax.config.values["jax_num_cpu_devices"]))
     except RuntimeError:
