@@ -4,6 +4,7 @@ import atexit
 import gc
 import os
 import shutil
+import sys
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
@@ -62,6 +63,16 @@ _LONGEST = (
 def pytest_collection_modifyitems(items):
     """Put the longest files first, so that no worker waits for another at the end."""
     items.sort(key=lambda item: not item.path.as_posix().endswith(_LONGEST))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def shared_bytecode():
+    """Where none may be written beside the sources, the processes that tests start would all compile them."""
+    with pytest.MonkeyPatch.context() as patch:
+        if sys.dont_write_bytecode:
+            patch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
+            patch.setenv("PYTHONPYCACHEPREFIX", os.path.join(_PROGRAMS, "bytecode"))
+        yield
 
 
 @pytest.fixture(autouse=True, scope="module")
