@@ -175,6 +175,12 @@ class TextTokenizer:
         write_text_atomic(directory / _FILE, self._tokenizer.to_str(pretty=True))
         write_json_atomic(directory / _SETTINGS_FILE, self.settings)
 
+    def with_settings(self, settings: Mapping[str, Any]) -> "TextTokenizer":
+        """Return a copy of which `tokenizer_config.json` says this besides."""
+        ends = {"bos": self.settings["bos_token"], "eos": self.settings["eos_token"]}
+        same = Tokenizer.from_str(self._tokenizer.to_str())
+        return TextTokenizer(same, **ends, settings={**self.settings, **settings})
+
     def encode(self, text: str) -> list[int]:
         """Return the ids of `text`, with none added and none special, whatever the text says.
 
