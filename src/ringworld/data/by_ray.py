@@ -1,0 +1,68 @@
+"""Shards made on the machines of a Ray cluster, which share a file system."""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from ringworld.core.compilation import keep_compiled_programs
+from ringworld.core.errors import InputError
+from ringworld.core.packages import import_optional
+from ringworld.data.making import ExampleMaker
+from ringworld.data.shards import Shard, find_shard, prepare_shard
+from ringworld.data.workers import ShardTask
+
+
+def make_shards_by_ray(
+    tasks: Sequence[ShardTask], maker: ExampleMaker, *, workers: int | None
+) -> Iterator[tuple[ShardTask, Shard]]:
+    """Make shards with Ray Data and yield each when it is on disk; see `workers.make_shards`.
+
+    Ray is started on this machine where it does not run and no address of a cluster is set (`RAY_ADDRESS`).
+    Where it loses a process for good, as to a file that ends whatever reads it, what is left is not made.
+
+    Args:
+        tasks: what is to be made.
+        maker: of the examples.
+        workers: most shards at once; by default as many as Ray has cores.
+
+    Raises:
+        InputError: the disk is full, or the package `ray` is not installed.
+    """
+    ray = _ray()
+    if not tasks:
+        return
+    numbers = ray.data.from_items([{"number": i} for i in range(len(tasks))], override_num_blocks=len(tasks))
+    made = numbers.map(
+        _make,
+        fn_kwargs={"tasks": ray.put(list(tasks)), "maker": ray.put(maker), "folder": os.getcwd()},
+        concurrency=workers,
+    )
+    try:
+        for row in made.iter_rows():
+            task = tasks[row["number"]]
+            shard = find_shard(task.stem)
+            assert shard is not None, f"the machines share no file system: {task.stem} is not here"
+            yield task, shard
+    except ray.exceptions.RayError as error:
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, InputError):
+                raise cause from None
+            cause = getattr(cause, "cause", None) or cause.__cause__
+        if not isinstance(error, (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError)):
+            raise
+
+
+def _make(row: Mapping[str, Any], *, tasks: Any, maker: Any, folder: str) -> dict[str, Any]:
+    """Make one shard in a process of Ray's, to which `tasks` and `maker` are references."""
+    os.chdir(folder)  # paths may be relative to it
+    keep_compiled_programs()
+    ray = _ray()
+    task = ray.get(tasks)[row["number"]]
+    prepare_shard(task.stem, task.sources, ray.get(maker), skipped=task.skipped)
+    return {"number": row["number"]}
+
+
+def _ray() -> Any:
+    import_optional("ray.data", extra="ray", use="engine ray", field="engine")
+    return import_optional("ray", extra="ray", use="engine ray", field="engine")
