@@ -17,6 +17,7 @@ import hashlib
 import itertools
 import json
 import multiprocessing
+import shutil
 import tempfile
 import time
 from pathlib import Path
@@ -39,9 +40,9 @@ from ringworld.text.vocabulary import Vocabulary
 
 CONFIG = PrepareConfig(max_frames=8)
 MIXTURES = {
-    "toy": MixtureConfig(ratios={"videos/*": 1.0, "texts/*": 1.0}),
+    "toy": MixtureConfig(ratios={"videos/*": 1.0, "texts/*": 4.0}),
     "books": MixtureConfig(ratios={"books/text": 1.0}),
-    "both": MixtureConfig(ratios={"videos/*": 1.0, "texts/*": 1.0, "books/text": 1.0}),
+    "both": MixtureConfig(ratios={"videos/*": 1.0, "texts/*": 4.0, "books/text": 1.0}),
 }
 RESUMED = {
     "first": PackingConfig(),
@@ -68,9 +69,11 @@ class Brightness:
 
 def examples(books: Path, folder: Path) -> Path:
     """Prepare both data sets."""
-    toy = render_toy_world(folder / "toy", ToyWorldConfig(clips=60, held_out_clips=2, documents=400))
+    toy = render_toy_world(
+        folder / "toy", ToyWorldConfig(clips=60, held_out_clips=2, documents=2000, longest_words=1000)
+    )
     named = folder / "books"
-    named.symlink_to(books.resolve(), target_is_directory=True)
+    shutil.copytree(books, named)
     sources = find_sources(texts=(toy.texts, named), config=CONFIG)
     texts = corpus(sources, split="train", config=CONFIG, quarantined=[])
     words = TextTokenizer.train((text[:200_000] for text in texts), vocab_size=4096)

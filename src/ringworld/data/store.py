@@ -261,10 +261,11 @@ class ExampleStore:
         Raises:
             InputError: a shard is missing, or a record is not what was written.
         """
-        records = self._records([index for index, _, _ in parts])
-        for (index, start, stop), record in zip(parts, records):
-            group = _decode(record, self._value("example", index))
-            yield self._filled(*group, clips, start, stop)
+        rows = [index for index, _, _ in parts]
+        for (_, start, stop), record, number in zip(
+            parts, self._records(rows), self._values("example", rows)
+        ):
+            yield self._filled(*_decode(record, number), clips, start, stop)
 
     def _filled(
         self,
@@ -276,6 +277,12 @@ class ExampleStore:
     ) -> Example:
         """Return an example or a piece of it, with the frames of its clips that are shown."""
         example, window = unfilled.example, slice(0, None)
+        if not unfilled.shown:
+            return (
+                example
+                if (start, stop) == (0, None)
+                else example.part(start=start, stop=stop or len(example))
+            )
         if example.cut == "frames":
             window, clips = slice(start, stop), replace(clips, max_frames=0)
         codes = [_chosen(of_group[one.clip], one, clips, window) for one in unfilled.shown]
@@ -287,30 +294,29 @@ class ExampleStore:
             return replace(whole, start_token=before)
         return whole if (start, stop) == (0, None) else whole.part(start=start, stop=stop or len(whole))
 
-    def _value(self, name: str, index: int) -> Any:
-        return self._columns[name][index].as_py()
+    def _values(self, name: str, rows: Sequence[int]) -> list[Any]:
+        return self._columns[name].take(pa.array(rows, pa.int64())).to_pylist()
 
-    def _records(self, indices: Sequence[int]) -> list[bytes]:
-        found = [b""] * len(indices)
+    def _records(self, rows: Sequence[int]) -> list[bytes]:
+        found = [b""] * len(rows)
+        numbers, checksums = self._values("record", rows), self._values("checksum", rows)
         of_shard: dict[str, list[int]] = {}
-        for at, index in enumerate(indices):
-            of_shard.setdefault(self._value("shard", index), []).append(at)
+        for at, shard in enumerate(self._values("shard", rows)):
+            of_shard.setdefault(shard, []).append(at)
         for shard, wanted in of_shard.items():
             file = self._directory / SHARDS_FOLDER / f"{shard}.array_record"
             reader = self._reader(shard, file)
-            numbers = [self._value("record", indices[at]) for at in wanted]
-            if max(numbers) >= reader.num_records():
-                raise _damaged(file, f"is cut before record {max(numbers)}")
+            of_file = [numbers[at] for at in wanted]
+            if max(of_file) >= reader.num_records():
+                raise _damaged(file, f"is cut before record {max(of_file)}")
             try:
-                records = reader.read(numbers)
+                records = reader.read(of_file)
             except (RuntimeError, ValueError) as error:
-                raise _damaged(
-                    file, f"is damaged at one of the records {listed(list(map(str, numbers)))} ({error})"
-                ) from None
-            for at, number, record in zip(wanted, numbers, records):
-                checksum = self._value("checksum", indices[at])
-                if _checksum(record) != checksum:
-                    raise _damaged(file, f"has another checksum at record {number} than {checksum}")
+                named = listed(list(map(str, of_file)))
+                raise _damaged(file, f"is damaged at one of the records {named} ({error})") from None
+            for at, record in zip(wanted, records):
+                if _checksum(record) != checksums[at]:
+                    raise _damaged(file, f"has another checksum at record {numbers[at]} than {checksums[at]}")
                 found[at] = record
         return found
 

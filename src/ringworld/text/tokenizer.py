@@ -191,7 +191,8 @@ class TextTokenizer:
             InputError: `text` is not valid Unicode (it holds half of a surrogate pair).
         """
         try:
-            return self._tokenizer.encode(text, add_special_tokens=False).ids
+            # In batches alone the library leaves out where each token stands, a third of its work.
+            return self._tokenizer.encode_batch_fast([text], add_special_tokens=False)[0].ids
         except (TypeError, UnicodeEncodeError):
             raise InputError(
                 "the text holds half of a surrogate pair, which is not Unicode",
