@@ -5,7 +5,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ringworld.core.compilation import keep_compiled_programs
-from ringworld.core.errors import InputError
 from ringworld.core.packages import import_optional
 from ringworld.data.making import ExampleMaker
 from ringworld.data.shards import Shard, find_shard, prepare_shard
@@ -18,7 +17,8 @@ def make_shards_by_ray(
     """Make shards with Ray Data and yield each when it is on disk; see `workers.make_shards`.
 
     Ray is started on this machine where it does not run and no address of a cluster is set (`RAY_ADDRESS`).
-    Where it loses a process for good, as to a file that ends whatever reads it, what is left is not made.
+    A shard that fails, such as with a file that ends the process that reads it, is not yielded: whoever makes
+    it here finds out why.
 
     Args:
         tasks: what is to be made.
@@ -26,31 +26,27 @@ def make_shards_by_ray(
         workers: most shards at once; by default as many as Ray has cores.
 
     Raises:
-        InputError: the disk is full, or the package `ray` is not installed.
+        InputError: the package `ray` is not installed.
     """
     ray = _ray()
     if not tasks:
         return
-    numbers = ray.data.from_items([{"number": i} for i in range(len(tasks))], override_num_blocks=len(tasks))
-    made = numbers.map(
-        _make,
-        fn_kwargs={"tasks": ray.put(list(tasks)), "maker": ray.put(maker), "folder": os.getcwd()},
-        concurrency=workers,
-    )
+    context = ray.data.DataContext.get_current()
+    allowed, context.max_errored_blocks = context.max_errored_blocks, -1  # as many as fail
     try:
+        numbers = [{"number": i} for i in range(len(tasks))]
+        made = ray.data.from_items(numbers, override_num_blocks=len(tasks)).map(
+            _make,
+            fn_kwargs={"tasks": ray.put(list(tasks)), "maker": ray.put(maker), "folder": os.getcwd()},
+            concurrency=workers,
+            max_retries=1,
+        )
         for row in made.iter_rows():
             task = tasks[row["number"]]
-            shard = find_shard(task.stem)
-            assert shard is not None, f"the machines share no file system: {task.stem} is not here"
-            yield task, shard
-    except ray.exceptions.RayError as error:
-        cause: BaseException | None = error
-        while cause is not None:
-            if isinstance(cause, InputError):
-                raise cause from None
-            cause = getattr(cause, "cause", None) or cause.__cause__
-        if not isinstance(error, (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError)):
-            raise
+            if (shard := find_shard(task.stem)) is not None:  # or the machines share no file system
+                yield task, shard
+    finally:
+        context.max_errored_blocks = allowed
 
 
 def _make(row: Mapping[str, Any], *, tasks: Any, maker: Any, folder: str) -> dict[str, Any]:

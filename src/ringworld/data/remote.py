@@ -57,8 +57,13 @@ def fetch(address: str, *, into: Path) -> Path:
     targets = {name: _target(name, base, top, address) for name in found}
     known_file = folder / _KNOWN_FILE
     known = read_json(known_file) if known_file.exists() else {}
+    # A kill at any moment leaves no file that is older than what is known of it.
+    for name in known:
+        if known[name] != versions.get(name):
+            _target(name, base, top, address).unlink(missing_ok=True)
+    write_json_atomic(known_file, versions)
     for name, target in targets.items():
-        if known.get(name) == versions[name] and target.exists():
+        if target.exists():
             continue
         try:
             with writing(target) as temporary:
@@ -67,9 +72,6 @@ def fetch(address: str, *, into: Path) -> Path:
             if isinstance(error, InputError):
                 raise
             raise _unreadable(address, error) from None
-    for name in known.keys() - targets.keys():
-        _target(name, base, top, address).unlink(missing_ok=True)
-    write_json_atomic(known_file, versions)
     return top
 
 

@@ -87,7 +87,10 @@ class QaReport:
     quarantined: tuple[Quarantined, ...]
 
     def lines(self) -> list[str]:
-        """Return the report as lines to read."""
+        """Return the report as lines to read; of a dry run, what could not be read alone."""
+        unread = [f"quarantined: {item.path}: {item.reason}" for item in self.quarantined]
+        if not self.contexts:
+            return unread
         return [
             f"asked: {self.requests} requests, {self.prompt_tokens} tokens of prompts and "
             f"{self.reply_tokens} of replies",
@@ -98,7 +101,7 @@ class QaReport:
                 f"{one.questions} questions, {one.tokens} tokens"
                 for one in self.contexts
             ),
-            *(f"quarantined: {item.path}: {item.reason}" for item in self.quarantined),
+            *unread,
         ]
 
 
