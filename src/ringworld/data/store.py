@@ -278,11 +278,7 @@ class ExampleStore:
         """Return an example or a piece of it, with the frames of its clips that are shown."""
         example, window = unfilled.example, slice(0, None)
         if not unfilled.shown:
-            return (
-                example
-                if (start, stop) == (0, None)
-                else example.part(start=start, stop=stop or len(example))
-            )
+            return _piece(example, start, stop)
         if example.cut == "frames":
             window, clips = slice(start, stop), replace(clips, max_frames=0)
         codes = [_chosen(of_group[one.clip], one, clips, window) for one in unfilled.shown]
@@ -292,7 +288,7 @@ class ExampleStore:
         if example.cut == "frames":
             before = example.start_token + start * self.dataset.vocabulary.frame_tokens
             return replace(whole, start_token=before)
-        return whole if (start, stop) == (0, None) else whole.part(start=start, stop=stop or len(whole))
+        return _piece(whole, start, stop)
 
     def _values(self, name: str, rows: Sequence[int]) -> list[Any]:
         return self._columns[name].take(pa.array(rows, pa.int64())).to_pylist()
@@ -340,6 +336,12 @@ def read_examples(
     for index, (kind, of) in enumerate(zip(store.column("kind"), store.column("split"))):
         if of == split and (kinds is None or kind in kinds):
             yield store.read(index, clips=clips)
+
+
+def _piece(example: Example, start: int, stop: int | None) -> Example:
+    if start == 0 and stop in (None, len(example)):
+        return example
+    return example.part(start=start, stop=len(example) if stop is None else stop)
 
 
 def _chosen(clip: ClipCodes, one: Shown, clips: ClipConfig, window: slice) -> Int[np.ndarray, "frames codes"]:
@@ -394,8 +396,8 @@ def _decode(record: bytes, number: int) -> tuple[tuple[ClipCodes, ...], Unfilled
     *before, one = header["examples"][: number + 1]
     at += sum(4 * other["tokens"] + -(-other["tokens"] // 8) for other in before)
     count = one["tokens"]
-    ids = take("<i4", count).astype(np.int32)
-    loss = np.unpackbits(take("u1", -(-count // 8)), count=count).astype(bool)
+    ids = take("<i4", count).astype(np.int32, copy=False)
+    loss = np.unpackbits(take("u1", -(-count // 8)), count=count).view(bool)
     shows = tuple(Shown(clip=clip, frame=frame) for clip, frame in one["shown"])
     return clips, Unfilled(example=Example(tokens=ids, loss=loss, **one["fields"]), shown=shows)
 
