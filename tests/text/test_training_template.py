@@ -127,6 +127,7 @@ def test_a_tokenizer_says_which_template_was_learned():
     found = learned_template(told, vocabulary=VOCABULARY)
     assert found is not None and found.source == LLAMA_2
     assert told.fingerprint == OURS.fingerprint
+    assert learned_template(with_template(told, "lwm"), vocabulary=VOCABULARY) is None
     with pytest.raises(InputError) as refused:
         wording_of("own", OURS)
     assert refused.value.field == "chat_template"

@@ -37,15 +37,19 @@ def wording_of(name: TemplateName, tokenizer: TextTokenizer) -> Wording:
 
 def with_template(tokenizer: TextTokenizer, name: TemplateName) -> TextTokenizer:
     """Return the tokenizer of a model that learns conversations laid out so, which says so itself."""
-    if name == "lwm":
-        return tokenizer
+    if name == "lwm":  # which a model is asked by where nothing else is said
+        return (
+            tokenizer.with_settings({_LEARNED_WITH: None})
+            if _LEARNED_WITH in tokenizer.settings
+            else tokenizer
+        )
     said = {"chat_template": _source(name, tokenizer), _LEARNED_WITH: name}
     return tokenizer.with_settings(said)
 
 
 def learned_template(tokenizer: TextTokenizer, *, vocabulary: Vocabulary) -> ChatTemplate | None:
     """Return the template of `with_template`; None where conversations were laid out as LWM's."""
-    if _LEARNED_WITH not in tokenizer.settings:
+    if not tokenizer.settings.get(_LEARNED_WITH):
         return None
     return ChatTemplate.of(tokenizer, vocabulary=vocabulary)
 
