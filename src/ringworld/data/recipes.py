@@ -47,11 +47,13 @@ class TextQuestions(Recipe):
 
     def drafts(self, sample: Sample, context: PreparationContext) -> Iterator[Draft | Question]:
         """Yield the conversations, and each question that does not fit beside the document."""
+        if sample.text is None or not sample.questions:
+            return
         most, spoken = context.config.document_tokens, context.conversation
         short = _exchange("a", "b")
         made: list[list[_Turn]] = []
         length, around = 0, context.count_tokens(spoken(short))
-        for asked in sample.questions if sample.text is not None else ():
+        for asked in sample.questions:
             if made:
                 turn = _exchange(asked.question, asked.answer)
                 longer = length + context.count_tokens(spoken((*short, *turn))) - around
@@ -59,7 +61,7 @@ class TextQuestions(Recipe):
                     made[-1] += turn
                     length = longer
                     continue
-            question = chat.document_question(sample.text or "", asked.question, answers=asked.answers)
+            question = chat.document_question(sample.text, asked.question, answers=asked.answers)
             alone = [*_exchange(question, asked.answer)]
             tokens = context.count_tokens(spoken(alone))
             if tokens <= most:
