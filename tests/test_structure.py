@@ -30,6 +30,8 @@ JAX_FREE = [
     "ringworld.vision.config",
     "ringworld.vision.media",
     "ringworld.data.config",
+    "ringworld.data.qa.config",
+    "ringworld.data.qa.make",
     "ringworld.data.packing",
     "ringworld.data.find_sources",
     "ringworld.data.sources",

@@ -20,12 +20,14 @@ if TYPE_CHECKING:
     from ringworld.api.data import data_show, data_stats
     from ringworld.api.evaluate import evaluate
     from ringworld.api.load import load
+    from ringworld.api.make_qa import make_qa
     from ringworld.api.plan import plan
     from ringworld.api.prepare import prepare
     from ringworld.api.tokenizer import train_tokenizer
     from ringworld.api.train import train
     from ringworld.attention.api import attention
     from ringworld.core.errors import Diverged, InputError, Stopped
+    from ringworld.data.qa.config import QaConfig
     from ringworld.evaluation.config import EvaluationConfig
     from ringworld.evaluation.held_out import HeldOutConfig
     from ringworld.evaluation.needles import NeedleConfig
@@ -38,6 +40,7 @@ _MODULE_OF = {
     "HeldOutConfig": "ringworld.evaluation.held_out",
     "InputError": "ringworld.core.errors",
     "NeedleConfig": "ringworld.evaluation.needles",
+    "QaConfig": "ringworld.data.qa.config",
     "RunConfig": "ringworld.presets.run",
     "Stopped": "ringworld.core.errors",
     "World": "ringworld.inference.world",
@@ -46,6 +49,7 @@ _MODULE_OF = {
     "data_stats": "ringworld.api.data",
     "evaluate": "ringworld.api.evaluate",
     "load": "ringworld.api.load",
+    "make_qa": "ringworld.api.make_qa",
     "plan": "ringworld.api.plan",
     "prepare": "ringworld.api.prepare",
     "train": "ringworld.api.train",
@@ -58,6 +62,7 @@ __all__ = [
     "HeldOutConfig",
     "InputError",
     "NeedleConfig",
+    "QaConfig",
     "RunConfig",
     "Stopped",
     "World",
@@ -67,6 +72,7 @@ __all__ = [
     "data_stats",
     "evaluate",
     "load",
+    "make_qa",
     "plan",
     "prepare",
     "presets",

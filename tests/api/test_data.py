@@ -68,7 +68,7 @@ def test_lengths_are_counted_by_data_set_and_kind_and_drawn(examples, tmp_path):
     assert sum(one.tokens for one in stats.parts) == lengths.sum()
     assert max(one.longest for one in stats.parts) == lengths.max()
     assert all(sum(one.histogram) == one.examples for one in stats.parts)
-    assert stats.quarantined == 1
+    assert (stats.quarantined, stats.duplicates) == (1, 0)
     with Image.open(tmp_path / "lengths.png") as picture:
         assert picture.width > 100
     with pytest.raises(InputError) as refused:

@@ -7,16 +7,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 
 import ringworld as rw
 from ringworld.artifacts.tokenizers import FRAME_TOKENIZER_FOLDER
 from ringworld.core.errors import InputError
 from ringworld.core.mesh_config import MeshConfig
+from ringworld.data.store import read_examples
 from ringworld.evaluation.config import EvaluationConfig
 from ringworld.evaluation.held_out import HeldOutConfig
 from ringworld.text.needles import needle
+from ringworld.text.templates import LLAMA_2, Message
 from ringworld.text.tokenizer import TextTokenizer
+from ringworld.text.training_template import learned_template
 from ringworld.vision.write_media import write_video
 from tests.inference.tiny_world import make_world
 from tests.report.sample_run import moving_square
@@ -51,6 +55,33 @@ def test_it_trains_and_is_measured(made):
     evaluation = json.loads((made / "run/evaluation/after-256/evaluation.json").read_text())["evaluation"]
     measured = {one["metric"]: one["value"] for one in evaluation["results"] if one["task"] == "held_out"}
     assert measured["text_loss"] > 0
+
+
+def test_files_at_an_address_are_prepared_and_copied_once(made, tmp_path):
+    system = fsspec.filesystem("memory")
+    system.pipe("/rivers/a.txt", b"The river is 3 miles long. " * 9)
+    options = {"tokenizer": made / "tokenizer", "texts": "memory://rivers", "out": tmp_path / "out"}
+    report = rw.prepare(RUN, **options)
+    assert report.files == 1 and {one.dataset for one in report.counts} == {"rivers"}
+    assert rw.prepare(RUN, **options).shards_made == 0
+    system.rm("/rivers", recursive=True)
+
+
+def test_a_model_is_asked_in_the_template_that_it_learned(made, tmp_path):
+    run = replace(RUN, prepare=replace(RUN.prepare, chat_template="llama-2"))
+    (tmp_path / "in").mkdir()
+    said = [{"role": "user", "content": "How long?"}, {"role": "assistant", "content": "3 miles."}]
+    (tmp_path / "in/chat.jsonl").write_text("\n".join([json.dumps({"messages": said})] * 4))
+    rw.prepare(run, tokenizer=made / "tokenizer", texts=tmp_path / "in", out=tmp_path / "out")
+    tokenizer = TextTokenizer.load(tmp_path / "out/tokenizer")
+    (example, *_) = read_examples(tmp_path / "out", split="train")
+    template = learned_template(tokenizer, vocabulary=RUN.vocabulary)
+    assert template is not None and template.source == LLAMA_2
+    prompt = template.encode([Message(role="user", text="How long?")])
+    learned = example.loss.tolist().index(True)
+    assert example.tokens[:learned].tolist() == prompt.tolist()
+    assert tokenizer.decode(example.tokens[learned:].tolist()) == " 3 miles. "
+    assert learned_template(TextTokenizer.load(made / "tokenizer"), vocabulary=RUN.vocabulary) is None
 
 
 def test_it_completes_answers_and_scores_but_draws_nothing(made):

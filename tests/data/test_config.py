@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from ringworld.core.errors import InputError
-from ringworld.data.config import ClipConfig, MixtureConfig, PrepareConfig
+from ringworld.data.config import ClipConfig, MixtureConfig, PackingConfig, PrepareConfig
 
 
 @pytest.mark.parametrize("share", [nan, inf, -1.0])
@@ -67,3 +67,16 @@ def test_a_preparation_that_gives_no_example_is_refused(wrong: dict[str, Any]):
     with pytest.raises(InputError) as refused:
         PrepareConfig(**wrong)
     assert refused.value.field == next(iter(wrong))
+
+
+def test_a_mixture_of_no_length_is_refused():
+    assert MixtureConfig(shortest_tokens=5, longest_tokens=5).longest_tokens == 5
+    with pytest.raises(InputError) as refused:
+        MixtureConfig(shortest_tokens=5, longest_tokens=4)
+    assert refused.value.field == "mixture.longest_tokens"
+
+
+def test_a_packing_into_no_row_is_refused():
+    with pytest.raises(InputError) as refused:
+        PackingConfig(open_rows=0)
+    assert refused.value.field == "packing.open_rows"

@@ -10,7 +10,8 @@ import pytest
 from ringworld.core.errors import InputError
 from ringworld.data.batch import PackedRows
 from ringworld.data.config import ClipConfig, MixtureConfig, PackingConfig, PrepareConfig
-from ringworld.data.loader import KindOnce, PackedLoader, read_once
+from ringworld.data.loader import PackedLoader
+from ringworld.data.read_once import KindOnce, read_once
 from ringworld.data.store import read_examples
 from tests.data.packs import pieces
 
@@ -39,9 +40,17 @@ def drawn(batches: list[PackedRows]) -> list[tuple[int, ...]]:
     return found
 
 
-def test_a_state_resumes_with_the_very_next_batch_at_every_batch(prepared: Path):
+@pytest.mark.parametrize(
+    "packing",
+    [
+        PackingConfig(open_rows=3),
+        PackingConfig(open_rows=3, fit="best", longer="truncate"),
+        PackingConfig(open_rows=3, together="name", longer="leave_out"),
+    ],
+)
+def test_a_state_resumes_with_the_very_next_batch_at_every_batch(prepared: Path, packing: PackingConfig):
     # A short context cuts documents, so that states fall between the pieces of one.
-    options = {"context_tokens": 96, "packing": PackingConfig(open_rows=3)}
+    options = {"context_tokens": 96, "packing": packing}
     running = loader(prepared, **options)
     states, batches = [], []
     for _ in range(12):
@@ -118,6 +127,74 @@ def test_what_is_too_short_is_never_drawn(prepared: Path):
     )
     found = drawn([next(running) for _ in range(2 * len(wanted))])
     assert set(found) == wanted and len(wanted) < len(examples)
+
+
+@pytest.fixture(scope="module")
+def documents(tmp_path_factory: pytest.TempPathFactory, run_prepare) -> Path:
+    """Documents of about 40, 80 and 160 tokens in pieces of at most 32."""
+    root = tmp_path_factory.mktemp("documents")
+    (root / "in").mkdir()
+    for index, count in enumerate((3, 6, 12)):
+        (root / f"in/{index}.txt").write_text("The old man walks to the river and back. " * count)
+    config = PrepareConfig(document_tokens=32, held_out_fraction=0.0)
+    run_prepare(root / "out", texts=(root / "in",), config=config)
+    return root / "out"
+
+
+def test_a_stage_draws_documents_of_its_lengths_in_all_their_pieces(documents: Path):
+    pieces_of: dict[str, list[tuple[int, ...]]] = {}
+    for example in read_examples(documents, split="train"):
+        pieces_of.setdefault(example.source, []).append(tuple(example.tokens.tolist()))
+    lengths = {source: sum(map(len, of)) for source, of in pieces_of.items()}
+    short, middle, long = sorted(lengths, key=lengths.__getitem__)
+    for bounds, expected in (
+        ((lengths[middle], 0), [middle, long]),
+        ((0, lengths[middle]), [short, middle]),
+        ((lengths[short] + 1, lengths[long] - 1), [middle]),
+    ):
+        mixture = MixtureConfig(ratios={"text": 1.0}, shortest_tokens=bounds[0], longest_tokens=bounds[1])
+        running = loader(documents, mixture=mixture, context_tokens=32, packing=PackingConfig(open_rows=1))
+        assert set(drawn([next(running) for _ in range(24)])) == {
+            piece for source in expected for piece in pieces_of[source]
+        }
+    with pytest.raises(InputError) as refused:
+        loader(documents, mixture=only(text=1.0, shortest_tokens=10_000))
+    assert refused.value.field == "mixture"
+
+
+def test_documents_that_are_longer_than_the_context_are_truncated_or_left_out_and_counted(documents: Path):
+    whole = list(read_examples(documents, split="train"))
+    longer = [example for example in whole if len(example) > 20]
+    truncated = loader(documents, context_tokens=20, packing=PackingConfig(longer="truncate"))
+    assert truncated.left_out == {"text": 0}
+    assert truncated.truncated == {"text": sum(len(example) - 20 for example in longer)}
+    found = set(drawn([next(truncated) for _ in range(30)]))
+    assert {tuple(example.tokens[:20].tolist()) for example in longer} <= found
+    left = loader(documents, context_tokens=20, packing=PackingConfig(longer="leave_out"))
+    assert left.left_out == {"text": len(longer)} and left.truncated == {"text": 0}
+    assert not {tuple(example.tokens[:20].tolist()) for example in longer} & set(
+        drawn([next(left) for _ in range(10)])
+    )
+
+
+def test_names_of_a_mixture_are_packed_apart_where_it_is_asked_for(prepared: Path):
+    def kinds_of_rows(packing: PackingConfig) -> list[set[str]]:
+        running = loader(prepared, packing=packing, mixture=only(video_qa=1.0, text=1.0))
+        return [{example.kind for example in row} for _ in range(20) for row in running.next_rows()]
+
+    assert {"video_qa", "text"} in kinds_of_rows(PackingConfig())
+    apart = kinds_of_rows(PackingConfig(together="name"))
+    assert all(len(kinds) == 1 for kinds in apart) and {"text"} in apart and {"video_qa"} in apart
+
+
+def test_a_batch_says_how_much_of_each_name_it_holds(prepared: Path):
+    running = loader(prepared, mixture=only(video_qa=3.0, text=1.0))
+    assert running.names == ("video_qa", "text")
+    for _ in range(5):
+        packed = next(running)
+        assert sum(of.examples for of in packed.drawn.values()) == sum(map(len, packed.lengths))
+        assert sum(of.tokens for of in packed.drawn.values()) == sum(map(sum, packed.lengths))
+    assert packed.drawn["video_qa"].examples > packed.drawn["text"].examples
 
 
 def test_a_state_of_another_configuration_is_refused(prepared: Path):

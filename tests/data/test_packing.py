@@ -1,13 +1,16 @@
+from typing import Literal
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ringworld.data.examples import Example
-from ringworld.data.packing import FirstFit, piece_bounds, to_batch
+from ringworld.data.packing import Packer, piece_bounds, to_batch
 from tests.data.packs import pack, pieces
 
 TEXT_SIZE = 100
+FITS: tuple[Literal["first", "best"], ...] = ("first", "best")
 
 
 def example(tokens, loss, kind: str = "text") -> Example:
@@ -45,10 +48,19 @@ def test_an_example_with_loss_on_both_counts_once_in_each():
 
 
 def test_first_fit_closes_the_fullest_row():
-    packer = FirstFit[range](context_tokens=10, open_rows=2)
+    packer = Packer[range](context_tokens=10, open_rows=2)
     closed = [packer.add(range(length)) for length in (6, 7, 4, 8, 9)]
     assert closed == [None, None, [range(6), range(4)], None, [range(8)]]
     assert packer.rows == [[range(7)], [range(9)]]
+
+
+def test_best_fit_takes_the_row_with_the_least_room():
+    first, best = (Packer[range](context_tokens=10, open_rows=9, fit=fit) for fit in FITS)
+    for packer, expected in ((first, [range(4), range(3)]), (best, [range(5), range(3)])):
+        packer.resume([[range(4)], [range(5)], [range(8)]])
+        assert packer.add(range(3)) is None
+        assert expected in packer.rows and len(packer.rows) == 3
+    assert best.add(range(2)) == [range(5), range(3), range(2)]
 
 
 def test_rows_split_into_parts_with_their_lengths():
@@ -77,6 +89,25 @@ def test_piece_bounds_of_several_lengths():
     assert len(piece_bounds(lengths, most=2, may_be_cut=False)) == 0
     each = piece_bounds(lengths, most=np.array([0, 3, 7]), may_be_cut=np.array([True, False, True]))
     assert each.tolist() == [[1, 0, 3], [2, 0, 7], [2, 7, 8]]
+
+
+def test_what_is_longer_is_split_truncated_or_left_out():
+    lengths, may_be_cut = np.array([6, 3, 9, 9]), np.array([True, True, False, True])
+    bounds = {
+        longer: piece_bounds(lengths, most=4, may_be_cut=may_be_cut, longer=longer).tolist()
+        for longer in ("split", "truncate", "leave_out")
+    }
+    assert bounds == {
+        "split": [[0, 0, 4], [0, 4, 6], [1, 0, 3], [3, 0, 4], [3, 4, 8], [3, 8, 9]],
+        "truncate": [[0, 0, 4], [1, 0, 3], [3, 0, 4]],
+        "leave_out": [[1, 0, 3]],
+    }
+
+
+def test_by_token_every_target_has_the_same_weight():
+    batch = to_batch([[QUESTION, IMAGE]], context_tokens=12, text_size=TEXT_SIZE, weights="token").batch
+    assert batch.text_weights.tolist() == [[0, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0]]
+    assert batch.vision_weights.tolist() == [[0, 0, 0, 0, 0, 1, 1, 1, 0, 0, 0, 0]]
 
 
 @st.composite
@@ -128,9 +159,9 @@ def test_packing_keeps_every_token_once_with_its_target_and_its_weight(made, ope
 
 
 @settings(deadline=None)
-@given(st.lists(st.integers(1, 10), max_size=60), st.integers(1, 5))
-def test_first_fit_gives_every_piece_once_and_no_row_too_long(lengths, open_rows):
-    packer = FirstFit[range](context_tokens=10, open_rows=open_rows)
+@given(st.lists(st.integers(1, 10), max_size=60), st.integers(1, 5), st.sampled_from(FITS))
+def test_either_fit_gives_every_piece_once_and_no_row_too_long(lengths, open_rows, fit):
+    packer = Packer[range](context_tokens=10, open_rows=open_rows, fit=fit)
     marked = [range(1000 * i, 1000 * i + length) for i, length in enumerate(lengths)]
     rows = []
     for piece in marked:

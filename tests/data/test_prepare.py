@@ -80,6 +80,12 @@ def test_a_captioned_clip_comes_in_both_orders(
     assert np.array_equal(video.loss, vocabulary.is_vision(video.tokens))
 
 
+def test_a_captioned_image_comes_in_both_orders(tmp_path: Path, run_prepare, write_clip):
+    write_clip(tmp_path / "in/a.png", said={"caption": "A red dog."})
+    run_prepare(tmp_path / "out", videos=(tmp_path / "in",), config=only())
+    assert {example.kind for example in train(tmp_path / "out")} == {"image_caption", "caption_image"}
+
+
 def test_a_part_of_the_generation_examples_loses_its_caption(tmp_path: Path, run_prepare, write_clip):
     for index in range(30):
         write_clip(tmp_path / f"in/{index}.mp4", frames=1, said={"caption": f"Dog {index}."})

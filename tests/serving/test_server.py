@@ -9,7 +9,7 @@ import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,8 @@ import uvicorn
 from PIL import Image
 
 from ringworld.core.errors import InputError
+from ringworld.data.qa.config import QaConfig
+from ringworld.data.qa.endpoint import Endpoint
 from ringworld.inference.config import EngineConfig
 from ringworld.inference.engine.engine import Engine
 from ringworld.serving.app import Server
@@ -112,6 +114,22 @@ def test_an_answer_is_that_of_a_conversation(port):
     assert usage["completion_tokens"] == turn.written_tokens
     assert usage["total_tokens"] == turn.prompt_tokens + turn.written_tokens
     assert chat(port, temperature=0)[1]["usage"]["prompt_tokens_details"]["cached_tokens"] > 0
+
+
+def test_make_qa_asks_it(port):
+    config = QaConfig(
+        model="tiny", address=f"http://127.0.0.1:{port}/v1", temperature=0.0, max_reply_tokens=8
+    )
+    with closing(Endpoint(config, key=None)) as endpoint:
+        reply = endpoint.reply(TEXT)
+    _, answered = send(
+        port,
+        "/v1/chat/completions",
+        {"messages": [{"role": "user", "content": TEXT}], "max_tokens": 8, "temperature": 0},
+    )
+    assert reply.text == answered["choices"][0]["message"]["content"]
+    usage = answered["usage"]
+    assert (reply.prompt_tokens, reply.reply_tokens) == (usage["prompt_tokens"], usage["completion_tokens"])
 
 
 def test_a_stream_says_the_same_piece_by_piece(port):

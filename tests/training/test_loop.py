@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from tests.training.tiny_run import EXECUTION, MODEL, run, stage, training, writ
 
 ROOT = Path(__file__).parents[2]
 SPARSE = ("--log-every", "6")
-SUMMED, MEANS = ("steps", "tokens", "examples"), ("ring_efficiency",)
+SUMMED, MEANS = ("steps", "tokens", "examples"), ("ring_efficiency", "drawn_examples", "drawn_tokens")
 """Columns of the steps since the row before; the others are of one step."""
 
 
@@ -126,6 +127,12 @@ def test_a_run_that_is_killed_and_terminated_adds_up_to_the_whole_one(runs: Runs
         whole = {row["step"]: row for row in every}
         for row in some:
             assert {name for name in row if row[name] != whole[row["step"]][name]} <= {*SUMMED, *MEANS}
+        for of in ("examples", "tokens"):
+            drawn = [Counter[str]() for _ in range(2)]
+            for counter, rows in zip(drawn, (every, some)):
+                for row in rows:
+                    counter.update({name: round(n * row[of]) for name, n in row[f"drawn_{of}"].items()})
+            assert drawn[0] == drawn[1] and drawn[0].total() == sum(row[of] for row in every)
         means = [sum(row["ring_efficiency"] * row["steps"] for row in rows) / 40 for rows in (every, some)]
         assert means[0] == pytest.approx(means[1])
 

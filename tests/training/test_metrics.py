@@ -7,6 +7,7 @@ import pytest
 from ringworld.attention.layouts import place
 from ringworld.core.errors import InputError
 from ringworld.core.steps import Interval
+from ringworld.data.batch import Drawn
 from ringworld.model.arrange import PlacedBatch
 from ringworld.training.loss import LossOutput
 from ringworld.training.metrics import BatchCounts, check_rows, count, metrics_row
@@ -32,8 +33,10 @@ def row_of(*, vision_targets: int, loss: float = 1.5) -> dict[str, Any]:
     )
     counts = BatchCounts(tokens=4, examples=1, pairs=8, ring_efficiency=0.5)
     others = BatchCounts(tokens=6, examples=2, pairs=12, ring_efficiency=1.0)
-    interval = Interval().plus(counts).plus(others)._replace(seconds=0.5)
-    return metrics_row(output, stage="4k", interval=interval, architecture=MODEL)
+    # Of two names, one example each and then two of the first; of their tokens 4, 0 and 1, 5.
+    interval = Interval().plus((*counts, 1, 1, 4, 0)).plus((*others, 2, 0, 1, 5))._replace(seconds=0.5)
+    names = ("text", "in/chat")
+    return metrics_row(output, stage="4k", interval=interval, architecture=MODEL, names=names)
 
 
 def test_a_row_holds_the_losses_of_a_step_and_the_sums_of_its_interval():
@@ -52,6 +55,8 @@ def test_a_row_holds_the_losses_of_a_step_and_the_sums_of_its_interval():
         # for queries and output, 2 x 16 x 8 for keys and values, 3 x 16 x 32 for the rest; the head 16 x 32.
         "model_flops_per_second": 6.0 * (10 * 2 * (2 * 2304 + 512) + 20 * 4 * 2 * 16),
         "ring_efficiency": 0.75,
+        "drawn_examples": {"text": 0.75, "in/chat": 0.25},
+        "drawn_tokens": {"text": 0.5, "in/chat": 0.5},
     }
     assert row_of(vision_targets=4)["vision_loss"] == 0
 
@@ -104,6 +109,9 @@ def test_the_pieces_of_a_batch_are_counted_together():
         PlacedBatch(arrays=(), lengths=[row], placements=[place("contiguous", seq=4, members=2, lengths=row)])
         for row in ([4], [2, 2], [])
     ]
-    counts = count(pieces)
+    drawn = {"text": Drawn(examples=1, tokens=4), "chat": Drawn(examples=2, tokens=4)}
+    *whole, a, b, c, d = count(pieces, drawn=drawn)
+    counts = BatchCounts(*whole)
+    assert (a, b, c, d) == (1, 2, 4, 4)
     assert (counts.tokens, counts.examples, counts.pairs) == (8, 3, 10 + 3 + 3)
     assert counts.ring_efficiency == pytest.approx((10 / 14 + 1 + 1) / 3)

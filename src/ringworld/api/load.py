@@ -17,6 +17,7 @@ from ringworld.inference.world import World
 from ringworld.model.config import Execution, WeightType, check_mesh
 from ringworld.model.forward import Forward
 from ringworld.text.templates import ChatTemplate
+from ringworld.text.training_template import learned_template
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -104,8 +105,11 @@ def load_opened(
 
 
 def _template_of(found: ModelFolder) -> ChatTemplate | None:
-    """Return the chat template that a model was trained with by others; ringworld trains with LWM's."""
+    """Return the chat template that a model was trained with; None where it is LWM's."""
+    words = found.tokenizers.text
+    if (learned := learned_template(words, vocabulary=found.vocabulary)) is not None:
+        return learned
     trained_here = found.origin is not None and found.origin.configuration is not None
-    if trained_here or "chat_template" not in found.tokenizers.text.settings:
+    if trained_here or "chat_template" not in words.settings:
         return None
-    return ChatTemplate.of(found.tokenizers.text, vocabulary=found.vocabulary)
+    return ChatTemplate.of(words, vocabulary=found.vocabulary)

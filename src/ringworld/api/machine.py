@@ -14,16 +14,31 @@ from ringworld.core.errors import InputError
 from ringworld.core.mesh import mesh_of, simulate_devices
 from ringworld.core.mesh_config import MeshConfig
 from ringworld.core.ranges import check_number
+from ringworld.data.remote import address_of, fetch
 from ringworld.presets.run import RunConfig
 
 PathArgument = str | PathLike[str]
 Paths = Iterable[PathArgument] | PathArgument
+FETCHED_FOLDER = ".fetched"
+"""In an output folder: copies of the inputs that are addresses."""
 _MOST_SIMULATED = 16
 
 
 def as_paths(paths: Paths) -> tuple[Path, ...]:
     """Return one path or several as a tuple."""
     return (Path(paths),) if isinstance(paths, (str, PathLike)) else tuple(map(Path, paths))
+
+
+def as_local(paths: Iterable[Path], *, out: Path) -> tuple[Path, ...]:
+    """Return paths of this machine: what is at an address, such as `s3://bucket/clips`, is copied to `out`.
+
+    Raises:
+        InputError: an address cannot be read; see `ringworld.data.remote`.
+    """
+    addresses = ((path, address_of(path)) for path in paths)
+    return tuple(
+        path if address is None else fetch(address, into=out / FETCHED_FOLDER) for path, address in addresses
+    )
 
 
 def check_apart(out: Path, inputs: Iterable[Path]) -> None:

@@ -1,23 +1,25 @@
 """`ringworld.prepare`: examples from a user's files."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import jax
 
-from ringworld.api.machine import PathArgument, Paths, as_paths, begin_process, check_apart
+from ringworld.api.machine import PathArgument, Paths, as_local, as_paths, begin_process, check_apart
 from ringworld.artifacts.examples_folder import TOKENIZER_FOLDER
 from ringworld.artifacts.tokenizers import Tokenizers
 from ringworld.core.config import to_json
 from ringworld.core.files import only_one, write_json_atomic
 from ringworld.core.progress import Progress
 from ringworld.data.find_sources import RECORD_READERS
-from ringworld.data.prepare import PrepareReport
+from ringworld.data.prepare import Engine, PrepareReport
 from ringworld.data.prepare import prepare as prepare_examples
 from ringworld.data.recipe import Recipe
 from ringworld.data.recipes import RECIPES
 from ringworld.data.sources import Reader
 from ringworld.presets.run import RunConfig
+from ringworld.text.training_template import with_template
 
 REPORT_FILE = "report.json"
 
@@ -32,6 +34,7 @@ def prepare(
     readers: Mapping[str, Reader] = RECORD_READERS,
     recipes: Sequence[Recipe] = RECIPES,
     workers: int | None = None,
+    engine: Engine = "pool",
 ) -> PrepareReport:
     """Write the examples of all usable files; a second call makes only what is missing or has changed.
 
@@ -39,12 +42,14 @@ def prepare(
         run: frame rate, lengths and splits, and the vocabulary of the model to be trained.
         tokenizer: tokenizer folder or model folder.
         out: examples folder to write.
-        videos: folders or files of videos and images, with captions and questions beside them.
-        texts: folders or files of text, with questions beside them.
+        videos: folders or files of videos and images, with captions and questions beside them; or addresses
+            that fsspec reads, such as `s3://bucket/videos`, which are copied into `out` first.
+        texts: folders or files of text, with questions beside them; or addresses.
         readers: what reads a file of many samples, by the end of its name.
         recipes: the kinds of example that are made.
         workers: processes that read files, which changes no byte of the examples; by default as many as there
             are cores where there is enough to read, and one where an accelerator encodes frames.
+        engine: where they are: on this machine, or on those of a Ray cluster that shares its file system.
 
     Raises:
         InputError: a path is missing, no file can be used, the tokenizers do not fit the run, or `out` holds
@@ -59,8 +64,8 @@ def prepare(
         workers = 1
     with only_one(out), Progress("prepare", total=1, unit="files") as progress:
         report = prepare_examples(
-            videos=videos,
-            texts=texts,
+            videos=as_local(videos, out=out),
+            texts=as_local(texts, out=out),
             out=out,
             tokenizer=tokenizers.text,
             frame_tokenizer=tokenizers.frames,
@@ -70,10 +75,12 @@ def prepare(
             recipes=recipes,
             configuration=to_json(run),
             workers=workers,
+            engine=engine,
             on_progress=lambda done, total, quarantined: progress.update(
                 done, total=total, files_per_second=progress.per_second(done), quarantined=float(quarantined)
             ),
         )
-        tokenizers.save(out / TOKENIZER_FOLDER)
+        words = with_template(tokenizers.text, run.prepare.chat_template)
+        replace(tokenizers, text=words).save(out / TOKENIZER_FOLDER)
         write_json_atomic(out / REPORT_FILE, to_json(report))
     return report

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from ringworld.api.machine import PathArgument, Paths, as_paths, begin_process, check_apart
+from ringworld.api.machine import PathArgument, Paths, as_local, as_paths, begin_process, check_apart
 from ringworld.artifacts.tokenizers import FRAME_TOKENIZER_FOLDER, Tokenizers
 from ringworld.core.config import read_as, to_json
 from ringworld.core.errors import InputError
@@ -100,6 +100,7 @@ def train_tokenizer(
     out, videos, texts = Path(out), as_paths(videos), as_paths(texts)
     check_apart(out, (*videos, *texts))
     with only_one(out):
+        videos, texts = as_local(videos, out=out), as_local(texts, out=out)
         quarantined: list[Quarantined] = []
         sources = find_sources(videos=videos, texts=texts, config=run.prepare, quarantined=quarantined)
         words = None if text_tokenizer is None else TextTokenizer.load(Path(text_tokenizer))

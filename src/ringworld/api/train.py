@@ -31,6 +31,7 @@ from ringworld.model.extend import add_vision_ids
 from ringworld.model.forward import Forward
 from ringworld.model.world_model import WorldModel
 from ringworld.presets.run import RunConfig
+from ringworld.text.training_template import learned_template
 from ringworld.training.config import Stage
 from ringworld.training.loop import train as train_stages
 
@@ -138,7 +139,10 @@ class _Job:
             weights,
             forward=forward,
             prompts=Prompts(
-                tokenizers.text, vocabulary=self.run.vocabulary, frame_tokenizer=tokenizers.frames
+                tokenizers.text,
+                vocabulary=self.run.vocabulary,
+                frame_tokenizer=tokenizers.frames,
+                template=learned_template(tokenizers.text, vocabulary=self.run.vocabulary),
             ),
             mesh=mesh,
             limits=GenerationLimits(

@@ -1,4 +1,4 @@
-"""`ringworld data stats` and `ringworld data show`: what an examples folder holds, and what a stage draws."""
+"""`ringworld data stats` and `show`: what examples hold and what is drawn; `make-qa`: texts to questions."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 import tyro
 
-from ringworld.cli.options import otherwise
+from ringworld.cli.options import given, otherwise
+from ringworld.data.qa.config import QaConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,3 +31,22 @@ class Data:
             print("\n".join(rw.data_stats(self.data, out=self.out).lines()))
         else:
             print("\n".join(map(str, rw.data_show(self.data, out=self.out, stage=self.stage))))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MakeQa:
+    """Have a model write questions about texts, and join them to conversations as long as a context."""
+
+    texts: tuple[Path, ...]
+    """Folders or files of text, as prepare reads them."""
+    tokenizer: Path
+    """Tokenizer folder or model folder, in whose tokens lengths are counted."""
+    out: Path
+    """Folder to write; the same command on it resumes, and asks nothing twice."""
+    config: Annotated[QaConfig, tyro.conf.arg(name="")]
+
+    def run(self) -> None:
+        """Ask what was not asked yet, and print what came of it."""
+        import ringworld as rw
+
+        print("\n".join(rw.make_qa(**given(self, "texts", "tokenizer", "out", "config")).lines()))

@@ -14,7 +14,7 @@ import tyro
 from ringworld.cli.bench import Bench
 from ringworld.cli.chat import Chat
 from ringworld.cli.convert import Convert
-from ringworld.cli.data import Data
+from ringworld.cli.data import Data, MakeQa
 from ringworld.cli.evaluate import Evaluate
 from ringworld.cli.generate import Generate
 from ringworld.cli.options import as_typed, chosen_run, parse, value_of
@@ -34,6 +34,7 @@ COMMANDS = {
     "plan": Plan,
     "prepare": Prepare,
     "data": Data,
+    "make-qa": MakeQa,
     "train": Train,
     "generate": Generate,
     "chat": Chat,

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from ringworld.cli.options import otherwise
+from ringworld.cli.options import given, otherwise
 from ringworld.core.config import typed_command
 from ringworld.presets.run import RunConfig
 
@@ -36,12 +36,6 @@ class Plan:
         """Print the plan."""
         import ringworld as rw
 
-        made = rw.plan(
-            config,
-            topology=self.topology,
-            gpus=self.gpus,
-            stages=self.stages,
-            by=self.by,
-            suggest=5 if self.suggest else 0,
-        )
+        options = given(self, "topology", "gpus", "stages", "by")
+        made = rw.plan(config, suggest=5 if self.suggest else 0, **options)
         print(made.json(command=typed_command()) if self.json else made.table())

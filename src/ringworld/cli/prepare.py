@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from ringworld.cli.options import ConfigFolder, Folders, PresetName, given, otherwise
 from ringworld.presets.run import RunConfig
@@ -22,6 +22,8 @@ class Prepare:
     """Folders or files of text (.txt, .md), JSON lines, Parquet or tars."""
     workers: Annotated[int | None, otherwise("as many as there are cores", metavar="INT")] = None
     """Processes that read files; the examples do not depend on their number."""
+    engine: Literal["pool", "ray"] = "pool"
+    """Read on this machine, or on those of a Ray cluster that shares its file system."""
     preset: PresetName = None
     """Configuration, every field of which is an option of this command too."""
     config: ConfigFolder = None
@@ -31,5 +33,5 @@ class Prepare:
         """Prepare what is not prepared yet, and print counts and what was quarantined."""
         import ringworld as rw
 
-        report = rw.prepare(config, **given(self, "videos", "texts", "tokenizer", "out", "workers"))
+        report = rw.prepare(config, **given(self, "videos", "texts", "tokenizer", "out", "workers", "engine"))
         print("\n".join(report.lines()))

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import tyro
 
-from ringworld.cli.options import Placed, Placement, otherwise
+from ringworld.cli.options import Placed, Placement, given, otherwise
 from ringworld.inference.config import EngineConfig
 from ringworld.serving.config import ServingLimits
 
@@ -37,15 +37,5 @@ class Serve:
         """Serve until a signal comes."""
         from ringworld.api.serve import serve
 
-        serve(
-            self.model,
-            name=self.name,
-            host=self.host,
-            port=self.port,
-            key_file=self.key_file,
-            without_key=self.no_key,
-            context_tokens=self.context_tokens,
-            engine=self.engine,
-            limits=self.limits,
-            **asdict(self.placement),
-        )
+        options = given(self, "name", "host", "port", "key_file", "context_tokens", "engine", "limits")
+        serve(self.model, without_key=self.no_key, **options, **asdict(self.placement))

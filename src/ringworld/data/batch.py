@@ -1,7 +1,7 @@
 """The batch that the train step takes, and what the packer knows of it."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,6 +34,14 @@ class PackedBatch(NamedTuple):
     """The same over vision codes."""
 
 
+class Drawn(NamedTuple):
+    """How much was drawn under one name of a mixture."""
+
+    examples: int
+    """Or pieces of longer ones."""
+    tokens: int
+
+
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class PackedRows:
     """A packed batch on the host, with the lengths that the packer gave it."""
@@ -41,10 +49,12 @@ class PackedRows:
     batch: PackedBatch
     lengths: Sequence[Sequence[int]]
     """Of each row, the tokens of its examples in order; the rest of the row is padding."""
+    drawn: Mapping[str, "Drawn"] = field(default_factory=dict)
+    """What is of each name of a mixture; empty where nobody mixed."""
 
     def split(self, parts: int) -> "list[PackedRows]":
-        """Cut the rows into equally many consecutive ones."""
-        fields = zip(*(np.split(field, parts) for field in self.batch))
+        """Cut the rows into equally many consecutive ones; what was drawn is known of the whole alone."""
+        fields = zip(*(np.split(array, parts) for array in self.batch))
         rows = len(self.lengths) // parts
         return [
             PackedRows(batch=PackedBatch(*part), lengths=self.lengths[i * rows : (i + 1) * rows])

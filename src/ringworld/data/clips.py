@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field, replace
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int, Int32, UInt8
@@ -159,8 +159,7 @@ def count_shown(
         frames_per_second: of these.
         clips: what of them is drawn.
     """
-    steps = _steps(np.asarray(frames_per_second, float), clips)
-    counts = ((frames - 1) / steps + _ROUNDING).astype(int) + 1
+    counts = _at_rate(frames, _steps(np.asarray(frames_per_second, float), clips))
     return np.minimum(counts, clips.max_frames) if clips.max_frames else counts
 
 
@@ -169,10 +168,15 @@ def shown(frames: int, frames_per_second: float, *, clips: ClipConfig) -> Int[np
 
     Of 8 frames at 4 a second, 2 a second are `0 2 4 6`; of these, `evenly` takes `0 2 6` where 3 are drawn.
     """
+    if not clips.frames_per_second:
+        return np.arange(frames)
     (step,) = _steps(np.array([frames_per_second]), clips)
-    at_rate = replace(clips, max_frames=0)
-    count = count_shown(np.array([frames]), [frames_per_second], clips=at_rate).item()
+    (count,) = _at_rate(np.array([frames]), step)
     return (np.arange(count) * step + _ROUNDING).astype(int)
+
+
+def _at_rate(frames: Int[np.ndarray, " clips"], steps: Any) -> Int[np.ndarray, " clips"]:
+    return ((frames - 1) / steps + _ROUNDING).astype(int) + 1
 
 
 def _steps(rates: np.ndarray, clips: ClipConfig) -> np.ndarray:

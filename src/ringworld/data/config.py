@@ -7,8 +7,19 @@ from typing import Literal
 
 from ringworld.core.errors import InputError
 from ringworld.core.ranges import check_range
+from ringworld.text.template_name import TemplateName
 
 Split = Literal["train", "held_out"]
+Duplicates = Literal["keep", "exact", "near"]
+Longer = Literal["split", "truncate", "leave_out"]
+"""What becomes of an example that is longer than a context.
+
+| longer | what may be cut | anything else |
+|---|---|---|
+| split | becomes several examples | is left out |
+| truncate | ends where the context does | is left out |
+| leave_out | is left out | is left out |
+"""
 HeldOutOf = Literal["files held out", "files trained on"]
 """Where the frames come from that a frame tokenizer is judged by; either way it was not trained on them."""
 TextJudgedOn = Literal["text held out", "text trained on"]
@@ -36,6 +47,13 @@ class PrepareConfig:
     """Files whose examples are written together, and again if one of them changes."""
     max_text_bytes: int = 256 * 2**20
     """Largest text file that is read."""
+    chat_template: TemplateName = "lwm"
+    """How conversations and questions are laid out: as LWM does, as LLaMA-2, or by the template that came
+    with the tokenizer."""
+    duplicates: Duplicates = "keep"
+    """Texts of the same words are left out but for one, or also those that share most runs of five words."""
+    near_similarity: float = 0.8
+    """Share of runs of words in which near duplicates agree at least (Jaccard), estimated by MinHash."""
     seed: int = 0
     """Decides which examples lose their caption and which frames become images."""
 
@@ -47,18 +65,29 @@ class PrepareConfig:
         check_range(self, "held_out_fraction", "drop_caption_fraction", least=0, below=1)
         check_range(self, "images_per_video", "max_text_bytes", least=0)
         check_range(self, "seed", least=0, below=2**32)
+        check_range(self, "near_similarity", above=0, most=1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PackingConfig:
-    """How examples are laid end to end."""
+    """How examples are laid end to end, and how they count."""
 
     open_rows: int = 16
-    """Rows that are filled at the same time: more waste less, and hold more examples in memory."""
+    """Rows that are filled at the same time: more waste less."""
+    fit: Literal["first", "best"] = "first"
+    """Where an example goes: into the first open row with room, or into that with the least."""
+    together: Literal["all", "name"] = "all"
+    """What may share a row: examples of all names of the mixture, or of one. LWM packs short conversations
+    apart from questions about long documents."""
+    longer: Longer = "split"
+    """What becomes of examples that are longer than the context and may be cut."""
+    weights: Literal["example", "token"] = "example"
+    """Whether each example has the same weight in the loss, as it would alone in a padded row, or each
+    token."""
 
     def __post_init__(self) -> None:
         """Refuse to pack into no row at all."""
-        check_range(self, "open_rows", least=1)
+        check_range(self, "open_rows", least=1, of="packing")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,11 +130,16 @@ class MixtureConfig:
     ratios: Mapping[str, float] = field(default_factory=dict, hash=False)
     """Share of each name; 0 leaves its examples out. Without any, each kind that there is has the same."""
     shortest_tokens: int = 0
-    """Shorter examples are not drawn: LWM trains each context on documents of its length."""
+    """Shorter documents are not drawn: LWM trains each context on documents of its length (its table 1). Of a
+    document that preparation cut, the whole counts."""
+    longest_tokens: int = 0
+    """Longer documents are not drawn; 0 draws them all, in pieces where they may be cut."""
 
     def __post_init__(self) -> None:
         """Refuse shares below zero, a mixture of nothing, and names that could be of nothing."""
-        check_range(self, "shortest_tokens", least=0, of="mixture")
+        check_range(self, "shortest_tokens", "longest_tokens", least=0, of="mixture")
+        if self.longest_tokens:
+            check_range(self, "longest_tokens", least=self.shortest_tokens, of="mixture")
         for name, share in self.ratios.items():
             if not (isinstance(share, int | float) and isfinite(share) and share >= 0):
                 problem = (

@@ -1,49 +1,63 @@
-"""Packed batches from prepared data: endless, to train on, and each example once, to evaluate.
+"""Packed batches from prepared data, endless, to train on.
 
-The endless order follows from the seed and can be resumed. Grain draws the examples: those of each name of
+The order follows from the seed and can be resumed. Grain draws the examples: those of each name of
 the mixture are shuffled again in every epoch, and names are mixed by their shares. What is longer than the
 context and may be cut is drawn piece by piece, so that the mixture counts what a row holds. The packing and
-its state are our own: which pieces of which records are in rows that are not full yet.
+its state are our own: which pieces of which records are in rows that are not full yet. Lengths are known from
+the manifest, so that a piece is read only when its row is full, all pieces of a batch at once, and a thread
+makes the next batch while one is trained on.
 """
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import grain
 import numpy as np
-from jaxtyping import Int
 
+from ringworld.core.ahead import ahead
 from ringworld.core.errors import InputError
-from ringworld.data.batch import PackedRows
+from ringworld.data.batch import Drawn, PackedRows
 from ringworld.data.config import ClipConfig, MixtureConfig, PackingConfig, Split
+from ringworld.data.drawable import Piece, Pieces, drawable_of, rows_by
 from ringworld.data.examples import Example
-from ringworld.data.packing import FirstFit, pack_rows, piece_bounds, to_batch
+from ringworld.data.packing import Packer, to_batch
 from ringworld.data.store import ALL_FRAMES, ExampleStore
 
 _EVEN, _PACKING = MixtureConfig(), PackingConfig()
-_READ = grain.ReadOptions(num_threads=2, prefetch_buffer_size=16)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Piece:
-    """An example or a part of one."""
+class _Position:
+    """Where a loader is, between two batches."""
 
-    reference: tuple[int, int, int]
-    """Row of the manifest, start and stop: where to read it again."""
-    example: Example
+    draws: int = 0
+    """How often it has drawn."""
+    open: Sequence[Sequence[Piece]] = ()
+    """Rows that are not full."""
+    full: Sequence[Sequence[Piece]] = ()
+    """Those that are, and in no batch yet."""
 
-    def __len__(self) -> int:
-        return len(self.example)
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Made:
+    rows: list[list[Example]]
+    packed: PackedRows
+    after: _Position
 
 
 class PackedLoader:
     """An endless iterator of batches of prepared data."""
 
+    names: tuple[str, ...]
+    """What is drawn: names of the mixture of which there are examples that fit."""
     left_out: dict[str, int]
-    """Examples that are longer than the context and cannot be cut, by name; they are never drawn."""
+    """Examples that are longer than the context and are not cut, by name; they are never drawn."""
+    truncated: dict[str, int]
+    """Tokens, or frames of what is cut between frames, behind the end of what is drawn of an example, by
+    name."""
     unmatched: tuple[str, ...]
     """Names of the mixture that no example has."""
 
@@ -75,18 +89,20 @@ class PackedLoader:
             InputError: there is no prepared data, or none of it fits.
         """
         store = ExampleStore(data_dir)
-        self._store, self._context, self._batch, self._clips = store, context_tokens, batch_sequences, clips
-        named = _named(store, split, mixture, by="name")
-        drawable, self.left_out = _drawable(store, named, mixture, clips, context_tokens, split=split)
+        self._store, self._context, self._batch = store, context_tokens, batch_sequences
+        self._clips, self._packing = clips, packing
+        named = rows_by(store, split, mixture, by="name")
+        drawable = drawable_of(
+            store, named, mixture, clips, context_tokens, longer=packing.longer, split=split
+        )
+        self.names = tuple(drawable.pieces)
+        self.left_out, self.truncated = drawable.left_out, drawable.truncated
         self.unmatched = tuple(name for name, share in mixture.ratios.items() if share and name not in named)
         parts = [
-            grain.MapDataset.source(of_name.tolist()).shuffle(seed=seed + index).repeat()
-            for index, of_name in enumerate(drawable.values())
+            grain.MapDataset.source(Pieces(index, of_name)).shuffle(seed=seed + index).repeat()
+            for index, of_name in enumerate(drawable.pieces.values())
         ]
-        mixed = grain.MapDataset.mix(parts, weights=[mixture.share(name) for name in drawable])
-        self._draws = iter(mixed.map(self._read).to_iter_dataset(_READ))
-        self._packer = FirstFit[Piece](context_tokens=context_tokens, open_rows=packing.open_rows)
-        self._full: list[list[Piece]] = []
+        self._mixed = grain.MapDataset.mix(parts, weights=[mixture.share(name) for name in self.names])
         # What must be the same for a state to mean the same.
         self._identity = {
             "data": store.fingerprint,
@@ -98,6 +114,7 @@ class PackedLoader:
             "packing": asdict(packing),
             "seed": seed,
         }
+        self._start_at(_Position())
 
     def __iter__(self) -> "PackedLoader":
         return self
@@ -108,8 +125,7 @@ class PackedLoader:
         Raises:
             InputError: a record is damaged.
         """
-        text_size = self._store.dataset.vocabulary.text_size
-        return to_batch(self.next_rows(), context_tokens=self._context, text_size=text_size)
+        return self._next().packed
 
     def next_rows(self) -> list[list[Example]]:
         """Return the examples of the next batch, row by row, as they are before they are laid end to end.
@@ -117,19 +133,16 @@ class PackedLoader:
         Raises:
             InputError: a record is damaged.
         """
-        while len(self._full) < self._batch:
-            if row := self._packer.add(next(self._draws)):
-                self._full.append(row)
-        rows, self._full = self._full[: self._batch], self._full[self._batch :]
-        return [[piece.example for piece in row] for row in rows]
+        return self._next().rows
 
     def get_state(self) -> dict[str, Any]:
         """Return a JSON value from which `set_state` resumes with exactly the batch that would come next."""
+        at = self._at
         return {
             "identity": self._identity,
-            "draws": self._draws.get_state(),
-            "open": [[list(piece.reference) for piece in row] for row in self._packer.rows],
-            "full": [[list(piece.reference) for piece in row] for row in self._full],
+            "draws": at.draws,
+            "open": [[piece.to_json() for piece in row] for row in at.open],
+            "full": [[piece.to_json() for piece in row] for row in at.full],
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
@@ -146,118 +159,84 @@ class PackedLoader:
                 value=differing,
                 remedy="restore the data and configuration of that run, or start a new run in another folder",
             )
-        self._draws.set_state(state["draws"])
-        self._packer.rows = [[self._read(reference) for reference in row] for row in state["open"]]
-        self._full = [[self._read(reference) for reference in row] for row in state["full"]]
+        rows = {name: [[Piece(*piece) for piece in row] for row in state[name]] for name in ("open", "full")}
+        self._start_at(_Position(draws=state["draws"], **rows))
 
-    def _read(self, reference: Sequence[int]) -> Piece:
-        row, start, stop = reference
-        example = self._store.read(row, clips=self._clips, start=start, stop=stop)
-        return Piece(reference=(row, start, stop), example=example)
+    def close(self) -> None:
+        """End the thread that makes the next batch."""
+        self._made.close()
+
+    def _next(self) -> _Made:
+        made = next(self._made)
+        self._at = made.after
+        return made
+
+    def _start_at(self, at: _Position) -> None:
+        self._at = at
+        # Without self: a thread that held it would keep it, and itself, alive.
+        batches = _batches(
+            at,
+            draws=self._mixed,
+            store=self._store,
+            names=self.names,
+            context_tokens=self._context,
+            batch_sequences=self._batch,
+            clips=self._clips,
+            packing=self._packing,
+        )
+        self._made = ahead(batches, most=1)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class KindOnce:
-    """Examples of one kind, each once, or evenly spread ones where there are too many."""
-
-    kind: str
-    batches: Iterator[PackedRows]
-    """Of [batch_sequences, context_tokens]; the last rows of the last one may be empty."""
-    left_out: int
-    """Examples that are longer than the context and cannot be cut."""
-
-
-def read_once(
-    data_dir: Path,
+def _batches(
+    at: _Position,
     *,
-    split: Split,
+    draws: grain.MapDataset[Piece],
+    store: ExampleStore,
+    names: Sequence[str],
     context_tokens: int,
     batch_sequences: int,
-    mixture: MixtureConfig,
-    most_examples: int,
-    clips: ClipConfig = ALL_FRAMES,
-    packing: PackingConfig = _PACKING,
-) -> tuple[KindOnce, ...]:
-    """Open each kind of prepared data as finitely many packed batches, the same ones at every call.
-
-    Of each kind of which `mixture` draws any, at most `most_examples` are read; a piece of an example that is
-    cut counts as one. Other arguments are those of `PackedLoader`.
-
-    Raises:
-        InputError: there is no prepared data, or none of it fits.
-    """
-    store = ExampleStore(data_dir)
-    whole = replace(mixture, shortest_tokens=0)
-    named = _named(store, split, whole, by="kind")
-    drawable, left_out = _drawable(store, named, whole, clips, context_tokens, split=split)
-
-    def batches(kind: str) -> Iterator[PackedRows]:
-        bounds = drawable.get(kind, np.zeros((0, 3), int))
-        chosen = np.unique(np.linspace(0, len(bounds) - 1, min(len(bounds), most_examples), dtype=int))
-        examples = (
-            store.read(row, clips=clips, start=start, stop=stop)
-            for row, start, stop in bounds[chosen].tolist()
-        )
-        rows = pack_rows(examples, context_tokens=context_tokens, open_rows=packing.open_rows)
-        while some := list(itertools.islice(rows, batch_sequences)):
-            some += [[] for _ in range(batch_sequences - len(some))]
-            text_size = store.dataset.vocabulary.text_size
-            yield to_batch(some, context_tokens=context_tokens, text_size=text_size)
-
-    return tuple(KindOnce(kind=kind, batches=batches(kind), left_out=many) for kind, many in left_out.items())
-
-
-def _named(
-    store: ExampleStore, split: Split, mixture: MixtureConfig, *, by: Literal["name", "kind"]
-) -> dict[str, Int[np.ndarray, " _"]]:
-    """Return the rows of a split that a mixture draws: by its names in their order, or by kind."""
-    datasets, kinds = store.column("dataset"), store.column("kind")
-    of_split = store.column("split") == split
-    found: dict[str, Any] = dict.fromkeys(mixture.ratios if by == "name" else (), None)
-    for dataset, kind in sorted(set(zip(datasets[of_split], kinds[of_split]))):
-        if (name := mixture.name_of(dataset, kind)) is not None:
-            rows = of_split & (datasets == dataset) & (kinds == kind)
-            key = name if by == "name" else kind
-            found[key] = rows if found.get(key) is None else found[key] | rows
-    return {name: np.flatnonzero(rows) for name, rows in found.items() if rows is not None}
-
-
-def _drawable(
-    store: ExampleStore,
-    named: Mapping[str, Int[np.ndarray, " _"]],
-    mixture: MixtureConfig,
     clips: ClipConfig,
-    context_tokens: int,
-    *,
-    split: Split,
-) -> tuple[dict[str, Int[np.ndarray, "_ 3"]], dict[str, int]]:
-    """Return what can be drawn of each name (row, start, stop), and how many examples are too long."""
-    lengths, cuts, words = store.lengths(clips), store.column("cut"), store.column("words")
-    frame_tokens = store.dataset.vocabulary.frame_tokens
-    drawable, left_out = {}, {}
-    for name, rows in named.items():
-        rows = rows[lengths[rows] >= mixture.shortest_tokens]
-        units, most = lengths[rows], np.full(len(rows), context_tokens)
-        footage = cuts[rows] == "frames"
-        if footage.any():
-            of_footage = rows[footage]
-            units[footage] = store.frames_at_rate(of_footage, clips)
-            room = np.maximum(0, context_tokens - words[of_footage]) // frame_tokens
-            most[footage] = np.minimum(room, clips.max_frames or context_tokens)
-        bounds = piece_bounds(units, most=most, may_be_cut=cuts[rows] != "never")
-        left_out[name] = len(rows) - len(np.unique(bounds[:, 0]))
-        if len(bounds):
-            drawable[name] = np.column_stack([rows[bounds[:, 0]], bounds[:, 1:]])
-    if not drawable:
-        of_split = store.column("split") == split
-        there = sorted(set(zip(store.column("dataset")[of_split], store.column("kind")[of_split])))
-        shortest = lengths[of_split].min() if of_split.any() else 0
-        raise InputError(
-            f"no {split} example of {', '.join(mixture.ratios) or 'any kind'} has {mixture.shortest_tokens} "
-            f"to {context_tokens} tokens (the shortest of any kind has {shortest})",
-            field="mixture",
-            value=mixture,
-            remedy="use a longer context, fewer frames a clip, another mixture or more data; there are "
-            f"examples of {', '.join(f'{dataset}/{kind}' for dataset, kind in there) or 'nothing'}",
+    packing: PackingConfig,
+) -> Iterator[_Made]:
+    """Yield the batches that follow a position."""
+    apart = packing.together == "name"
+    packers = [
+        Packer[Piece](context_tokens=context_tokens, open_rows=packing.open_rows, fit=packing.fit)
+        for _ in (names if apart else names[:1])
+    ]
+    for index, packer in enumerate(packers):
+        packer.resume(row for row in at.open if not apart or row[0].name == index)
+    count, full = at.draws, list(at.full)
+    while True:
+        while len(full) < batch_sequences:
+            piece = draws[count]
+            assert piece is not None, "nothing is filtered"
+            if row := packers[piece.name if apart else 0].add(piece):
+                full.append(row)
+            count += 1
+        rows, full = full[:batch_sequences], full[batch_sequences:]
+        pieces = [piece for row in rows for piece in row]
+        read = store.read_all([(one.row, one.start, one.stop) for one in pieces], clips=clips)
+        examples = [list(itertools.islice(read, len(row))) for row in rows]
+        packed = to_batch(
+            examples,
+            context_tokens=context_tokens,
+            text_size=store.dataset.vocabulary.text_size,
+            weights=packing.weights,
         )
-    return drawable, left_out
+        yield _Made(
+            rows=examples,
+            packed=replace(packed, drawn=_count(pieces, names)),
+            after=_Position(
+                draws=count, open=[[*row] for packer in packers for row in packer.rows], full=[*full]
+            ),
+        )
+
+
+def _count(pieces: Sequence[Piece], names: Sequence[str]) -> dict[str, Drawn]:
+    of = np.array([piece.name for piece in pieces])
+    examples = np.bincount(of, minlength=len(names))
+    tokens = np.bincount(of, weights=[piece.tokens for piece in pieces], minlength=len(names))
+    return {
+        name: Drawn(examples=int(many), tokens=int(long)) for name, many, long in zip(names, examples, tokens)
+    }

@@ -13,6 +13,7 @@ from ringworld.data.samples import Sample
 from ringworld.data.sources import Source
 from ringworld.text import chat
 from ringworld.text.tokenizer import TextTokenizer
+from ringworld.text.training_template import Wording
 from ringworld.text.vocabulary import Vocabulary
 
 
@@ -55,12 +56,16 @@ class ExampleMaker:
     frame_tokenizer: FrameEncoder | None = None
     """None where all is text."""
     recipes: tuple[Recipe, ...] = field(default=RECIPES)
+    conversation: Wording = chat.conversation
+    """Lays out conversations; see `text.training_template`."""
 
     def of_file(self, source: Source, problems: Problems) -> Iterator[Group]:
         """Yield the examples of one file; what cannot be used goes to `problems`."""
         quarantined = problems.quarantined
         with quarantine(source.relative, into=quarantined):
             for sample in source.reader.read(source, config=self.config, quarantined=quarantined):
+                if sample.key in source.left_out:
+                    continue
                 # All of a sample or nothing: a video may turn out to be damaged at its end.
                 made: list[Group] = []
                 with quarantine(sample.key, into=quarantined):
@@ -94,6 +99,7 @@ class ExampleMaker:
             config=self.config,
             frames=tuple(len(clip.codes) for clip in clips),
             count_tokens=lambda segments: len(self._encode(segments).tokens),
+            conversation=self.conversation,
         )
         for recipe in self.recipes:
             for draft in recipe.drafts(sample, context):

@@ -2,46 +2,67 @@
 
 Every example counts as it would alone in a padded row: each of the `n` text targets of an example that carry
 loss has the weight `1 / n`, and the same for vision. The loss over a modality is
-`sum(weight * nll) / sum(weight)`, a mean over examples.
+`sum(weight * nll) / sum(weight)`, a mean over examples. By option each target counts alike instead.
 """
 
 from collections.abc import Iterable, Iterator, Sequence, Sized
-from typing import Generic, TypeVar
+from typing import Generic, Literal, TypeVar
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int
+from jaxtyping import Bool, Int
 
 from ringworld.core.padding import PADDING_ORDER
 from ringworld.data.batch import PackedBatch, PackedRows
+from ringworld.data.config import Longer
 from ringworld.data.examples import Example
 
 T = TypeVar("T", bound=Sized)
 
 
-class FirstFit(Generic[T]):
-    """Puts each piece into the first open row with room, and closes the fullest row when none has room.
+class Packer(Generic[T]):
+    """Puts each piece into an open row with room, and closes the fullest row when none has room.
 
     Rows of 10 tokens, two of them open, pieces of length 6, 7, 4, 8, 9: 6 opens a row and 7 another; 4 fills
-    the first, which is closed; 8 opens a row; 9 fits nowhere, so that the row of the 8 is closed for it.
+    the first, which is closed; 8 opens a row; 9 fits nowhere, so that the row of the 8 is closed for it. Of
+    rows with room for 4 and 3, the first fit of 3 is the former, the best the latter.
     """
 
-    def __init__(self, *, context_tokens: int, open_rows: int) -> None:
-        self._context, self._open_rows = context_tokens, open_rows
-        self.rows: list[list[T]] = []
+    def __init__(
+        self, *, context_tokens: int, open_rows: int, fit: Literal["first", "best"] = "first"
+    ) -> None:
+        self._context, self._open_rows, self._fit = context_tokens, open_rows, fit
+        self._rows: list[list[T]] = []
+        self._rooms: list[int] = []
+
+    @property
+    def rows(self) -> Sequence[Sequence[T]]:
         """Those that are still open."""
+        return self._rows
+
+    def resume(self, rows: Iterable[Sequence[T]]) -> None:
+        """Continue with these open rows."""
+        self._rows = [list(row) for row in rows]
+        self._rooms = [self._context - sum(map(len, row)) for row in self._rows]
 
     def add(self, piece: T) -> list[T] | None:
         """Take one piece of at most `context_tokens`; return the row that was closed for it, if any."""
-        assert 0 < len(piece) <= self._context, len(piece)
-        rooms = [self._context - sum(map(len, row)) for row in self.rows]
-        for index, room in enumerate(rooms):
-            if len(piece) <= room:
-                self.rows[index].append(piece)
-                return self.rows.pop(index) if len(piece) == room else None
-        if len(piece) == self._context:
+        tokens, rooms = len(piece), self._rooms
+        assert 0 < tokens <= self._context, tokens
+        fitting = [(room, index) for index, room in enumerate(rooms) if room >= tokens]
+        if fitting:
+            index = fitting[0][1] if self._fit == "first" else min(fitting)[1]
+            self._rows[index].append(piece)
+            rooms[index] -= tokens
+            return None if rooms[index] else self._close(index)
+        if tokens == self._context:
             return [piece]
-        self.rows.append([piece])
-        return self.rows.pop(rooms.index(min(rooms))) if len(self.rows) > self._open_rows else None
+        self._rows.append([piece])
+        rooms.append(self._context - tokens)
+        return self._close(rooms.index(min(rooms[:-1]))) if len(rooms) > self._open_rows else None
+
+    def _close(self, index: int) -> list[T]:
+        del self._rooms[index]
+        return self._rows.pop(index)
 
 
 def piece_bounds(
@@ -49,13 +70,14 @@ def piece_bounds(
     *,
     most: Int[np.ndarray, " examples"] | int,
     may_be_cut: Bool[np.ndarray, " examples"] | bool,
+    longer: Longer = "split",
 ) -> Int[np.ndarray, "pieces 3"]:
     """Return which parts of examples go into rows: example, start and stop of each piece.
 
     | example | pieces |
     |---|---|
     | of at most `most` units | itself |
-    | longer, and may be cut | consecutive ones of `most` units, fewer in the last |
+    | longer, and may be cut | consecutive ones of `most` units, fewer in the last; or as `longer` says |
     | longer, and may not be cut | none |
     | of which `most` is 0 | none |
 
@@ -66,26 +88,37 @@ def piece_bounds(
         units: how long each example is: in tokens, or in frames where it is cut between frames.
         most: units of a piece.
         may_be_cut: whether an example may.
+        longer: whether such a one has several pieces, the first of them alone, or none.
     """
     size = np.broadcast_to(np.asarray(most), units.shape)
     counts = np.where(size > 0, -(-units // np.maximum(size, 1)), 0)
     counts = np.where((counts > 1) & ~np.asarray(may_be_cut), 0, counts)
+    if longer != "split":
+        counts = np.where(counts > 1, int(longer == "truncate"), counts)
     example = np.repeat(np.arange(len(units)), counts)
     start = (np.arange(len(example)) - np.repeat(np.cumsum(counts) - counts, counts)) * size[example]
     stop = np.minimum(start + size[example], units[example])
     return np.stack([example, start, stop], axis=1)
 
 
-def pack_rows(pieces: Iterable[Example], *, context_tokens: int, open_rows: int) -> Iterator[list[Example]]:
+def pack_rows(
+    pieces: Iterable[Example], *, context_tokens: int, open_rows: int, fit: Literal["first", "best"] = "first"
+) -> Iterator[list[Example]]:
     """Yield packed rows as they fill; those that are still open follow at the end."""
-    packer = FirstFit[Example](context_tokens=context_tokens, open_rows=open_rows)
+    packer = Packer[Example](context_tokens=context_tokens, open_rows=open_rows, fit=fit)
     for piece in pieces:
         if row := packer.add(piece):
             yield row
-    yield from packer.rows
+    yield from map(list, packer.rows)
 
 
-def to_batch(rows: Sequence[Sequence[Example]], *, context_tokens: int, text_size: int) -> PackedRows:
+def to_batch(
+    rows: Sequence[Sequence[Example]],
+    *,
+    context_tokens: int,
+    text_size: int,
+    weights: Literal["example", "token"] = "example",
+) -> PackedRows:
     """Lay the examples of each row end to end.
 
     With `text_size=100`, rows of 12, and two examples: a question of two tokens with the answer `30 2`, and a
@@ -102,6 +135,7 @@ def to_batch(rows: Sequence[Sequence[Example]], *, context_tokens: int, text_siz
         rows: of each row, the examples; together at most `context_tokens` long.
         context_tokens: length of a row.
         text_size: ids from here on are vision.
+        weights: whether the weights of an example sum to 1, as above, or each is 1.
 
     Returns:
         Arrays [len(rows), context_tokens], with the lengths of the examples.
@@ -116,25 +150,32 @@ def to_batch(rows: Sequence[Sequence[Example]], *, context_tokens: int, text_siz
         vision_weights=np.zeros(shape, np.float32),
     )
     for index, row in enumerate(rows):
-        start = 0
-        for example in row:
-            _lay(example, PackedBatch(*(field[index] for field in batch)), start, text_size)
-            start += len(example)
+        if row:
+            _lay(row, PackedBatch(*(field[index] for field in batch)), text_size, weights)
     return PackedRows(batch=batch, lengths=[[len(example) for example in row] for row in rows])
 
 
-def _lay(example: Example, row: PackedBatch, start: int, text_size: int) -> None:
-    stop = start + len(example)
-    assert stop <= len(row.tokens), "a row overflows"
-    targets, with_loss = example.tokens[1:], example.loss[1:]
-    is_vision = targets >= text_size
-    row.tokens[start:stop] = example.tokens
-    row.targets[start : stop - 1] = targets
-    row.order[start:stop] = np.arange(start, stop)
-    row.first[start:stop] = start
-    row.text_weights[start : stop - 1] = _shares(with_loss & ~is_vision)
-    row.vision_weights[start : stop - 1] = _shares(with_loss & is_vision)
-
-
-def _shares(with_loss: Bool[np.ndarray, " targets"]) -> Float32[np.ndarray, " targets"]:
-    return with_loss.astype(np.float32) / np.float32(max(int(with_loss.sum()), 1))
+def _lay(
+    row: Sequence[Example], into: PackedBatch, text_size: int, weights: Literal["example", "token"]
+) -> None:
+    lengths = np.array([len(example) for example in row])
+    stops = np.cumsum(lengths)
+    starts, used = stops - lengths, int(stops[-1])
+    assert used <= len(into.tokens), "a row overflows"
+    np.concatenate([example.tokens for example in row], out=into.tokens[:used])
+    into.targets[: used - 1] = into.tokens[1:used]
+    into.targets[stops - 1] = 0
+    into.order[:used] = np.arange(used)
+    into.first[:used] = np.repeat(starts, lengths)
+    with_loss = np.zeros(used, bool)
+    np.concatenate([example.loss for example in row], out=with_loss)
+    with_loss[:-1], with_loss[stops - 1] = with_loss[1:], False
+    is_vision = into.targets[:used] >= text_size
+    for counted, shares in (
+        (with_loss & ~is_vision, into.text_weights),
+        (with_loss & is_vision, into.vision_weights),
+    ):
+        shares[:used] = counted
+        if weights == "example":
+            targets = np.add.reduceat(counted, starts, dtype=np.int64)
+            shares[:used] *= np.repeat(np.float32(1) / np.maximum(targets, 1).astype(np.float32), lengths)

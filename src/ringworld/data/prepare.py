@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 
@@ -22,8 +22,10 @@ from ringworld.core.files import write_jsonl_atomic
 from ringworld.core.origin import Origin, claim
 from ringworld.core.ranges import check_number
 from ringworld.data import store
+from ringworld.data.by_ray import make_shards_by_ray
 from ringworld.data.clips import FrameEncoder
 from ringworld.data.config import PrepareConfig, Split
+from ringworld.data.duplicates import mark_duplicates
 from ringworld.data.find_sources import RECORD_READERS, find_sources
 from ringworld.data.making import ExampleMaker
 from ringworld.data.quarantine import Quarantined, nothing_usable
@@ -33,8 +35,10 @@ from ringworld.data.shards import Shard, find_shard
 from ringworld.data.sources import Reader, Source
 from ringworld.data.workers import ShardTask, make_shards
 from ringworld.text.tokenizer import TextTokenizer
+from ringworld.text.training_template import wording_of
 from ringworld.text.vocabulary import Vocabulary
 
+Engine = Literal["pool", "ray"]
 OnProgress = Callable[[int, int, int], None]
 _BYTES_A_WORKER = 16 * 2**20
 """A worker takes seconds to start, in which another reads so much."""
@@ -61,6 +65,8 @@ class PrepareReport:
     counts: tuple[KindCount, ...]
     quarantined: tuple[Quarantined, ...]
     """Files that could not be used."""
+    duplicates: int
+    """Texts that were left out, since another holds the same; `duplicates.jsonl` names both."""
     questions_unanswered: int
     """Questions that are empty, or whose answer is."""
     questions_too_long: int
@@ -79,6 +85,7 @@ class PrepareReport:
                 for one in self.counts
             ),
             *(f"left out: {many} question{'s' * (many > 1)} {why}" for many, why in left_out if many),
+            *([f"left out: {self.duplicates} texts that are there twice"] if self.duplicates else ()),
             *(f"quarantined: {item.path}: {item.reason}" for item in self.quarantined),
         ]
 
@@ -96,6 +103,7 @@ def prepare(
     recipes: Sequence[Recipe] = RECIPES,
     configuration: Any = None,
     workers: int | None = None,
+    engine: Engine = "pool",
     on_progress: OnProgress = lambda done, total, quarantined: None,
 ) -> PrepareReport:
     """Write the examples of all usable files under `out`.
@@ -116,6 +124,7 @@ def prepare(
         configuration: of the whole run, for the origin of the examples.
         workers: processes that read files; with 1, this one does. By default as many as there are cores,
             where there is enough to read for each.
+        engine: whether these are of this machine or of a Ray cluster; the examples do not depend on it.
         on_progress: called as files are read, with the number of those done, of all and of those quarantined.
 
     Raises:
@@ -125,17 +134,20 @@ def prepare(
     started = time.monotonic()
     _check_frames(videos, frame_tokenizer, vocabulary)
     unusable: list[Quarantined] = []
-    sources = find_sources(videos=videos, texts=texts, config=config, readers=readers, quarantined=unusable)
+    found = find_sources(videos=videos, texts=texts, config=config, readers=readers, quarantined=unusable)
     maker = ExampleMaker(
         tokenizer=tokenizer,
         vocabulary=vocabulary,
         config=config,
         frame_tokenizer=frame_tokenizer,
         recipes=tuple(recipes),
+        conversation=wording_of(config.chat_template, tokenizer),
     )
     identity = _identity(maker, out=out, videos=videos, texts=texts)
     origin = Origin(kind="examples", identity=identity, configuration=configuration)
     claim(out, origin, results=store.MANIFEST_FILE)  # shards before it are distinguished by their names
+    at_once = _count_workers(workers, [(source,) for source in found])
+    sources, duplicates = mark_duplicates(found, config=config, workers=at_once)
     size = config.files_per_shard
     groups = [sources[i : i + size] for i in range(0, len(sources), size)]
     stems = [
@@ -146,9 +158,15 @@ def prepare(
     missing = [
         ShardTask(stem=stem, sources=group) for stem, group in zip(stems, groups) if stem not in shards
     ]
-    workers = _count_workers(workers, missing)
-    progress = _Progress(len(sources), missing, on_progress, workers=workers)
-    for task, shard in make_shards(missing, maker, workers=workers, on_file=progress.begins):
+    made_here = _count_workers(workers, [task.sources for task in missing])
+    progress = _Progress(len(sources), missing, on_progress, workers=made_here)
+    if engine == "ray":
+        for task, shard in make_shards_by_ray(missing, maker, workers=workers):
+            shards[task.stem] = shard
+            progress.ends(task, shard)
+        made_here = max(2, made_here)  # what ended a process of Ray's would end this one
+    left = [task for task in missing if task.stem not in shards]
+    for task, shard in make_shards(left, maker, workers=made_here, on_file=progress.begins):
         shards[task.stem] = shard
         progress.ends(task, shard)
     in_order = [shards[stem] for stem in stems]
@@ -159,6 +177,7 @@ def prepare(
         files=len(sources),
         counts=_counts(manifest),
         quarantined=tuple(unusable),
+        duplicates=len(duplicates),
         questions_unanswered=sum(problem.questions_unanswered for problem in problems),
         questions_too_long=sum(problem.questions_too_long for problem in problems),
         shards_made=len(missing),
@@ -168,6 +187,7 @@ def prepare(
         raise nothing_usable(", ".join(map(str, (*videos, *texts))) or "input", report.quarantined)
     # What joins the shards, and only then those of an earlier run that this one does not have.
     write_jsonl_atomic(out / store.QUARANTINE_FILE, map(to_json, unusable))
+    write_jsonl_atomic(out / store.DUPLICATES_FILE, map(to_json, duplicates))
     store.write_manifest(out / store.MANIFEST_FILE, manifest)
     for path in (out / store.SHARDS_FOLDER).iterdir():
         if path.with_suffix("") not in shards:
@@ -203,13 +223,13 @@ class _Progress:
         self._on_progress(self._done, self._files, self._quarantined)
 
 
-def _count_workers(workers: int | None, missing: Sequence[ShardTask]) -> int:
+def _count_workers(workers: int | None, parts: Sequence[Sequence[Source]]) -> int:
     """Return how many processes are worth their start: one for each `_BYTES_A_WORKER` of files, at most."""
     if workers is not None:
         check_number("workers", workers, least=1)
-        return min(workers, max(1, len(missing)))
-    size = sum(source.path.stat().st_size for task in missing for source in task.sources)
-    return max(1, min(os.cpu_count() or 1, len(missing), size // _BYTES_A_WORKER))
+        return min(workers, max(1, len(parts)))
+    size = sum(source.path.stat().st_size for part in parts for source in part)
+    return max(1, min(os.cpu_count() or 1, len(parts), size // _BYTES_A_WORKER))
 
 
 def _check_frames(
@@ -236,7 +256,8 @@ def _fingerprint(sources: Iterable[Source], made_by: dict[str, Any]) -> str:
         stats = [path.stat() for path in (source.path, *source.sidecars)]
         changes = [(stat.st_size, stat.st_mtime_ns) for stat in stats]
         said = to_json(source.said)
-        files.append((source.relative, source.dataset, source.reader.name, source.split, changes, said))
+        named = (source.relative, source.dataset, source.reader.name, source.split, changes, said)
+        files.append((*named, sorted(source.left_out)))
     return hashlib.sha256(json.dumps([files, made_by]).encode()).hexdigest()[:16]
 
 
@@ -250,7 +271,7 @@ def _identity(
         path, base = path.resolve(), out.resolve().parent
         return str(path.relative_to(base) if path.is_relative_to(base) else path)
 
-    frames = maker.frame_tokenizer
+    frames, own = maker.frame_tokenizer, maker.config.chat_template == "own"
     return {
         "videos": [named(path) for path in videos],
         "texts": [named(path) for path in texts],
@@ -260,6 +281,7 @@ def _identity(
             "config": to_json(maker.config),
             "vocabulary": to_json(maker.vocabulary),
             "text_tokenizer": maker.tokenizer.fingerprint,
+            "chat_template": maker.tokenizer.settings.get("chat_template") if own else None,
             "frame_tokenizer": frames.fingerprint if frames else None,
             "resolution": frames.resolution if frames else None,
         },

@@ -8,6 +8,7 @@ from ringworld.data.config import PrepareConfig
 from ringworld.data.examples import Cut
 from ringworld.data.samples import Question, Sample
 from ringworld.text.chat import Segments
+from ringworld.text.training_template import Wording
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,6 +41,9 @@ class PreparationContext:
     """How many frames were prepared of each clip of the sample."""
     count_tokens: Callable[[Segments], int]
     """Return how long a template is, with one token for each of its clips."""
+    conversation: Wording
+    """Lays out turns, what the assistant says with loss, by the template that `config.chat_template`
+    names."""
 
 
 class Recipe(ABC):

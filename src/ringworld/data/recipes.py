@@ -5,7 +5,8 @@
 | text | a text | the document, or a piece of it | all |
 | text_qa | a text with questions | the document, then each question and its answer | the answers |
 | video | a clip without a caption | its frames | all |
-| video_caption | a clip with a caption | the frames, then the caption | the caption |
+| video_caption | a clip of several frames with a caption | the frames, then the caption | the caption |
+| image_caption | a clip of one frame with a caption | the frame, then the caption | the caption |
 | video_qa | a clip with questions | a question, the frames, the answer | the answer |
 | caption_video | a clip with a caption | a request for a video, then the frames | the frames |
 | caption_image | a clip with a caption | a request for an image, then one frame | the frame |
@@ -21,6 +22,7 @@ from ringworld.data.samples import Question, Sample
 from ringworld.text import chat
 
 _CLIP = (Shown(clip=0),)
+_Turn = tuple[chat.Role, str, int]
 
 
 class Text(Recipe):
@@ -45,24 +47,29 @@ class TextQuestions(Recipe):
 
     def drafts(self, sample: Sample, context: PreparationContext) -> Iterator[Draft | Question]:
         """Yield the conversations, and each question that does not fit beside the document."""
-        made: list[chat.Segments] = []
-        length = 0
-        for asked in sample.questions if sample.text is not None else ():
+        if sample.text is None or not sample.questions:
+            return
+        most, spoken = context.config.document_tokens, context.conversation
+        short = _exchange("a", "b")
+        made: list[list[_Turn]] = []
+        length, around = 0, context.count_tokens(spoken(short))
+        for asked in sample.questions:
             if made:
-                turn = chat.answered(chat.next_question(asked.question), asked.answer)
-                longer = length + context.count_tokens(turn)
-                if longer <= context.config.document_tokens:
-                    made[-1], length = (*made[-1], *turn), longer
+                turn = _exchange(asked.question, asked.answer)
+                longer = length + context.count_tokens(spoken((*short, *turn))) - around
+                if longer <= most:
+                    made[-1] += turn
+                    length = longer
                     continue
-            prompt = chat.document_question_prompt(sample.text or "", asked.question, answers=asked.answers)
-            alone = chat.answered(prompt, asked.answer)
-            tokens = context.count_tokens(alone)
-            if tokens <= context.config.document_tokens:
+            question = chat.document_question(sample.text, asked.question, answers=asked.answers)
+            alone = [*_exchange(question, asked.answer)]
+            tokens = context.count_tokens(spoken(alone))
+            if tokens <= most:
                 made.append(alone)
                 length = tokens
             else:
                 yield asked
-        yield from (Draft(segments=segments) for segments in made)
+        yield from (Draft(segments=spoken(turns)) for turns in made)
 
 
 class Footage(Recipe):
@@ -77,14 +84,25 @@ class Footage(Recipe):
 
 
 class Caption(Recipe):
-    """A clip, then its caption."""
+    """A video, then its caption."""
 
-    kind = "video_caption"
+    kind, version = "video_caption", 2
 
     def drafts(self, sample: Sample, context: PreparationContext) -> Iterator[Draft]:
-        """Yield both."""
-        if sample.clip is not None and sample.caption is not None:
-            yield Draft(segments=chat.answered(chat.caption_prompt(), sample.caption), shown=_CLIP)
+        """Yield both, where there are several frames."""
+        if sample.clip is not None and context.frames[0] > 1:
+            yield from _captioned(sample)
+
+
+class ImageCaption(Recipe):
+    """An image, then its caption."""
+
+    kind = "image_caption"
+
+    def drafts(self, sample: Sample, context: PreparationContext) -> Iterator[Draft]:
+        """Yield both, where there is one frame."""
+        if sample.clip is not None and context.frames[0] == 1:
+            yield from _captioned(sample)
 
 
 class ClipQuestions(Recipe):
@@ -95,8 +113,8 @@ class ClipQuestions(Recipe):
     def drafts(self, sample: Sample, context: PreparationContext) -> Iterator[Draft]:
         """Yield each question with the whole clip."""
         for asked in sample.questions if sample.clip is not None else ():
-            prompt = chat.video_question_prompt(asked.question)
-            yield Draft(segments=chat.answered(prompt, asked.answer), shown=_CLIP)
+            turns = _exchange(asked.question, asked.answer, clips=1)
+            yield Draft(segments=context.conversation(turns), shown=_CLIP)
 
 
 class DrawnVideo(Recipe):
@@ -140,11 +158,9 @@ class Chat(Recipe):
     def drafts(self, sample: Sample, context: PreparationContext) -> Iterator[Draft]:
         """Yield the whole conversation."""
         if sample.turns:
-            turns: list[tuple[chat.Role, str, int]] = [
-                (turn.role, turn.text, len(turn.clips)) for turn in sample.turns
-            ]
+            turns: list[_Turn] = [(turn.role, turn.text, len(turn.clips)) for turn in sample.turns]
             shown = tuple(Shown(clip=index) for index in range(len(sample.clips)))
-            yield Draft(segments=chat.conversation(turns), shown=shown)
+            yield Draft(segments=context.conversation(turns), shown=shown)
 
 
 class Fields(Recipe):
@@ -167,12 +183,22 @@ RECIPES: tuple[Recipe, ...] = (
     TextQuestions(),
     Footage(),
     Caption(),
+    ImageCaption(),
     DrawnVideo(),
     DrawnImage(),
     ClipQuestions(),
     Chat(),
     Fields(),
 )
+
+
+def _captioned(sample: Sample) -> Iterator[Draft]:
+    if sample.caption is not None:
+        yield Draft(segments=chat.answered(chat.caption_prompt(), sample.caption), shown=_CLIP)
+
+
+def _exchange(question: str, answer: str, *, clips: int = 0) -> tuple[_Turn, _Turn]:
+    return ("user", question, clips), ("assistant", answer, 0)
 
 
 def _random(sample: Sample, context: PreparationContext) -> Random:

@@ -60,3 +60,5 @@ class Source:
     """Files beside it that say something about it; see `ringworld.data.sidecars`."""
     said: Sidecar | None = None
     """What a manifest says of it, in place of sidecars."""
+    left_out: frozenset[str] = frozenset()
+    """Keys of its samples that another file holds as well; see `ringworld.data.duplicates`."""

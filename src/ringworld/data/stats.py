@@ -34,9 +34,11 @@ class DataStats:
     parts: tuple[LengthStats, ...]
     quarantined: int
     """Inputs that could not be used; `quarantine.jsonl` has the reasons."""
+    duplicates: int
+    """Texts that were left out, since another holds the same; `duplicates.jsonl` names both."""
 
     def lines(self) -> list[str]:
-        """Return a table, and how much was quarantined."""
+        """Return a table, and how much was left out."""
         heads = ("split", "data set", "kind", "examples", "tokens", "vision", "shortest", "median", "longest")
         rows = [
             (one.split, one.dataset, one.kind)
@@ -52,10 +54,12 @@ class DataStats:
             )
             for row in (heads, *rows)
         ]
-        return [*lines, f"quarantined: {self.quarantined}"]
+        return [*lines, f"quarantined: {self.quarantined}", f"duplicates left out: {self.duplicates}"]
 
 
-def length_stats(folder: Path, *, quarantined: int, clips: ClipConfig = ALL_FRAMES) -> DataStats:
+def length_stats(
+    folder: Path, *, quarantined: int, duplicates: int, clips: ClipConfig = ALL_FRAMES
+) -> DataStats:
     """Measure the examples of a folder, where of its clips what `clips` says is shown.
 
     Raises:
@@ -84,4 +88,4 @@ def length_stats(folder: Path, *, quarantined: int, clips: ClipConfig = ALL_FRAM
                 histogram=tuple(np.bincount(np.log2(of_part).astype(int)).tolist()),
             )
         )
-    return DataStats(parts=tuple(parts), quarantined=quarantined)
+    return DataStats(parts=tuple(parts), quarantined=quarantined, duplicates=duplicates)

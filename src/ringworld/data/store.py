@@ -5,6 +5,7 @@
     DIR/shards/00000-of-00004-b3f6cda12c2b0e7a.array_record
     DIR/shards/00000-of-00004-b3f6cda12c2b0e7a.parquet    the manifest of one shard; commits the shard
     DIR/quarantine.jsonl       files that could not be used, and why
+    DIR/duplicates.jsonl       texts that were left out, since another holds the same
 
 A record holds the examples of one sample, and the codes of the clips that they show once: a little-endian
 uint32 (length of the header), the header as msgpack, the codes of each clip as little-endian uint16, or
@@ -14,7 +15,7 @@ one bit per id that is set where it carries loss.
 
 import hashlib
 import struct
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -28,7 +29,7 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 from jaxtyping import Int, Shaped
 
 from ringworld.core.config import from_json
-from ringworld.core.errors import InputError
+from ringworld.core.errors import InputError, listed
 from ringworld.core.files import reading, writing
 from ringworld.core.origin import read_origin
 from ringworld.data.clips import ClipCodes, count_shown, shown
@@ -42,7 +43,7 @@ from ringworld.vision.sampling import evenly
 
 FORMAT = 2
 ALL_FRAMES = ClipConfig()
-MANIFEST_FILE, QUARANTINE_FILE = "manifest.parquet", "quarantine.jsonl"
+MANIFEST_FILE, QUARANTINE_FILE, DUPLICATES_FILE = "manifest.parquet", "quarantine.jsonl", "duplicates.jsonl"
 SHARDS_FOLDER = "shards"
 # One record per group keeps random access cheap: 63k reads a second, against 14k with groups of 16.
 _WRITER_OPTIONS = "group_size:1,zstd:3"
@@ -196,6 +197,7 @@ class ExampleStore:
                 remedy="prepare the data again, into another folder",
             )
         self.manifest = read_manifest(path).combine_chunks()
+        self._columns = {name: self.manifest[name].combine_chunks() for name in self.manifest.column_names}
         self._readers: dict[str, ArrayRecordReader] = {}
 
     def __len__(self) -> int:
@@ -212,73 +214,114 @@ class ExampleStore:
 
     def lengths(self, clips: ClipConfig = ALL_FRAMES) -> Int[np.ndarray, " examples"]:
         """Return the tokens of each example, where of its clips what `clips` says is shown."""
-        column = self.manifest["frames"].combine_chunks()
+        column = self._columns["frames"]
         frames, rates = (self._flat(name) for name in ("frames", "frames_per_second"))
         of_example = np.repeat(np.arange(len(self)), column.value_lengths().to_numpy())
         counts = count_shown(frames, rates, clips=clips)
         vision = np.bincount(of_example, weights=counts, minlength=len(self)).astype(int)
         return self.column("words") + vision * self.dataset.vocabulary.frame_tokens
 
+    def document_lengths(self, clips: ClipConfig = ALL_FRAMES) -> Int[np.ndarray, " examples"]:
+        """Return the tokens of the whole document that each example is a piece of; of others, their own."""
+        lengths = self.lengths(clips)
+        pieces = np.flatnonzero(self.column("cut") == "tokens")
+        # Pieces of a document follow each other, and the first begins with its first token.
+        document = np.cumsum(self.column("start_token")[pieces] == 0) - 1
+        lengths[pieces] = np.bincount(document, weights=lengths[pieces]).astype(int)[document]
+        return lengths
+
     def frames_at_rate(
         self, records: Int[np.ndarray, " _"], clips: ClipConfig = ALL_FRAMES
     ) -> Int[np.ndarray, " _"]:
         """Return how many frames each of some examples with one clip has at the rate of a stage."""
-        lengths = self.manifest["frames"].combine_chunks().value_lengths().to_numpy()
+        lengths = self._columns["frames"].value_lengths().to_numpy()
         first_clip = (np.cumsum(lengths) - lengths)[records]
         frames, rates = (self._flat(name)[first_clip] for name in ("frames", "frames_per_second"))
         return count_shown(frames, rates, clips=replace(clips, max_frames=0))
 
     def _flat(self, name: str) -> np.ndarray:
-        return self.manifest[name].combine_chunks().flatten().to_numpy()
+        return self._columns[name].flatten().to_numpy()
 
     def read(
         self, index: int, *, clips: ClipConfig = ALL_FRAMES, start: int = 0, stop: int | None = None
     ) -> Example:
-        """Read example `index` of the manifest, or a piece of it.
+        """Read example `index` of the manifest, or a piece of it; see `read_all`."""
+        return next(self.read_all([(index, start, stop)], clips=clips))
+
+    def read_all(
+        self, parts: Sequence[tuple[int, int, int | None]], *, clips: ClipConfig = ALL_FRAMES
+    ) -> Iterator[Example]:
+        """Read examples, or pieces of them, in this order; the records of each shard are read at once.
 
         Args:
-            index: row of the manifest.
-            clips: which of the prepared frames of its clips are shown.
-            start: where a piece begins: a token, or a frame of what is cut between frames.
-            stop: where it ends; None reads to the end.
+            parts: of each, its row of the manifest, and where a piece begins and ends: a token, or a frame of
+                what is cut between frames. None reads to the end.
+            clips: which of the prepared frames of their clips are shown.
 
         Raises:
-            InputError: the shard is missing, or the record is not what was written.
+            InputError: a shard is missing, or a record is not what was written.
         """
-        group = _decode(self._record(index), split=self._value("split", index))
-        unfilled = group.examples[self._value("example", index)]
+        rows = [index for index, _, _ in parts]
+        for (_, start, stop), record, number in zip(
+            parts, self._records(rows), self._values("example", rows)
+        ):
+            yield self._filled(*_decode(record, number), clips, start, stop)
+
+    def _filled(
+        self,
+        of_group: tuple[ClipCodes, ...],
+        unfilled: Unfilled,
+        clips: ClipConfig,
+        start: int,
+        stop: int | None,
+    ) -> Example:
+        """Return an example or a piece of it, with the frames of its clips that are shown."""
         example, window = unfilled.example, slice(0, None)
+        if not unfilled.shown:
+            return _piece(example, start, stop)
         if example.cut == "frames":
             window, clips = slice(start, stop), replace(clips, max_frames=0)
-        codes = [_chosen(group.clips[one.clip], one, clips, window) for one in unfilled.shown]
+        codes = [_chosen(of_group[one.clip], one, clips, window) for one in unfilled.shown]
         encoded = chat.Encoded(tokens=example.tokens, loss=example.loss)
         filled = chat.fill(encoded, codes, vocabulary=self.dataset.vocabulary)
         whole = replace(example, tokens=filled.tokens, loss=filled.loss)
         if example.cut == "frames":
             before = example.start_token + start * self.dataset.vocabulary.frame_tokens
             return replace(whole, start_token=before)
-        return whole if (start, stop) == (0, None) else whole.part(start=start, stop=stop or len(whole))
+        return _piece(whole, start, stop)
 
-    def _value(self, name: str, index: int) -> Any:
-        return self.manifest[name][index].as_py()
+    def _values(self, name: str, rows: Sequence[int]) -> list[Any]:
+        return self._columns[name].take(pa.array(rows, pa.int64())).to_pylist()
 
-    def _record(self, index: int) -> bytes:
-        shard, number, checksum = (self._value(name, index) for name in ("shard", "record", "checksum"))
-        file = self._directory / SHARDS_FOLDER / f"{shard}.array_record"
+    def _records(self, rows: Sequence[int]) -> list[bytes]:
+        found = [b""] * len(rows)
+        numbers, checksums = self._values("record", rows), self._values("checksum", rows)
+        of_shard: dict[str, list[int]] = {}
+        for at, shard in enumerate(self._values("shard", rows)):
+            of_shard.setdefault(shard, []).append(at)
+        for shard, wanted in of_shard.items():
+            file = self._directory / SHARDS_FOLDER / f"{shard}.array_record"
+            reader = self._reader(shard, file)
+            of_file = [numbers[at] for at in wanted]
+            if max(of_file) >= reader.num_records():
+                raise _damaged(file, f"is cut before record {max(of_file)}")
+            try:
+                records = reader.read(of_file)
+            except (RuntimeError, ValueError) as error:
+                named = listed(list(map(str, of_file)))
+                raise _damaged(file, f"is damaged at one of the records {named} ({error})") from None
+            for at, record in zip(wanted, records):
+                if _checksum(record) != checksums[at]:
+                    raise _damaged(file, f"has another checksum at record {numbers[at]} than {checksums[at]}")
+                found[at] = record
+        return found
+
+    def _reader(self, shard: str, file: Path) -> ArrayRecordReader:
         if shard not in self._readers:
             if not file.exists():
                 raise _damaged(file, "does not exist, but the manifest names it")
             self._readers[shard] = ArrayRecordReader(str(file))
-        reader = self._readers[shard]
-        if number >= reader.num_records():
-            raise _damaged(file, f"is cut before record {number}")
-        try:
-            record = reader.read([number])[0]
-        except (RuntimeError, ValueError) as error:
-            raise _damaged(file, f"is damaged at record {number} ({error})") from None
-        if _checksum(record) != checksum:
-            raise _damaged(file, f"has another checksum at record {number} than {checksum}")
-        return record
+        return self._readers[shard]
 
 
 def read_examples(
@@ -293,6 +336,12 @@ def read_examples(
     for index, (kind, of) in enumerate(zip(store.column("kind"), store.column("split"))):
         if of == split and (kinds is None or kind in kinds):
             yield store.read(index, clips=clips)
+
+
+def _piece(example: Example, start: int, stop: int | None) -> Example:
+    if start == 0 and stop in (None, len(example)):
+        return example
+    return example.part(start=start, stop=len(example) if stop is None else stop)
 
 
 def _chosen(clip: ClipCodes, one: Shown, clips: ClipConfig, window: slice) -> Int[np.ndarray, "frames codes"]:
@@ -326,7 +375,8 @@ def _encode(group: Group) -> bytes:
     return b"".join(parts)
 
 
-def _decode(record: bytes, *, split: Split) -> Group:
+def _decode(record: bytes, number: int) -> tuple[tuple[ClipCodes, ...], Unfilled]:
+    """Return the clips of a record, and the example of a number."""
     (header_bytes,) = struct.unpack_from("<I", record)
     header, at = msgpack.unpackb(record[4 : 4 + header_bytes]), 4 + header_bytes
 
@@ -343,14 +393,13 @@ def _decode(record: bytes, *, split: Split) -> Group:
         )
         for frames, each, rate in header["clips"]
     )
-    examples = []
-    for one in header["examples"]:
-        count = one["tokens"]
-        ids = take("<i4", count).astype(np.int32)
-        loss = np.unpackbits(take("u1", -(-count // 8)), count=count).astype(bool)
-        shows = tuple(Shown(clip=clip, frame=frame) for clip, frame in one["shown"])
-        examples.append(Unfilled(example=Example(tokens=ids, loss=loss, **one["fields"]), shown=shows))
-    return Group(split=split, clips=clips, examples=tuple(examples))
+    *before, one = header["examples"][: number + 1]
+    at += sum(4 * other["tokens"] + -(-other["tokens"] // 8) for other in before)
+    count = one["tokens"]
+    ids = take("<i4", count).astype(np.int32, copy=False)
+    loss = np.unpackbits(take("u1", -(-count // 8)), count=count).view(bool)
+    shows = tuple(Shown(clip=clip, frame=frame) for clip, frame in one["shown"])
+    return clips, Unfilled(example=Example(tokens=ids, loss=loss, **one["fields"]), shown=shows)
 
 
 def _checksum(record: bytes) -> str:

@@ -42,7 +42,7 @@ class HeldOutConfig:
 
     def build(self, subject: Subject, *, data: EvaluationData) -> "HeldOutTask":
         """Open the held-out examples of prepared data."""
-        from ringworld.data.loader import read_once  # which imports jax
+        from ringworld.data.read_once import read_once  # which imports jax
 
         if data.folder is None:
             raise InputError(

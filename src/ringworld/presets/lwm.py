@@ -6,12 +6,13 @@ from typing import Any
 
 from ringworld.attention.config import AttentionConfig
 from ringworld.core.mesh_config import MeshConfig
-from ringworld.data.config import ClipConfig, MixtureConfig, PackingConfig, PrepareConfig
+from ringworld.data.config import ClipConfig, PackingConfig, PrepareConfig
 from ringworld.evaluation.config import EvaluationConfig
 from ringworld.evaluation.held_out import HeldOutConfig
 from ringworld.evaluation.needles import NeedleConfig
 from ringworld.inference.config import SamplingConfig, SamplingDefaults
 from ringworld.model.config import Architecture, Execution
+from ringworld.presets import mixtures
 from ringworld.presets.run import RunConfig
 from ringworld.training.config import Stage, TrainingConfig
 from ringworld.vision.config import FrameTokenizerConfig, FrameTrainingConfig
@@ -25,12 +26,6 @@ _EXECUTION = Execution(
 _SAMPLING = SamplingDefaults(
     image=SamplingConfig(top_k=8_192, guidance_scale=5.0), video=SamplingConfig(top_k=1_000)
 )
-# 16% of text, and a quarter of the rest for each of: image and video, drawn and understood.
-_VISION_MIXTURE = MixtureConfig(
-    ratios={"text": 0.16, "video_caption": 0.42, "caption_video": 0.21, "caption_image": 0.21}
-)
-_TEXT_MIXTURE = MixtureConfig(ratios={"text": 1.0})
-_CHAT_MIXTURE = MixtureConfig(ratios={"text_qa": 0.1, "video_caption": 0.2, "video_qa": 0.7})
 
 
 def _stage(
@@ -66,15 +61,65 @@ def _in_pieces(pieces: int, *, fsdp: int, tensor: int, ring: int = 1) -> dict[st
     }
 
 
-_text = partial(_stage, tokens=2**22, rates=(4e-5, 4e-5), mixture=_TEXT_MIXTURE)
-_vision = partial(_stage, tokens=2**23, rates=(6e-4, 6e-5), mixture=_VISION_MIXTURE, rope_base=5e7)
-_chat = partial(_vision, rates=(8e-5, 8e-5), mixture=_CHAT_MIXTURE)
+def _text(name: str, power: int, shortest_tokens: int, longest_tokens: int = 0, **fields: Any) -> Stage:
+    mixture = mixtures.documents(shortest_tokens=shortest_tokens, longest_tokens=longest_tokens)
+    return _stage(name, power, tokens=2**22, rates=(4e-5, 4e-5), mixture=mixture, **fields)
+
+
+_vision = partial(
+    _stage, tokens=2**23, rates=(6e-4, 6e-5), mixture=mixtures.FOUR_TASKS_AND_TEXT, rope_base=5e7
+)
+_chat = partial(_vision, rates=(8e-5, 8e-5), mixture=mixtures.VIDEO_CHAT)
 _TEXT_STAGES = (
-    _text("32K", 15, rope_base=1e6, steps=1_200, warmup_steps=100, mesh=MeshConfig(fsdp=64, tensor=4)),
-    _text("128K", 17, rope_base=1e7, steps=3_000, warmup_steps=200, **_in_pieces(2, fsdp=32, tensor=8)),
-    _text("256K", 18, rope_base=1e7, steps=3_000, warmup_steps=200, **_in_pieces(4, fsdp=16, tensor=16)),
-    _text("512K", 19, rope_base=25e6, steps=720, warmup_steps=50, **_in_pieces(4, fsdp=8, ring=2, tensor=16)),
-    _text("1M", 20, rope_base=5e7, steps=450, warmup_steps=25, **_in_pieces(4, fsdp=4, ring=4, tensor=16)),
+    _text(
+        "32K",
+        15,
+        10_000,
+        100_000,
+        rope_base=1e6,
+        steps=1_200,
+        warmup_steps=100,
+        mesh=MeshConfig(fsdp=64, tensor=4),
+    ),
+    _text(
+        "128K",
+        17,
+        100_000,
+        200_000,
+        rope_base=1e7,
+        steps=3_000,
+        warmup_steps=200,
+        **_in_pieces(2, fsdp=32, tensor=8),
+    ),
+    _text(
+        "256K",
+        18,
+        200_000,
+        500_000,
+        rope_base=1e7,
+        steps=3_000,
+        warmup_steps=200,
+        **_in_pieces(4, fsdp=16, tensor=16),
+    ),
+    _text(
+        "512K",
+        19,
+        500_000,
+        1_000_000,
+        rope_base=25e6,
+        steps=720,
+        warmup_steps=50,
+        **_in_pieces(4, fsdp=8, ring=2, tensor=16),
+    ),
+    _text(
+        "1M",
+        20,
+        1_000_000,
+        rope_base=5e7,
+        steps=450,
+        warmup_steps=25,
+        **_in_pieces(4, fsdp=4, ring=4, tensor=16),
+    ),
 )
 _VISION_STAGES = (
     _vision("1K", 10, max_frames=3, steps=45_000, warmup_steps=1_000, mesh=MeshConfig(fsdp=512)),

@@ -31,9 +31,11 @@ Drawable = Literal["image", "video"]
 class Segment:
     """A part of a template, all of whose tokens carry loss or none of them."""
 
-    kind: Literal["begin", "end", "text", "vision_start", "frames", "vision_end"]
+    kind: Literal["begin", "end", "text", "rendered", "vision_start", "frames", "vision_end"]
     text: str = ""
-    """Words of a `text` segment."""
+    """Words of a `text` segment; or what a chat template wrote, special tokens by their names."""
+    mark: str = ""
+    """In a `rendered` segment, what sets apart the names that are a user's words; see `encode_rendered`."""
     loss: bool = False
 
 
@@ -51,7 +53,8 @@ class Encoded:
 
 
 _BEGIN = Segment(kind="begin")
-_VISION = (Segment(kind="vision_start"), Segment(kind="frames"), Segment(kind="vision_end"))
+VISION = (Segment(kind="vision_start"), Segment(kind="frames"), Segment(kind="vision_end"))
+"""Shows a clip."""
 
 
 def document(text: str) -> Segments:
@@ -61,13 +64,13 @@ def document(text: str) -> Segments:
 
 def uncaptioned_video() -> Segments:
     """`<s><vision>{frames}</vision></s>`, all of it with loss."""
-    parts = (*_VISION, Segment(kind="end"))
+    parts = (*VISION, Segment(kind="end"))
     return (_BEGIN, *(Segment(kind=part.kind, loss=True) for part in parts))
 
 
 def caption_prompt() -> Segments:
     """`<s><vision>{frames}</vision>`, to be continued with a caption."""
-    return (_BEGIN, *_VISION)
+    return (_BEGIN, *VISION)
 
 
 def question_prompt(question: str) -> Segments:
@@ -99,7 +102,7 @@ def next_question(question: str) -> Segments:
 def video_question_prompt(question: str) -> Segments:
     r"""`<s>You are a helpful assistant. USER: {question}\n<vision>{frames}</vision> ASSISTANT:`."""
     asked = Segment(kind="text", text=f"{_SYSTEM} USER: {question}\n")
-    return (_BEGIN, asked, *_VISION, Segment(kind="text", text=" ASSISTANT:"))
+    return (_BEGIN, asked, *VISION, Segment(kind="text", text=" ASSISTANT:"))
 
 
 def generation_prompt(caption: str, *, kind: Drawable) -> Segments:
@@ -136,7 +139,7 @@ def conversation(turns: Sequence[tuple[Role, str, int]]) -> Segments:
             continue
         words += f"USER: {text}"
         for _ in range(clips):
-            laid += [Segment(kind="text", text=f"{words}\n"), *_VISION]
+            laid += [Segment(kind="text", text=f"{words}\n"), *VISION]
             words = ""
     return tuple(laid)
 
@@ -145,7 +148,7 @@ def laid_out(parts: Sequence[tuple[str | None, bool]]) -> Segments:
     """`<s>`, texts and clips (None) as they are, each with loss or without, then `</s>` with loss."""
     laid: list[Segment] = [_BEGIN]
     for text, loss in parts:
-        segments = _VISION if text is None else (Segment(kind="text", text=text),)
+        segments = VISION if text is None else (Segment(kind="text", text=text),)
         laid += [replace(segment, loss=loss) for segment in segments]
     return (*laid, Segment(kind="end", loss=True))
 
@@ -192,6 +195,7 @@ def encode_words(segments: Segments, *, tokenizer: TextTokenizer) -> Encoded:
         "vision_end": lambda _: tokenizer.vision_end,
         "frames": lambda _: (FRAMES,),
         "text": lambda segment: tokenizer.encode(segment.text),
+        "rendered": lambda segment: tokenizer.encode_rendered(segment.text, mark=segment.mark),
     }
     parts = [np.asarray(makers[segment.kind](segment), np.int32) for segment in segments]
     loss = [np.full(len(part), segment.loss) for part, segment in zip(parts, segments)]

@@ -2,19 +2,26 @@
 
 A template is a program that came with a model. Jinja's sandbox keeps it from Python and from the system, but
 not from loops without end, from `10 ** 10 ** 10` or from a string of a gigabyte; the limits of a process do.
-Run as a script by `templates`: a request as JSON on stdin, the texts or a refusal as JSON on stdout. It
-imports nothing of ringworld, so that it starts within a fraction of a second.
+Run as a script by `templates`: a request as a line of JSON on stdin, the texts or a refusal as one on stdout,
+and so on until stdin ends. It imports nothing of ringworld, so that it starts within a fraction of a second.
 """
 
 import json
 import sys
+import time
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
-from jinja2 import TemplateError, nodes
+from jinja2 import Template, TemplateError, nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+try:
+    import resource
+except ImportError:
+    resource = None
 
 _MOST_BYTES = 2**31
 
@@ -36,13 +43,7 @@ def render(request: dict[str, Any]) -> list[str]:
     Raises:
         TemplateError: the template has an error, refuses what it is given, or writes too much.
     """
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
-    )
-    environment.filters["tojson"] = _json
-    environment.globals["raise_exception"] = _refuse
-    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
-    template = environment.from_string(request["template"])
+    template = _compiled(request["template"])
     texts = []
     for variables in request["renderings"]:
         parts, characters = [], 0
@@ -55,6 +56,17 @@ def render(request: dict[str, Any]) -> list[str]:
     return texts
 
 
+@lru_cache(maxsize=1)
+def _compiled(source: str) -> Template:
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
+    )
+    environment.filters["tojson"] = _json
+    environment.globals["raise_exception"] = _refuse
+    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+    return environment.from_string(source)
+
+
 def _json(value: Any, indent: int | None = None) -> str:
     # Jinja's own escapes what HTML would read otherwise.
     return json.dumps(value, ensure_ascii=False, indent=indent)
@@ -64,32 +76,43 @@ def _refuse(message: str) -> None:
     raise TemplateError(message)
 
 
-def _limit(seconds: int) -> None:
+def _limit() -> None:
+    """Take away what no template needs; Windows has no limits but the caller's timeout."""
+    if resource is not None:
+        for kind, most in (
+            (resource.RLIMIT_AS, _MOST_BYTES),
+            (resource.RLIMIT_FSIZE, 0),
+            (resource.RLIMIT_CORE, 0),
+        ):
+            _set_limit(kind, most, most)
+
+
+def _limit_seconds(seconds: int) -> None:
+    """Let the process compute for so many more seconds."""
+    if resource is not None:
+        _, most = resource.getrlimit(resource.RLIMIT_CPU)
+        _set_limit(resource.RLIMIT_CPU, int(time.process_time()) + 1 + seconds, most)
+
+
+def _set_limit(kind: int, soft: int, hard: int) -> None:
+    assert resource is not None
     try:
-        import resource
-    except ImportError:  # Windows: the caller's timeout alone
-        return
-    for kind, most in (
-        (resource.RLIMIT_CPU, seconds),
-        (resource.RLIMIT_AS, _MOST_BYTES),
-        (resource.RLIMIT_FSIZE, 0),
-        (resource.RLIMIT_CORE, 0),
-    ):
-        try:
-            resource.setrlimit(kind, (most, most))
-        except (ValueError, OSError):  # a system that has no such limit, or a lower one
-            continue
+        resource.setrlimit(kind, (soft, hard))
+    except (ValueError, OSError):  # a system that has no such limit, or a lower one
+        pass
 
 
 def main() -> None:
-    """Answer one request."""
-    request = json.load(sys.stdin)
-    _limit(request["seconds"])
-    try:
-        answer = {"texts": render(request)}
-    except (Exception, RecursionError) as error:  # whatever a template can make of its variables
-        answer = {"refused": str(error) or type(error).__name__}
-    json.dump(answer, sys.stdout)
+    """Answer requests until there are no more."""
+    _limit()
+    for line in sys.stdin:
+        request = json.loads(line)
+        _limit_seconds(request["seconds"])
+        try:
+            answer = {"texts": render(request)}
+        except (Exception, RecursionError) as error:  # whatever a template can make of its variables
+            answer = {"refused": str(error) or type(error).__name__}
+        print(json.dumps(answer), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
 """Conversations to ids by the chat template of a model: special ids from the template, never from a user."""
 
+import itertools
 import json
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,13 +72,7 @@ class ChatTemplate:
         Raises:
             InputError: what came with it is no template.
         """
-        found = tokenizer.settings.get("chat_template")
-        if isinstance(found, list):
-            found = _named(found)
-        if not isinstance(found, str | None) or len(found or "") > _LONGEST_TEMPLATE:
-            problem = f"chat_template of the tokenizer is no template, but {type(found).__name__}"
-            raise InputError(problem, field="chat_template", value=found, remedy="copy the model again")
-        return ChatTemplate(source=found or LWM, tokenizer=tokenizer, vocabulary=vocabulary)
+        return ChatTemplate(source=source_of(tokenizer) or LWM, tokenizer=tokenizer, vocabulary=vocabulary)
 
     def encode(self, messages: Sequence[Message]) -> Int32[np.ndarray, " tokens"]:
         r"""Return the ids of a conversation, up to where the assistant is to go on.
@@ -96,16 +92,24 @@ class ChatTemplate:
     ) -> list[Int32[np.ndarray, " tokens"]]:
         """Return the ids of several conversations, of which the template is run in one process."""
         texts = [self.source, *(message.text for messages in conversations for message in messages)]
-        mark, picture = _unused(texts)
-        special = _beginnings(self.tokenizer.special)
+        mark, picture = unused(texts, 2)
+        special = beginnings(self.tokenizer.special)
         variables = {**self.tokenizer.named, "add_generation_prompt": reply}
-        rendered = _rendered(
-            self.source,
-            [
-                {**variables, "messages": [_spelled(each, special, mark, picture) for each in messages]}
-                for messages in conversations
-            ],
-        )
+        renderings = [
+            {
+                **variables,
+                "messages": [
+                    {
+                        "role": each.role,
+                        "content": spelled(each.text, special, mark) + f"\n{picture}" * len(each.clips),
+                    }
+                    for each in messages
+                ],
+            }
+            for messages in conversations
+        ]
+        with Renderer() as renderer:
+            rendered = renderer.render(self.source, renderings)
         encoded = []
         for text, messages in zip(rendered, conversations):
             clips = [clip for message in messages for clip in message.clips]
@@ -136,22 +140,41 @@ class ChatTemplate:
         return tuple(after[i] for i in hidden if spoken and i > spoken[0])[:1]
 
 
+def source_of(tokenizer: TextTokenizer) -> str | None:
+    """Return the template that came with a tokenizer, if one did.
+
+    Raises:
+        InputError: what came with it is no template.
+    """
+    found = tokenizer.settings.get("chat_template")
+    if isinstance(found, list):
+        found = _named(found)
+    if not isinstance(found, str | None) or len(found or "") > _LONGEST_TEMPLATE:
+        problem = f"chat_template of the tokenizer is no template, but {type(found).__name__}"
+        raise InputError(problem, field="chat_template", value=found, remedy="copy the model again")
+    return found or None
+
+
 def _named(templates: Sequence[Any]) -> Any:
     """Return the default one of named templates, as transformers chooses."""
     named = {each.get("name"): each.get("template") for each in templates if isinstance(each, Mapping)}
     return named.get("default", next(iter(named.values()), None))
 
 
-def _unused(texts: Sequence[str]) -> tuple[str, str]:
+def unused(texts: Sequence[str], count: int) -> list[str]:
+    """Return so many characters that stand in none of these texts, nor for anything.
+
+    Raises:
+        InputError: there are not so many.
+    """
     used = set().union(*texts)
-    free = (chr(point) for point in _PRIVATE if chr(point) not in used)
-    mark, picture = next(free, ""), next(free, "")
-    if not picture:
+    free = [chr(point) for point in itertools.islice((p for p in _PRIVATE if chr(p) not in used), count)]
+    if len(free) < count:
         raise InputError("the conversation holds every character of Unicode's private use", field="messages")
-    return mark, picture
+    return free
 
 
-def _beginnings(special: Sequence[str]) -> re.Pattern[str] | None:
+def beginnings(special: Sequence[str]) -> re.Pattern[str] | None:
     """Return what finds the first character of all that a special token may begin with.
 
     Three characters tell, in any case of letters, since a template may change it; so do fewer at the end of
@@ -168,39 +191,82 @@ def _beginnings(special: Sequence[str]) -> re.Pattern[str] | None:
     return re.compile("|".join(sorted(found)), re.IGNORECASE) if found else None
 
 
-def _spelled(message: Message, special: re.Pattern[str] | None, mark: str, picture: str) -> dict[str, str]:
-    """Return a message as templates read it, in which nothing is the name of a special token."""
-    text = special.sub(lambda found: found.group() + mark, message.text) if special else message.text
-    return {"role": message.role, "content": text + f"\n{picture}" * len(message.clips)}
+def spelled(text: str, special: re.Pattern[str] | None, mark: str) -> str:
+    """Return what a user wrote as templates read it, in which nothing is the name of a special token."""
+    return special.sub(lambda found: found.group() + mark, text) if special else text
 
 
-def _rendered(template: str, renderings: Sequence[Mapping[str, Any]]) -> list[str]:
-    size = sum(len(message["content"]) for each in renderings for message in each["messages"])
-    request = {
-        "template": template,
-        "renderings": renderings,
-        "most_characters": 2 * size + _MORE_CHARACTERS,
-        "seconds": _SECONDS,
-    }
-    try:
-        ran = subprocess.run(
-            [sys.executable, "-I", str(_RENDERER)],
-            input=json.dumps(request),
-            capture_output=True,
-            text=True,
-            timeout=_WAIT_SECONDS,
-            start_new_session=True,  # a Ctrl-C is not for it
-            check=False,
+class Renderer:
+    """A process that renders templates, started when it is needed, and again where one has ended it."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[str] | None = None
+
+    def __enter__(self) -> "Renderer":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[type["Renderer"], tuple[()]]:
+        return Renderer, ()  # each process has its own
+
+    def __del__(self) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the process."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            process.communicate()
+
+    def render(self, template: str, renderings: Sequence[Mapping[str, Any]]) -> list[str]:
+        """Return what a template makes of each of several sets of variables.
+
+        Raises:
+            InputError: it refuses one, has an error, or needs too long, too much memory or too many
+                characters.
+        """
+        size = sum(len(message["content"]) for each in renderings for message in each["messages"])
+        request = {
+            "template": template,
+            "renderings": renderings,
+            "most_characters": 2 * size + _MORE_CHARACTERS,
+            "seconds": _SECONDS,
+        }
+        answer = self._answer(json.dumps(request))
+        if "texts" in answer:
+            return answer["texts"]
+        reason = answer.get("refused") or f"it needs more than {_SECONDS} seconds or two gigabytes"
+        raise InputError(
+            f"the chat template cannot be used: {reason}",
+            field="chat_template",
+            value=template,
+            remedy="use the template of the model's authors",
         )
-        answer = json.loads(ran.stdout or "{}")
-    except (subprocess.TimeoutExpired, json.JSONDecodeError):
-        answer = {}
-    if "texts" in answer:
-        return answer["texts"]
-    reason = answer.get("refused") or f"it needs more than {_SECONDS} seconds or two gigabytes"
-    raise InputError(
-        f"the chat template cannot be used: {reason}",
-        field="chat_template",
-        value=template,
-        remedy="use the template of the model's authors",
-    )
+
+    def _answer(self, request: str) -> dict[str, Any]:
+        """Return what the process answers; nothing where it has ended for that."""
+        if self._process is None:
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", str(_RENDERER)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+                start_new_session=True,  # a Ctrl-C is not for it
+            )
+        process = self._process
+        assert process.stdin is not None and process.stdout is not None
+        late = threading.Timer(_WAIT_SECONDS, process.kill)
+        late.start()
+        try:
+            process.stdin.write(request + "\n")
+            process.stdin.flush()
+            return json.loads(process.stdout.readline())
+        except (OSError, json.JSONDecodeError):
+            self.close()
+            return {}
+        finally:
+            late.cancel()

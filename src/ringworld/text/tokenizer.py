@@ -175,6 +175,12 @@ class TextTokenizer:
         write_text_atomic(directory / _FILE, self._tokenizer.to_str(pretty=True))
         write_json_atomic(directory / _SETTINGS_FILE, self.settings)
 
+    def with_settings(self, settings: Mapping[str, Any]) -> "TextTokenizer":
+        """Return a copy of which `tokenizer_config.json` says this besides."""
+        ends = {"bos": self.settings["bos_token"], "eos": self.settings["eos_token"]}
+        same = Tokenizer.from_str(self._tokenizer.to_str())
+        return TextTokenizer(same, **ends, settings={**self.settings, **settings})
+
     def encode(self, text: str) -> list[int]:
         """Return the ids of `text`, with none added and none special, whatever the text says.
 
@@ -185,7 +191,8 @@ class TextTokenizer:
             InputError: `text` is not valid Unicode (it holds half of a surrogate pair).
         """
         try:
-            return self._tokenizer.encode(text, add_special_tokens=False).ids
+            # In batches alone the library leaves out where each token stands, a third of its work.
+            return self._tokenizer.encode_batch_fast([text], add_special_tokens=False)[0].ids
         except (TypeError, UnicodeEncodeError):
             raise InputError(
                 "the text holds half of a surrogate pair, which is not Unicode",

@@ -3,7 +3,7 @@
 import itertools
 import sys
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,6 +18,7 @@ from ringworld.core.mesh import mesh_of
 from ringworld.core.origin import Origin, claim
 from ringworld.core.processes import by_writer, is_writer
 from ringworld.core.steps import CHECKPOINTS_FOLDER, Batch, Interval, Resumed, RunFiles, run_steps
+from ringworld.data.loader import PackedLoader
 from ringworld.data.store import ExampleStore
 from ringworld.model.arrange import Layout
 from ringworld.model.config import Architecture, Execution
@@ -112,26 +113,29 @@ class _Run:
     ) -> Resumed[TrainState]:
         """Run what is left of one stage; its last state is on disk when this returns."""
         stage, last = self.config.stages[index], self.config.boundaries[index + 1]
-        batches = self.batches(index, mesh, start.loader_state)
-        first = next(batches)
-        title = f"train {stage.name}"
-        if is_writer():
-            print(f"{title}: compiling for {stage.context_tokens} tokens", file=sys.stderr, flush=True)
-        step = make_step(self.config, stage, self.architecture, self.execution)
-        state = run_steps(
-            start,
-            itertools.chain([first], batches),
-            last=last,
-            files=files,
-            update=step.lower(start.state, first.inputs).compile(),
-            row=partial(self.row, stage, title),
-            title=title,
-            total=self.config.boundaries[-1],
-            shown=("loss", "tokens_per_second"),
-        )
+        loader = self.loader(index, start.loader_state)
+        with closing(loader), closing(self.batches(stage, mesh, loader)) as batches:
+            first = next(batches)
+            title = f"train {stage.name}"
+            if is_writer():
+                print(f"{title}: compiling for {stage.context_tokens} tokens", file=sys.stderr, flush=True)
+            step = make_step(self.config, stage, self.architecture, self.execution)
+            state = run_steps(
+                start,
+                itertools.chain([first], batches),
+                last=last,
+                files=files,
+                update=step.lower(start.state, first.inputs).compile(),
+                row=partial(self.row, stage, title, loader.names),
+                title=title,
+                total=self.config.boundaries[-1],
+                shown=("loss", "tokens_per_second"),
+            )
         return Resumed(step=last, state=state)
 
-    def row(self, stage: Stage, title: str, output: StepOutput, interval: Interval) -> dict[str, Any]:
+    def row(
+        self, stage: Stage, title: str, names: Sequence[str], output: StepOutput, interval: Interval
+    ) -> dict[str, Any]:
         """Return the row of a step, unless too many updates up to it were skipped."""
         check_skipped(
             in_a_row=int(output.skipped_in_a_row),
@@ -141,23 +145,31 @@ class _Run:
             of=title,
             config=self.config.guard,
         )
-        return metrics_row(output, stage=stage.name, interval=interval, architecture=self.architecture)
+        return metrics_row(
+            output, stage=stage.name, interval=interval, architecture=self.architecture, names=names
+        )
 
-    def batches(
-        self, index: int, mesh: Mesh, loader_state: Mapping[str, Any] | None
-    ) -> Iterator[Batch[Pieces]]:
-        """Yield the batches of a stage from `loader_state` on, each made when it is asked for."""
+    def loader(self, index: int, state: Mapping[str, Any] | None) -> PackedLoader:
+        """Return the loader of a stage at a state, after saying what of the data it does not draw."""
         stage = self.config.stages[index]
         loader = stage_loader(self.config, index, data_dir=self.data_dir)
-        if any(loader.left_out.values()) and is_writer():
-            by_kind = ", ".join(f"{many} {kind}" for kind, many in loader.left_out.items() if many)
-            line = f"train {stage.name}: left out, longer than {stage.context_tokens} tokens: {by_kind}"
-            print(line, file=sys.stderr, flush=True)
+        title = f"train {stage.name}"
+        for many, what in (
+            (loader.left_out, f"left out, longer than {stage.context_tokens} tokens"),
+            (loader.truncated, "cut off behind the context, in tokens, or frames of footage"),
+        ):
+            if any(many.values()) and is_writer():
+                by_name = ", ".join(f"{count} {name}" for name, count in many.items() if count)
+                print(f"{title}: {what}: {by_name}", file=sys.stderr, flush=True)
         if loader.unmatched:
-            line = f"train {stage.name}: the mixture names {', '.join(loader.unmatched)}, which no example is"
+            line = f"{title}: the mixture names {', '.join(loader.unmatched)}, which no example is"
             print(line, file=sys.stderr, flush=True)
-        if loader_state is not None:
-            loader.set_state(dict(loader_state))
+        if state is not None:
+            loader.set_state(dict(state))
+        return loader
+
+    def batches(self, stage: Stage, mesh: Mesh, loader: PackedLoader) -> Generator[Batch[Pieces], None, None]:
+        """Yield the batches of a stage that follow, each put on the devices when it is asked for."""
         layout = Layout(self.execution.attention, mesh=mesh)
         for packed in loader:
             placed = [
@@ -165,6 +177,6 @@ class _Run:
             ]
             yield Batch(
                 inputs=tuple(part.arrays for part in placed),
-                counts=count(placed),
+                counts=count(placed, drawn=packed.drawn),
                 loader_state=loader.get_state(),
             )

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float32
 from ringworld.core import steps
 from ringworld.core.steps import METRICS_FILE as METRICS_FILE
 from ringworld.core.steps import Interval
+from ringworld.data.batch import Drawn
 from ringworld.model.arrange import PlacedBatch
 from ringworld.model.config import Architecture
 from ringworld.model.flops import training_flops
@@ -37,17 +38,25 @@ class BatchCounts(NamedTuple):
 
 
 def metrics_row(
-    output: StepOutput, *, stage: str, interval: Interval, architecture: Architecture
+    output: StepOutput,
+    *,
+    stage: str,
+    interval: Interval,
+    architecture: Architecture,
+    names: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Return what the row of a step says beside `step`, `steps` and `seconds`.
 
     Losses, gradient norm and learning rate are those of the step; a modality without targets has the loss
     None, and so has what is not finite, of an update that was skipped. `skipped_steps` counts such updates
-    since the run began. All else is summed over the interval that ends with the step, the `BatchCounts` of
-    its batches; rates are over its time. `model_flops_per_second` counts the tokens that are no padding, and
-    nothing that is computed again.
+    since the run began. All else is summed over the interval that ends with the step, what `count` returned
+    of its batches; rates are over its time. `model_flops_per_second` counts the tokens that are no padding,
+    and nothing that is computed again. `drawn_examples` and `drawn_tokens` are the shares that each of
+    `names`, those of the mixture, has in the examples and in the tokens.
     """
-    loss, counts = output.loss, BatchCounts(*interval.counts)
+    whole, drawn = len(BatchCounts._fields), len(names)
+    loss, counts = output.loss, BatchCounts(*interval.counts[:whole])
+    examples, tokens = interval.counts[whole : whole + drawn], interval.counts[whole + drawn :]
     flops = training_flops(architecture, tokens=counts.tokens, pairs=counts.pairs)
     return {
         "stage": stage,
@@ -62,7 +71,13 @@ def metrics_row(
         "tokens_per_second": counts.tokens / interval.seconds,
         "model_flops_per_second": flops / interval.seconds,
         "ring_efficiency": counts.ring_efficiency / interval.steps,
+        "drawn_examples": _shares(names, examples),
+        "drawn_tokens": _shares(names, tokens),
     }
+
+
+def _shares(names: Sequence[str], counts: Sequence[int]) -> dict[str, float]:
+    return {name: count / max(1, sum(counts)) for name, count in zip(names, counts)}
 
 
 def _finite(number: Float32[Array, ""]) -> float | None:
@@ -88,11 +103,17 @@ def check_rows(
     )
 
 
-def count(pieces: Sequence[PlacedBatch]) -> BatchCounts:
-    """Count what the pieces of a batch hold, of equally many rows, and how evenly they are laid out."""
-    return BatchCounts(
+def count(pieces: Sequence[PlacedBatch], *, drawn: Mapping[str, Drawn]) -> tuple[Any, ...]:
+    """Count what the pieces of a batch hold, of equally many rows, and how evenly they are laid out.
+
+    Returns:
+        The `BatchCounts`, then the examples of each name that was drawn, then the tokens.
+    """
+    whole = BatchCounts(
         tokens=sum(piece.tokens for piece in pieces),
         examples=sum(piece.documents for piece in pieces),
         pairs=sum(piece.visible_pairs for piece in pieces),
         ring_efficiency=float(np.mean([piece.ring_efficiency for piece in pieces])),
     )
+    of_names = drawn.values()
+    return (*whole, *(of.examples for of in of_names), *(of.tokens for of in of_names))

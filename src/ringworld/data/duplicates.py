@@ -1,0 +1,164 @@
+"""Texts that are there more than once: found before examples are made, in whatever files they are.
+
+Exact copies are those of the same words. Near ones, such as two editions of a book, share most runs of five
+words: how large a share is estimated from MinHash signatures (Broder 1997), among texts that
+locality-sensitive hashing finds at once, both by the library datasketch.
+"""
+
+import hashlib
+import multiprocessing
+import re
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Literal
+
+from ringworld.core.packages import import_optional
+from ringworld.data.config import PrepareConfig, Split
+from ringworld.data.quarantine import quarantine
+from ringworld.data.samples import Sample
+from ringworld.data.sources import Source
+
+_PERMUTATIONS = 128
+_RUN_WORDS = 5
+_RUNS_AT_ONCE = 2048
+_CJK = "\u3040-\u30ff\u3400-\u9fff"
+_WORD = re.compile(rf"[{_CJK}]|[^\W{_CJK}]+")
+"""Where words are not set apart by blanks, each character counts as one."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Duplicate:
+    """A text that is left out, since another holds the same."""
+
+    path: str
+    """Data set and `Sample.key`."""
+    of: str
+    """Of the text that is kept."""
+    found: Literal["exact", "near"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Signature:
+    source: int
+    key: str
+    split: Split
+    content: bytes
+    """Hash of the words."""
+    runs: Any
+    """`LeanMinHash` of runs of words; None where near ones are not looked for."""
+
+
+def mark_duplicates(
+    sources: Sequence[Source], *, config: PrepareConfig, workers: int
+) -> tuple[tuple[Source, ...], tuple[Duplicate, ...]]:
+    """Read all texts, and return the sources with the keys of those that are to be left out.
+
+    Of texts that are the same one is kept: one that is held out, if any is, else the first. Texts are
+    documents, and conversations without clips. What cannot be read is found and quarantined later.
+
+    Args:
+        sources: files in their order.
+        config: which texts count as the same.
+        workers: processes that read; the result does not depend on their number.
+
+    Raises:
+        InputError: the package `datasketch` is not installed, but near duplicates are looked for.
+    """
+    if config.duplicates == "keep":
+        return tuple(sources), ()
+    if config.duplicates == "near":
+        _datasketch()  # or none is found, before all is read
+    texts = [index for index, source in enumerate(sources) if source.reader.shows != "pictures"]
+    sign = partial(_signatures, config=config)
+    named = [(index, sources[index]) for index in texts]
+    if workers == 1:
+        signatures = [one for each in map(sign, named) for one in each]
+    else:
+        with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+            signatures = [one for each in pool.map(sign, named) for one in each]
+    left_out: dict[int, set[str]] = {}
+    duplicates = []
+    for one, kept, found in _pairs(signatures, config):
+        left_out.setdefault(one.source, set()).add(one.key)
+        names = [f"{sources[each.source].dataset}/{each.key}" for each in (one, kept)]
+        duplicates.append(Duplicate(path=names[0], of=names[1], found=found))
+    marked = (
+        replace(source, left_out=frozenset(left_out[index])) if index in left_out else source
+        for index, source in enumerate(sources)
+    )
+    return tuple(marked), tuple(duplicates)
+
+
+def _pairs(
+    signatures: Sequence[_Signature], config: PrepareConfig
+) -> Iterator[tuple[_Signature, _Signature, Literal["exact", "near"]]]:
+    """Yield each text that is to be left out, with the one that is kept in its place."""
+    kept: dict[bytes, _Signature] = {}
+    similar = _Similar(config.near_similarity) if config.duplicates == "near" else None
+    for one in sorted(signatures, key=lambda one: one.split != "held_out"):  # stable: else in their order
+        if one.content in kept:
+            yield one, kept[one.content], "exact"
+        elif similar is not None and (near := similar.find(one)) is not None:
+            yield one, near, "near"
+        else:
+            kept[one.content] = one
+            if similar is not None:
+                similar.add(one)
+
+
+class _Similar:
+    """Texts by the similarity of their signatures."""
+
+    def __init__(self, similarity: float) -> None:
+        self._index = _datasketch().MinHashLSH(threshold=similarity, num_perm=_PERMUTATIONS)
+        self._similarity = similarity
+        self._texts: list[_Signature] = []
+
+    def add(self, one: _Signature) -> None:
+        self._index.insert(len(self._texts), one.runs)
+        self._texts.append(one)
+
+    def find(self, one: _Signature) -> _Signature | None:
+        """Return the first text that is as similar as it must be."""
+        for index in sorted(self._index.query(one.runs)):
+            if one.runs.jaccard(self._texts[index].runs) >= self._similarity:
+                return self._texts[index]
+        return None
+
+
+def _signatures(named: tuple[int, Source], *, config: PrepareConfig) -> list[_Signature]:
+    """Return the signature of each text of a file."""
+    index, source = named
+    made = []
+    with quarantine(source.relative, into=[]):
+        for sample in source.reader.read(source, config=config, quarantined=[]):
+            words = [word.casefold() for text in _texts(sample) for word in _WORD.findall(text)]
+            if words:
+                content = hashlib.sha256(" ".join(words).encode()).digest()
+                runs = _minhash(words) if config.duplicates == "near" else None
+                one = _Signature(source=index, key=sample.key, split=sample.split, content=content, runs=runs)
+                made.append(one)
+    return made
+
+
+def _texts(sample: Sample) -> tuple[str, ...]:
+    """Return the words that a sample is of; none where it shows anything."""
+    if sample.clips:
+        return ()
+    return (sample.text,) if sample.text is not None else tuple(turn.text for turn in sample.turns)
+
+
+def _minhash(words: Sequence[str]) -> Any:
+    datasketch = _datasketch()
+    sketch = datasketch.MinHash(num_perm=_PERMUTATIONS)
+    runs = max(1, len(words) - _RUN_WORDS + 1)
+    for start in range(0, runs, _RUNS_AT_ONCE):
+        some = range(start, min(runs, start + _RUNS_AT_ONCE))
+        sketch.update_batch([" ".join(words[at : at + _RUN_WORDS]).encode() for at in some])
+    return datasketch.LeanMinHash(sketch)
+
+
+def _datasketch() -> Any:
+    return import_optional("datasketch", extra="near", use="duplicates near", field="duplicates")

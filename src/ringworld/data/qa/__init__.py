@@ -1,0 +1,1 @@
+"""Questions about long texts that another model writes."""

@@ -1,0 +1,161 @@
+"""Conversations to learn from, laid out by a chat template: loss on what the assistant says alone.
+
+What is learned is found by construction: each answer is rendered between two characters that stand in no
+text, and once, in a short conversation, it is seen what the template puts between the prompt that it ends a
+question with and the answer (for LLaMA-2 a blank), and what ends the answer.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from ringworld.core.errors import InputError
+from ringworld.text import chat
+from ringworld.text.chat import Role, Segment, Segments
+from ringworld.text.template_name import TemplateName
+from ringworld.text.templates import LLAMA_2, ChatTemplate, Renderer, beginnings, source_of, spelled, unused
+from ringworld.text.tokenizer import TextTokenizer
+from ringworld.text.vocabulary import Vocabulary
+
+Turns = Sequence[tuple[Role, str, int]]
+"""Of each turn who speaks, what is said, and how many clips are shown after it."""
+Wording = Callable[[Turns], Segments]
+"""What puts a conversation into words and special tokens, as `text.chat.conversation` does."""
+_LEARNED_WITH = "ringworld_chat_template"
+"""Key of `tokenizer_config.json`, where conversations were prepared with its template."""
+
+
+def wording_of(name: TemplateName, tokenizer: TextTokenizer) -> Wording:
+    """Return what lays out conversations by a template.
+
+    Raises:
+        InputError: there is no such template, or none came with the tokenizer.
+    """
+    if name == "lwm":
+        return chat.conversation
+    return TrainingTemplate(_source(name, tokenizer), tokenizer)
+
+
+def with_template(tokenizer: TextTokenizer, name: TemplateName) -> TextTokenizer:
+    """Return the tokenizer of a model that learns conversations laid out so, which says so itself."""
+    if name == "lwm":  # which a model is asked by where nothing else is said
+        return (
+            tokenizer.with_settings({_LEARNED_WITH: None})
+            if _LEARNED_WITH in tokenizer.settings
+            else tokenizer
+        )
+    said = {"chat_template": _source(name, tokenizer), _LEARNED_WITH: name}
+    return tokenizer.with_settings(said)
+
+
+def learned_template(tokenizer: TextTokenizer, *, vocabulary: Vocabulary) -> ChatTemplate | None:
+    """Return the template of `with_template`; None where conversations were laid out as LWM's."""
+    if not tokenizer.settings.get(_LEARNED_WITH):
+        return None
+    return ChatTemplate.of(tokenizer, vocabulary=vocabulary)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Around:
+    """What a template writes around an answer that is learned with it."""
+
+    before: str
+    """After the prompt that a model continues."""
+    after: str
+    """Up to the first special token, or all."""
+
+
+class TrainingTemplate:
+    """Lays out conversations by a template of Jinja; in each process by one of its own."""
+
+    def __init__(self, source: str, tokenizer: TextTokenizer) -> None:
+        """Take a template, and the tokenizer whose special tokens it names."""
+        self._source, self._tokenizer = source, tokenizer
+        self._special = beginnings(tokenizer.special)
+        self._renderer = Renderer()
+        self._around: _Around | None = None
+
+    def __reduce__(self) -> tuple[type["TrainingTemplate"], tuple[str, TextTokenizer]]:
+        return TrainingTemplate, (self._source, self._tokenizer)
+
+    def __call__(self, turns: Turns) -> Segments:
+        """Lay out a whole conversation, with loss on the answers and what ends them.
+
+        With LLaMA-2's template (`*` marks what has loss):
+
+            <s>[INST] Red? [/INST] | ` blue </s>`* | <s>[INST] Why? [/INST] | ` So. </s>`*
+
+        Raises:
+            InputError: the template refuses the conversation, leaves out a turn or a clip, or has an error.
+        """
+        texts = [self._source, *(text for _, text, _ in turns)]
+        mark, picture, begin, end = unused(texts, 4)
+        if self._around is None:
+            self._around = self._seen(begin, end)
+        messages = []
+        for role, text, clips in turns:
+            words = spelled(text.strip() if role == "assistant" else text, self._special, mark)
+            words = f"{begin}{words}{end}" if role == "assistant" else words
+            messages.append({"role": role, "content": words + f"\n{picture}" * clips})
+        (rendered,) = self._render([messages], reply=False)
+        answers = sum(role == "assistant" for role, _, _ in turns)
+        if rendered.count(begin) != answers or rendered.count(picture) != sum(clips for _, _, clips in turns):
+            raise self._wrong("leaves out a turn or a clip, or writes one twice")
+        return tuple(self._cut(rendered, mark, picture, begin, end))
+
+    def _cut(self, rendered: str, mark: str, picture: str, begin: str, end: str) -> list[Segment]:
+        around, laid, at = self._around, [], 0
+        assert around is not None
+        while (start := rendered.find(begin, at)) >= 0:
+            stop = rendered.find(end, start)
+            if stop < 0 or not rendered.startswith(around.after, stop + 1):
+                raise self._wrong("ends an answer within it, or otherwise than others")
+            learned = start - len(around.before) * rendered.endswith(around.before, at, start)
+            said = rendered[learned:start] + rendered[start + 1 : stop] + around.after
+            laid += self._context(rendered[at:learned], mark, picture)
+            laid.append(Segment(kind="rendered", text=said, mark=mark, loss=True))
+            at = stop + 1 + len(around.after)
+        return laid + self._context(rendered[at:], mark, picture)
+
+    def _context(self, text: str, mark: str, picture: str) -> list[Segment]:
+        before, *others = text.split(picture)
+        laid = [Segment(kind="rendered", text=before, mark=mark)] if before else []
+        for after in others:
+            laid += chat.VISION
+            laid += [Segment(kind="rendered", text=after, mark=mark)] if after else []
+        return laid
+
+    def _seen(self, begin: str, end: str) -> _Around:
+        """See what the template writes around the one answer of a short conversation."""
+        asked = {"role": "user", "content": "a"}
+        answered = [asked, {"role": "assistant", "content": f"{begin}b{end}"}]
+        (prompt,), (whole,) = self._render([[asked]], reply=True), self._render([answered], reply=False)
+        if whole.count(begin) != 1 or whole.count(end) != 1:
+            raise self._wrong("writes no answer, or one twice")
+        before, _, rest = whole.partition(begin)
+        after = rest.partition(end)[2]
+        ends = [after.index(name) + len(name) for name in self._tokenizer.special if name in after]
+        return _Around(
+            before=before.removeprefix(prompt) if before.startswith(prompt) else "",
+            after=after[: min(ends)] if ends else after,
+        )
+
+    def _render(self, conversations: Sequence[Sequence[dict[str, str]]], *, reply: bool) -> list[str]:
+        variables = {**self._tokenizer.named, "add_generation_prompt": reply}
+        renderings = [{**variables, "messages": messages} for messages in conversations]
+        return self._renderer.render(self._source, renderings)
+
+    def _wrong(self, problem: str) -> InputError:
+        remedy = "use another template for training, such as lwm"
+        return InputError(
+            f"the chat template {problem}", field="chat_template", value=self._source, remedy=remedy
+        )
+
+
+def _source(name: TemplateName, tokenizer: TextTokenizer) -> str:
+    if name == "llama-2":
+        return LLAMA_2
+    found = source_of(tokenizer)
+    if found is None:
+        problem = "chat_template is own, but none came with the tokenizer"
+        raise InputError(problem, field="chat_template", value=name, remedy="use lwm or llama-2")
+    return found

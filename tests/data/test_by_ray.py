@@ -1,0 +1,57 @@
+"""Ray is no part of the default environment: `pip install 'ringworld[ray]'` runs these."""
+
+from pathlib import Path
+
+import pytest
+
+from ringworld.core.errors import InputError
+from ringworld.data.config import PrepareConfig
+from ringworld.data.prepare import PrepareReport
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != "origin.json"  # which says by which command
+    }
+
+
+def test_without_the_package_the_engine_is_refused(tmp_path: Path, run_prepare, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "ray", None)
+    (tmp_path / "a.txt").write_text("The old man walks to the river.")
+    with pytest.raises(InputError) as refused:
+        run_prepare(tmp_path / "out", texts=(tmp_path / "a.txt",), engine="ray")
+    assert refused.value.field == "engine"
+
+
+@pytest.fixture(scope="module")
+def ray():
+    found = pytest.importorskip("ray")
+    found.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield found
+    found.shutdown()
+
+
+@pytest.mark.filterwarnings("default")  # of Ray itself
+def test_the_bytes_are_those_of_the_pool(ray, tmp_path: Path, run_prepare, toy_world):
+    config = PrepareConfig(files_per_shard=2, max_frames=4, document_tokens=600)
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad/a.txt").write_bytes(b"\xff")
+    inputs = {"videos": (toy_world.videos,), "texts": (toy_world.texts, tmp_path / "bad"), "config": config}
+    shown: list[tuple[int, int]] = []
+    reports: list[PrepareReport] = [
+        run_prepare(tmp_path / "pool", workers=1, **inputs),
+        run_prepare(
+            tmp_path / "ray",
+            workers=2,
+            engine="ray",
+            on_progress=lambda done, total, quarantined: shown.append((done, total)),
+            **inputs,
+        ),
+    ]
+    assert contents(tmp_path / "pool") == contents(tmp_path / "ray")
+    assert reports[0].counts == reports[1].counts and len(reports[1].quarantined) == 1
+    assert shown[-1][0] == shown[-1][1] == reports[0].files
+    again = run_prepare(tmp_path / "ray", engine="ray", **inputs)
+    assert again.shards_made == 0
