@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ringworld.api.load import load
     from ringworld.api.plan import plan
     from ringworld.api.prepare import prepare
+    from ringworld.api.runs import runs
     from ringworld.api.tokenizer import train_tokenizer
     from ringworld.api.train import train
     from ringworld.attention.api import attention
@@ -48,6 +49,7 @@ _MODULE_OF = {
     "load": "ringworld.api.load",
     "plan": "ringworld.api.plan",
     "prepare": "ringworld.api.prepare",
+    "runs": "ringworld.api.runs",
     "train": "ringworld.api.train",
     "train_tokenizer": "ringworld.api.tokenizer",
 }
@@ -70,6 +72,7 @@ __all__ = [
     "plan",
     "prepare",
     "presets",
+    "runs",
     "train",
     "train_tokenizer",
 ]

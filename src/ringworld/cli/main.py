@@ -14,7 +14,7 @@ import tyro
 from ringworld.cli.bench import Bench
 from ringworld.cli.chat import Chat
 from ringworld.cli.convert import Convert
-from ringworld.cli.data import Data
+from ringworld.cli.data import Data, Runs
 from ringworld.cli.evaluate import Evaluate
 from ringworld.cli.generate import Generate
 from ringworld.cli.options import as_typed, chosen_run, parse, value_of
@@ -35,6 +35,7 @@ COMMANDS = {
     "prepare": Prepare,
     "data": Data,
     "train": Train,
+    "runs": Runs,
     "generate": Generate,
     "chat": Chat,
     "serve": Serve,

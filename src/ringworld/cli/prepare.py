@@ -23,9 +23,7 @@ class Prepare:
     workers: Annotated[int | None, otherwise("as many as there are cores", metavar="INT")] = None
     """Processes that read files; the examples do not depend on their number."""
     preset: PresetName = None
-    """Configuration, every field of which is an option of this command too."""
     config: ConfigFolder = None
-    """A folder that a command wrote; its configuration is used instead of a preset."""
 
     def run(self, config: RunConfig) -> None:
         """Prepare what is not prepared yet, and print counts and what was quarantined."""
