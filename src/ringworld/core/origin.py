@@ -15,7 +15,17 @@ from ringworld.core.files import differences, fitted, write_json_atomic
 from ringworld.core.version import __version__
 
 ORIGIN_FILE = "origin.json"
-Kind = Literal["tokenizer", "examples", "run", "model", "evaluation", "generation", "toy world", "quickstart"]
+Kind = Literal[
+    "tokenizer",
+    "examples",
+    "run",
+    "model",
+    "adapter",
+    "evaluation",
+    "generation",
+    "toy world",
+    "quickstart",
+]
 """What a folder holds."""
 _LIBRARIES = (
     "jax",
@@ -123,6 +133,28 @@ def claim(folder: Path, origin: Origin, *, results: str = "") -> None:
         ):
             return
     write_origin(folder, origin)
+
+
+def check_replaceable(folder: Path, *, kind: Kind) -> None:
+    """Refuse to put a folder in the place of what ringworld did not write, or of another kind.
+
+    Raises:
+        InputError: something stands there that is no such folder of ringworld.
+    """
+    if folder.exists() and not (folder / ORIGIN_FILE).exists():
+        article = "an" if kind[0] in "aeiou" else "a"
+        problem = f"{folder} is where {article} {kind} is to be saved, but has no {ORIGIN_FILE} of ringworld"
+        raise InputError(problem, path=folder, remedy="move it away, or name another folder")
+    if folder.exists():
+        read_origin(folder, kind=kind)
+
+
+def made_by(saved: Origin | None, origin: Origin) -> bool:
+    """Return whether a folder of weights has an origin already, but for the fingerprint of the weights."""
+    if saved is None:
+        return False
+    theirs = {name: value for name, value in saved.identity.items() if name != "weights"}
+    return theirs == origin.identity and saved.parents == origin.parents
 
 
 def parent(folder: Path, fingerprint: str) -> Mapping[str, str]:

@@ -15,6 +15,7 @@ from ringworld.core.steps import Interval
 from ringworld.model.arrange import PlacedBatch
 from ringworld.model.config import Architecture
 from ringworld.model.flops import training_flops
+from ringworld.model.lora_config import LoraConfig
 from ringworld.training.config import TrainingConfig
 from ringworld.training.step import StepOutput
 
@@ -37,7 +38,12 @@ class BatchCounts(NamedTuple):
 
 
 def metrics_row(
-    output: StepOutput, *, stage: str, interval: Interval, architecture: Architecture
+    output: StepOutput,
+    *,
+    stage: str,
+    interval: Interval,
+    architecture: Architecture,
+    lora: LoraConfig | None = None,
 ) -> dict[str, Any]:
     """Return what the row of a step says beside `step`, `steps` and `seconds`.
 
@@ -48,7 +54,7 @@ def metrics_row(
     nothing that is computed again.
     """
     loss, counts = output.loss, BatchCounts(*interval.counts)
-    flops = training_flops(architecture, tokens=counts.tokens, pairs=counts.pairs)
+    flops = training_flops(architecture, tokens=counts.tokens, pairs=counts.pairs, lora=lora)
     return {
         "stage": stage,
         "loss": _finite(loss.loss),

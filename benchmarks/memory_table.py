@@ -1,0 +1,134 @@
+"""Bytes that a token more costs a train step, by part: arithmetic beside what a compiler says.
+
+    python benchmarks/memory_table.py > benchmarks/results/memory_table.json
+    python benchmarks/memory_table.py --topology v5p:2x2x1 > benchmarks/results/memory_table_v5p.json
+
+A step is compiled, and not run, at two contexts; weights and moments are the same at both, so that the
+difference is of the tokens. The compiler is XLA's for this machine's CPU, or libtpu's for chips that are not
+there (extra `tpu`). The model has the proportions of LLaMA-2 7B at a quarter of its width.
+"""
+
+import argparse
+import json
+import shlex
+import sys
+from dataclasses import fields, replace
+from typing import Any
+
+from ringworld.attention.config import AttentionConfig, ComputeType
+from ringworld.core.mesh_config import MeshConfig
+from ringworld.core.origin import machine, versions
+from ringworld.model.config import Architecture, Execution
+from ringworld.planning.machines import tpu_slice
+from ringworld.planning.memory import MemoryNeeds, memory_needs
+from ringworld.training.config import OptimizerConfig, Stage, TrainingConfig
+
+MODEL = Architecture(layers=4, embed=1024, heads=8, kv_heads=8, head=128, mlp=2752, text_vocab=32_000)
+CONTEXTS = (8_192, 16_384)
+CASES = (
+    Execution(remat="layer", mlp_block_tokens=1024),
+    Execution(remat="layer"),
+    Execution(remat="none", mlp_block_tokens=1024),
+    Execution(remat="none"),
+)
+
+
+def compiled_bytes(stage: Stage, execution: Execution, topology: str | None) -> int:
+    """Return what the compiler says that a device needs, at most, for one step."""
+    import jax
+
+    from ringworld.core.mesh import mesh_of
+    from ringworld.planning.program import compile_step, devices_of
+    from ringworld.training.state import abstract_state
+    from ringworld.training.step import abstract_pieces, make_step
+
+    config = TrainingConfig(stages=(stage,))
+    if topology is not None:
+        chips = tpu_slice(topology)
+        program = compile_step(
+            config,
+            stage,
+            architecture=MODEL,
+            execution=execution,
+            machine=chips,
+            devices=devices_of(chips),
+        )
+        return program.memory.peak_bytes
+    mesh = mesh_of(stage.mesh)
+    state, pieces = abstract_state(config, MODEL, mesh=mesh), abstract_pieces(stage, mesh=mesh)
+    with jax.set_mesh(mesh):
+        step = make_step(config, stage, MODEL, execution)
+        found = step.lower(state, pieces).compile().memory_analysis()
+    assert found is not None
+    return found.argument_size_in_bytes + found.temp_size_in_bytes
+
+
+def measure(execution: Execution, topology: str | None) -> dict[str, Any]:
+    """Return bytes a token on one device by arithmetic, part for part, and by the compiler."""
+    chips = 1 if topology is None else tpu_slice(topology).chips
+    stage = Stage(
+        name="x",
+        context_tokens=CONTEXTS[0],
+        rope_base=1e6,
+        steps=2,
+        batch_sequences=chips,
+        learning_rate=1e-4,
+        mesh=MeshConfig(data=chips),
+    )
+    stages = [replace(stage, context_tokens=context) for context in CONTEXTS]
+    needs = [
+        memory_needs(one, architecture=MODEL, execution=execution, optimizer=OptimizerConfig())
+        for one in stages
+    ]
+    tokens = CONTEXTS[1] - CONTEXTS[0]
+    parts = {
+        field.name: (getattr(needs[1], field.name) - getattr(needs[0], field.name)) / tokens
+        for field in fields(MemoryNeeds)
+    }
+    found = [compiled_bytes(one, execution, topology) for one in stages]
+    compiled = (found[1] - found[0]) / tokens
+    arithmetic = sum(parts.values())
+    return {
+        "remat": execution.remat,
+        "mlp_block_tokens": execution.mlp_block_tokens,
+        "compute": execution.compute,
+        "bytes_a_token_by_part": {name: value for name, value in parts.items() if value},
+        "bytes_a_token_by_arithmetic": arithmetic,
+        "bytes_a_token_compiled": compiled,
+        "compiled_over_arithmetic": compiled / arithmetic,
+        "whole_compiled_bytes": found,
+        "whole_arithmetic_bytes": [one.total for one in needs],
+    }
+
+
+def main() -> None:
+    """Compile every case and print one JSON object."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--topology", help="of a TPU, such as v5p:2x2x1; by default this machine's CPU")
+    asked = parser.parse_args()
+    # A CPU widens bfloat16 wherever it computes, so that float32 is what can be compared there.
+    compute: ComputeType = "bfloat16" if asked.topology else "float32"
+    results = []
+    for case in CASES:
+        attention = AttentionConfig(layout="contiguous")
+        results.append(measure(replace(case, attention=attention, compute=compute), asked.topology))
+        print(results[-1], file=sys.stderr, flush=True)
+    libraries = ("jax", "jaxlib", "libtpu") if asked.topology else ("jax", "jaxlib")
+    record = {
+        "command": shlex.join(["python", "benchmarks/memory_table.py", *sys.argv[1:]]),
+        "versions": versions("ringworld", *libraries),
+        "machine": machine(),
+        "compiled_for": asked.topology or "cpu",
+        "model": {
+            field.name: getattr(MODEL, field.name)
+            for field in fields(MODEL)
+            if isinstance(getattr(MODEL, field.name), int)
+        },
+        "contexts_tokens": CONTEXTS,
+        "results": results,
+    }
+    print(json.dumps(record, indent=2))
+
+
+if __name__ == "__main__":
+    main()
