@@ -3,9 +3,10 @@
     python benchmarks/memory_table.py > benchmarks/results/memory_table.json
     python benchmarks/memory_table.py --topology v5p:2x2x1 > benchmarks/results/memory_table_v5p.json
 
-A step is compiled, and not run, at two contexts; weights and moments are the same at both, so that the
-difference is of the tokens. The compiler is XLA's for this machine's CPU, or libtpu's for chips that are not
-there (extra `tpu`). The model has the proportions of LLaMA-2 7B at a quarter of its width.
+A step is compiled, and not run, with two numbers of layers. The difference, without weights, moments and
+gradients of these layers, is what is kept of each for backward. The compiler is XLA's for this machine's CPU,
+or libtpu's for chips that are not there (extra `tpu`). The model has the proportions of LLaMA-2 7B at a
+quarter of its width.
 """
 
 import argparse
@@ -20,11 +21,11 @@ from ringworld.core.mesh_config import MeshConfig
 from ringworld.core.origin import machine, versions
 from ringworld.model.config import Architecture, Execution
 from ringworld.planning.machines import tpu_slice
-from ringworld.planning.memory import MemoryNeeds, memory_needs
+from ringworld.planning.memory import memory_needs
 from ringworld.training.config import OptimizerConfig, Stage, TrainingConfig
 
-MODEL = Architecture(layers=4, embed=1024, heads=8, kv_heads=8, head=128, mlp=2752, text_vocab=32_000)
-CONTEXTS = (8_192, 16_384)
+MODEL = Architecture(layers=8, embed=1024, heads=8, kv_heads=8, head=128, mlp=2752, text_vocab=32_000)
+CONTEXT_TOKENS, LAYERS = 16_384, (8, 16)
 CASES = (
     Execution(remat="layer", mlp_block_tokens=1024),
     Execution(remat="layer"),
@@ -33,7 +34,7 @@ CASES = (
 )
 
 
-def compiled_bytes(stage: Stage, execution: Execution, topology: str | None) -> int:
+def compiled_bytes(stage: Stage, model: Architecture, execution: Execution, topology: str | None) -> int:
     """Return what the compiler says that a device needs, at most, for one step."""
     import jax
 
@@ -48,56 +49,53 @@ def compiled_bytes(stage: Stage, execution: Execution, topology: str | None) -> 
         program = compile_step(
             config,
             stage,
-            architecture=MODEL,
+            architecture=model,
             execution=execution,
             machine=chips,
             devices=devices_of(chips),
         )
         return program.memory.peak_bytes
     mesh = mesh_of(stage.mesh)
-    state, pieces = abstract_state(config, MODEL, mesh=mesh), abstract_pieces(stage, mesh=mesh)
+    state, pieces = abstract_state(config, model, mesh=mesh), abstract_pieces(stage, mesh=mesh)
     with jax.set_mesh(mesh):
-        step = make_step(config, stage, MODEL, execution)
+        step = make_step(config, stage, model, execution)
         found = step.lower(state, pieces).compile().memory_analysis()
     assert found is not None
     return found.argument_size_in_bytes + found.temp_size_in_bytes
 
 
 def measure(execution: Execution, topology: str | None) -> dict[str, Any]:
-    """Return bytes a token on one device by arithmetic, part for part, and by the compiler."""
+    """Return bytes a token on one device by arithmetic, `kept` of each layer, and what a compiler says."""
     chips = 1 if topology is None else tpu_slice(topology).chips
     stage = Stage(
         name="x",
-        context_tokens=CONTEXTS[0],
+        context_tokens=CONTEXT_TOKENS,
         rope_base=1e6,
         steps=2,
         batch_sequences=chips,
         learning_rate=1e-4,
         mesh=MeshConfig(data=chips),
     )
-    stages = [replace(stage, context_tokens=context) for context in CONTEXTS]
-    needs = [
-        memory_needs(one, architecture=MODEL, execution=execution, optimizer=OptimizerConfig())
-        for one in stages
-    ]
-    tokens = CONTEXTS[1] - CONTEXTS[0]
-    parts = {
-        field.name: (getattr(needs[1], field.name) - getattr(needs[0], field.name)) / tokens
-        for field in fields(MemoryNeeds)
-    }
-    found = [compiled_bytes(one, execution, topology) for one in stages]
-    compiled = (found[1] - found[0]) / tokens
-    arithmetic = sum(parts.values())
+    found, needs = [], []
+    for model in (replace(MODEL, layers=count) for count in LAYERS):
+        found.append(compiled_bytes(stage, model, execution, topology))
+        needs.append(
+            memory_needs(stage, architecture=model, execution=execution, optimizer=OptimizerConfig())
+        )
+    layers, state = LAYERS[1] - LAYERS[0], ("weights", "moments", "gradients")
+    of_state = sum(getattr(needs[1], name) - getattr(needs[0], name) for name in state)
+    growing = ("kept", "batch", "layer", "ring")
     return {
         "remat": execution.remat,
         "mlp_block_tokens": execution.mlp_block_tokens,
         "compute": execution.compute,
-        "bytes_a_token_by_part": {name: value for name, value in parts.items() if value},
-        "bytes_a_token_by_arithmetic": arithmetic,
-        "bytes_a_token_compiled": compiled,
-        "compiled_over_arithmetic": compiled / arithmetic,
-        "whole_compiled_bytes": found,
-        "whole_arithmetic_bytes": [one.total for one in needs],
+        "bytes_a_token_by_arithmetic": {
+            name: getattr(needs[0], name) / CONTEXT_TOKENS / (LAYERS[0] if name == "kept" else 1)
+            for name in growing
+        },
+        "kept_of_a_layer_compiled": (found[1] - found[0] - of_state) / layers / CONTEXT_TOKENS,
+        "whole_bytes": {"layers": LAYERS, "arithmetic": [one.total for one in needs], "compiled": found},
+        "whole_compiled_over_arithmetic": [one / two.total for one, two in zip(found, needs)],
     }
 
 
@@ -124,7 +122,8 @@ def main() -> None:
             for field in fields(MODEL)
             if isinstance(getattr(MODEL, field.name), int)
         },
-        "contexts_tokens": CONTEXTS,
+        "context_tokens": CONTEXT_TOKENS,
+        "layers": LAYERS,
         "results": results,
     }
     print(json.dumps(record, indent=2))

@@ -266,8 +266,8 @@ def finetune_smollm2() -> RunConfig:
     All matrices of its layers are adapted, at its own RoPE base; the model itself is kept in bfloat16.
 
     Hardware: one GPU of 8 GB, or a CPU of two cores with `--execution.compute float32`.
-    Cost: on two CPU cores, by the time of a step of 1,024 tokens, an hour and a half; never run on a GPU.
-    Never run by us to its end. Some steps of it were run on a CPU.
+    Cost: by arithmetic, 6 x 10^14 FLOPs: some two hours of two CPU cores, a minute of a GPU; never measured.
+    Never run by us to its end. Some steps of 512 tokens were run on a CPU, with the model in int8.
 
         make smollm2
         ringworld prepare --preset finetune_smollm2 --tokenizer models/smollm2-135m --texts TEXTS --out data
