@@ -85,6 +85,13 @@ def test_weights_and_biases_get_them_as_one_run_that_is_sent_later(packages, tmp
     assert before.options["id"] == after.options["id"]
 
 
+def test_one_that_cannot_be_opened_is_given_up(packages, tmp_path, capsys):
+    (tmp_path / "wandb").write_text("a file where its folder would be")
+    with tracking("wandb", folder=tmp_path, after_step=0, configuration={}) as tracker:
+        tracker.log(ROW)
+    assert not WANDB_RUNS and "wandb failed" in capsys.readouterr().err
+
+
 def test_a_package_that_is_missing_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(InputError) as refused:

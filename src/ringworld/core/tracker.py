@@ -50,8 +50,7 @@ class Tracker:
         try:
             yield
         except Exception as error:  # of a package that is not ours
-            line = f"{self._name} failed ({error}) and gets nothing more; metrics.jsonl has every row"
-            print(line, file=sys.stderr, flush=True)
+            _report(self._name, error)
             self._log = self._close = None
 
 
@@ -76,7 +75,7 @@ def check_tracker(name: TrackerName) -> None:
 
 @contextmanager
 def tracking(name: TrackerName, *, folder: Path, after_step: int, configuration: Any) -> Iterator[Tracker]:
-    """Open a tracker, and close it in the end.
+    """Open a tracker, and close it in the end; one that cannot be opened is given up.
 
     Args:
         name: which.
@@ -85,12 +84,14 @@ def tracking(name: TrackerName, *, folder: Path, after_step: int, configuration:
         after_step: the step that the run resumes after; TensorBoard hides later ones of an earlier call.
         configuration: JSON that Weights & Biases shows beside the run.
     """
-    if name == "tensorboard":
-        tracker = _tensorboard(folder, after_step=after_step)
-    elif name == "wandb":
-        tracker = _wandb(folder, configuration=configuration)
-    else:
-        tracker = Tracker()
+    tracker = Tracker()
+    try:
+        if name == "tensorboard":
+            tracker = _tensorboard(folder, after_step=after_step)
+        elif name == "wandb":
+            tracker = _wandb(folder, configuration=configuration)
+    except Exception as error:  # such as of a server that does not answer
+        _report(name, error)
     try:
         yield tracker
     finally:
@@ -129,6 +130,11 @@ def _wandb(folder: Path, *, configuration: Any) -> Tracker:
     # Steps of its own never fall, but those of a run that resumes do.
     run.define_metric("*", step_metric="step")
     return Tracker("wandb", log=lambda step, numbers: run.log({**numbers, "step": step}), close=run.finish)
+
+
+def _report(name: str, error: Exception) -> None:
+    line = f"{name} failed ({error}) and gets nothing more; metrics.jsonl has every row"
+    print(line, file=sys.stderr, flush=True)
 
 
 def _is_number(value: Any) -> bool:
