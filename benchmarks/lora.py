@@ -40,6 +40,7 @@ class Subject:
 
 SUBJECTS = {
     "ringworld": Subject(),
+    "ringworld, layers computed again": Subject(remat="layer"),
     "ringworld, layers computed again, base in bfloat16": Subject(remat="layer", base="bfloat16"),
     "ringworld, layers computed again, base in int8": Subject(remat="layer", base="int8"),
     "peft": Subject(peer=True),
