@@ -73,6 +73,7 @@ browser: $(INSTALLED)
 parity: $(INSTALLED)
 	$(PIP) --no-deps torch==2.13.0
 	$(PIP) --require-hashes -r requirements/default.txt -r requirements/parity.txt
+	$(PIP) --require-hashes --no-deps -r requirements/peft.txt
 	$(MAKE) smollm2 || echo "Without SmolLM2: what compares it is skipped."
 	$(VENV)/bin/python -m pytest tests/parity
 

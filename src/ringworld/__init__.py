@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ringworld.api.make_qa import make_qa
     from ringworld.api.plan import plan
     from ringworld.api.prepare import prepare
+    from ringworld.api.runs import runs
     from ringworld.api.tokenizer import train_tokenizer
     from ringworld.api.train import train
     from ringworld.attention.api import attention
@@ -52,6 +53,7 @@ _MODULE_OF = {
     "make_qa": "ringworld.api.make_qa",
     "plan": "ringworld.api.plan",
     "prepare": "ringworld.api.prepare",
+    "runs": "ringworld.api.runs",
     "train": "ringworld.api.train",
     "train_tokenizer": "ringworld.api.tokenizer",
 }
@@ -76,6 +78,7 @@ __all__ = [
     "plan",
     "prepare",
     "presets",
+    "runs",
     "train",
     "train_tokenizer",
 ]

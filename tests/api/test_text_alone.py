@@ -17,6 +17,7 @@ from ringworld.core.mesh_config import MeshConfig
 from ringworld.data.store import read_examples
 from ringworld.evaluation.config import EvaluationConfig
 from ringworld.evaluation.held_out import HeldOutConfig
+from ringworld.model.lora_config import LoraConfig
 from ringworld.text.needles import needle
 from ringworld.text.templates import LLAMA_2, Message
 from ringworld.text.tokenizer import TextTokenizer
@@ -153,6 +154,95 @@ def test_a_model_of_text_learns_to_see(made, tmp_path):
     with pytest.raises(InputError) as refused:
         rw.train(seeing, data=tmp_path / "examples of other", out=tmp_path / "refused", init=init)
     assert (refused.value.field, refused.value.value, refused.value.path) == ("init", ["text"], init)
+
+
+LORA = replace(
+    RUN,
+    training=replace(
+        RUN.training,
+        stages=(replace(RUN.training.stages[-1], steps=4, learning_rate=1e-2, mesh=MeshConfig()),),
+        lora=LoraConfig(rank=2, base="float32"),
+        checkpoint_every_steps=2,
+    ),
+)
+
+
+@pytest.fixture(scope="module")
+def adapter(made) -> Path:
+    return rw.train(LORA, data=made / "examples", out=made / "lora", init=made / "run/models/256")
+
+
+def held_out(folder: Path) -> float:
+    results = json.loads((folder / "evaluation.json").read_text())["evaluation"]["results"]
+    return next(one["value"] for one in results if (one["metric"], len(one["cell"])) == ("text_loss", 1))
+
+
+def test_an_adapter_is_loaded_as_it_was_trained_and_merged(made, adapter, tmp_path):
+    assert adapter == made / "lora/adapters/256" and not (made / "lora/models").exists()
+    base = made / "run/models/256"
+    before, trained = (held_out(made / "lora/evaluation" / when) for when in ("before-256", "after-256"))
+    rw.evaluate(adapter, data=made / "examples", out=tmp_path / "loaded")
+    # The thin products beside each matrix, and the matrices into which they were added: float32 alike.
+    assert held_out(tmp_path / "loaded") == pytest.approx(trained, rel=1e-5)
+    assert trained < before - 0.01
+    text = "The river is 3 miles long."
+    scores = [
+        world.score(text).mean_nats
+        for world in (
+            rw.load(adapter),
+            rw.load(base, adapter=adapter),
+            rw.load(rw.convert(adapter, out=tmp_path / "merged")),
+            rw.load(rw.convert(adapter, out=tmp_path / "plain", to="hf")),
+        )
+    ]
+    assert len(set(scores)) == 1 and scores[0] != rw.load(base).score(text).mean_nats
+
+
+def test_an_adapter_that_was_killed_is_resumed_to_the_bit(made, adapter, tmp_path):
+    shutil.copytree(made / "lora", tmp_path / "lora")
+    shutil.rmtree(tmp_path / "lora/checkpoints/4")
+    shutil.rmtree(tmp_path / "lora/adapters")
+    again = rw.train(
+        LORA, data=made / "examples", out=tmp_path / "lora", init=made / "run/models/256", evaluate="never"
+    )
+    name = "adapter_model.safetensors"
+    assert (again / name).read_bytes() == (adapter / name).read_bytes()
+    kept = sum(file.stat().st_size for file in (made / "lora/checkpoints/4").rglob("*"))
+    assert kept < (made / "run/models/256/model.safetensors").stat().st_size
+
+
+def test_an_adapter_of_another_model_is_refused(made, adapter, tmp_path):
+    other = shutil.copytree(made / "run/models/256", tmp_path / "other")
+    origin = json.loads((other / "origin.json").read_text())
+    origin["identity"]["weights"] = "0123456789abcdef"
+    (other / "origin.json").write_text(json.dumps(origin))
+    moved = shutil.copytree(adapter, tmp_path / "moved")
+    config = json.loads((moved / "adapter_config.json").read_text())
+    for named, field in ((str(tmp_path / "gone"), "model"), (str(moved), "adapter"), (str(other), "adapter")):
+        (moved / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": named}))
+        with pytest.raises(InputError) as refused:
+            rw.load(moved)
+        assert (refused.value.field, refused.value.path) == (field, moved)
+    with pytest.raises(InputError) as refused:
+        rw.load(other, adapter=adapter)
+    assert (refused.value.field, refused.value.path) == ("adapter", adapter)
+
+
+def test_an_adapter_needs_a_model_that_it_can_say_all_about(made, adapter, tmp_path):
+    stage = LORA.training.stages[0]
+    longer = replace(LORA.training, stages=(replace(stage, rope_base=2 * stage.rope_base),))
+    base = made / "run/models/256"
+    for run, init, field in (
+        (LORA, None, "init"),
+        (LORA, adapter, "init"),
+        (replace(LORA, training=longer), base, "stage 256.rope_base"),
+    ):
+        with pytest.raises(InputError) as refused:
+            rw.train(run, data=made / "examples", out=tmp_path / "out", init=init)
+        assert refused.value.field == field
+    with pytest.raises(InputError) as refused:
+        rw.plan(LORA, gpus="1xH100")
+    assert refused.value.field == "training.lora.rank"
 
 
 def test_what_stands_where_a_model_would_is_never_replaced(made, tmp_path):

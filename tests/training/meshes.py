@@ -12,11 +12,12 @@ from ringworld.data.batch import PackedBatch, PackedRows
 from ringworld.data.examples import Example
 from ringworld.model.arrange import Layout
 from ringworld.model.config import Architecture
+from ringworld.model.world_model import WorldModel
 from ringworld.training.config import TrainingConfig
 from ringworld.training.guard import Guard
 from ringworld.training.state import TrainState, abstract_state
 from ringworld.training.step import Pieces
-from tests.training.tiny_run import EXECUTION, MODEL, example
+from tests.training.tiny_run import EXECUTION, MODEL, example, training
 
 
 def mesh_of(**axes: int) -> Mesh:
@@ -45,6 +46,13 @@ def state_on(mesh: Mesh, config: TrainingConfig, model: Architecture = MODEL) ->
             lambda value, leaf: jax.device_put(value, leaf.sharding), Guard.new(), abstract.guard
         ),
     )
+
+
+def model_on(mesh: Mesh) -> WorldModel:
+    """Return the weights of such a state."""
+    model = state_on(mesh, training()).params
+    assert isinstance(model, WorldModel)
+    return model
 
 
 def some_examples(*, count: int, longest: int) -> list[Example]:

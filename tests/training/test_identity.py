@@ -10,6 +10,7 @@ from ringworld.core.errors import InputError
 from ringworld.core.mesh_config import MeshConfig
 from ringworld.core.origin import ORIGIN_FILE, Origin
 from ringworld.model.config import Linear, Rope
+from ringworld.model.lora_config import LoraConfig
 from ringworld.training.identity import identity
 from tests.training.tiny_run import EXECUTION, MODEL, stage, training
 
@@ -24,7 +25,7 @@ def test_the_same_run_may_be_computed_and_logged_in_another_way(tmp_path: Path):
     claim(tmp_path)
     claim(
         tmp_path,
-        config=training(MeshConfig(ring=2), checkpoint_every_steps=9, log_every_steps=3),
+        config=training(MeshConfig(ring=2), checkpoint_every_steps=9, log_every_steps=3, tracker="wandb"),
         execution=dataclasses.replace(EXECUTION, remat="none"),
     )
 
@@ -38,6 +39,7 @@ def test_the_same_run_may_be_computed_and_logged_in_another_way(tmp_path: Path):
             "stages.long.batch_sequences",
         ),
         ({"config": training(stages=(stage(),))}, "stages.long"),
+        ({"config": training(lora=LoraConfig(rank=2))}, "lora.rank"),
         ({"architecture": dataclasses.replace(MODEL, layers=3)}, "model.layers"),
         ({"architecture": dataclasses.replace(MODEL, rope=Rope(scaling=Linear(factor=2.0)))}, "rope_scaling"),
         ({"execution": dataclasses.replace(EXECUTION, compute="bfloat16")}, "model.compute"),

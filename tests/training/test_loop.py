@@ -27,7 +27,7 @@ from ringworld.training.config import Stage
 from ringworld.training.loop import train
 from ringworld.training.metrics import TIMED
 from ringworld.training.step import loss_and_gradient
-from tests.training.meshes import on_devices, state_on
+from tests.training.meshes import model_on, on_devices, state_on
 from tests.training.test_loss import ROUNDING
 from tests.training.tiny_run import EXECUTION, MODEL, run, stage, training, write_data
 
@@ -204,7 +204,7 @@ def test_training_begins_from_given_weights_and_resumes_without_them(runs: Runs,
 
     def initial(mesh: Mesh) -> WorldModel:
         reads.append(mesh)
-        return state_on(mesh, config).params
+        return model_on(mesh)
 
     def killed(when: str, stage: Stage, model: WorldModel, mesh: Mesh) -> None:
         if when == "after":

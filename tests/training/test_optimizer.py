@@ -8,7 +8,7 @@ import numpy as np
 
 from ringworld.training.config import OptimizerConfig
 from ringworld.training.optimizer import apply_gradient, decayed, init_moments, learning_rate
-from tests.training.meshes import mesh_of, state_on
+from tests.training.meshes import mesh_of, model_on
 from tests.training.tiny_run import stage, training
 
 
@@ -25,7 +25,7 @@ def test_the_learning_rate_warms_up_and_falls_anew_in_each_stage():
 
 
 def test_norms_and_the_embedding_do_not_decay():
-    marks = decayed(state_on(mesh_of(), training()).params)
+    marks = decayed(model_on(mesh_of()))
     kept = [marks.embed, marks.norm, marks.layers.attention_norm, marks.layers.mlp_norm]
     assert not any(kept)
     assert sum(jax.tree.leaves(marks)) == len(jax.tree.leaves(marks)) - len(kept)
@@ -35,7 +35,7 @@ def test_updates_are_those_of_adamw_over_clipped_gradients():
     """The second gradient is far longer than the first, so that moments differ without the clipping."""
     optimizer = OptimizerConfig(weight_decay=0.5, clip_norm=1e-3)
     config = training(optimizer=optimizer)
-    params = state_on(mesh_of(), config).params
+    params = model_on(mesh_of())
     gradients = [params, jax.tree.map(lambda leaf: 100 * leaf[::-1], params)]
     step = jax.jit(functools.partial(apply_gradient, config))
     after, moments = params, init_moments(config, params)
@@ -69,7 +69,7 @@ def test_updates_of_muon_are_orthogonal_and_as_large_as_those_of_adamw():
     for axes in ({}, {"fsdp": 2, "tensor": 2}, {"ring": 4}):
         mesh = mesh_of(**axes)
         with jax.set_mesh(mesh):
-            params = state_on(mesh, config).params
+            params = model_on(mesh)
             gradient = jax.tree.map(lambda leaf: leaf[::-1], params)
             (after, moments), (adamw, _) = (
                 jax.jit(functools.partial(apply_gradient, one))(gradient, init_moments(one, params), params)

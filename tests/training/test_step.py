@@ -12,6 +12,7 @@ from ringworld.core.mesh_config import MeshConfig
 from ringworld.data.batch import PackedBatch, PackedRows
 from ringworld.model.config import Execution, Rope
 from ringworld.model.forward import Forward
+from ringworld.model.lora_config import LoraConfig
 from ringworld.presets import RunConfig, lwm_chat_7b
 from ringworld.presets.run import presets
 from ringworld.training.state import TrainState, abstract_state
@@ -147,11 +148,14 @@ def test_a_step_of_the_longest_context_type_checks_on_its_mesh_at_full_size(run:
     devices = abstract_mesh(mesh)
     forward = Forward.of(run.model, run.execution, rope_base=stage.rope_base)
     state = abstract_state(run.training, run.model, mesh=devices)
+    whole = replace(run.training, lora=LoraConfig())
+    frozen = abstract_state(whole, run.model, mesh=devices).params if run.training.lora.rank else None
     with jax.sharding.use_abstract_mesh(devices):
         after, output = jax.eval_shape(
             functools.partial(update, config=run.training, forward=forward),
             state,
             abstract_pieces(stage, mesh=devices),
+            frozen,
         )
     jax.tree.map(lambda a, b: _assert_same_type(a, b), after, state)
     assert output.loss.loss.shape == ()

@@ -6,15 +6,17 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from ringworld.api.machine import PathArgument, check_apart
-from ringworld.artifacts.model_folder import check_replaceable, fingerprint_of_files, save_other_model
+from ringworld.artifacts.adapter_folder import is_adapter
+from ringworld.artifacts.model_folder import ModelFolder, fingerprint_of_files, save_other_model
 from ringworld.artifacts.tokenizers import FRAME_TOKENIZER_FOLDER, Tokenizers
 from ringworld.core.errors import InputError, not_a_choice
 from ringworld.core.files import sha256_file
-from ringworld.core.origin import Origin, parent
+from ringworld.core.origin import Origin, check_replaceable, parent
 from ringworld.interop.gguf import read_gguf
 from ringworld.interop.gguf_file import MAGIC
 from ringworld.interop.hf_config import CONFIG_FILE, OUR_KEY
 from ringworld.interop.hf_folder import read_hf
+from ringworld.interop.hf_llama import Adapt
 from ringworld.interop.lwm import read_lwm
 from ringworld.interop.lwm_vqgan import read_lwm_vqgan
 from ringworld.interop.other_model import OtherModel
@@ -43,11 +45,13 @@ def convert(
 ) -> Path:
     """Write a model of another program as a model folder, or any model as a plain folder of Hugging Face's.
 
+    An adapter is merged into its model.
+
     One tensor at a time is in memory, and `out` appears whole or not at all.
 
     Args:
         source: a GGUF file of the llama architecture; a checkpoint of LWM; or a folder with `config.json` and
-            safetensors of LLaMA, Mistral, Qwen2.5 or Qwen3, such as a model folder.
+            safetensors of LLaMA, Mistral, Qwen2.5 or Qwen3, such as a model folder; or an adapter folder.
         out: folder to write, in place of a model folder that stood there.
         to: `ringworld`, a model folder; or `hf`, the same weights and words without what is ringworld's own:
             no `origin.json`, no key of ours, no vision.
@@ -75,9 +79,14 @@ def convert(
             raise not_a_choice(name, value, choices=get_args(choices))
     check_apart(out, (source, *source.resolve().parents))
     _check_place(out, to=to)
+    adapted = ModelFolder.open(source) if is_adapter(source) else None
+    if adapted is not None:
+        source = adapted.path
+        check_apart(out, (source, *source.resolve().parents))
     words = None if tokenizer is None else TextTokenizer.load(Path(tokenizer))
     of_lwm = {"context_tokens": context_tokens, "rope_base": rope_base, "heads": heads}
-    model = _read(source, tokenizer=words, of_lwm=_given(of_lwm))
+    adapt = None if adapted is None else adapted.adapt
+    model = _read(source, tokenizer=words, of_lwm=_given(of_lwm), adapt=adapt)
     frames = _frames(
         source,
         add_vision=add_vision,
@@ -95,7 +104,11 @@ def convert(
     if to == "hf":
         save_other_model(out, _plain(model, source), tokenizers=tokenizers, origin=None)
     else:
-        origin = Origin(kind="model", parents={"source": parent(source, _fingerprint(source))})
+        parents, configuration = {"source": parent(source, _fingerprint(source))}, None
+        if adapted is not None and adapted.adapter is not None:
+            parents["adapter"] = parent(adapted.adapter.path, adapted.adapter.fingerprint)
+            configuration = adapted.configuration
+        origin = Origin(kind="model", parents=parents, configuration=configuration)
         save_other_model(out, model, tokenizers=tokenizers, origin=origin)
     return out
 
@@ -125,7 +138,9 @@ def _given(options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
-def _read(source: Path, *, tokenizer: TextTokenizer | None, of_lwm: Mapping[str, Any]) -> OtherModel:
+def _read(
+    source: Path, *, tokenizer: TextTokenizer | None, of_lwm: Mapping[str, Any], adapt: Adapt | None
+) -> OtherModel:
     """Read a model of any kind, which its first bytes or its files tell."""
     if source.is_file() and _is_lwm(source):
         if "context_tokens" not in of_lwm:
@@ -140,7 +155,7 @@ def _read(source: Path, *, tokenizer: TextTokenizer | None, of_lwm: Mapping[str,
         problem = f"{name} is {value}, but {source} is no checkpoint of LWM, and says its own"
         raise InputError(problem, field=name, value=value, path=source, remedy="leave it out")
     if source.is_dir() and (source / CONFIG_FILE).exists():
-        return read_hf(source, tokenizer=tokenizer)
+        return read_hf(source, tokenizer=tokenizer, adapt=adapt)
     if source.is_file() and (source.suffix == ".gguf" or _begins_with(source, MAGIC)):
         return read_gguf(source, tokenizer=tokenizer)
     what = "is none of" if source.exists() else "does not exist; it should be one of"
@@ -171,7 +186,7 @@ def _fingerprint(source: Path) -> str:
 def _check_place(out: Path, *, to: Family) -> None:
     """Refuse to write over what is no model folder, or over one with what no longer says so."""
     if to == "ringworld":
-        check_replaceable(out)
+        check_replaceable(out, kind="model")
     elif out.exists():
         raise InputError(
             f"{out} is there already", field="out", value=out, path=out, remedy="name a new folder"

@@ -37,7 +37,7 @@ def evaluate(
     """Measure a model; what is in `out` already is not measured again.
 
     Args:
-        model: model folder.
+        model: model folder, or adapter folder.
         out: folder of the results, with a heat map `needles-{hidden}-{asked}.png` of each grid.
         data: examples folder; its held-out split is scored, and its held-out texts hide the needles.
         haystack: text file that hides them instead; without `data`, needles alone are measured.
@@ -83,7 +83,7 @@ def evaluate(
             measured.tasks,
             data=packed,
             out=Path(out),
-            label={"model": folder.path.name},
+            label={"model": Path(model).name},
             identity={"weights": folder.fingerprint} | ({"kept_as": weights} if weights else {}),
         )
         for (needles, asked), cells in needle_maps(evaluation).items():
@@ -93,10 +93,10 @@ def evaluate(
 
 def _run_of(folder: ModelFolder) -> RunConfig | None:
     """Return the run that made a model; None for one of others, or of another version's configuration."""
-    if folder.origin is None or folder.origin.configuration is None:
+    if folder.configuration is None:
         return None
     try:
-        return from_json(RunConfig, folder.origin.configuration, where=f"the configuration of {folder.path}")
+        return from_json(RunConfig, folder.configuration, where=f"the configuration of {folder.path}")
     except InputError:
         return None
 

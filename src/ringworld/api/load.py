@@ -42,6 +42,7 @@ class ModelDefaults:
 def load(
     folder: PathArgument,
     *,
+    adapter: PathArgument | None = None,
     devices: int | None = None,
     execution: Execution | None = None,
     weights: WeightType | None = None,
@@ -50,7 +51,9 @@ def load(
     """Return the model of a folder with its tokenizers, ready to complete, answer, draw and score.
 
     Args:
-        folder: that `train` wrote, or that holds a LLaMA in Hugging Face's format.
+        folder: that `train` wrote, or that holds a LLaMA in Hugging Face's format; or an adapter folder,
+            which names its model.
+        adapter: folder of a LoRA adapter that is added to the model, written by `train` or by peft.
         devices: of the ring over which it is cut: by default one CPU, or all accelerators; more CPU devices
             are simulated.
         execution: how it is computed; by default as it was trained.
@@ -59,11 +62,12 @@ def load(
         context_tokens: longest prompt with what follows it; by default the context that it was trained on.
 
     Raises:
-        InputError: it is no model folder, damaged, too large for the devices, or there is no such type.
+        InputError: it is no model folder, damaged, too large for the devices, or there is no such type; or
+            the adapter is of another model.
     """
     begin_process(devices=devices)
     return load_opened(
-        ModelFolder.open(Path(folder)),
+        ModelFolder.open(Path(folder), adapter=None if adapter is None else Path(adapter)),
         devices=devices,
         execution=execution,
         weights=weights,
@@ -109,7 +113,6 @@ def _template_of(found: ModelFolder) -> ChatTemplate | None:
     words = found.tokenizers.text
     if (learned := learned_template(words, vocabulary=found.vocabulary)) is not None:
         return learned
-    trained_here = found.origin is not None and found.origin.configuration is not None
-    if trained_here or "chat_template" not in words.settings:
+    if found.configuration is not None or "chat_template" not in words.settings:
         return None
     return ChatTemplate.of(words, vocabulary=found.vocabulary)

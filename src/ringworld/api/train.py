@@ -12,14 +12,15 @@ from jax.sharding import Mesh
 from ringworld.api.evaluate import packed_as
 from ringworld.api.load import ModelDefaults
 from ringworld.api.machine import PathArgument, begin_process, on_this_machine
+from ringworld.artifacts.adapter_folder import is_adapter, is_saved_adapter, save_adapter
 from ringworld.artifacts.examples_folder import ExamplesFolder
-from ringworld.artifacts.model_folder import ModelFolder, check_replaceable, is_saved, save_model
+from ringworld.artifacts.model_folder import ModelFolder, is_saved, save_model
 from ringworld.artifacts.tokenizers import Tokenizers
 from ringworld.core.config import to_json
 from ringworld.core.errors import InputError, not_a_choice
 from ringworld.core.files import differences, only_one
 from ringworld.core.fingerprint import fingerprint
-from ringworld.core.origin import Origin, parent
+from ringworld.core.origin import Origin, check_replaceable, parent
 from ringworld.core.processes import by_writer, join
 from ringworld.evaluation.runner import evaluate as run_tasks
 from ringworld.evaluation.subject import subject_of
@@ -35,7 +36,7 @@ from ringworld.text.training_template import learned_template
 from ringworld.training.config import Stage
 from ringworld.training.loop import train as train_stages
 
-MODELS_FOLDER, EVALUATIONS_FOLDER = "models", "evaluation"
+MODELS_FOLDER, ADAPTERS_FOLDER, EVALUATIONS_FOLDER = "models", "adapters", "evaluation"
 When = Literal["before", "after"]
 
 
@@ -56,14 +57,15 @@ def train(
     Args:
         run: what is trained, how and on which devices; such as `ringworld.presets.laptop()`.
         data: examples folder that `prepare` wrote; the model keeps its tokenizers.
-        out: folder for `metrics.jsonl`, checkpoints, `evaluation/` and `models/STAGE`, a model folder each.
+        out: folder for `metrics.jsonl`, checkpoints, `evaluation/` and `models/STAGE`, a model folder each;
+            or, where `training.lora` asks for an adapter, `adapters/STAGE`, an adapter folder each.
         init: model folder whose weights the first stage begins from; by default they are drawn. A model of
-            text alone gains the vision ids of the run, each the mean of the text ids.
+            text alone gains the vision ids of the run, each the mean of the text ids. An adapter needs it.
         evaluate: measure before the first stage and after each, or never.
         devices: of the ring; by default as the run says, or all accelerators that there are.
 
     Returns:
-        The model folder of the last stage.
+        The model folder, or adapter folder, of the last stage.
 
     Raises:
         InputError: the configuration does not fit together, or not to the data, or `out` holds another run.
@@ -78,22 +80,26 @@ def train(
         examples = ExamplesFolder.open(Path(data))
         examples.check(run.vocabulary)
         begun_from = None if init is None else _checked_init(Path(init), run, examples.tokenizers)
+        if begun_from is None and run.training.lora.rank:
+            problem = "training.lora.rank asks for an adapter, but there is no model to adapt"
+            raise InputError(problem, field="init", remedy="name its folder (init), or use rank 0")
         if evaluate not in ("stages", "never"):
             raise not_a_choice("evaluate", evaluate, choices=("stages", "never"))
         job = _Job(run=run, examples=examples, out=out, begun_from=begun_from, evaluate=evaluate)
         for stage in run.training.stages:
-            check_replaceable(job.model_folder(stage))
+            check_replaceable(job.folder(stage), kind=job.kind)
         train_stages(
             run.training,
             architecture=run.model,
             execution=run.execution,
             data_dir=examples.path,
             out=out,
-            initial=None if begun_from is None else job.initial,
+            initial=None if begun_from is None or job.adapts else job.initial,
+            frozen=job.frozen if job.adapts else None,
             origin=job.origin(),
             on_stage=job.at_stage,
         )
-    return job.model_folder(run.training.stages[-1])
+    return job.folder(run.training.stages[-1])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,6 +111,16 @@ class _Job:
     out: Path
     begun_from: ModelFolder | None
     evaluate: Literal["stages", "never"]
+
+    @property
+    def adapts(self) -> bool:
+        """Whether an adapter is trained, and no model."""
+        return self.run.training.lora.rank > 0
+
+    @property
+    def kind(self) -> Literal["model", "adapter"]:
+        """What a stage ends with."""
+        return "adapter" if self.adapts else "model"
 
     def origin(self) -> Origin:
         """Return the origin of the run; what is trained, and on which data, is added by the loop."""
@@ -119,8 +135,13 @@ class _Job:
         with jax.set_mesh(mesh):
             return add_vision_ids(model, ids=missing) if missing else model
 
+    def frozen(self, mesh: Mesh) -> WorldModel:
+        """Return the weights of `init`, to which an adapter is trained."""
+        assert self.begun_from is not None
+        return self.begun_from.read_weights(mesh, weights=self.run.training.lora.base)
+
     def at_stage(self, when: When, stage: Stage, model: WorldModel, mesh: Mesh) -> None:
-        """Save the model that a stage ends with, and measure what is not measured yet."""
+        """Save the model or adapter that a stage ends with, and measure what is not measured yet."""
         step = self.run.training.boundaries[self.run.training.stages.index(stage) + (when == "after")]
         if when == "after":
             self._save(stage, model, mesh, step=step)
@@ -169,13 +190,16 @@ class _Job:
             execution=self.run.execution,
         )
 
-    def model_folder(self, stage: Stage) -> Path:
-        """Return where the model of a stage is."""
-        return self.out / MODELS_FOLDER / stage.name
+    def folder(self, stage: Stage) -> Path:
+        """Return where the model or adapter of a stage is."""
+        return self.out / (ADAPTERS_FOLDER if self.adapts else MODELS_FOLDER) / stage.name
 
     def _save(self, stage: Stage, model: WorldModel, mesh: Mesh, *, step: int) -> None:
-        folder = self.model_folder(stage)
-        origin = self._origin("model", {"step": step, "stage": stage.name})
+        folder = self.folder(stage)
+        origin = self._origin(self.kind, {"step": step, "stage": stage.name})
+        if self.adapts:
+            self._save_adapter(folder, model, mesh, origin=origin)
+            return
         if by_writer(lambda: is_saved(folder, origin)):
             return
         save_model(
@@ -189,7 +213,21 @@ class _Job:
             mesh=mesh,
         )
 
-    def _origin(self, kind: Literal["run", "model"], decides: dict[str, Any]) -> Origin:
+    def _save_adapter(self, folder: Path, model: WorldModel, mesh: Mesh, *, origin: Origin) -> None:
+        assert self.begun_from is not None
+        if by_writer(lambda: is_saved_adapter(folder, origin)):
+            return
+        save_adapter(
+            folder,
+            model,
+            architecture=self.run.model,
+            config=self.run.training.lora,
+            base=self.begun_from.path,
+            origin=origin,
+            mesh=mesh,
+        )
+
+    def _origin(self, kind: Literal["run", "model", "adapter"], decides: dict[str, Any]) -> Origin:
         parents = {"data": parent(self.examples.path, self.examples.store.fingerprint)}
         if self.begun_from is not None:
             parents["init"] = parent(self.begun_from.path, self.begun_from.fingerprint)
@@ -211,6 +249,8 @@ def evaluation_folder(out: Path, stage: str, when: When) -> Path:
 
 def _checked_init(folder: Path, run: RunConfig, tokenizers: Tokenizers) -> ModelFolder:
     begun_from = ModelFolder.open(folder)
+    if run.training.lora.rank:
+        _check_adapts(begun_from, run, folder=folder)
     theirs = replace(begun_from.architecture, rope=run.model.rope)
     if theirs.vision_vocab == 0:
         theirs = replace(theirs, vision_vocab=run.model.vision_vocab)
@@ -236,3 +276,37 @@ def _checked_init(folder: Path, run: RunConfig, tokenizers: Tokenizers) -> Model
             f"its text tokenizer with train-tokenizer --text-tokenizer {folder}",
         )
     return begun_from
+
+
+def _check_adapts(base: ModelFolder, run: RunConfig, *, folder: Path) -> None:
+    """Refuse to train an adapter that could not say what it learned.
+
+    Raises:
+        InputError: the model is an adapter itself, lacks ids, or a stage has another RoPE base.
+    """
+    if is_adapter(folder):
+        raise InputError(
+            f"{folder} is an adapter, to which no other is trained",
+            field="init",
+            path=folder,
+            remedy="merge it into its model with convert, and begin from that",
+        )
+    if base.architecture.vocab < run.model.vocab:
+        raise InputError(
+            f"the model in {folder} has {base.architecture.vocab} ids and the run {run.model.vocab}, but an "
+            "adapter teaches no new ids",
+            field="init",
+            value=base.architecture.vocab,
+            path=folder,
+            remedy="train all weights (lora.rank=0)",
+        )
+    for stage in run.training.stages:
+        if stage.rope_base != base.architecture.rope.base:
+            raise InputError(
+                f"stage {stage.name} has the RoPE base {stage.rope_base:g}, but an adapter keeps that of the "
+                f"model in {folder}, {base.architecture.rope.base:g}",
+                field=f"stage {stage.name}.rope_base",
+                value=stage.rope_base,
+                path=folder,
+                remedy="give the stage the base of the model, or train all weights (lora.rank=0)",
+            )

@@ -18,16 +18,23 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from ringworld.artifacts.adapter_folder import AdapterFolder, is_adapter
 from ringworld.artifacts.tokenizers import Tokenizers
 from ringworld.core.config import from_json, read_as
 from ringworld.core.errors import InputError
 from ringworld.core.files import sha256_file, write_json_atomic, writing_folder
 from ringworld.core.fingerprint import fingerprint
-from ringworld.core.origin import ORIGIN_FILE, Origin, read_origin, write_origin
+from ringworld.core.origin import ORIGIN_FILE, Origin, check_replaceable, made_by, read_origin, write_origin
 from ringworld.core.processes import by_writer, is_writer
 from ringworld.interop.hf_config import CONFIG_FILE, OUR_KEY, hf_config, read_architecture
 from ringworld.interop.hf_folder import GENERATION_FILE
-from ringworld.interop.hf_llama import read_generation_weights, read_weights, weight_files, write_weights
+from ringworld.interop.hf_llama import (
+    Adapt,
+    read_generation_weights,
+    read_weights,
+    weight_files,
+    write_weights,
+)
 from ringworld.interop.other_model import OtherModel
 from ringworld.interop.tensors import write_tensors
 from ringworld.model.config import Architecture, WeightType
@@ -41,6 +48,7 @@ class ModelFolder:
     """A model on disk: everything but its weights, which `read_weights` places on a mesh."""
 
     path: Path
+    """Of an adapter, the folder of the model that it is added to."""
     architecture: Architecture
     """With the rope base that the model ended with."""
     tokenizers: Tokenizers
@@ -53,14 +61,26 @@ class ModelFolder:
     """The ids after each of which a text is finished."""
     origin: Origin | None
     """None for a folder that ringworld did not write."""
+    adapter: AdapterFolder | None = None
+    """What is added to the weights when they are read."""
 
     @staticmethod
-    def open(path: Path) -> "ModelFolder":
+    def open(path: Path, *, adapter: Path | None = None) -> "ModelFolder":
         """Read everything but the weights.
 
+        Args:
+            path: a model folder, or an adapter folder, which names its model.
+            adapter: folder of an adapter of the model.
+
         Raises:
-            InputError: it is no folder of a LLaMA-shaped model, or its parts do not fit together.
+            InputError: it is no folder of a LLaMA-shaped model, its parts do not fit together, or the adapter
+                is of another model.
         """
+        if adapter is not None:
+            return _with_adapter(AdapterFolder.open(adapter), path)
+        if is_adapter(path):
+            opened = AdapterFolder.open(path)
+            return _with_adapter(opened, opened.base)
         config = path / CONFIG_FILE
         if not path.is_dir():
             raise InputError(f"there is no model folder {path}", path=path)
@@ -94,27 +114,43 @@ class ModelFolder:
         )
 
     @property
+    def configuration(self) -> Any:
+        """What the run was configured with that made it, or its adapter; None if no run did."""
+        origins = (self.adapter.origin if self.adapter else None, self.origin)
+        return next((one.configuration for one in origins if one is not None), None)
+
+    @property
     def fingerprint(self) -> str:
         """What changes with any weight; of a folder that ringworld did not write, with any byte of them."""
+        if self.adapter is not None:
+            both = replace(self, adapter=None).fingerprint + self.adapter.fingerprint
+            return hashlib.sha256(both.encode()).hexdigest()
         if self.origin is not None and "weights" in self.origin.identity:
             return self.origin.identity["weights"]
         return fingerprint_of_files(self.path)
 
-    def read_weights(self, mesh: Mesh) -> WorldModel:
-        """Read float32 weights, to be trained; each tensor goes straight to its shards.
+    def read_weights(self, mesh: Mesh, *, weights: WeightType = "float32") -> WorldModel:
+        """Read weights, to be trained in float32 or adapted in any type; each goes straight to its shards.
 
         Raises:
             InputError: a tensor is missing, unknown, damaged or of another shape.
         """
         with jax.set_mesh(mesh):
-            return read_weights(self.path, self.architecture)
+            return read_weights(self.path, self.architecture, weights=weights, adapt=self.adapt)
 
     def read_generation_weights(
         self, mesh: Mesh, *, compute: str, weights: WeightType | None = None
     ) -> GenerationWeights:
         """Read weights ready for inference, in the compute type or another; otherwise as `read_weights`."""
         with jax.set_mesh(mesh):
-            return read_generation_weights(self.path, self.architecture, compute=compute, weights=weights)
+            return read_generation_weights(
+                self.path, self.architecture, compute=compute, weights=weights, adapt=self.adapt
+            )
+
+    @property
+    def adapt(self) -> Adapt | None:
+        """Return what adds the adapter to a part of a tensor, if there is one."""
+        return None if self.adapter is None else self.adapter.adapter.added_to
 
 
 def save_model(
@@ -138,7 +174,7 @@ def save_model(
     Raises:
         InputError: something else stands there.
     """
-    by_writer(lambda: check_replaceable(folder))
+    by_writer(lambda: check_replaceable(folder, kind="model"))
     bos, eos = tokenizers.text.bos, tokenizers.text.eos
     with jax.set_mesh(mesh):
         identity = {**origin.identity, "weights": fingerprint(model)}
@@ -189,19 +225,6 @@ def fingerprint_of_files(folder: Path) -> str:
     return hashlib.sha256("".join(map(sha256_file, files)).encode()).hexdigest()
 
 
-def check_replaceable(folder: Path) -> None:
-    """Refuse to put a model in the place of what ringworld did not write.
-
-    Raises:
-        InputError: something stands there that is no model folder of ringworld.
-    """
-    if folder.exists() and not (folder / ORIGIN_FILE).exists():
-        problem = f"{folder} is where a model is to be saved, but has no {ORIGIN_FILE} of ringworld"
-        raise InputError(problem, path=folder, remedy="move it away, or name another folder")
-    if folder.exists():
-        read_origin(folder, kind="model")
-
-
 def is_saved(folder: Path, origin: Origin) -> bool:
     """Return whether a folder holds the model of an origin already, so that a resumed run can leave it.
 
@@ -212,11 +235,31 @@ def is_saved(folder: Path, origin: Origin) -> bool:
         weight_files(folder, found.architecture)
     except InputError:
         return False
-    saved = found.origin
-    if saved is None:
-        return False
-    theirs = {name: value for name, value in saved.identity.items() if name != "weights"}
-    return theirs == origin.identity and saved.parents == origin.parents
+    return made_by(found.origin, origin)
+
+
+def _with_adapter(adapter: AdapterFolder, path: Path) -> ModelFolder:
+    """Return the model of a folder with an adapter.
+
+    Raises:
+        InputError: it was trained for another, as fingerprints say or else the shapes of its matrices.
+    """
+    if is_adapter(path):
+        problem = f"{path} is an adapter itself, to which no other is added"
+        raise InputError(problem, field="adapter", path=path, remedy="merge it into its model with convert")
+    model = ModelFolder.open(path)
+    known = adapter.base_fingerprint
+    if known and known != model.fingerprint:
+        raise InputError(
+            f"the adapter in {adapter.path} was trained for another model than the one in {path}, whose "
+            f"fingerprint is {model.fingerprint} and not {known}",
+            field="adapter",
+            value=known,
+            path=adapter.path,
+            remedy="name the model that it was trained for",
+        )
+    adapter.adapter.check(model.architecture)
+    return replace(model, adapter=adapter)
 
 
 def _ends(described: Any, eos: int) -> tuple[int, ...]:

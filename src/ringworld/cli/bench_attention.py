@@ -44,8 +44,7 @@ class BenchAttention:
     devices: int = 1
     """Members that share a sequence."""
     strategy: Annotated[Strategy | None, otherwise("as heads and devices advise", metavar="STRATEGY")] = None
-    """How they share the work: ring, head_parallel, hybrid (heads are exchanged within groups) or
-    all_gather."""
+    """How they share the work: ring, head_parallel, hybrid (heads exchanged within groups) or all_gather."""
     layout: LayoutName = "balanced"
     """Which of them holds which tokens."""
     kernel: KernelName = "auto"

@@ -12,7 +12,7 @@ class Chat:
     """Talk with a model, about a text, a video or an image if you like; /help lists what can be typed."""
 
     model: Path
-    """Model folder."""
+    """Model folder, or adapter folder."""
     file: Annotated[Path | None, otherwise("none", metavar="PATH")] = None
     """Text file that the first question is about."""
     video: Annotated[Path | None, otherwise("none", metavar="PATH")] = None

@@ -7,14 +7,15 @@ from typing import Annotated, Literal
 import tyro
 
 from ringworld.cli.options import otherwise
+from ringworld.vision.config import PixelRange
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Convert:
-    """Turn a GGUF file or a folder of Hugging Face's into a model folder, or that into a plain one."""
+    """Turn a GGUF file, a folder of Hugging Face's or an adapter into a model folder, or a plain one."""
 
     source: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="SOURCE")]
-    """GGUF file, checkpoint of LWM, or folder with config.json and safetensors, such as a model folder."""
+    """GGUF file, checkpoint of LWM, folder with config.json and safetensors, or adapter folder to merge."""
     out: Path
     """Folder to write."""
     to: Literal["ringworld", "hf"] = "ringworld"
@@ -33,9 +34,7 @@ class Convert:
     """Query heads of a checkpoint of LWM."""
     resolution: Annotated[int | None, otherwise("as its files say", metavar="INT")] = None
     """Side in pixels of a frame of the frame tokenizer that is added."""
-    pixel_range: Annotated[
-        Literal["unit", "signed"] | None, otherwise("as its files say", metavar="unit|signed")
-    ] = None
+    pixel_range: Annotated[PixelRange | None, otherwise("as its files say", metavar="unit|signed")] = None
     """What a VQModel of diffusers is fed: unit is [0, 1], as aMUSEd's, signed is [-1, 1]."""
 
     def run(self) -> None:

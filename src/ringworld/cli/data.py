@@ -1,4 +1,4 @@
-"""`ringworld data stats` and `show`: what examples hold and what is drawn; `make-qa`: texts to questions."""
+"""`ringworld data`, `make-qa` and `runs`: what examples hold, questions about texts, what runs reached."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,9 +28,24 @@ class Data:
         import ringworld as rw
 
         if self.what == "stats":
-            print("\n".join(rw.data_stats(self.data, out=self.out).lines()))
-        else:
-            print("\n".join(map(str, rw.data_show(self.data, out=self.out, stage=self.stage))))
+            return print("\n".join(rw.data_stats(self.data, out=self.out).lines()))
+        print("\n".join(map(str, rw.data_show(self.data, out=self.out, stage=self.stage))))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Runs:
+    """Compare runs in one table, finished or not: loss, held-out loss, needles, tokens a second."""
+
+    folders: Annotated[tyro.conf.Positional[tuple[Path, ...]], otherwise("none", metavar="RUN ...")] = ()
+    """Folders of runs, or folders that hold some."""
+    out: Annotated[Path | None, otherwise("no picture", metavar="PATH")] = None
+    """PNG to write, with a line for each run."""
+
+    def run(self) -> None:
+        """Print the table, and what could not be read."""
+        import ringworld as rw
+
+        print("\n".join(rw.runs(self.folders, out=self.out).lines()))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

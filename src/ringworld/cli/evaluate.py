@@ -13,7 +13,7 @@ class Evaluate:
     """Measure needle retrieval over context length and depth, and held-out loss by modality and position."""
 
     model: Path
-    """Model folder."""
+    """Model folder, or adapter folder."""
     out: Path
     """Folder for the results: evaluation.json, the outcome of each item, and a heat map of the needles."""
     data: Annotated[Path | None, otherwise("none: needles alone, in a haystack", metavar="PATH")] = None

@@ -16,7 +16,7 @@ class Generate:
     prompt: str
     """Text to continue, question to answer, or caption to draw."""
     model: Path
-    """Model folder."""
+    """Model folder, or adapter folder."""
     out: Path
     """Folder for the result: output.json, and image.png or video.mp4."""
     about: Annotated[Path | None, otherwise("the question stands alone", metavar="PATH")] = None

@@ -14,7 +14,7 @@ import tyro
 from ringworld.cli.bench import Bench
 from ringworld.cli.chat import Chat
 from ringworld.cli.convert import Convert
-from ringworld.cli.data import Data, MakeQa
+from ringworld.cli.data import Data, MakeQa, Runs
 from ringworld.cli.evaluate import Evaluate
 from ringworld.cli.generate import Generate
 from ringworld.cli.options import as_typed, chosen_run, parse, value_of
@@ -36,6 +36,7 @@ COMMANDS = {
     "data": Data,
     "make-qa": MakeQa,
     "train": Train,
+    "runs": Runs,
     "generate": Generate,
     "chat": Chat,
     "serve": Serve,

@@ -18,9 +18,9 @@ CommandT = TypeVar("CommandT")
 ConfigT = TypeVar("ConfigT")
 
 
-def otherwise(happens: str, *, metavar: str) -> Any:
+def otherwise(happens: str, *, metavar: str, help: str | None = None) -> Any:
     """Return the annotation of an option that may be left out; `--help` says what happens then."""
-    return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"(default: {happens})")
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"(default: {happens})", help=help)
 
 
 Devices = Annotated[
@@ -28,10 +28,11 @@ Devices = Annotated[
     otherwise("as the configuration says; where there are accelerators, all of them", metavar="INT"),
 ]
 Folders = Annotated[tuple[Path, ...], otherwise("none", metavar="[PATH [PATH ...]]")]
-PresetName = Annotated[str | None, otherwise("none: name one, or a --config", metavar="NAME|MODULE:FUNCTION")]
-ConfigFolder = Annotated[Path | None, otherwise("the preset", metavar="PATH")]
-
-
+_PRESET = "Configuration, every field of which is an option of this command too."
+_HINT = otherwise("none: name one, or a --config", metavar="NAME|MODULE:FUNCTION", help=_PRESET)
+PresetName = Annotated[str | None, _HINT]
+_CONFIG = "A folder that a command wrote; its configuration is used instead of a preset."
+ConfigFolder = Annotated[Path | None, otherwise("the preset", metavar="PATH", help=_CONFIG)]
 CONFIGURED = "as the model folder says"
 
 

@@ -25,9 +25,7 @@ class Prepare:
     engine: Literal["pool", "ray"] = "pool"
     """Read on this machine, or on those of a Ray cluster that shares its file system."""
     preset: PresetName = None
-    """Configuration, every field of which is an option of this command too."""
     config: ConfigFolder = None
-    """A folder that a command wrote; its configuration is used instead of a preset."""
 
     def run(self, config: RunConfig) -> None:
         """Prepare what is not prepared yet, and print counts and what was quarantined."""

@@ -21,8 +21,7 @@ class Quickstart:
     devices: Devices = None
     """Devices of the ring; without an accelerator they are simulated."""
     preset: Literal["quickstart", "smoke", "needles"] = "quickstart"
-    """The quickstart; one too small to learn anything, to see whether every part works; or a model of text
-    that learns to find needles."""
+    """The whole; one too small to learn, to see whether every part works; or needles found in texts."""
 
     def run(self, config: QuickstartConfig) -> None:
         """Run what is not done yet, and print the path of the report as the last line."""

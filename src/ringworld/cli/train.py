@@ -15,7 +15,7 @@ class Train:
     data: Path
     """Folder that prepare wrote."""
     out: Path
-    """Folder for checkpoints, metrics.jsonl, evaluations, and a model folder for each stage."""
+    """Folder for checkpoints, metrics.jsonl, evaluations, and a model or adapter folder for each stage."""
     init: Annotated[Path | None, otherwise("random weights", metavar="PATH")] = None
     """Model folder whose weights the first stage begins from."""
     evaluate: Literal["stages", "never"] = "stages"
@@ -23,12 +23,10 @@ class Train:
     devices: Devices = None
     """Devices of the ring; without an accelerator they are simulated."""
     preset: PresetName = None
-    """Configuration, every field of which is an option of this command too."""
     config: ConfigFolder = None
-    """A folder that a command wrote; its configuration is used instead of a preset."""
 
     def run(self, config: RunConfig) -> None:
-        """Train what is left, and print the folder of the last stage's model."""
+        """Train what is left, and print the folder of the last stage's model or adapter."""
         import ringworld as rw
 
         print(rw.train(config, **given(self, "data", "out", "init", "evaluate", "devices")))

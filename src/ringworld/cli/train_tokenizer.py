@@ -21,9 +21,7 @@ class TrainTokenizer:
     text_tokenizer: Annotated[Path | None, otherwise("one is trained", metavar="PATH")] = None
     """Tokenizer folder or model folder whose text tokenizer is taken over."""
     preset: PresetName = None
-    """Configuration, every field of which is an option of this command too."""
     config: ConfigFolder = None
-    """A folder that a command wrote; its configuration is used instead of a preset."""
 
     def run(self, config: RunConfig) -> None:
         """Train, and print what the tokenizers reach on frames and texts not trained on."""

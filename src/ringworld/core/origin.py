@@ -21,6 +21,7 @@ Kind = Literal[
     "questions",
     "run",
     "model",
+    "adapter",
     "evaluation",
     "generation",
     "toy world",
@@ -133,6 +134,28 @@ def claim(folder: Path, origin: Origin, *, results: str = "") -> None:
         ):
             return
     write_origin(folder, origin)
+
+
+def check_replaceable(folder: Path, *, kind: Kind) -> None:
+    """Refuse to put a folder in the place of what ringworld did not write, or of another kind.
+
+    Raises:
+        InputError: something stands there that is no such folder of ringworld.
+    """
+    if folder.exists() and not (folder / ORIGIN_FILE).exists():
+        article = "an" if kind[0] in "aeiou" else "a"
+        problem = f"{folder} is where {article} {kind} is to be saved, but has no {ORIGIN_FILE} of ringworld"
+        raise InputError(problem, path=folder, remedy="move it away, or name another folder")
+    if folder.exists():
+        read_origin(folder, kind=kind)
+
+
+def made_by(saved: Origin | None, origin: Origin) -> bool:
+    """Return whether a folder of weights has an origin already, but for the fingerprint of the weights."""
+    if saved is None:
+        return False
+    theirs = {name: value for name, value in saved.identity.items() if name != "weights"}
+    return theirs == origin.identity and saved.parents == origin.parents
 
 
 def parent(folder: Path, fingerprint: str) -> Mapping[str, str]:

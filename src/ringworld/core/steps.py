@@ -7,7 +7,7 @@ After a kill at any moment `RunFiles.resume` restores the newest checkpoint and 
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from operator import add
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -20,6 +20,7 @@ from ringworld.core.files import append_jsonl, keep_jsonl, read_jsonl, reading, 
 from ringworld.core.processes import StopVote, by_writer, is_writer
 from ringworld.core.progress import Progress
 from ringworld.core.stop import StopRequest
+from ringworld.core.tracker import Tracker
 
 METRICS_FILE, CHECKPOINTS_FOLDER = "metrics.jsonl", "checkpoints"
 State = TypeVar("State")
@@ -76,6 +77,8 @@ class RunFiles:
     checkpoint_every_steps: int
     check: Callable[..., None]
     """`check_rows`, or what calls it with the same arguments."""
+    tracker: Tracker = field(default_factory=Tracker)
+    """What else gets the rows."""
 
     @property
     def metrics(self) -> Path:
@@ -170,6 +173,7 @@ def run_steps(
                 if logs:
                     if writes:
                         append_jsonl(files.metrics, values)
+                        files.tracker.log(values)
                     interval = Interval()
                 if saves:
                     if writes:

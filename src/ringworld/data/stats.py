@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ringworld.core.tables import aligned
 from ringworld.data.config import ClipConfig, Split
 from ringworld.data.store import ALL_FRAMES, ExampleStore
 
@@ -47,13 +48,7 @@ class DataStats:
             + tuple(f"{n:,}" for n in (one.shortest, one.median, one.longest))
             for one in self.parts
         ]
-        widths = [max(map(len, column)) for column in zip(heads, *rows)]
-        lines = [
-            "  ".join(
-                cell.ljust(w) if i < 3 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths))
-            )
-            for row in (heads, *rows)
-        ]
+        lines = aligned([heads, *rows], words=3)
         return [*lines, f"quarantined: {self.quarantined}", f"duplicates left out: {self.duplicates}"]
 
 

@@ -27,10 +27,12 @@ from ringworld.core.sharding import spec
 from ringworld.interop.tensors import INDEX_FILE, WEIGHTS_FILE, Tensor, write_tensors
 from ringworld.model.config import Architecture, WeightType
 from ringworld.model.decode import GenerationWeights
-from ringworld.model.weights import Weight, quantized
+from ringworld.model.weights import FrozenWeight, quantized
 from ringworld.model.world_model import WorldModel
 
 T = TypeVar("T")
+Adapt = Callable[[Shaped[np.ndarray, "..."], str, tuple[slice, ...]], Shaped[np.ndarray, "..."]]
+"""Returns a part of one of their tensors, by its key and slices, with what an adapter adds to it."""
 _FLOATS = ("F64", "F32", "F16", "BF16")
 
 
@@ -125,41 +127,62 @@ def weight_table(architecture: Architecture) -> tuple[_Weight, ...]:
     return (*(ends[:2] if architecture.tied else ends), *layers)
 
 
-def read_weights(folder: Path, architecture: Architecture) -> WorldModel:
-    """Read float32 weights onto the mesh that is set, to be trained; each tensor goes straight to its shards.
+def read_weights(
+    folder: Path,
+    architecture: Architecture,
+    *,
+    weights: WeightType = "float32",
+    adapt: Adapt | None = None,
+) -> WorldModel:
+    """Read weights onto the mesh that is set, to be trained or adapted; each goes straight to its shards.
 
     The folder holds `model.safetensors`, or several files with an index.
+
+    Args:
+        folder: that holds them.
+        architecture: what its `config.json` says.
+        weights: their type: float32 to train them; of int8 weights only the matrices are int8, and the rest
+            is bfloat16.
+        adapt: adds an adapter to each tensor that is read.
 
     Raises:
         InputError: one error that names everything that is missing, unknown, damaged or of another shape.
     """
-    read = _reader(folder, architecture)
+    read, table = _reader(folder, architecture, adapt=adapt), _by_path(architecture)
+    floats = "float32" if weights == "float32" else "bfloat16"
 
-    def place(path: str, leaf: jax.ShapeDtypeStruct) -> jax.Array:
+    def place(path: str, leaf: jax.ShapeDtypeStruct) -> FrozenWeight:
         name = path.removeprefix("layers.")
-        if name == path:
-            return read(name, leaf.sharding.spec)
-        of_layer = PartitionSpec(*leaf.sharding.spec[1:])
-        stack = jnp.zeros(leaf.shape, leaf.dtype, out_sharding=leaf.sharding.spec)
-        for layer in range(architecture.layers):
-            stack = _put_layer(stack, read(name, of_layer, layer), jnp.int32(layer))
-        return stack
+        inputs, layered = table[name].inputs, name != path
+        partition = PartitionSpec(*leaf.sharding.spec[1:]) if layered else leaf.sharding.spec
+
+        def one(layer: int) -> FrozenWeight:
+            if weights == "int8" and inputs:
+                return quantized(read(name, partition, layer), inputs=inputs)
+            return read(name, partition, layer, dtype=floats)
+
+        return _stacked(one, layers=architecture.layers) if layered else one(0)
 
     return _placed(place, WorldModel.abstract(architecture))
 
 
 def read_generation_weights(
-    folder: Path, architecture: Architecture, *, compute: str, weights: WeightType | None = None
+    folder: Path,
+    architecture: Architecture,
+    *,
+    compute: str,
+    weights: WeightType | None = None,
+    adapt: Adapt | None = None,
 ) -> GenerationWeights:
     """Read weights ready for inference, in the compute type or another; otherwise as `read_weights`.
 
     Of int8 weights only the matrices are int8; the table of embeddings, biases and norms are in the compute
     type. Each is rounded as soon as it is read.
     """
-    read, table = _reader(folder, architecture), _by_path(architecture)
+    read, table = _reader(folder, architecture, adapt=adapt), _by_path(architecture)
     floats = compute if weights in (None, "int8") else weights
 
-    def place(path: str, leaf: jax.ShapeDtypeStruct) -> Weight:
+    def place(path: str, leaf: jax.ShapeDtypeStruct) -> FrozenWeight:
         layer, name = 0, path
         if path.startswith("layers."):
             _, layer, name = path.split(".", 2)
@@ -172,7 +195,7 @@ def read_generation_weights(
     return _placed(place, jax.eval_shape(ready, WorldModel.abstract(architecture)))
 
 
-def _placed(place: Callable[[str, jax.ShapeDtypeStruct], Weight], abstract: T) -> T:
+def _placed(place: Callable[[str, jax.ShapeDtypeStruct], FrozenWeight], abstract: T) -> T:
     """Fill a tree of shapes, leaf by leaf, by the path of each: `layers.attention.wq`."""
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf: place(jax.tree_util.keystr(path, simple=True, separator="."), leaf), abstract
@@ -188,7 +211,9 @@ def _by_path(architecture: Architecture) -> dict[str, _Weight]:
     return weights
 
 
-def _reader(folder: Path, architecture: Architecture) -> Callable[..., jax.Array]:
+def _reader(
+    folder: Path, architecture: Architecture, *, adapt: Adapt | None = None
+) -> Callable[..., jax.Array]:
     """Return what reads one tensor, by our path and layer, onto the mesh that is set.
 
     No more of the model is in host memory at a time than a shard of one tensor.
@@ -203,13 +228,30 @@ def _reader(folder: Path, architecture: Architecture) -> Callable[..., jax.Array
 
         def part(index: tuple[slice, ...] | None) -> Shaped[np.ndarray, "..."]:
             assert index is not None
+            slices = weight.slices(index)
             with safe_open(sources[key], framework="numpy") as tensors:
-                theirs = tensors.get_slice(key)[weight.slices(index)]
+                theirs = tensors.get_slice(key)[slices]
+            theirs = adapt(theirs, key, slices) if adapt else theirs
             return weight.to_ours(theirs, index).astype(jnp.dtype(dtype))
 
         return jax.make_array_from_callback(weight.ours, NamedSharding(mesh, partition), part)
 
     return read
+
+
+def _stacked(read: Callable[[int], FrozenWeight], *, layers: int) -> FrozenWeight:
+    """Return the weights of all layers in one, of which one is read at a time."""
+
+    def room(of_layer: Array) -> Array:
+        where = PartitionSpec(None, *jax.typeof(of_layer).sharding.spec)
+        return jnp.zeros((layers, *of_layer.shape), of_layer.dtype, out_sharding=where)
+
+    first = read(0)
+    stack = jax.tree.map(room, first)
+    for layer in range(layers):
+        weight = read(layer) if layer else first
+        stack = jax.tree.map(partial(_put_layer, i=jnp.int32(layer)), stack, weight)
+    return stack
 
 
 @partial(jax.jit, donate_argnums=0)
@@ -250,14 +292,15 @@ def in_order(architecture: Architecture) -> Iterator[tuple[_Weight, int]]:
 def _fetched(model: WorldModel, weight: _Weight, layer: int) -> Shaped[np.ndarray, "..."]:
     leaf = attrgetter(weight.path)(model.layers if weight.layered else model)
     if weight.layered:
-        leaf = _whole_layer(leaf, jnp.int32(layer))
+        leaf = whole_layer(leaf, jnp.int32(layer))
     elif not leaf.is_fully_addressable:
         leaf = jax.reshard(leaf, spec())
     return weight.to_theirs(np.asarray(leaf))
 
 
 @jax.jit
-def _whole_layer(stack: Shaped[Array, "layers ..."], i: Int32[Array, ""]) -> Shaped[Array, "..."]:
+def whole_layer(stack: Shaped[Array, "layers ..."], i: Int32[Array, ""]) -> Shaped[Array, "..."]:
+    """Return one layer of a stack, whole on every device."""
     layer = jax.lax.dynamic_index_in_dim(stack, i, axis=0, keepdims=False)
     return jax.reshard(layer, spec(*(None,) * layer.ndim))
 

@@ -31,7 +31,7 @@ from ringworld.model.cross_entropy import cross_entropy
 from ringworld.model.forward import Forward
 from ringworld.model.layers import Layer, rms_norm
 from ringworld.model.rope import Rotation, rotation
-from ringworld.model.weights import Int8Weight, Weight, in_use
+from ringworld.model.weights import FrozenWeight, as_floats, in_use
 from ringworld.model.world_model import WorldModel, embedded, logits, positions, window_start
 
 _Stored = Float[Array, "batch kv_heads slots head"]
@@ -47,7 +47,7 @@ class GenerationWeights(eqx.Module):
     embed: Float[Array, "vocab embed"]
     layers: tuple[Layer, ...]
     norm: Float[Array, " embed"]
-    head: Weight  # [embed, vocab]
+    head: FrozenWeight  # [embed, vocab]
 
     @staticmethod
     def from_model(model: WorldModel, *, compute: str) -> "GenerationWeights":
@@ -322,14 +322,14 @@ def _losses(
     forward: Forward,
 ) -> Float32[Array, "batch seq"]:
     states = rms_norm(x, weights.norm, eps=forward.architecture.norm_eps)
-    head = weights.head.to(str(x.dtype)) if isinstance(weights.head, Int8Weight) else weights.head
+    head = as_floats(weights.head, compute=str(x.dtype))
     return cross_entropy(states, head, targets, text_vocab=forward.architecture.text_vocab)
 
 
 @partial(jax.jit, static_argnames="compute")
 def _ends(
     model: WorldModel, *, compute: str
-) -> tuple[Float[Array, "vocab embed"], Float[Array, " embed"], Float[Array, "embed vocab"]]:
+) -> tuple[Float[Array, "vocab embed"], Float[Array, " embed"], FrozenWeight]:
     return (
         in_use(model.embed, "vocab", "embed", compute=compute),
         jax.reshard(model.norm, spec("embed")),

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32
 
+from ringworld.model.weights import Int8Weight
 from ringworld.model.world_model import WorldModel
 
 
@@ -54,5 +55,6 @@ def add_vision_ids(model: WorldModel, *, ids: int) -> WorldModel:
         )
         return extend(table)
 
+    assert not isinstance(model.head, Int8Weight), "ids are added to masters"
     head = None if model.head is None else along(1, model.head)
     return replace(model, embed=along(0, model.embed), head=head)

@@ -2,6 +2,7 @@
 
 from ringworld.attention.work import attention_flops
 from ringworld.model.config import Architecture
+from ringworld.model.lora_config import LoraConfig
 
 BACKWARD_RATIO = 2
 """Backward multiplies each pair of matrices twice: for the gradient of the one and of the other."""
@@ -30,11 +31,24 @@ def forward_flops(architecture: Architecture, *, tokens: int, pairs: int) -> int
 
     A weight costs two FLOPs a token; the embedding is a look-up and costs none.
     """
-    weights = architecture.layers * layer_parameters(architecture) + architecture.vocab * architecture.embed
     attention = attention_flops(pairs, heads=architecture.heads, head=architecture.head, backward=False)
-    return 2 * weights * tokens + architecture.layers * attention
+    return 2 * _multiplied(architecture) * tokens + architecture.layers * attention
 
 
-def training_flops(architecture: Architecture, *, tokens: int, pairs: int) -> int:
-    """Return the FLOPs that a training step needs; what rematerialization repeats is not counted."""
-    return (1 + BACKWARD_RATIO) * forward_flops(architecture, tokens=tokens, pairs=pairs)
+def training_flops(
+    architecture: Architecture, *, tokens: int, pairs: int, lora: LoraConfig | None = None
+) -> int:
+    """Return the FLOPs that a training step needs; what rematerialization repeats is not counted.
+
+    Where an adapter is trained, its matrices are multiplied besides, and the others have no gradient.
+    """
+    flops = (1 + BACKWARD_RATIO) * forward_flops(architecture, tokens=tokens, pairs=pairs)
+    if lora is None or lora.rank == 0:
+        return flops
+    besides = (1 + BACKWARD_RATIO) * lora.parameters(architecture) - _multiplied(architecture)
+    return flops + 2 * besides * tokens
+
+
+def _multiplied(architecture: Architecture) -> int:
+    """Return the numbers of all matrices that a token is multiplied with."""
+    return architecture.layers * layer_parameters(architecture) + architecture.vocab * architecture.embed

@@ -158,7 +158,11 @@ class FeedForward(eqx.Module):
         ) -> Float[Array, "batch seq embed"]:
             # Weights made varying, and wide, here: their gradient is then summed over blocks in float32 on
             # each device and reduced over devices once, instead of once a block.
-            weights = jax.tree.map(lambda w: jax.lax.pcast(widened(w), axes, to="varying"), weights)
+            gate, up, down = (
+                jax.tree.map(lambda w: jax.lax.pcast(w, axes, to="varying"), widened(weight))
+                for weight in (weights.gate, weights.up, weights.down)
+            )
+            weights = FeedForward(gate=gate, up=up, down=down)
             tokens = math.prod(x.shape[:2])
             block = largest_divisor(tokens, limit=block_tokens or tokens)
             blocks = x.reshape(tokens // block, block, x.shape[-1])

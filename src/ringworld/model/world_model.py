@@ -14,16 +14,19 @@ from ringworld.model.cross_entropy import cross_entropy
 from ringworld.model.forward import Forward
 from ringworld.model.layers import Layer, normal, rms_norm
 from ringworld.model.rope import rotation
-from ringworld.model.weights import Weight, in_use, product
+from ringworld.model.weights import FrozenWeight, Weight, as_floats, in_use, product
 
 
 class WorldModel(eqx.Module):
-    """Float32 master weights, spread over the mesh; leaves of `layers` have a leading `layers` dimension."""
+    """Weights spread over the mesh; leaves of `layers` have a leading `layers` dimension.
+
+    Those that are trained are float32 masters; where an adapter is, the others may be smaller.
+    """
 
     embed: Float[Array, "vocab embed"]
     layers: Layer
     norm: Float[Array, " embed"]
-    head: Float[Array, "embed vocab"] | None
+    head: FrozenWeight | None  # [embed, vocab]
     """None where it is the embedding; see `read_out`."""
 
     @staticmethod
@@ -43,7 +46,7 @@ class WorldModel(eqx.Module):
         )
 
     @property
-    def read_out(self) -> Float[Array, "embed vocab"]:
+    def read_out(self) -> FrozenWeight:
         """What turns the last hidden states into scores: the head, or the embedding if they are tied."""
         return self.embed.T if self.head is None else self.head
 
@@ -98,7 +101,8 @@ def token_losses(
     Arrays and layout as in `hidden`; see `cross_entropy` for targets below 0.
     """
     states = hidden(model, tokens, order=order, first=first, forward=forward)
-    return cross_entropy(states, model.read_out, targets, text_vocab=forward.architecture.text_vocab)
+    head = as_floats(model.read_out, compute=forward.execution.compute)
+    return cross_entropy(states, head, targets, text_vocab=forward.architecture.text_vocab)
 
 
 def positions(

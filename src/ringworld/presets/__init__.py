@@ -2,7 +2,7 @@
 
 from ringworld.presets.lwm import lwm_7b, lwm_chat_7b, lwm_text_7b
 from ringworld.presets.needles import extend_needles, needles
-from ringworld.presets.one_machine import extend_smollm2, laptop, one_gpu
+from ringworld.presets.one_machine import extend_smollm2, finetune_smollm2, laptop, one_gpu
 from ringworld.presets.quickstart import quickstart, smoke
 from ringworld.presets.run import RunConfig
 
@@ -10,6 +10,7 @@ __all__ = [
     "RunConfig",
     "extend_needles",
     "extend_smollm2",
+    "finetune_smollm2",
     "laptop",
     "lwm_7b",
     "lwm_chat_7b",

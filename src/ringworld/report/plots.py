@@ -59,7 +59,7 @@ def loss_curve(
     points = [(point.step, getattr(point, f"{modality}_loss")) for point in losses]
     steps, values = np.array([(step, loss) for step, loss in points if loss is not None]).T
     axes.plot(steps, values, color=LINES[1], linewidth=0.7, alpha=0.5)
-    axes.plot(steps, _running_mean(values), color=ACCENT, linewidth=1.6)
+    axes.plot(steps, running_mean(values), color=ACCENT, linewidth=1.6)
     axes.set_xlim(0, max(losses[-1].step, 1))
     axes.set_ylim(0, 1.08 * max(values))
     start = 0
@@ -217,7 +217,7 @@ def _clipped(name: str) -> str:
     return name if len(name) <= 18 else name[:17] + "\N{HORIZONTAL ELLIPSIS}"
 
 
-def _running_mean(values: np.ndarray) -> np.ndarray:
+def running_mean(values: np.ndarray) -> np.ndarray:
     """Return the mean over a window round each value, narrower towards both ends, so that no curve lags."""
     widest = min(len(values) // 40, 25)
     sums = np.cumsum(np.concatenate([[0.0], values]))

@@ -9,8 +9,10 @@ from typing import Literal
 from ringworld.core.errors import InputError
 from ringworld.core.mesh_config import MeshConfig
 from ringworld.core.ranges import check_range
+from ringworld.core.tracker import TrackerName
 from ringworld.data.config import ClipConfig, MixtureConfig, PackingConfig
 from ringworld.model.config import Architecture, Execution, check_mesh
+from ringworld.model.lora_config import LoraConfig
 
 _FOLDER_NAME = re.compile(r"\w([\w.-]{0,62}[\w-])?")
 
@@ -124,6 +126,8 @@ class TrainingConfig:
     """The same through all stages; its moments carry over."""
     guard: GuardConfig = field(default_factory=GuardConfig)
     """Which updates are skipped."""
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    """Which adapter is trained in place of all weights, by default none; it needs a model to adapt."""
     text_loss_weight: float = 0.5
     """Weight of the loss over text in the total."""
     vision_loss_weight: float = 0.5
@@ -136,6 +140,8 @@ class TrainingConfig:
     """Steps that a kill can cost at most; the end of a stage is always kept."""
     log_every_steps: int = 1
     """Steps between two rows of metrics."""
+    tracker: TrackerName = "none"
+    """What gets the rows besides `metrics.jsonl`; it needs the extra of its name."""
 
     def __post_init__(self) -> None:
         """Refuse an empty run, and names that metrics could not tell apart."""
@@ -148,6 +154,13 @@ class TrainingConfig:
         check_range(self, "text_loss_weight", "vision_loss_weight", above=0)
         # Each stage adds its index, and Grain takes 32 bits.
         check_range(self, "seed", least=0, below=2**31)
+        if self.lora.rank and self.optimizer.kind == "muon":
+            raise InputError(
+                "optimizer.kind is muon, which makes updates of whole matrices, but an adapter has thin ones",
+                field="optimizer.kind",
+                value="muon",
+                remedy="train the adapter with adamw",
+            )
 
     @property
     def boundaries(self) -> tuple[int, ...]:

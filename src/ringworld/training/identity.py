@@ -6,9 +6,9 @@ from ringworld.core.config import to_json
 from ringworld.model.config import Architecture, Execution
 from ringworld.training.config import TrainingConfig
 
-_FREE_OF_TRAINING = {"checkpoint_every_steps", "log_every_steps"}
+_FREE_OF_TRAINING = {"checkpoint_every_steps", "log_every_steps", "tracker"}
 _FREE_OF_STAGE = {"mesh"}
-"""What may change between two calls: how often something is written, and where it is computed. How it is
+"""What may change between two calls: what is written how often, and where it is computed. How it is
 computed may change too, but for the compute type."""
 
 

@@ -4,24 +4,27 @@ import itertools
 import sys
 from bisect import bisect_left
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
 from ringworld.core.checkpoint import Checkpoints
+from ringworld.core.config import to_json
 from ringworld.core.mesh import mesh_of
 from ringworld.core.origin import Origin, claim
 from ringworld.core.processes import by_writer, is_writer
 from ringworld.core.steps import CHECKPOINTS_FOLDER, Batch, Interval, Resumed, RunFiles, run_steps
+from ringworld.core.tracker import check_tracker, tracking
 from ringworld.data.loader import PackedLoader
 from ringworld.data.store import ExampleStore
 from ringworld.model.arrange import Layout
 from ringworld.model.config import Architecture, Execution
+from ringworld.model.lora import whole_model
 from ringworld.model.world_model import WorldModel
 from ringworld.training.config import Stage, TrainingConfig, validate
 from ringworld.training.guard import check_skipped
@@ -44,6 +47,7 @@ def train(
     data_dir: Path,
     out: Path,
     initial: Callable[[Mesh], WorldModel] | None = None,
+    frozen: Callable[[Mesh], WorldModel] | None = None,
     origin: Origin,
     on_stage: OnStage = lambda when, stage, model, mesh: None,
 ) -> TrainState:
@@ -57,21 +61,25 @@ def train(
         data_dir: what `data.prepare` wrote.
         out: where checkpoints and `metrics.jsonl` go.
         initial: returns the first weights on the mesh of the first stage; by default they are drawn.
+        frozen: returns the model on a mesh that an adapter is trained for; it is in no checkpoint.
         origin: of the run, to which the identity of what is trained is added; it claims `out`.
-        on_stage: called with when, the stage, the weights and the mesh on which they lie.
+        on_stage: called with when, the stage, the weights, with the adapter where one is trained, and the
+            mesh on which they lie.
 
     Raises:
         InputError: the configuration does not fit together, or there is no data, or `out` holds another run.
         Diverged: as many updates in a row were skipped as `GuardConfig` allows.
         Stopped: on Ctrl-C or SIGTERM, after the step was finished and saved.
     """
+    assert (config.lora.rank > 0) == (frozen is not None), "an adapter is trained for a model"
     validate(config, architecture, execution)
+    check_tracker(config.tracker)
     meshes = [mesh_of(stage.mesh) for stage in config.stages]
     made_of = identity(config, architecture, execution, data=ExampleStore(data_dir).fingerprint)
     whole = replace(origin, identity=made_of | origin.identity)
     by_writer(lambda: claim(out, whole, results=f"{CHECKPOINTS_FOLDER}/*"))
     run = _Run(config=config, architecture=architecture, execution=execution, data_dir=data_dir)
-    with closing(Checkpoints(out / CHECKPOINTS_FOLDER)) as checkpoints:
+    with closing(Checkpoints(out / CHECKPOINTS_FOLDER)) as checkpoints, ExitStack() as stack:
         files = RunFiles(
             folder=out,
             checkpoints=checkpoints,
@@ -86,17 +94,22 @@ def train(
                 abstract_state(config, architecture, mesh=mesh),
                 first=lambda: init_state(config, architecture, mesh=mesh, model=initial and initial(mesh)),
             )
+            name = config.tracker if is_writer() else "none"
+            shown = tracking(name, folder=out, after_step=at.step, configuration=to_json(config))
+            files = replace(files, tracker=stack.enter_context(shown))
             # A newest checkpoint that is damaged may leave one of an earlier stage.
             begun = max(0, bisect_left(config.boundaries, at.step) - 1)
+            base = frozen and frozen(meshes[begun])
             if at.step == 0:
-                on_stage("before", config.stages[0], at.state.params, meshes[0])
+                on_stage("before", config.stages[0], whole_model(at.state.params, base), meshes[0])
         for index, (stage, mesh) in enumerate(zip(config.stages[begun:], meshes[begun:]), start=begun):
             where = shardings(config, architecture, mesh=mesh)
             at = replace(at, state=jax.device_put(at.state, where, donate=True))
+            base = _moved(base, mesh)
             with jax.set_mesh(mesh):
                 if at.step < config.boundaries[index + 1]:
-                    at = run.stage(index, at, files, mesh)
-                on_stage("after", stage, at.state.params, mesh)
+                    at = run.stage(index, at, files, mesh, frozen=base)
+                on_stage("after", stage, whole_model(at.state.params, base), mesh)
             at = Resumed(step=at.step, state=at.state)  # the next stage has a loader of its own
     return at.state
 
@@ -109,7 +122,13 @@ class _Run:
     data_dir: Path
 
     def stage(
-        self, index: int, start: Resumed[TrainState], files: RunFiles, mesh: Mesh
+        self,
+        index: int,
+        start: Resumed[TrainState],
+        files: RunFiles,
+        mesh: Mesh,
+        *,
+        frozen: WorldModel | None,
     ) -> Resumed[TrainState]:
         """Run what is left of one stage; its last state is on disk when this returns."""
         stage, last = self.config.stages[index], self.config.boundaries[index + 1]
@@ -120,12 +139,13 @@ class _Run:
             if is_writer():
                 print(f"{title}: compiling for {stage.context_tokens} tokens", file=sys.stderr, flush=True)
             step = make_step(self.config, stage, self.architecture, self.execution)
+            compiled = step.lower(start.state, first.inputs, frozen).compile()
             state = run_steps(
                 start,
                 itertools.chain([first], batches),
                 last=last,
                 files=files,
-                update=step.lower(start.state, first.inputs).compile(),
+                update=lambda state, inputs: compiled(state, inputs, frozen),
                 row=partial(self.row, stage, title, loader.names),
                 title=title,
                 total=self.config.boundaries[-1],
@@ -146,7 +166,12 @@ class _Run:
             config=self.config.guard,
         )
         return metrics_row(
-            output, stage=stage.name, interval=interval, architecture=self.architecture, names=names
+            output,
+            stage=stage.name,
+            interval=interval,
+            architecture=self.architecture,
+            names=names,
+            lora=self.config.lora,
         )
 
     def loader(self, index: int, state: Mapping[str, Any] | None) -> PackedLoader:
@@ -180,3 +205,9 @@ class _Run:
                 counts=count(placed, drawn=packed.drawn),
                 loader_state=loader.get_state(),
             )
+
+
+def _moved(model: WorldModel | None, mesh: Mesh) -> WorldModel | None:
+    """Return a model on another mesh, spread over the same axes."""
+    where = jax.tree.map(lambda leaf: NamedSharding(mesh, leaf.sharding.spec), model)
+    return jax.device_put(model, where, donate=True)

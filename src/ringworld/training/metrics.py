@@ -16,6 +16,7 @@ from ringworld.data.batch import Drawn
 from ringworld.model.arrange import PlacedBatch
 from ringworld.model.config import Architecture
 from ringworld.model.flops import training_flops
+from ringworld.model.lora_config import LoraConfig
 from ringworld.training.config import TrainingConfig
 from ringworld.training.step import StepOutput
 
@@ -44,6 +45,7 @@ def metrics_row(
     interval: Interval,
     architecture: Architecture,
     names: Sequence[str] = (),
+    lora: LoraConfig | None = None,
 ) -> dict[str, Any]:
     """Return what the row of a step says beside `step`, `steps` and `seconds`.
 
@@ -57,7 +59,7 @@ def metrics_row(
     whole, drawn = len(BatchCounts._fields), len(names)
     loss, counts = output.loss, BatchCounts(*interval.counts[:whole])
     examples, tokens = interval.counts[whole : whole + drawn], interval.counts[whole + drawn :]
-    flops = training_flops(architecture, tokens=counts.tokens, pairs=counts.pairs)
+    flops = training_flops(architecture, tokens=counts.tokens, pairs=counts.pairs, lora=lora)
     return {
         "stage": stage,
         "loss": _finite(loss.loss),

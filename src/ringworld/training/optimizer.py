@@ -3,7 +3,7 @@
 import math
 from functools import partial
 from itertools import combinations
-from typing import Any
+from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
@@ -14,9 +14,11 @@ from jaxtyping import Array, Float32, Int32
 from optax.contrib import MuonDimensionNumbers
 
 from ringworld.core.sharding import WEIGHT_AXES
+from ringworld.model.lora import Adapter, Trainable
 from ringworld.model.world_model import WorldModel
 from ringworld.training.config import Stage, TrainingConfig
 
+T = TypeVar("T", bound=Trainable)
 _RMS_OF_ADAMW = 0.2
 """Of an update of AdamW, in units of its learning rate (arXiv 2502.16982, section 2.2)."""
 
@@ -33,7 +35,7 @@ def learning_rate(step: Int32[Array, ""], config: TrainingConfig) -> Float32[Arr
         return jnp.asarray(optax.join_schedules(schedules, list(config.boundaries[1:-1]))(step), jnp.float32)
 
 
-def init_moments(config: TrainingConfig, params: WorldModel) -> optax.OptState:
+def init_moments(config: TrainingConfig, params: Trainable) -> optax.OptState:
     """Return moments of zero, in float32, and a count of steps.
 
     They are spread as the weights.
@@ -43,8 +45,8 @@ def init_moments(config: TrainingConfig, params: WorldModel) -> optax.OptState:
 
 
 def apply_gradient(
-    config: TrainingConfig, gradient: WorldModel, moments: optax.OptState, params: WorldModel
-) -> tuple[WorldModel, optax.OptState]:
+    config: TrainingConfig, gradient: T, moments: optax.OptState, params: T
+) -> tuple[T, optax.OptState]:
     """Return the weights and the moments after one update."""
     trees: Any = (gradient, moments, params)
     with jax.named_scope("optimizer"), jax.numpy_dtype_promotion("standard"):
@@ -126,12 +128,16 @@ def _spread_over_layers(layers: int) -> PartitionSpec:
     return PartitionSpec(axes or None)
 
 
-def decayed(model: WorldModel) -> WorldModel:
+def decayed(model: T) -> T:
     """Return whether each parameter decays, as a tree of bools: every matrix does, the head among them.
+
+    An adapter has matrices alone.
 
     Norm scales do not, since they start at 1 and not 0, nor do biases; nor does the embedding, since the
     vector of a rare token would fade between the few batches that hold the token.
     """
+    if isinstance(model, Adapter):
+        return jax.tree.map(lambda _: True, model)
     nothing = jax.tree.map(lambda _: False, model)
     return eqx.tree_at(_matrices, nothing, replace_fn=lambda _: True)
 

@@ -11,6 +11,7 @@ from jaxtyping import Array, Int32
 
 from ringworld.core.sharding import spec
 from ringworld.model.config import Architecture
+from ringworld.model.lora import Adapter, Trainable
 from ringworld.model.world_model import WorldModel
 from ringworld.training.config import TrainingConfig
 from ringworld.training.guard import Guard
@@ -18,10 +19,13 @@ from ringworld.training.optimizer import init_moments
 
 
 class TrainState(eqx.Module):
-    """Weights, moments and progress of a run, one through all its stages."""
+    """Weights, moments and progress of a run, one through all its stages.
 
-    params: WorldModel
-    """Float32 master weights, spread over the mesh."""
+    Where an adapter is trained, the model that it adapts is no part of it: it never changes.
+    """
+
+    params: Trainable
+    """Float32 master weights, or those of an adapter, spread over the mesh."""
     optimizer: optax.OptState
     """Moments, float32, spread as the weights that they belong to."""
     step: Int32[Array, ""]
@@ -35,7 +39,8 @@ def init_state(
 ) -> TrainState:
     """Return the first state of a run, from weights that lie on the mesh, or drawn from the seed.
 
-    Weights are drawn on the devices on which they lie; the values do not depend on the mesh.
+    An adapter is always drawn. Weights are drawn on the devices on which they lie; the values do not depend
+    on the mesh.
     """
     where = shardings(config, architecture, mesh=mesh)
     with jax.set_mesh(mesh):
@@ -64,7 +69,12 @@ def abstract_state(
 
 
 def _begin(config: TrainingConfig, architecture: Architecture, start: WorldModel | Array) -> TrainState:
-    model = start if isinstance(start, WorldModel) else WorldModel.init(architecture, key=start)
+    if isinstance(start, WorldModel):
+        params = start
+    elif config.lora.rank:
+        params = Adapter.init(architecture, config.lora, key=start)
+    else:
+        params = WorldModel.init(architecture, key=start)
     return TrainState(
-        params=model, optimizer=init_moments(config, model), step=jnp.int32(0), guard=Guard.new()
+        params=params, optimizer=init_moments(config, params), step=jnp.int32(0), guard=Guard.new()
     )

@@ -14,6 +14,7 @@ from ringworld.core.sharding import spec
 from ringworld.data.batch import PackedBatch
 from ringworld.model.config import Architecture, Execution
 from ringworld.model.forward import Forward
+from ringworld.model.lora import Trainable, whole_model
 from ringworld.model.world_model import WorldModel, token_losses
 from ringworld.training.config import Stage, TrainingConfig
 from ringworld.training.guard import judge, made_if
@@ -55,8 +56,8 @@ class StepOutput(eqx.Module):
 
 def make_step(
     config: TrainingConfig, stage: Stage, architecture: Architecture, execution: Execution
-) -> Callable[[TrainState, Pieces], tuple[TrainState, StepOutput]]:
-    """Return the update of one stage, to be compiled for the mesh that is set.
+) -> Callable[..., tuple[TrainState, StepOutput]]:
+    """Return the update of one stage, to be compiled for the mesh that is set; its arguments are `update`'s.
 
     It takes over the memory of the state that it is given. The rope base is the stage's.
     """
@@ -67,12 +68,16 @@ def make_step(
 def update(
     state: TrainState,
     pieces: Pieces,
+    frozen: WorldModel | None = None,
     *,
     config: TrainingConfig,
     forward: Forward,
 ) -> tuple[TrainState, StepOutput]:
-    """Return the state one step on, and what is worth a line in the log; see `guard.judge`."""
-    loss, gradient = loss_and_gradient(state.params, pieces, config=config, forward=forward)
+    """Return the state one step on, and what is worth a line in the log; see `guard.judge`.
+
+    Where the state is of an adapter, `frozen` is the model that it adapts.
+    """
+    loss, gradient = loss_and_gradient(state.params, pieces, frozen, config=config, forward=forward)
     norm = optax.tree.norm(gradient)
     good, guard = judge(state.guard, loss=loss.loss, norm=norm, config=config.guard)
     after = apply_gradient(config, gradient, state.optimizer, state.params)
@@ -90,12 +95,13 @@ def update(
 
 
 def loss_and_gradient(
-    params: WorldModel,
+    params: Trainable,
     pieces: Pieces,
+    frozen: WorldModel | None = None,
     *,
     config: TrainingConfig,
     forward: Forward,
-) -> tuple[LossOutput, WorldModel]:
+) -> tuple[LossOutput, Trainable]:
     """Return the loss of one update and its gradient, in float32 and spread as the weights.
 
     The weights in the loss are those of the whole update, so that the result does not depend on how its
@@ -107,16 +113,17 @@ def loss_and_gradient(
     )
 
     def piece_loss(
-        params: WorldModel, piece: PackedBatch, text: Array, vision: Array
+        params: Trainable, piece: PackedBatch, text: Array, vision: Array
     ) -> tuple[Float32[Array, ""], Float32[Array, "modalities=2"]]:
         order, first = piece.order, piece.first
-        nll = token_losses(params, piece.tokens, piece.targets, order=order, first=first, forward=forward)
+        model = whole_model(params, frozen)
+        nll = token_losses(model, piece.tokens, piece.targets, order=order, first=first, forward=forward)
         parts = jnp.stack([(text * nll).sum(), (vision * nll).sum()])
         return parts.sum(), parts
 
     def add_piece(
-        total: tuple[WorldModel, Array], piece: tuple[PackedBatch, Array, Array]
-    ) -> tuple[tuple[WorldModel, Array], None]:
+        total: tuple[Trainable, Array], piece: tuple[PackedBatch, Array, Array]
+    ) -> tuple[tuple[Trainable, Array], None]:
         return jax.tree.map(jnp.add, total, jax.grad(piece_loss, has_aux=True)(params, *piece)), None
 
     nothing = (jax.tree.map(jnp.zeros_like, params), jnp.zeros(2, jnp.float32))
