@@ -27,6 +27,8 @@ class Serve:
     """Text file with a key a line, one of which each request must show."""
     no_key: tyro.conf.FlagCreatePairsOff[bool] = False
     """Let everybody ask who reaches the address, also others."""
+    memory_folder: Annotated[Path | None, otherwise("none are kept", metavar="PATH")] = None
+    """Folder of memories: conversations that were kept with what was read of them."""
     context_tokens: Annotated[int | None, otherwise("as it was trained on", metavar="INT")] = None
     """Longest prompt with what follows it."""
     engine: Annotated[EngineConfig, tyro.conf.arg(name="")] = EngineConfig()
@@ -44,6 +46,7 @@ class Serve:
             port=self.port,
             key_file=self.key_file,
             without_key=self.no_key,
+            memory_folder=self.memory_folder,
             context_tokens=self.context_tokens,
             engine=self.engine,
             limits=self.limits,

@@ -15,7 +15,17 @@ from ringworld.core.files import differences, fitted, write_json_atomic
 from ringworld.core.version import __version__
 
 ORIGIN_FILE = "origin.json"
-Kind = Literal["tokenizer", "examples", "run", "model", "evaluation", "generation", "toy world", "quickstart"]
+Kind = Literal[
+    "tokenizer",
+    "examples",
+    "run",
+    "model",
+    "memory",
+    "evaluation",
+    "generation",
+    "toy world",
+    "quickstart",
+]
 """What a folder holds."""
 _LIBRARIES = (
     "jax",
