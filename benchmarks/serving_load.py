@@ -2,7 +2,7 @@
 
     python benchmarks/serving_load.py > benchmarks/results/serving_load.json
 
-1,000 requests over 64 connections to `ringworld serve` with a small model of random weights: each is an
+1,000 requests, 64 at a time, to `ringworld serve` with a small model of random weights: each is an
 answer that was asked for alone before, and must be the same now; a fifth are cancelled at a random moment; a
 tenth are hostile bodies, each of which must be refused. Afterwards the server must hold nothing of them, and
 answer as before. Its memory is looked at while it runs.
@@ -19,6 +19,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 
 from ringworld.core.origin import machine, versions
@@ -90,11 +91,12 @@ def questions(draws: random.Random) -> list[dict]:
     ]
 
 
-def asked(connection: http.client.HTTPConnection, body: bytes) -> tuple[int, str]:
+def asked(port: int, body: bytes) -> tuple[int, str]:
     """Return the status and the text of an answer."""
-    connection.request("POST", "/v1/chat/completions", body, {"Content-Type": "application/json"})
-    response = connection.getresponse()
-    content = response.read()
+    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE_SECONDS)) as connection:
+        connection.request("POST", "/v1/chat/completions", body, {"Content-Type": "application/json"})
+        response = connection.getresponse()
+        content = response.read()
     if response.status != 200:
         return response.status, content.decode()
     if response.headers["Content-Type"].startswith("application/json"):
@@ -133,8 +135,7 @@ def load(port: int, process: int, *, requests: int) -> dict:
     """Ask all, and return what became of them."""
     draws = random.Random(0)
     bodies = [json.dumps(each).encode() for each in questions(draws)]
-    alone = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE_SECONDS)
-    expected = [asked(alone, body) for body in bodies]
+    expected = [asked(port, body) for body in bodies]
     assert all(status == 200 for status, _ in expected), expected
     kinds = draws.choices(
         ("answer", "cancel", "hostile"), (1 - CANCELLED - HOSTILE, CANCELLED, HOSTILE), k=requests
@@ -146,7 +147,6 @@ def load(port: int, process: int, *, requests: int) -> dict:
     lock = threading.Lock()
 
     def work() -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE_SECONDS)
         while True:
             with lock:
                 job = next(jobs, None)
@@ -159,21 +159,19 @@ def load(port: int, process: int, *, requests: int) -> dict:
                     cancelled(port, bodies[index], after=after)
                     outcome = "cancelled"
                 elif kind == "hostile":
-                    status, told = asked(connection, body)
+                    status, told = asked(port, body)
                     outcome = (
                         "hostile, refused" if 400 <= status < 500 and "error" in told else "hostile, taken"
                     )
                 else:
-                    answer = asked(connection, bodies[index])
+                    answer = asked(port, bodies[index])
                     outcome = "answered as alone" if answer == expected[index] else "answered otherwise"
                     if answer != expected[index]:
                         wrong.append({"question": index, "alone": expected[index], "now": answer})
             except (OSError, http.client.HTTPException) as error:
                 outcome = f"{kind}: {type(error).__name__}"
-                connection.close()
             with lock:
                 counts[outcome] += 1
-        connection.close()
 
     begun = time.monotonic()
     threads = [threading.Thread(target=work) for _ in range(CONNECTIONS)]
@@ -186,8 +184,7 @@ def load(port: int, process: int, *, requests: int) -> dict:
     held = ("ringworld_running_requests", "ringworld_waiting_requests", "ringworld_cache_held_pages")
     while any(metrics(port)[name] for name in held) and time.monotonic() < until:
         time.sleep(0.1)
-    after = [asked(alone, body) for body in bodies]
-    alone.close()
+    after = [asked(port, body) for body in bodies]
     quarter = len(memory) // 4
     said = metrics(port)
     return {

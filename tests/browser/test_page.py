@@ -152,6 +152,7 @@ def test_a_conversation_is_kept_reopened_and_deleted(page, tmp_path):
         page.get_by_role("button", name="Export").click()
     saved.value.save_as(tmp_path / "conversation.json")
     assert len(json.loads((tmp_path / "conversation.json").read_text())["messages"]) == 4
+    page.locator("#memories summary").click()
     page.get_by_role("button", name="Delete").click()
     expect(page.locator("#kept li")).to_have_count(0)
 

@@ -41,10 +41,9 @@ metric_list: [{metric: bits_per_byte}]
 
 
 def nats(context: str, continuation: str) -> float:
-    """Return how unlikely a continuation is, by the scorer."""
+    """Return how unlikely a continuation is, by the scorer; lm-eval puts nothing before a question."""
     before, whole = (TOKENIZER.encode(text) for text in (context, context + continuation))
-    ids = np.array([TOKENIZER.bos, *whole], np.int32)
-    return float(WORLD.scorer.losses(ids)[len(before) :].sum())
+    return float(WORLD.scorer.losses(np.array(whole, np.int32))[len(before) - 1 :].sum())
 
 
 @pytest.fixture(scope="module")

@@ -334,7 +334,8 @@ class World:
 
         Raises:
             InputError: as there.
-            Busy, Closed: as for `Engine.submit`.
+            Busy: as many requests wait as may.
+            Closed: the engine is closed.
         """
         path, ids, model = Path(folder), self.template.beginning(messages), self.generator.remembering
         with closing(keep(engine, ids)) as spans:
@@ -346,7 +347,7 @@ class World:
 
         Raises:
             InputError: it is no memory of this model, or damaged.
-            Closed: as for `Engine.submit`.
+            Closed: the engine is closed.
         """
         memory = Memory.open(Path(folder), model=self.generator.remembering)
         recall(engine, memory.ids, memory.spans)

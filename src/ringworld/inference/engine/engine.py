@@ -240,7 +240,9 @@ class Engine:
             The scheduler whose pages they are, and the pages, which the caller releases there.
 
         Raises:
-            InputError, Busy, Closed: as for `submit`.
+            InputError: as for `submit`.
+            Busy: likewise.
+            Closed: likewise.
         """
         held: Future[tuple[Scheduler, list[int]]] = Future()
         tokens = ids.tolist()

@@ -310,6 +310,7 @@ async function reopen({ id, name }) {
     if (role !== "system") turn(role, frames.map((count) => `[${count} frames] `).join("") + content);
   }
   at("export").disabled = false;
+  at("memories").open = false;  // On a phone it would hide the turns.
   say(`Reopened ${name}`);
   await measure();
 }
