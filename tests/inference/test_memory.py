@@ -33,8 +33,8 @@ def world(ring: int) -> World:
     return make_world(ring=ring).world
 
 
-def engine(ring: int, **config):
-    return world(ring).engine(EngineConfig(max_sequences=2, chunk_tokens=64, **config))
+def engine(ring: int):
+    return world(ring).engine(EngineConfig(max_sequences=2, chunk_tokens=64))
 
 
 def request(new: int = 12) -> GenerationRequest:
@@ -70,12 +70,12 @@ def copied(kept, tmp_path: Path) -> Path:
     return folder
 
 
-def test_what_an_engine_kept_is_recalled_on_another_mesh_in_other_pages(kept):
+def test_what_an_engine_kept_is_recalled_on_another_mesh(kept):
     folder, expected = kept
-    with engine(1, page_tokens=40) as made:
+    with engine(1) as made:
         memory = world(1).recall(folder, engine=made)
         ids, reused = answer(made, request())
-        assert (ids, reused) == (expected, len(memory.ids) // 40 * 40)
+        assert (ids, reused) == (expected, len(memory.ids))
         assert made.state.held_pages == 0
     for said, before in zip(memory.messages, SAID, strict=True):
         assert (said.role, said.text) == (before.role, before.text)
@@ -109,10 +109,13 @@ def test_what_is_recalled_twice_or_was_read_meanwhile_is_there_once(kept):
 
 
 def test_where_there_is_no_room_the_beginning_is_recalled_and_nothing_is_lost(kept):
+    pages: list[int] = []
     memory = Memory.open(kept[0], model=world(1).generator.remembering)
-    with engine(1, cache_tokens=512) as made:
-        # Another holds all but two pages of 32 tokens.
-        scheduler, pages = made.hold(np.arange(449, dtype=np.int32) % 250)
+    with engine(1) as made:
+        # Others hold all but two of 32 pages of 32 tokens.
+        for i, count in enumerate((14, 14, 2)):
+            scheduler, held = made.hold((np.arange(32 * count + 1) % 250 + i).astype(np.int32))
+            pages += held
         assert recall(made, memory.ids, memory.spans) == 64 < len(memory.ids)
         made.between_rounds(lambda _, __: scheduler.pages.release(pages))
         assert answer(made, request()) == (kept[1], 64)
@@ -153,6 +156,17 @@ def test_a_question_about_a_document_alone_belongs_to_its_message(tmp_path):
     assert chat.turn is not None and chat.turn.read_tokens < 60
 
 
+def test_a_conversation_outlives_a_memory_that_is_damaged(kept, tmp_path):
+    folder = copied(kept, tmp_path)
+    flip(folder / "spans" / "00000.safetensors")
+    chat, other = world(1).chat(max_new_tokens=6), world(1).chat(max_new_tokens=6)
+    for each in (chat, other):
+        list(each.ask("Red?"))
+    with pytest.raises(InputError):
+        chat.reopen(folder)
+    assert "".join(chat.ask("Why?")) == "".join(other.ask("Why?"))
+
+
 def test_what_cannot_be_kept_is_refused(tmp_path):
     chat = world(1).chat()
     with pytest.raises(InputError) as empty:
@@ -160,8 +174,9 @@ def test_what_cannot_be_kept_is_refused(tmp_path):
     chat.add_clip(CLIP)
     with pytest.raises(InputError) as unasked:
         chat.keep(tmp_path / "none")
-    with engine(1, page_tokens=256) as made, pytest.raises(InputError) as short:
-        world(1).keep([Message(role="user", text="Red")], tmp_path / "none", engine=made)
+    few = [Message(role="system", text="A"), Message(role="user", text="B")]
+    with engine(1) as made, pytest.raises(InputError) as short:
+        world(1).keep(few, tmp_path / "none", engine=made)
     assert {each.value.field for each in (empty, unasked, short)} == {"messages"}
     assert [*tmp_path.iterdir()] == []
     (tmp_path / "other").mkdir()

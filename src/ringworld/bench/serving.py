@@ -12,6 +12,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from ringworld.bench.client import Answer, Client
 from ringworld.bench.load import Ask, Load, asks_of
@@ -198,7 +199,7 @@ def _draw_shares(axes: Axes, values: Sequence[float], *, label: str) -> None:
         at = float(np.percentile(ordered, percent))
         axes.plot([at], [percent / 100], "o", color=INK, markersize=3)
         axes.annotate(
-            f"p{percent} {at:.3g}",
+            f"p{percent} {at:,.0f}" if at >= 100 else f"p{percent} {at:.3g}",
             (at, percent / 100),
             textcoords="offset points",
             xytext=(6, -10),
@@ -225,4 +226,13 @@ def _draw_moments(axes: Axes, answers: Sequence[Answer], *, seconds: float) -> N
     axes.set_ylim(0, None)
     axes.set_xlabel("seconds")
     axes.set_ylabel("requests")
-    axes.legend(frameon=False, fontsize=8, labelcolor=INK, loc="upper right")
+    axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.legend(
+        frameon=False,
+        fontsize=8,
+        labelcolor=INK,
+        loc="lower right",
+        bbox_to_anchor=(1, 1),
+        ncols=2,
+        borderpad=0,
+    )

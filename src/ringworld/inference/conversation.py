@@ -185,12 +185,13 @@ class Conversation:
         """Go on with a conversation that was kept, in place of this one, of which nothing is read again.
 
         Raises:
-            InputError: it is no memory of this model, or damaged, or longer than the context.
+            InputError: it is no memory of this model, or damaged, or longer than the context; this
+                conversation is then as it was, but is read again.
         """
         memory = Memory.open(Path(folder), model=self._generator.remembering)
         self._check_room(memory.ids)
-        self.reset()
         self._session.recall(memory.ids, memory.spans)
+        self.reset()
         self.messages, self.turn = [*memory.messages], None
         return memory
 
