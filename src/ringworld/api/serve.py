@@ -64,9 +64,9 @@ def serve(
         limits=limits or ServingLimits(),
         memory_folder=memory_folder,
     )
+    world = load(model, devices=devices, weights=weights, context_tokens=context_tokens)
     if memory_folder is not None:
         memory_folder.mkdir(parents=True, exist_ok=True)
-    world = load(model, devices=devices, weights=weights, context_tokens=context_tokens)
 
     def say(address: str) -> None:
         print(f"{config.name} is served at {address}/v1; Ctrl-C stops it", file=sys.stderr, flush=True)

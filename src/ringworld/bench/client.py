@@ -66,7 +66,7 @@ class Client:
             host, port, parts = None, None, urlsplit("")
         if parts.scheme not in ("http", "https") or not host:
             remedy = "write it as http://127.0.0.1:8000"
-            raise InputError(f"url {url!r} is no address of HTTP", field="url", value=url, remedy=remedy)
+            raise InputError(f"{url!r} is no address of HTTP", field="url", value=url, remedy=remedy)
         path = parts.path.rstrip("/").removesuffix("/v1")
         bare = Client(
             host=host, port=port, is_https=parts.scheme == "https", path=path, model="", seconds=seconds
@@ -80,7 +80,7 @@ class Client:
                 raise ValueError(_reason(response.status, content))
             model = str(json.loads(content)["data"][0]["id"])
         except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError) as error:
-            problem = f"url {url} names no server that answers ({error or type(error).__name__})"
+            problem = f"no server answers at {url} ({error or type(error).__name__})"
             raise InputError(
                 problem, field="url", value=url, remedy="start one with ringworld serve"
             ) from None

@@ -154,7 +154,9 @@ def bench_serving(url: str, load: Load) -> ServingBench:
     server.ask(Ask(at=0.0, prompt=_TRIAL, new_tokens=1), trial, begun=time.monotonic())
     if trial.failure or not trial.prompt_tokens:
         reason = trial.failure or "it does not count tokens (`stream_options.include_usage`)"
-        raise InputError(f"url {url} does not answer as it should: {reason}", field="url", value=url)
+        raise InputError(
+            f"the server at {url} does not answer as it should: {reason}", field="url", value=url
+        )
     asks = asks_of(load, tokens_per_word=trial.prompt_tokens / len(_TRIAL.split()))
     answers = [Answer(asked=0.0) for _ in asks]
     begun = time.monotonic()
