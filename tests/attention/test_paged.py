@@ -3,11 +3,13 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import NamedSharding
 
 from ringworld.attention.config import AttentionConfig
+from ringworld.attention.int8_pages import rounded
 from ringworld.attention.paged import paged_attention
 from ringworld.core.mesh import make_mesh
 from ringworld.core.mesh_config import MeshConfig
@@ -52,7 +54,12 @@ def make(q_seq: int, members: int, *, window: int | None = None):
 def attend(arrays, **axes: int):
     sizes = MeshConfig(**axes)
     mesh = make_mesh(sizes, devices=jax.devices()[: sizes.devices])
-    placed = {name: jax.device_put(x, NamedSharding(mesh, spec(*SPECS[name]))) for name, x in arrays.items()}
+    placed = {}
+    for name, where in SPECS.items():
+        leaves, tree = jax.tree.flatten(arrays[name])
+        # Scales of rounded pages lack the last dimension.
+        shardings = [NamedSharding(mesh, spec(*where[: leaf.ndim])) for leaf in leaves]
+        placed[name] = jax.tree.unflatten(tree, map(jax.device_put, leaves, shardings))
     with jax.set_mesh(mesh):
         return np.asarray(ATTEND(**placed))
 
@@ -82,3 +89,26 @@ def test_a_sequence_gives_the_same_bits_beside_any_other():
         alone["tables"][others] = 0
         swapped = {name: x if name in "kv" else np.roll(x, 3, axis=0) for name, x in alone.items()}
         assert (attend(swapped)[(row + 3) % len(LENGTHS)] == together[row]).all()
+
+
+@pytest.mark.parametrize("axes", [{}, {"ring": 2, "tensor": 2}], ids=str)
+def test_rounded_pages_give_what_the_numbers_give_that_they_stand_for(axes):
+    arrays, _ = make(1, axes.get("ring", 1))
+    small = {name: rounded(jnp.asarray(arrays[name])) for name in "kv"}
+    wide = {name: np.asarray(each.to("float32")) for name, each in small.items()}
+    expected = attend(arrays | wide, **axes)
+    found = attend(arrays | {name: jax.tree.map(np.asarray, each) for name, each in small.items()}, **axes)
+    np.testing.assert_allclose(
+        found, expected, rtol=0, atol=4 * np.finfo(np.float32).eps * np.abs(expected).max()
+    )
+
+
+def test_numbers_are_rounded_by_half_a_step_at_most_and_once():
+    numbers = np.random.default_rng(0).normal(size=(3, 4, 64)).astype(np.float32)
+    numbers[0] *= 1e-6
+    numbers[1, 1] = 0
+    small = rounded(jnp.asarray(numbers))
+    wide = np.asarray(small.to("float32"))
+    step = np.abs(numbers).max(axis=-1, keepdims=True) / 127
+    assert (np.abs(wide - numbers) <= step * (0.5 + 1e-4)).all()
+    np.testing.assert_array_equal(rounded(jnp.asarray(wide)).values, small.values)

@@ -18,9 +18,12 @@ VIEWS = [("phone", 375, 740, "light"), ("desktop", 1280, 900, "dark")]
 
 
 @pytest.fixture(scope="module")
-def port():
-    config = EngineConfig(max_sequences=4, chunk_tokens=64)
-    with WORLD.engine(config) as engine, serving(engine, keys=("a-long-key",)) as found:
+def port(tmp_path_factory):
+    config, folder = EngineConfig(max_sequences=4, chunk_tokens=64), tmp_path_factory.mktemp("memories")
+    with (
+        WORLD.engine(config) as engine,
+        serving(engine, keys=("a-long-key",), memory_folder=folder) as found,
+    ):
         engine.warm_up()
         yield found
 
@@ -121,6 +124,49 @@ def test_a_picture_a_film_and_a_book_are_attached_and_counted(page, tmp_path):
     expect(page.get_by_role("button", name="Remove")).to_have_count(0)
 
 
+def test_a_conversation_is_kept_reopened_and_deleted(page, tmp_path):
+    page.get_by_label("Most tokens").evaluate("each => each.value = 6")
+    page.get_by_label("Question").fill(HOSTILE)
+    page.get_by_role("button", name="Send").click()
+    expect(page.get_by_role("button", name="Export")).to_be_enabled()
+    said = page.locator("#log li").all_text_contents()
+    page.locator("#memories summary").click()
+    page.get_by_label("Name of what is kept").fill(HOSTILE)
+    page.get_by_label("Name of what is kept").press("Enter")
+    expect(page.locator("#kept li")).to_have_count(1)
+    expect(page.locator("#status")).to_contain_text("Kept")
+    assert page.locator("#kept img, #kept b").count() == 0
+    page.get_by_role("button", name="New conversation").click()
+    page.get_by_role("button", name="Reopen").click()
+    expect(page.locator("#log li")).to_have_count(2)
+    assert [each.strip() for each in page.locator("#log li").all_text_contents()] == [
+        each.strip() for each in said
+    ]
+    shoot(page, "memories")
+    assert not wide(page)
+    page.get_by_label("Question").fill("Why?")
+    page.get_by_role("button", name="Send").click()
+    expect(page.locator("#log li")).to_have_count(4)
+    expect(page.get_by_role("button", name="Send")).to_be_enabled()
+    with page.expect_download() as saved:
+        page.get_by_role("button", name="Export").click()
+    saved.value.save_as(tmp_path / "conversation.json")
+    assert len(json.loads((tmp_path / "conversation.json").read_text())["messages"]) == 4
+    page.locator("#memories summary").click()
+    page.get_by_role("button", name="Delete").click()
+    expect(page.locator("#kept li")).to_have_count(0)
+
+
+def test_an_answer_is_an_image(page):
+    page.locator("summary", has_text="How it answers").click()
+    page.get_by_label("An answer is").select_option("image")
+    page.get_by_label("Most tokens").fill("12")
+    page.get_by_label("Question").fill("A red circle")
+    page.get_by_role("button", name="Send").click()
+    expect(page.locator("#log .assistant img")).to_have_count(1)
+    assert page.locator("#log .assistant img").evaluate("each => each.naturalWidth") == 4
+
+
 def test_images_and_videos_are_drawn_frame_by_frame(page):
     page.get_by_role("button", name="Draw").first.click()
     page.get_by_label("What to draw").fill(f"A red circle {HOSTILE}")
@@ -151,7 +197,7 @@ def test_all_that_is_used_has_a_name_and_is_reached_by_keys(page):
     page.get_by_role("button", name="Ask", exact=True).click()
     page.locator("body").evaluate("() => document.activeElement.blur()")
     reached = set()
-    for _ in range(16):
+    for _ in range(18):
         page.keyboard.press("Tab")
         reached.add(page.evaluate("document.activeElement.id"))
         style = "getComputedStyle(document.activeElement).outlineStyle"

@@ -81,3 +81,18 @@ def test_a_model_that_is_not_there_is_an_error_of_the_user(tmp_path):
     _, said = process.communicate("Red?\n", timeout=100)
     assert process.returncode == 2
     assert "none" in said
+
+
+def test_what_was_kept_goes_on_in_another_process_on_another_mesh(model, tmp_path):
+    book, kept = tmp_path / "book.txt", tmp_path / "kept"
+    book.write_text("A red circle moves to the right. " * 9, encoding="utf-8")
+    first = [f"/file {book}", "Red?", f"/keep {kept}", "Why?", "/keep", f"/keep {tmp_path}"]
+    process = start(model, "--max-new-tokens", "6")
+    out, said = process.communicate("\n".join(first), timeout=300)
+    assert process.returncode == 0, said
+    assert len([line for line in said.splitlines() if line.startswith("error: ")]) == 2
+    other = start(model, "--max-new-tokens", "6", "--devices", "2")
+    again, told = other.communicate(f"/reopen {tmp_path / 'none'}\n/reopen {kept}\nWhy?", timeout=300)
+    assert other.returncode == 0, told
+    assert out.endswith(again) and again.strip()
+    assert len([line for line in told.splitlines() if line.startswith("error: ")]) == 1

@@ -113,6 +113,42 @@ def test_an_image_is_one_frame_and_a_video_as_many_as_asked():
     assert [clip.shape for clip in world.draw(["to"], frames=2)] == [(2, 4, 4, 3)]
 
 
+@pytest.mark.parametrize("scale", [1.0, 2.0])
+def test_a_video_that_goes_on_is_the_one_that_was_never_cut(scale):
+    world = make_world(ring=1).world
+    prompts, vocabulary = world.prompts, world.prompts.vocabulary
+
+    def codes(frames: int, after=None):
+        (ids,) = world.generator.generate_frames(
+            [prompts.drawing("A red circle", frames=frames, after=after)],
+            frames=frames,
+            sampling=dataclasses.replace(GREEDY, guidance_scale=scale),
+            unconditional=prompts.unconditional(after=after),
+        )
+        return vocabulary.decode_frames(ids).tolist()
+
+    whole = codes(4)
+    assert codes(2, after=np.array(whole[:2])) == whole[2:]
+    assert prompts.drawing("A", frames=1, after=np.array(whole[:1])).tolist()[-5:] == [
+        *(vocabulary.code_offset + code for code in whole[0]),
+        vocabulary.eof,
+    ]
+
+
+def test_what_a_video_goes_on_from_is_a_picture_or_a_film(tmp_path):
+    world = make_world(ring=1).world
+    frames = video(3)
+    write_video(tmp_path / "clip.mp4", frames, frames_per_second=4.0, scale=8)
+    write_image(tmp_path / "still.png", frames[0])
+    for given, same in ((tmp_path / "still.png", frames[:1]), (str(tmp_path / "clip.mp4"), frames)):
+        drawn = world.draw("to", frames=2, after=given, seed=3)
+        assert drawn.tolist() == world.draw("to", frames=2, after=same, seed=3).tolist()
+        assert drawn.tolist() != world.draw("to", frames=2, seed=3).tolist()
+    with pytest.raises(InputError) as refused:
+        world.draw("to", after=tmp_path / "none.mp4")
+    assert refused.value.path == tmp_path / "none.mp4"
+
+
 def test_the_defaults_of_the_model_hold_where_the_caller_says_nothing():
     world = make_world(ring=1).world
     world = dataclasses.replace(

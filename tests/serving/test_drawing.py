@@ -13,7 +13,8 @@ from PIL import Image
 from ringworld.inference.config import EngineConfig
 from ringworld.serving.errors import ApiError
 from ringworld.serving.form import parse_form
-from tests.serving.test_server import WORLD, eventually, send, serving
+from ringworld.vision.write_media import write_video
+from tests.serving.test_server import WORLD, eventually, picture, send, serving
 
 PROMPT = "A red circle"
 GUIDED = {"seed": 3, "guidance_scale": 2.0}
@@ -144,6 +145,34 @@ def test_a_video_is_asked_for_by_a_form_and_answered_at_once(port):
         assert status == expected
 
 
+def test_a_video_goes_on_from_a_picture_or_a_film(port, tmp_path):
+    red = base64.b64decode(picture().partition(",")[2])
+    (tmp_path / "red.png").write_bytes(red)
+    write_video(tmp_path / "film.mp4", np.zeros((3, 8, 8, 3), np.uint8), frames_per_second=4)
+    film = (tmp_path / "film.mp4").read_bytes()
+    as_data = f"data:video/mp4;base64,{base64.b64encode(film).decode()}"
+    kind = {"Content-Type": "multipart/form-data; boundary=xyz"}
+    fields = {"prompt": PROMPT, "num_frames": "2", "seed": "3", "guidance_scale": "2"}
+
+    def by_form(fields, file=None):
+        _, _, made = fetch(port, "/v1/videos", method="POST", body=form(fields, file=file), **kind)
+        return json.loads(made)
+
+    body = {"prompt": PROMPT, "num_frames": 2, "input_reference": {"video_url": as_data}, **GUIDED}
+    for made, name, given in (
+        (by_form(fields, red), "red.png", 1),
+        (by_form(fields | {"input_reference[image_url]": picture()}), "red.png", 1),
+        (send(port, "/v1/videos", body)[1], "film.mp4", 3),
+    ):
+        assert (made["num_frames"], made["given_frames"]) == (2, given)
+        eventually(lambda id=made["id"]: send(port, f"/v1/videos/{id}")[1]["status"] == "completed")
+        for index, frame in enumerate(WORLD.draw(PROMPT, frames=2, after=tmp_path / name, **GUIDED)):
+            content = fetch(port, f"/v1/videos/{made['id']}/frames/{index}")[2]
+            np.testing.assert_array_equal(pixels(content), frame)
+        assert frames_of(fetch(port, f"/v1/videos/{made['id']}/content")[2]) == 2 + given
+        delete(port, made["id"])
+
+
 def test_a_form_is_cut_at_its_boundary_and_nowhere_else():
     content = b"\x00\r\n--xy\r\n\r\n\xff"
     parsed = parse_form("multipart/form-data; boundary=xyz", form({"a": "1", "b": "\u00e4"}, file=content))
@@ -196,8 +225,8 @@ def test_a_form_is_cut_at_its_boundary_and_nowhere_else():
         (
             "/v1/videos/sync",
             {"prompt": "a", "input_reference": {}},
-            "input_reference",
-            "unsupported_parameter",
+            "input_reference.file_data",
+            None,
         ),
     ],
 )

@@ -24,6 +24,7 @@ from ringworld.inference.config import EngineConfig
 from ringworld.inference.engine.engine import Engine
 from ringworld.serving.app import Server
 from ringworld.serving.config import ServingConfig, ServingLimits
+from ringworld.serving.fetch import Fetch
 from ringworld.text.templates import ChatTemplate, Message
 from tests.inference.tiny_world import TOKENIZER, VOCABULARY, make_world
 
@@ -33,12 +34,11 @@ ASKED = [{"role": "system", "content": "Be brief."}, {"role": "user", "content":
 
 
 @contextmanager
-def serving(engine: Engine, *, limits: dict[str, Any] | None = None, **config):
+def serving(engine: Engine, *, limits: dict[str, Any] | None = None, fetch: Any = Fetch, **config):
     """Serve in a thread; yield the port."""
     listener = socket.create_server(("127.0.0.1", 0))
-    app = Server(
-        WORLD, engine, config=ServingConfig(name="tiny", limits=ServingLimits(**(limits or {})), **config)
-    ).app
+    chosen = ServingConfig(name="tiny", limits=ServingLimits(**(limits or {})), **config)
+    app = Server(WORLD, engine, config=chosen, fetch=fetch).app
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
     thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listener])))
     thread.start()

@@ -20,9 +20,11 @@ HELP = """\
 /file PATH    ask about a text file       /system TEXT  begin again, with a system message
 /video PATH   ask about a video           /reset        begin again
 /image PATH   ask about an image          /save PATH    write the conversation as JSON
+/keep FOLDER  keep what was read          /reopen FOLDER  go on with what was kept
 /history      show the conversation       /help, /quit  this list, the end
 Ctrl-C stops an answer; at the prompt, twice, it ends the chat."""
-_COMMANDS = ("file", "video", "image", "system", "reset", "save", "history", "help", "quit")
+_WITH_PATH = ("file", "video", "image", "save", "keep", "reopen")
+_COMMANDS = (*_WITH_PATH, "system", "reset", "history", "help", "quit")
 _MOST_BYTES = 2**28
 _SHORT_TOKENS = 4096
 """Of a conversation that is read without saying how far it is."""
@@ -127,16 +129,22 @@ class _Terminal:
     def _command(self, name: str, rest: str) -> None:
         if name not in _COMMANDS:
             raise not_a_choice("command", name, choices=_COMMANDS)
-        if name in ("file", "video", "image", "save", "system") and not rest:
+        if name in (*_WITH_PATH, "system") and not rest:
             kind = "some text" if name == "system" else "a path"
             raise InputError(f"/{name} needs {kind}", field=name)
+        path = Path(rest).expanduser() if name in _WITH_PATH else Path()
         match name:
             case "file" | "video" | "image":
-                self.add(name, Path(rest).expanduser())
+                self.add(name, path)
             case "save":
-                path = Path(rest).expanduser()
                 write_json_atomic(path, self._conversation.to_json())
                 _say(f"wrote {path}")
+            case "keep":
+                kept = self._conversation.keep(path, on_read=self._on_read)
+                _say(f"kept {len(kept.ids):,} tokens in {path}, {kept.size_bytes / 1e6:,.1f} MB")
+            case "reopen":
+                kept = self._conversation.reopen(path)
+                _say(f"reopened {len(kept.ids):,} tokens; /history shows the conversation")
             case "system" | "reset":
                 self._conversation.reset(system=rest or None)
                 _say("a new conversation")
@@ -146,17 +154,16 @@ class _Terminal:
             case "help":
                 _say(HELP)
 
+    def _on_read(self, done: int, total: int) -> None:
+        if self._asks and total > _SHORT_TOKENS:
+            end = "\n" if done == total else ""
+            print(f"\rread {done:,} of {total:,} tokens", end=end, file=sys.stderr, flush=True)
+
     def _answer(self, question: str) -> None:
         said, before = False, self._conversation.turn
-
-        def on_read(done: int, total: int) -> None:
-            if self._asks and total > _SHORT_TOKENS:
-                end = "\n" if done == total else ""
-                print(f"\rread {done:,} of {total:,} tokens", end=end, file=sys.stderr, flush=True)
-
         with StopRequest(says="the answer stops here; once more ends the chat") as request:
             for part in self._conversation.ask(
-                question, stop=lambda: request.signal is not None, on_read=on_read
+                question, stop=lambda: request.signal is not None, on_read=self._on_read
             ):
                 said = said or bool(part)
                 print(part.translate(_UNSEEN), end="", flush=True)

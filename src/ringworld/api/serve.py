@@ -23,6 +23,7 @@ def serve(
     port: int = 8000,
     key_file: Path | None = None,
     without_key: bool = False,
+    memory_folder: Path | None = None,
     context_tokens: int | None = None,
     engine: EngineConfig | None = None,
     limits: ServingLimits | None = None,
@@ -38,6 +39,7 @@ def serve(
         port: 0 takes one that is free.
         key_file: text file with a key a line; by default `$RINGWORLD_API_KEYS`, with commas between keys.
         without_key: whether everybody may ask, whoever reaches the address.
+        memory_folder: where conversations are kept with what was read of them; none keeps none.
         context_tokens: longest prompt with what follows it, as in `load`.
         engine: how much is done at once.
         limits: how much is taken from those who ask.
@@ -60,8 +62,11 @@ def serve(
         keys=_keys(key_file),
         without_key=without_key,
         limits=limits or ServingLimits(),
+        memory_folder=memory_folder,
     )
     world = load(model, devices=devices, weights=weights, context_tokens=context_tokens)
+    if memory_folder is not None:
+        memory_folder.mkdir(parents=True, exist_ok=True)
 
     def say(address: str) -> None:
         print(f"{config.name} is served at {address}/v1; Ctrl-C stops it", file=sys.stderr, flush=True)

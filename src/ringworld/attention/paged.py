@@ -14,11 +14,13 @@ import math
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int32
 
 from ringworld.attention.backends import kernel_for, on_each_device
 from ringworld.attention.config import AttentionConfig
 from ringworld.attention.inputs import check_shardings
+from ringworld.attention.int8_pages import Int8Numbers, StoredPages
 from ringworld.attention.merge import Partial, merge, merge_over, nothing_seen
 from ringworld.attention.visibility import MaskSpec
 from ringworld.core.divisors import largest_divisor
@@ -34,8 +36,8 @@ _TOGETHER = 4  # sequences whose runs are attended at once; the longest decides 
 
 def paged_attention(
     q: Float[Array, "batch heads q_seq head"],
-    k: Float[Array, "pages kv_heads page head"],
-    v: Float[Array, "pages kv_heads page head"],
+    k: StoredPages,
+    v: StoredPages,
     *,
     q_order: Int32[Array, "batch q_seq"],
     q_first: Int32[Array, "batch q_seq"],
@@ -50,7 +52,7 @@ def paged_attention(
 
     Args:
         q: new tokens, whose own keys are in their pages already.
-        k: the pool of all pages.
+        k: the pool of all pages; what is rounded is widened a run at a time.
         v: likewise.
         q_order: index of each new token in its sequence; -1 sees nothing.
         q_first: the first that it sees.
@@ -60,27 +62,41 @@ def paged_attention(
     Raises:
         InputError: shardings do not match.
     """
-    check_shardings(q=(q, _Q), k=(k, _PAGES), v=(v, _PAGES))
-    check_shardings(q_order=(q_order, _TOKENS), q_first=(q_first, _TOKENS), tables=(tables, _TOKENS))
+    for x in jax.tree.leaves((k, v)):
+        check_shardings(pages=(x, _spec_of(x)))
+    check_shardings(
+        q=(q, _Q), q_order=(q_order, _TOKENS), q_first=(q_first, _TOKENS), tables=(tables, _TOKENS)
+    )
     attend = on_each_device(
-        _attend, in_specs=(_Q, _PAGES, _PAGES, _TOKENS, _TOKENS, _TOKENS), out_specs=_Q, config=config
+        _attend,
+        in_specs=(_Q, *jax.tree.map(_spec_of, (k, v)), _TOKENS, _TOKENS, _TOKENS),
+        out_specs=_Q,
+        config=config,
     )
     return attend(q, k, v, q_order, q_first, tables)
 
 
 def _attend(
-    q: Array, k: Array, v: Array, q_order: Array, q_first: Array, tables: Array, *, config: AttentionConfig
+    q: Array,
+    k: StoredPages,
+    v: StoredPages,
+    q_order: Array,
+    q_first: Array,
+    tables: Array,
+    *,
+    config: AttentionConfig,
 ) -> Array:
     members, member = jax.lax.axis_size(SEQ_AXES), jax.lax.axis_index(SEQ_AXES)
     # Equal on every member so far; the partial results are not.
     q, q_order, q_first, tables = jax.lax.pcast((q, q_order, q_first, tables), SEQ_AXES, to="varying")
-    page = k.shape[2] * members
+    held = jax.tree.leaves(k)[0].shape[2]
+    page = held * members
     run = max(1, (_RUN_TOKENS if q.shape[2] == 1 else _LONG_RUN_TOKENS) // page)
     tables = jnp.pad(tables, ((0, 0), (0, -tables.shape[1] % run)))
     together = largest_divisor(len(q), limit=_TOGETHER)
     ranked = jnp.argsort(-q_order.max(axis=1))
     # Of a run: its token i is on this member at [i // members].
-    index = jnp.arange(run)[:, None] * page + jnp.arange(k.shape[2])[None] * members + member
+    index = jnp.arange(run)[:, None] * page + jnp.arange(held)[None] * members + member
 
     def attend_group(n: Array, total: Partial) -> Partial:
         rows = jax.lax.dynamic_slice_in_dim(ranked, n * together, together)
@@ -91,7 +107,8 @@ def _attend(
             ids = jax.lax.dynamic_slice_in_dim(table, j * run, run, axis=1)
             k_order = jnp.broadcast_to((j * run * page + index).reshape(1, -1), (together, index.size))
             mask = MaskSpec(q_order=order, q_first=first, k_order=k_order.astype(jnp.int32))
-            new = kernel.forward(queries, _joined(k, ids), _joined(v, ids), mask=mask, config=config)
+            keys, values = (_joined(pool, ids, like=queries) for pool in (k, v))
+            new = kernel.forward(queries, keys, values, mask=mask, config=config)
             return merge(part, new)
 
         longest, earliest = order.max() + 1, jnp.where(order < 0, order.max(), first).min()
@@ -104,9 +121,19 @@ def _attend(
 
 
 def _joined(
-    pool: Float[Array, "pages kv_heads page head"], ids: Int32[Array, "batch run"]
+    pool: StoredPages, ids: Int32[Array, "batch run"], *, like: Array
 ) -> Float[Array, "batch kv_heads _ head"]:
-    """Lay pages end to end."""
-    heads = jnp.arange(pool.shape[1], dtype=jnp.int32)
-    found = pool[ids[:, None, :], heads[None, :, None]]
-    return found.reshape(*found.shape[:2], math.prod(found.shape[2:4]), found.shape[4])
+    """Lay pages end to end, in the type of the queries."""
+
+    def laid(x: Array) -> Array:
+        heads = jnp.arange(x.shape[1], dtype=jnp.int32)
+        found = x[ids[:, None, :], heads[None, :, None]]
+        return found.reshape(*found.shape[:2], math.prod(found.shape[2:4]), *found.shape[4:])
+
+    found = jax.tree.map(laid, pool)
+    return found.to(like.dtype.name) if isinstance(found, Int8Numbers) else found
+
+
+def _spec_of(x: Array) -> PartitionSpec:
+    """Return how the pages of a pool are cut, or their scales, which have no dimension `head`."""
+    return _PAGES if x.ndim == 4 else spec(None, "kv_heads", "seq")

@@ -1,5 +1,6 @@
 """Workloads: the lengths of the documents that a packed sequence may be made of."""
 
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -10,6 +11,36 @@ from ringworld.core.ranges import check_number
 
 Workload = Literal["one", "equal", "random", "lognormal", "book"]
 _BOOK = 0.4
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Packed:
+    """One packed sequence: how long it is, and of how long documents."""
+
+    seq: int = 1 << 20
+    """Length of the packed sequence, in tokens."""
+    lengths: Workload = "book"
+    """One document; so many equal ones; so many, cut at random places; log-normal lengths until the sequence
+    is full; or a book of 40% of it and log-normal lengths for the rest."""
+    documents: int = 16
+    """How many documents, of equal and of random lengths."""
+    median_tokens: int = 2000
+    """Median of log-normal lengths."""
+    sigma: float = 1.5
+    """Spread of log-normal lengths: the standard deviation of their logarithm."""
+    seed: int = 0
+    """The same seed gives the same lengths."""
+
+    def draw(self) -> list[int]:
+        """Return the length of each document; see `draw`."""
+        return draw(
+            self.lengths,
+            seq=self.seq,
+            seed=self.seed,
+            documents=self.documents,
+            median_tokens=self.median_tokens,
+            sigma=self.sigma,
+        )
 
 
 def draw(

@@ -1,15 +1,10 @@
 """`ringworld bench attention`: time, rate and memory of attention, beside peers."""
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Literal
-
-import tyro
+from typing import Annotated, Any, Literal
 
 from ringworld.attention.config import AttentionConfig, ComputeType, KernelName, LayoutName, Strategy
-from ringworld.cli.options import given, otherwise
-from ringworld.core.config import typed_command
-from ringworld.core.files import check_picture, write_bytes_atomic
+from ringworld.cli.options import Show, Shown, given, otherwise
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,18 +56,14 @@ class BenchAttention:
     """Commands to compare with, such as "python benchmarks/peers/torch_sdpa.py"."""
     peer_timeout_seconds: float = 1800.0
     """When a peer that does not end is killed, and reported as failed."""
-    out: Annotated[Path | None, otherwise("no picture", metavar="PATH")] = None
-    """File for a picture (PNG) of the times."""
-    json: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Print one JSON object instead of a table."""
+    show: Shown = Show()
 
-    def run(self) -> None:
-        """Print what was measured."""
+    def measure(self) -> Any:
+        """Measure it, and peers."""
         from ringworld.bench import lengths
         from ringworld.bench.attention import bench_attention
         from ringworld.bench.peers import Problem
 
-        check_picture(self.out)
         config = AttentionConfig(**given(self, "kernel", "layout", "block_q_tokens", "block_kv_tokens"))
         names = ("seq", "batch", "heads", "head", "dtype", "backward", "devices", "strategy", "repeats")
         problem = Problem(
@@ -81,7 +72,4 @@ class BenchAttention:
             lengths=lengths.draw(self.lengths, **given(self, "seq", "documents", "seed")),
         )
         options = given(self, "peers", "peer_timeout_seconds", "rounds")
-        made = bench_attention(problem, config=config, **options)
-        if self.out is not None:
-            write_bytes_atomic(self.out, made.picture())
-        print(made.json(command=typed_command()) if self.json else made.table())
+        return bench_attention(problem, config=config, **options)

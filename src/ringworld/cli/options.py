@@ -74,6 +74,19 @@ Placed = Annotated[Placement, tyro.conf.arg(name="")]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Show:
+    """How a measurement is shown."""
+
+    out: Annotated[Path | None, otherwise("no picture", metavar="PATH")] = None
+    """File for a picture (PNG) of it."""
+    json: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Print one JSON object instead of a table."""
+
+
+Shown = Annotated[Show, tyro.conf.arg(name="")]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Configured(Generic[CommandT, ConfigT]):
     """A command, and the configuration that it runs with, every field of which is an option."""
 

@@ -27,6 +27,8 @@ class Serve:
     """Text file with a key a line, one of which each request must show."""
     no_key: tyro.conf.FlagCreatePairsOff[bool] = False
     """Let everybody ask who reaches the address, also others."""
+    memory_folder: Annotated[Path | None, otherwise("none are kept", metavar="PATH")] = None
+    """Folder of memories: conversations that were kept with what was read of them."""
     context_tokens: Annotated[int | None, otherwise("as it was trained on", metavar="INT")] = None
     """Longest prompt with what follows it."""
     engine: Annotated[EngineConfig, tyro.conf.arg(name="")] = EngineConfig()
@@ -37,5 +39,5 @@ class Serve:
         """Serve until a signal comes."""
         from ringworld.api.serve import serve
 
-        options = given(self, "name", "host", "port", "key_file", "context_tokens", "engine", "limits")
-        serve(self.model, without_key=self.no_key, **options, **asdict(self.placement))
+        names = "name", "host", "port", "key_file", "memory_folder", "context_tokens", "engine", "limits"
+        serve(self.model, without_key=self.no_key, **given(self, *names), **asdict(self.placement))

@@ -22,6 +22,7 @@ Kind = Literal[
     "run",
     "model",
     "adapter",
+    "memory",
     "evaluation",
     "generation",
     "toy world",

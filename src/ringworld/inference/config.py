@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import TypedDict
 
 from ringworld.core.ranges import check_range
+from ringworld.model.config import CacheType
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -131,6 +132,9 @@ class EngineConfig:
     page_tokens: int = 0
     """Tokens of a page, in whole numbers of which prefixes are reused; 0 takes 32, and of contexts beyond
     32K a thousandth."""
+    cache_type: CacheType = "compute"
+    """How keys and values are kept: as they are computed, or rounded to 255 steps of the largest number of
+    each token's head."""
     chunk_tokens: int = 256
     """Most tokens of prompts that are read between two steps."""
     max_waiting: int = 128

@@ -3,6 +3,8 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -12,11 +14,9 @@ from ringworld.core.errors import InputError
 from ringworld.core.ranges import whole_number
 from ringworld.inference.config import SamplingConfig
 from ringworld.inference.generator import Generator
+from ringworld.inference.memory import Memory, save_memory
 from ringworld.text.stream import TextStream
-from ringworld.text.templates import ChatTemplate, Message
-
-_BETWEEN = "\n\n"
-"""A document and the question about it."""
+from ringworld.text.templates import ChatTemplate, Message, joined
 
 
 def _never() -> bool:
@@ -89,7 +89,7 @@ class Conversation:
         self._template, self._sampling = template, sampling
         self._most = whole_number("max_new_tokens", max_new_tokens, least=1)
         self._context = generator.limits.max_context_tokens
-        self._session = generator.session(more_ends=template.ends())
+        self._generator, self._session = generator, generator.session(more_ends=template.ends())
         self._documents: list[str] = []
         self._clips: list[Int[np.ndarray, "frames codes"]] = []
         self.reset(system=system)
@@ -127,14 +127,10 @@ class Conversation:
         Raises:
             InputError: the conversation does not fit into the context, or the template refuses it.
         """
-        asked = Message(
-            role="user",
-            text=_BETWEEN.join([*self._documents, question]),
-            clips=tuple(self._clips),
-        )
+        asked = joined(self._with_added(), [Message(role="user", text=question)])
         documents, clips = self._documents, self._clips
         self._documents, self._clips = [], []
-        ids = self._encode([*self.messages, asked])
+        ids = self._encode(asked)
         begun = time.monotonic()
         for held in self._session.read(ids):
             on_read(held, len(ids))
@@ -159,12 +155,60 @@ class Conversation:
             context_tokens=self._context,
             finish="stopped" if stopped else "length" if written == most else "stop",
         )
-        answer = Message(role="assistant", text=stream.text.strip())
-        self.messages = [*self.messages, asked, answer]
+        self.messages = [*asked, Message(role="assistant", text=stream.text.strip())]
+
+    def keep(
+        self, folder: str | PathLike[str], *, name: str = "", on_read: Callable[[int, int], None] = _untold
+    ) -> Memory:
+        """Keep the conversation in a folder, with what was read of it; what was added is read first.
+
+        Args:
+            folder: to be written, in place of a memory that stood there.
+            name: what people call it; by default as the folder.
+            on_read: as for `ask`.
+
+        Raises:
+            InputError: nothing was said or added, or a clip stands last, which is read only with its
+                question; what was added does not fit; or something else stands in the folder.
+        """
+        path, messages = Path(folder), self._with_added()
+        ids = self._template.beginning(messages)
+        self._check_room(ids)
+        for held in self._session.read(ids):
+            on_read(held, len(ids))
+        model = self._generator.remembering
+        spans = self._session.spans()
+        save_memory(path, name=name or path.name, messages=messages, ids=ids, spans=spans, model=model)
+        return Memory.open(path, model=model)
+
+    def reopen(self, folder: str | PathLike[str]) -> Memory:
+        """Go on with a conversation that was kept, in place of this one, of which nothing is read again.
+
+        Raises:
+            InputError: it is no memory of this model, or damaged, or longer than the context; this
+                conversation is then as it was, but is read again.
+        """
+        memory = Memory.open(Path(folder), model=self._generator.remembering)
+        self._check_room(memory.ids)
+        self._session.recall(memory.ids, memory.spans)
+        self.reset()
+        self.messages, self.turn = [*memory.messages], None
+        return memory
+
+    def _with_added(self) -> list[Message]:
+        """Return the turns, and what was added to the next question, without it."""
+        if not self._documents and not self._clips:
+            return self.messages
+        text = "\n\n".join(self._documents)
+        return joined(self.messages, [Message(role="user", text=text, clips=tuple(self._clips))])
 
     def _encode(self, messages: Sequence[Message]) -> Int32[np.ndarray, " tokens"]:
         """Return the ids of a conversation, after which at least one more fits into the context."""
         ids = self._template.encode(messages)
+        self._check_room(ids)
+        return ids
+
+    def _check_room(self, ids: Int32[np.ndarray, " tokens"]) -> None:
         if len(ids) >= self._context:
             raise InputError(
                 f"the conversation would have {len(ids)} tokens, which do not fit into the context of this "
@@ -173,7 +217,6 @@ class Conversation:
                 value=len(ids),
                 remedy="ask about a shorter text, or begin a new conversation",
             )
-        return ids
 
     def to_json(self) -> dict[str, Any]:
         """Return the turns as other programs read them; of a clip, the number of its frames."""

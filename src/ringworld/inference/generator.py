@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, SupportsIndex
 
 import jax
@@ -19,6 +20,7 @@ from ringworld.inference.config import GREEDY, EngineConfig, GenerationLimits, S
 from ringworld.inference.engine.engine import Engine
 from ringworld.inference.generate import Decoding, Written
 from ringworld.inference.grammar import Grammar, frame_grammar, text_grammar
+from ringworld.inference.memory import Remembering
 from ringworld.inference.prompts import Ids
 from ringworld.inference.reading import chunk_sizes, read_chunks
 from ringworld.inference.request import Request, request_of
@@ -166,6 +168,13 @@ class Generator:
             mesh=self._mesh,
             limits=self.limits,
             config=config,
+        )
+
+    @cached_property
+    def remembering(self) -> Remembering:
+        """What binds memories to this model; the first look reads all weights."""
+        return Remembering.of(
+            self._weights, forward=self._forward, vocabulary=self._vocabulary, mesh=self._mesh
         )
 
     def _continue(

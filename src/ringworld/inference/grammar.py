@@ -7,7 +7,8 @@
 | frames | after the codes of a frame | end-of-frame only |
 | frames | after the codes of the last frame | end-of-vision only |
 
-All of it is a few int32, so that a compiled loop masks with comparisons.
+All of it is a few int32, so that a compiled loop masks with comparisons. Clips within a text have a grammar
+of their own, `clip_grammar`, which the host asks for each token.
 """
 
 from collections.abc import Sequence

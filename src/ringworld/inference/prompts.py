@@ -5,7 +5,7 @@ from functools import cached_property
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Int32, UInt8
+from jaxtyping import Int, Int32, UInt8
 
 from ringworld.core.errors import InputError
 from ringworld.text import chat
@@ -15,6 +15,7 @@ from ringworld.text.vocabulary import Vocabulary
 from ringworld.vision.frame_tokenizer import FrameTokenizer
 
 Ids = Int32[np.ndarray, " _"]
+Codes = Int[np.ndarray, "_ codes"]
 
 
 class Prompts:
@@ -106,13 +107,17 @@ class Prompts:
         """
         return () if self.template is None else self.template.ends()
 
-    def drawing(self, caption: str, *, frames: int) -> Ids:
-        """Return what asks for a video of so many frames, or for an image where it is one."""
-        return self._encode(chat.generation_prompt(caption, kind="image" if frames == 1 else "video"))
+    def drawing(self, caption: str, *, frames: int, after: Codes | None = None) -> Ids:
+        """Return what asks for a video of so many frames, or for an image where it is one.
 
-    def unconditional(self) -> Ids:
+        Frames `after` which they are drawn begin the video.
+        """
+        kind = "image" if frames == 1 and after is None else "video"
+        return self._begun(self._encode(chat.generation_prompt(caption, kind=kind)), after)
+
+    def unconditional(self, *, after: Codes | None = None) -> Ids:
         """Return what asks for any frames: guidance compares with it."""
-        return self._encode(chat.unconditional_prompt())
+        return self._begun(self._encode(chat.unconditional_prompt()), after)
 
     def words(self, ids: Ids) -> str:
         """Return the text of generated ids."""
@@ -136,6 +141,17 @@ class Prompts:
             problem = "this model has no frame tokenizer, so it neither sees nor draws"
             raise InputError(problem, field="frame_tokenizer", remedy="use a model of video and text")
         return self.frame_tokenizer
+
+    def _begun(self, prompt: Ids, after: Codes | None) -> Ids:
+        """Return a prompt with frames that others follow.
+
+        After `<vision>`, one frame of the codes 3 and 0 is `103 100` and the end of a frame, 108.
+        """
+        if after is None:
+            return prompt
+        given = self.vocabulary.encode_frames(after)
+        given[-1] = self.vocabulary.eof
+        return np.concatenate([prompt, given])
 
     def _encode(self, segments: chat.Segments, *, codes: Sequence[np.ndarray] = ()) -> Ids:
         return chat.encode(

@@ -1,6 +1,6 @@
 """One sequence that grows: what was read of it stays in the cache, and only what is new is read."""
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ from ringworld.inference.request import request_of
 from ringworld.model.cache import KVCache, forget, grow
 from ringworld.model.decode import GenerationWeights
 from ringworld.model.forward import Forward
+from ringworld.model.key_values import KeyValues, cut, fetch_slots, put_slots, span_tokens
 from ringworld.text.vocabulary import Vocabulary
 
 _BLOCK_TOKENS = 4
@@ -154,6 +155,31 @@ class Session:
                 return
             with jax.set_mesh(self._mesh):
                 decoding.advance(_BLOCK_TOKENS)
+
+    def spans(self) -> Iterator[KeyValues]:
+        """Yield the keys and values of what is held, a span of tokens at a time."""
+        assert self._cache is not None, "nothing was read"
+        architecture, compute = self._forward.architecture, self._forward.execution.compute
+        step = span_tokens(architecture, compute=compute, multiple=self._members)
+        for start in range(0, self.held, step):
+            with jax.set_mesh(self._mesh):
+                span = fetch_slots(self._cache, self._slots[start : start + step])
+            yield span
+
+    def recall(self, ids: Ids, spans: Iterable[KeyValues]) -> None:
+        """Begin anew with what was kept of a sequence, as many tokens of it as the members share evenly.
+
+        Args:
+            ids: of the tokens, fewer than a context.
+            spans: their keys and values; an error of these leaves nothing held.
+        """
+        self._cache, self._scores, self._ids, self._slots = None, None, [], []
+        cache, start = self._cache_of(len(ids)), 0
+        for span in cut(spans, multiple=self._members):
+            with jax.set_mesh(self._mesh):
+                cache = put_slots(cache, span, start=start)
+            start += span.shape[2]
+        self._cache, self._ids, self._slots = cache, ids[:start].tolist(), [*range(start)]
 
     def _next_slot(self) -> int:
         """Return the first empty slot that is the first of all members."""

@@ -1,7 +1,8 @@
 """A model as people use it: words, pictures and files in, words and pictures out."""
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, SupportsIndex, Unpack, overload
@@ -12,6 +13,7 @@ from jaxtyping import Int32, UInt8
 
 from ringworld.core.errors import InputError
 from ringworld.core.ranges import whole_number
+from ringworld.inference.arguments import names_a_file, sampling_with, text_of, texts_of
 from ringworld.inference.completion import Completion, TextScore
 from ringworld.inference.config import (
     DrawingSampling,
@@ -24,16 +26,18 @@ from ringworld.inference.config import (
 )
 from ringworld.inference.conversation import Conversation
 from ringworld.inference.engine.engine import Engine
+from ringworld.inference.engine.keeping import keep, recall
 from ringworld.inference.engine.sequence import GenerationRequest
 from ringworld.inference.generator import Generator
-from ringworld.inference.prompts import Ids, Prompts
+from ringworld.inference.memory import Memory, save_memory
+from ringworld.inference.prompts import Codes, Ids, Prompts
 from ringworld.inference.scorer import Scorer
 from ringworld.model.decode import GenerationWeights
 from ringworld.model.forward import Forward
 from ringworld.text.read_text import read_text
 from ringworld.text.stream import TextStream
-from ringworld.text.templates import ChatTemplate
-from ringworld.vision.media import read_image
+from ringworld.text.templates import ChatTemplate, Message
+from ringworld.vision.media import media_format, read_image
 from ringworld.vision.sampling import fit_frames, read_spread
 
 _MOST_BYTES = 2**28
@@ -174,11 +178,11 @@ class World:
             InputError: as for `complete`.
         """
         return self.reply(
-            [self.prompts.text(text) for text in _texts("texts", texts)],
+            [self.prompts.text(text) for text in texts_of("texts", texts)],
             samples=samples,
             max_new_tokens=max_new_tokens,
             stop=stop,
-            sampling=_sampling(self.sampling.text, sampling),
+            sampling=sampling_with(self.sampling.text, sampling),
         )
 
     def answer(
@@ -212,10 +216,10 @@ class World:
         if sum(about is not None for about in (video, image, document)) > 1:
             problem = "a question is about one video, image or document, not about several"
             raise InputError(problem, field="document", remedy="ask several questions")
-        _text("question", question)
+        text_of("question", question)
         if document is not None and not isinstance(document, Path):
-            _text("document", document)
-        if isinstance(document, str) and _names_a_file(document):
+            text_of("document", document)
+        if isinstance(document, str) and names_a_file(document):
             problem = f"document is the text {document!r}, which is also the name of a file"
             raise InputError(
                 problem, field="document", value=document, remedy="give a file as a pathlib.Path"
@@ -226,7 +230,7 @@ class World:
             document=read_text(document, max_bytes=_MOST_BYTES) if isinstance(document, Path) else document,
             answers=answers,
         )
-        drawn = _sampling(self.sampling.answer, sampling)
+        drawn = sampling_with(self.sampling.answer, sampling)
         answered = self.reply(
             [prompt],
             max_new_tokens=max_new_tokens,
@@ -251,7 +255,7 @@ class World:
         Raises:
             InputError: one does not fit into the context with what follows it.
         """
-        stops = _texts("stop", stop)
+        stops = texts_of("stop", stop)
         if "" in stops:
             raise InputError("a stop string is empty", field="stop", value=stop, remedy="leave it out")
         streams: dict[int, TextStream] = {}
@@ -300,14 +304,54 @@ class World:
         Raises:
             InputError: the template cannot be used, or a number is out of range.
         """
-        own = ChatTemplate.of(self.prompts.tokenizer, vocabulary=self.prompts.vocabulary)
+        own = self.template
         return Conversation(
             self.generator,
             template=own if template is None else replace(own, source=template),
-            sampling=_sampling(self.sampling.answer, sampling),
+            sampling=sampling_with(self.sampling.answer, sampling),
             max_new_tokens=whole_number("max_new_tokens", max_new_tokens, least=1),
             system=system,
         )
+
+    @property
+    def template(self) -> ChatTemplate:
+        """How a conversation is put: as came with the model, or as LWM puts it.
+
+        Raises:
+            InputError: what came with it is no template.
+        """
+        return ChatTemplate.of(self.prompts.tokenizer, vocabulary=self.prompts.vocabulary)
+
+    def keep(
+        self,
+        messages: Sequence[Message],
+        folder: str | os.PathLike[str],
+        *,
+        engine: Engine,
+        name: str = "",
+    ) -> Memory:
+        """Read a conversation with an engine of this model, and keep it in a folder, as `Conversation.keep`.
+
+        Raises:
+            InputError: as there.
+            Busy: as many requests wait as may.
+            Closed: the engine is closed.
+        """
+        path, ids, model = Path(folder), self.template.beginning(messages), self.generator.remembering
+        with closing(keep(engine, ids)) as spans:
+            save_memory(path, name=name or path.name, messages=messages, ids=ids, spans=spans, model=model)
+        return Memory.open(path, model=model)
+
+    def recall(self, folder: str | os.PathLike[str], *, engine: Engine) -> Memory:
+        """Put what was kept in a folder into the cache of an engine, where a question finds it.
+
+        Raises:
+            InputError: it is no memory of this model, or damaged.
+            Closed: the engine is closed.
+        """
+        memory = Memory.open(Path(folder), model=self.generator.remembering)
+        recall(engine, memory.ids, memory.spans)
+        return memory
 
     def engine(self, config: EngineConfig | None = None) -> Engine:
         """Return what continues many prompts at once, as they come.
@@ -335,6 +379,7 @@ class World:
         captions: str,
         *,
         frames: SupportsIndex = 1,
+        after: Pictures | None = None,
         **sampling: Unpack[DrawingSampling],
     ) -> UInt8[np.ndarray, "frames side side 3"]: ...
 
@@ -344,6 +389,7 @@ class World:
         captions: Sequence[str],
         *,
         frames: SupportsIndex = 1,
+        after: Pictures | None = None,
         **sampling: Unpack[DrawingSampling],
     ) -> list[UInt8[np.ndarray, "frames side side 3"]]: ...
 
@@ -352,40 +398,53 @@ class World:
         captions: str | Sequence[str],
         *,
         frames: SupportsIndex = 1,
+        after: Pictures | None = None,
         **sampling: Unpack[DrawingSampling],
     ) -> UInt8[np.ndarray, "frames side side 3"] | list[UInt8[np.ndarray, "frames side side 3"]]:
         """Draw a video of a caption, or of each of several; an image where `frames` is 1.
 
+        Args:
+            captions: one or several.
+            frames: how many are drawn.
+            after: a picture or a video that they follow, as the model watches it; it is not among them.
+            sampling: as in `SamplingConfig`.
+
         Raises:
             InputError: the model has no frame tokenizer, `frames` is below 1, so many do not fit into the
-                context, or a number is out of range.
+                context, a file cannot be read, or a number is out of range.
         """
-        count, drawing = self._drawing(frames, sampling)
-        each = _texts("captions", captions)
+        count, given, drawing = self._drawing(frames, after, sampling)
+        each = texts_of("captions", captions)
         drawn = self.generator.generate_frames(
-            [self.prompts.drawing(caption, frames=count) for caption in each],
+            [self.prompts.drawing(caption, frames=count, after=given) for caption in each],
             frames=count,
             sampling=drawing,
-            unconditional=self.prompts.unconditional(),
+            unconditional=self.prompts.unconditional(after=given),
         )
         pixels = [self.prompts.pixels(ids) for ids in drawn]
         return pixels[0] if isinstance(captions, str) else pixels
 
     def drawing(
-        self, caption: str, *, frames: SupportsIndex = 1, **sampling: Unpack[DrawingSampling]
+        self,
+        caption: str,
+        *,
+        frames: SupportsIndex = 1,
+        after: Pictures | None = None,
+        **sampling: Unpack[DrawingSampling],
     ) -> GenerationRequest:
         """Return what asks an engine for the ids of what `draw` draws.
 
         Raises:
             InputError: as for `draw`; what does not fit is refused by the engine.
         """
-        count, drawing = self._drawing(frames, sampling)
+        count, given, drawing = self._drawing(frames, after, sampling)
+        unguided = drawing.guidance_scale == 1
         return GenerationRequest(
-            prompt=self.prompts.drawing(_text("caption", caption), frames=count),
+            prompt=self.prompts.drawing(text_of("caption", caption), frames=count, after=given),
             max_new_tokens=count * self.prompts.vocabulary.frame_tokens,
             sampling=drawing,
             frames=count,
-            unconditional=None if drawing.guidance_scale == 1 else self.prompts.unconditional(),
+            unconditional=None if unguided else self.prompts.unconditional(after=given),
         )
 
     def score(self, text: str) -> TextScore:
@@ -394,16 +453,22 @@ class World:
         Raises:
             InputError: it has no tokens.
         """
-        ids = self.prompts.text(_text("text", text))
+        ids = self.prompts.text(text_of("text", text))
         if len(ids) == 1:
             raise InputError("a text without tokens has no score", field="text", value=text)
         return TextScore(token_nats=self.scorer.losses(ids))
 
-    def _drawing(self, frames: SupportsIndex, sampling: Mapping[str, Any]) -> tuple[int, SamplingConfig]:
+    def _drawing(
+        self, frames: SupportsIndex, after: Pictures | None, sampling: Mapping[str, Any]
+    ) -> tuple[int, Codes | None, SamplingConfig]:
         self.prompts.seeing()
         count = whole_number("frames", frames, least=1, remedy="use 1 for an image")
-        default = self.sampling.image if count == 1 else self.sampling.video
-        return count, _sampling(default, sampling)
+        if after is None:
+            default = self.sampling.image if count == 1 else self.sampling.video
+            return count, None, sampling_with(default, sampling)
+        is_image = not isinstance(after, np.ndarray) and media_format(Path(after)) == "image"
+        given = self.codes(image=after) if is_image else self.codes(video=after)
+        return count, given, sampling_with(self.sampling.video, sampling)
 
     def _frames(
         self, *, video: Pictures | None, image: Pictures | None
@@ -422,28 +487,3 @@ class World:
             frames_per_second=self.watching.frames_per_second,
             resolution=resolution,
         )
-
-
-def _texts(field: str, given: str | Sequence[str]) -> list[str]:
-    several = isinstance(given, Iterable) and not isinstance(given, str | bytes | bytearray)
-    return [_text(field, text) for text in (given if several else [given])]
-
-
-def _text(field: str, text: Any) -> str:
-    """Return a text as it is, or refuse what is no `str`."""
-    if not isinstance(text, str):
-        remedy = "decode it" if isinstance(text, bytes | bytearray) else ""
-        problem = f"{field} holds {type(text).__name__}, not str"
-        raise InputError(problem, field=field, value=text, remedy=remedy)
-    return text
-
-
-def _names_a_file(text: str) -> bool:
-    try:
-        return len(text) < 4096 and os.path.isfile(text)
-    except ValueError:  # a zero byte
-        return False
-
-
-def _sampling(default: SamplingConfig, given: Mapping[str, Any]) -> SamplingConfig:
-    return replace(default, **{name: value for name, value in given.items() if value is not None})

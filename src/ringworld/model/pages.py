@@ -19,35 +19,49 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32, Int32
 
+from ringworld.attention.int8_pages import Int8Numbers, StoredPages, rounded
 from ringworld.attention.paged import paged_attention
 from ringworld.core.sharding import SEQ_AXES, spec
-from ringworld.model.config import Architecture
+from ringworld.model.config import Architecture, CacheType
 from ringworld.model.decode import GenerationWeights, begin, scores_of_last
 from ringworld.model.forward import Forward
 from ringworld.model.layers import Layer
 from ringworld.model.rope import Rotation
 from ringworld.model.world_model import window_start
 
-_Pages = Float[Array, "pages kv_heads page head"]
-_Called = tuple[Float[Array, "batch seq embed"], _Pages, _Pages]  # what a layer returns, and stores
+_Called = tuple[Float[Array, "batch seq embed"], StoredPages, StoredPages]  # what a layer returns, and stores
+_DIMENSIONS = (None, "kv_heads", "seq", "head")  # of an array of pages; scales lack the last
 
 
 class PagePool(eqx.Module):
     """One array of keys and one of values a layer, so that a step writes each in place."""
 
-    keys: tuple[_Pages, ...]
-    values: tuple[_Pages, ...]
+    keys: tuple[StoredPages, ...]
+    values: tuple[StoredPages, ...]
 
     @staticmethod
-    def init(architecture: Architecture, *, pages: int, page_tokens: int, compute: str) -> "PagePool":
-        """Return a pool in the compute type; `page_tokens` is a multiple of the members."""
+    def init(
+        architecture: Architecture,
+        *,
+        pages: int,
+        page_tokens: int,
+        compute: str,
+        cache_type: CacheType = "compute",
+    ) -> "PagePool":
+        """Return an empty pool; `page_tokens` is a multiple of the members."""
         shape = (pages, architecture.kv_heads, page_tokens, architecture.head)
-        where = spec(None, "kv_heads", "seq", "head")
 
-        def empty() -> tuple[_Pages, ...]:
-            return tuple(jnp.zeros(shape, compute, out_sharding=where) for _ in range(architecture.layers))
+        def zeros(dimensions: int, dtype: str) -> Array:
+            return jnp.zeros(shape[:dimensions], dtype, out_sharding=spec(*_DIMENSIONS[:dimensions]))
 
-        return PagePool(keys=empty(), values=empty())
+        def empty() -> StoredPages:
+            if cache_type == "compute":
+                return zeros(4, compute)
+            assert cache_type == "int8", cache_type
+            return Int8Numbers(values=zeros(4, "int8"), scale=zeros(3, "float32"))
+
+        keys, values = (tuple(empty() for _ in range(architecture.layers)) for _ in range(2))
+        return PagePool(keys=keys, values=values)
 
 
 def read_pages(
@@ -80,7 +94,7 @@ def read_pages(
     x, rotated = begin(weights.embed, tokens, order=order, first=first, forward=forward)
     whole_order = _whole(order)
 
-    def call(layer: Layer, x: Array, k: _Pages, v: _Pages) -> _Called:
+    def call(layer: Layer, x: Array, k: StoredPages, v: StoredPages) -> _Called:
         return _chunk_layer(
             layer, x, k, v, rotated=rotated, order=whole_order, pages=pages, tables=table, forward=forward
         )
@@ -114,7 +128,7 @@ def step_pages(
     x, rotated = begin(weights.embed, tokens, order=order, first=jnp.zeros_like(order), forward=forward)
     tables = jax.reshard(tables, spec("batch", None))
 
-    def call(layer: Layer, x: Array, k: _Pages, v: _Pages) -> _Called:
+    def call(layer: Layer, x: Array, k: StoredPages, v: StoredPages) -> _Called:
         return _layer(
             layer, x, k, v, rotated=rotated, order=order, pages=None, tables=tables, forward=forward
         )
@@ -124,7 +138,7 @@ def step_pages(
 
 
 def _through_layers(
-    call: Callable[[Layer, Array, _Pages, _Pages], _Called],
+    call: Callable[[Layer, Array, StoredPages, StoredPages], _Called],
     weights: GenerationWeights,
     pool: PagePool,
     x: Float[Array, "batch seq embed"],
@@ -140,8 +154,8 @@ def _through_layers(
 def _layer(
     layer: Layer,
     x: Float[Array, "batch seq embed"],
-    stored_k: _Pages,
-    stored_v: _Pages,
+    stored_k: StoredPages,
+    stored_v: StoredPages,
     *,
     rotated: Rotation,
     order: Int32[Array, "batch seq"],
@@ -155,7 +169,10 @@ def _layer(
     def attend(q: Array, k: Array, v: Array) -> Array:
         q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
         for pool, new in ((stored_k, k), (stored_v, v)):
-            stored.append(_append(pool, new, order, tables) if pages is None else _fill(pool, new, pages))
+            if pages is None:
+                stored.append(_stored(pool, new, lambda pool, new: _append(pool, new, order, tables)))
+            else:
+                stored.append(fill_pages(pool, new, pages))
         out = paged_attention(
             jax.reshard(q, spec("batch", "heads", None, "head")),
             *stored,
@@ -170,11 +187,21 @@ def _layer(
     return x, stored[0], stored[1]
 
 
-def _fill(
-    pool: _Pages, new: Float[Array, "1 kv_heads seq head"], pages: Int32[Array, " pages_of_chunk"]
-) -> _Pages:
+def fill_pages(
+    pool: StoredPages, new: Float[Array, "1 kv_heads seq head"], pages: Int32[Array, " pages_of_chunk"]
+) -> StoredPages:
     """Write whole pages, whose tokens lie on the members that keep them."""
+    return _stored(pool, new, lambda pool, new: _fill(pool, new, pages))
 
+
+def _stored(
+    pool: StoredPages, new: Float[Array, "..."], store: Callable[[Array, Array], Array]
+) -> StoredPages:
+    """Store numbers as the pool keeps them: each array of it takes its own."""
+    return jax.tree.map(store, pool, rounded(new) if isinstance(pool, Int8Numbers) else new)
+
+
+def _fill(pool: Array, new: Array, pages: Int32[Array, " pages_of_chunk"]) -> Array:
     def local(pool: Array, new: Array, pages: Array) -> Array:
         size = pool.shape[2]
 
@@ -184,16 +211,16 @@ def _fill(
 
         return jax.lax.fori_loop(0, len(pages), write, pool)
 
-    new = jax.reshard(new, spec(None, "kv_heads", "seq", "head"))
+    new = jax.reshard(new, spec(*_DIMENSIONS[: new.ndim]))
     return jax.shard_map(local, out_specs=jax.typeof(pool).sharding.spec)(pool, new, pages)
 
 
 def _append(
-    pool: _Pages,
-    new: Float[Array, "batch kv_heads 1 head"],
+    pool: Array,
+    new: Array,
     order: Int32[Array, "batch 1"],
     tables: Int32[Array, "batch width"],
-) -> _Pages:
+) -> Array:
     """Write a token of each sequence, on the member that keeps it; all others write to page 0."""
 
     def local(pool: Array, new: Array, order: Array, tables: Array) -> Array:
@@ -205,11 +232,12 @@ def _append(
             mine = (token >= 0) & (token % members == member)
             kept = jnp.where(mine, tables[row, token // page], 0)
             value = jax.lax.dynamic_slice_in_dim(new, row, 1)
-            return jax.lax.dynamic_update_slice(pool, value, (kept, 0, token % page // members, 0))
+            start = (kept, 0, token % page // members, 0)
+            return jax.lax.dynamic_update_slice(pool, value, start[: pool.ndim])
 
         return jax.lax.fori_loop(0, len(new), write, pool)
 
-    new = jax.reshard(new, spec(None, "kv_heads", None, "head"))
+    new = jax.reshard(new, spec(*(None, "kv_heads", None, "head")[: new.ndim]))
     order, tables = (jax.reshard(x, spec(None, None)) for x in (order, tables))
     return jax.shard_map(local, out_specs=jax.typeof(pool).sharding.spec)(pool, new, order, tables)
 

@@ -25,7 +25,6 @@ _WITHOUT_EFFECT = {
     "tool_choice": ("none", "answers are text; leave it out"),
     "function_call": ("none", "answers are text; leave it out"),
     "response_format": ({"type": "text"}, "answers are text as the model writes it; leave it out"),
-    "modalities": (["text"], "answers are text; leave it out"),
     "audio": ({}, "leave it out"),
 }
 """Fields that mean something to others, with the value at which leaving them out changes nothing."""

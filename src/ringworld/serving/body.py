@@ -23,13 +23,21 @@ class Body:
         self._values = {name: value for name, value in values.items() if value is not None}
 
     @staticmethod
-    def of_form(texts: Mapping[str, str], *, words: Collection[str]) -> "Body":
+    def of_form(
+        texts: Mapping[str, str],
+        *,
+        words: Collection[str],
+        objects: Mapping[str, Mapping[str, str]] | None = None,
+    ) -> "Body":
         """Keep the fields of a form, in which all but `words` may spell a number, or true or false.
+
+        Objects that are empty are as if they were left out.
 
         Example:
             `{"prompt": "3", "seed": "3"}` with the words `prompt` gives the prompt "3" and the seed 3.
         """
-        return Body({name: text if name in words else _spelled(text) for name, text in texts.items()})
+        fields = {name: text if name in words else _spelled(text) for name, text in texts.items()}
+        return Body(fields | {name: value for name, value in (objects or {}).items() if value})
 
     def __contains__(self, name: str) -> bool:
         return name in self._values

@@ -1,10 +1,8 @@
 """`/v1/chat/completions`: a conversation to ids, and what is written to messages."""
 
-import base64
-import binascii
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -15,10 +13,12 @@ from ringworld.inference.engine.sequence import MOST_ALTERNATIVES, Piece, Scored
 from ringworld.inference.world import World
 from ringworld.serving.asked import Wanted, token_text, usage
 from ringworld.serving.body import Body
+from ringworld.serving.clips import clips_in, clips_of, last_clip, shown_as
+from ringworld.serving.config import ServingLimits
 from ringworld.serving.errors import unsupported
-from ringworld.serving.files import Files
-from ringworld.serving.media import Kind, Media
-from ringworld.text.templates import ChatTemplate, Message
+from ringworld.serving.media import Kind
+from ringworld.serving.shown import Shown
+from ringworld.text.templates import Message, joined
 
 _ROLES = ("system", "developer", "user", "assistant")
 _PICTURES: dict[str, Kind] = {"image_url": "image", "video_url": "video"}
@@ -29,19 +29,24 @@ class Speech:
 
     Attributes:
         template: how turns become ids.
-        media: what decodes pictures and films.
-        files: those that requests may name.
+        show: begins to read what a request shows.
+        remembered: the conversation of a memory that it names.
     """
 
-    def __init__(self, world: World, *, media: Media, files: Files) -> None:
+    def __init__(
+        self,
+        world: World,
+        *,
+        show: Callable[[], Shown],
+        remembered: Callable[[str], Sequence[Message]],
+    ) -> None:
         """Take what came with the model.
 
         Raises:
             InputError: it is no template.
         """
-        prompts = world.prompts
-        self.media, self.files = media, files
-        self.template = ChatTemplate.of(prompts.tokenizer, vocabulary=prompts.vocabulary)
+        self.show, self.remembered = show, remembered
+        self.template = world.template
 
     @cached_property
     def ends(self) -> tuple[int, ...]:
@@ -59,16 +64,17 @@ class Chat:
     Attributes:
         wanted: how answers are drawn, and whether they are streamed.
         requests: what the engine is asked, a request an answer.
+        draws: whether an answer may hold images or videos, so that what is said of it takes long.
     """
 
-    def __init__(self, body: Body, world: World, *, speech: "Speech", name: str, most_choices: int) -> None:
+    def __init__(self, body: Body, world: World, *, speech: Speech, name: str, limits: ServingLimits) -> None:
         """Read the request; it takes long where a video is to be read, so call it in a thread.
 
         Raises:
             InputError: a field has another type or is out of range, or the template refuses the conversation.
             ApiError: a field is not supported.
         """
-        self._world = world
+        self._world, self._shown = world, speech.show()
         self._head = {
             "id": f"chatcmpl-{secrets.token_hex(12)}",
             "created": int(time.time()),
@@ -76,13 +82,18 @@ class Chat:
         }
         self.wanted = Wanted.of(body, default=world.sampling.answer)
         prompt = speech.template.encode(messages_of(body, speech))
+        clips, begins = clips_of(body, world, sampling=self.wanted.sampling, limits=limits)
+        self.draws = clips is not None
+        if clips is not None and begins:
+            prompt = np.concatenate([prompt, np.array(clips.grammar.begin, np.int32)])
         context = world.generator.limits.max_context_tokens
         asked = "max_completion_tokens" if "max_completion_tokens" in body else "max_tokens"
         self._logprobs = body.flag("logprobs")
         alternatives = body.whole("top_logprobs", 0, least=0, most=MOST_ALTERNATIVES)
         self.requests = self.wanted.requests(
             [prompt],
-            most=most_choices,
+            most=limits.max_choices,
+            clips=clips,
             max_new_tokens=body.whole(asked, max(1, context - len(prompt)), least=1),
             ends=speech.ends,
             alternatives=alternatives if self._logprobs else 0,
@@ -94,10 +105,13 @@ class Chat:
         for i, each in enumerate(pieces):
             content = "".join(piece.text for piece in each).strip()
             tokens = [piece.token for piece in each if piece.token]
+            message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
+            if self.draws:
+                message |= shown_as([*clips_in(each, self._world)], self._world, shown=self._shown)
             choices.append(
                 {
                     "index": i,
-                    "message": {"role": "assistant", "content": content, "refusal": None},
+                    "message": message,
                     "logprobs": self._scores(tokens),
                     "finish_reason": each[-1].finish,
                 }
@@ -116,7 +130,10 @@ class Chat:
         begun = any(each.text.strip() for each in before)
         text = piece.text if begun else piece.text.lstrip()
         scores = self._scores([piece.token] if piece.token else [])
-        return self._chunk(i, {"content": text} if text else {}, logprobs=scores, finish=piece.finish)
+        delta: dict[str, Any] = {"content": text} if text else {}
+        if self.draws:
+            delta |= shown_as(last_clip(before, piece, self._world), self._world, shown=self._shown)
+        return self._chunk(i, delta, logprobs=scores, finish=piece.finish)
 
     def closing(self, pieces: Sequence[Sequence[Piece]]) -> dict[str, Any]:
         """Return what a stream says of its cost."""
@@ -146,13 +163,17 @@ class Chat:
 
 
 def messages_of(body: Body, speech: Speech) -> list[Message]:
-    """Return the messages of a conversation; what a message shows stands after its text.
+    """Return the messages of a conversation, those of a memory that it goes on with before its own.
+
+    What a message shows stands after its text.
 
     Raises:
         InputError: there is none, or one has another type, or a picture cannot be read or seen.
-        ApiError: a part of a message is not supported.
+        ApiError: a part of a message is not supported, or there is no such memory.
     """
-    messages = []
+    before = speech.remembered(body.text("memory")) if "memory" in body else ()
+    shown = speech.show()
+    messages: list[Message] = []
     for each in body.parts("messages"):
         role = each.text("role")
         if role in ("tool", "function") or "tool_calls" in each:
@@ -163,15 +184,15 @@ def messages_of(body: Body, speech: Speech) -> list[Message]:
                 field=each.path("role"),
                 value=role,
             )
-        texts, clips = _content(each, speech)
+        texts, clips = _content(each, shown)
         role = "system" if role == "developer" else role
         messages.append(Message(role=role, text="\n".join(texts), clips=tuple(clips)))
     if not messages:
         raise InputError("messages is empty", field="messages", value=[], remedy="ask something")
-    return messages
+    return joined(before, messages)
 
 
-def _content(message: Body, speech: Speech) -> tuple[list[str], list[np.ndarray]]:
+def _content(message: Body, shown: Shown) -> tuple[list[str], list[np.ndarray]]:
     if not isinstance(message.value("content"), list):
         return [message.text("content")], []
     texts, clips = [], []
@@ -182,23 +203,17 @@ def _content(message: Body, speech: Speech) -> tuple[list[str], list[np.ndarray]
         elif kind in _PICTURES:
             given, field = part.value(kind), part.path(kind)
             url = given if isinstance(given, str) else part.part(kind).text("url")
-            clips.append(speech.media.codes(_data(url, field=field), kind=_PICTURES[kind], field=field))
+            clips.append(shown.codes(shown.at(url, field=field), kind=_PICTURES[kind], field=field))
         elif kind == "file":
-            content = _file(part.part("file"), speech.files)
+            content = shown.file(part.part("file"))
             text = _as_text(content)
             if text is None:
-                clips.append(speech.media.codes(content, kind="any", field=part.path("file")))
+                clips.append(shown.codes(content, kind="any", field=part.path("file")))
             else:
                 texts.append(text)
         else:
             raise unsupported(part.path("type"), remedy=f"use one of text, {', '.join(_PICTURES)}, file")
     return texts, clips
-
-
-def _file(file: Body, files: Files) -> bytes:
-    if "file_id" in file:
-        return files.content(file.text("file_id"))
-    return _data(file.text("file_data"), field=file.path("file_data"))
 
 
 def _as_text(content: bytes) -> str | None:
@@ -208,23 +223,3 @@ def _as_text(content: bytes) -> str | None:
     except UnicodeDecodeError:
         return None
     return None if "\0" in text else text
-
-
-def _data(url: str, *, field: str) -> bytes:
-    """Return the bytes of a `data:` address.
-
-    Raises:
-        InputError: it is another address, or not Base64.
-    """
-    scheme, _, rest = url.partition(",")
-    if not scheme.startswith("data:") or not scheme.endswith(";base64"):
-        raise InputError(
-            f"{field} is no data: address in Base64; this server fetches nothing",
-            field=field,
-            value=url[:40],
-            remedy="send the file itself, as data:image/png;base64,...",
-        )
-    try:
-        return base64.b64decode(rest, validate=True)
-    except (binascii.Error, ValueError):
-        raise InputError(f"{field} is not Base64", field=field, value=url[:40]) from None

@@ -13,6 +13,7 @@ from ringworld.inference.prompts import Ids
 from ringworld.inference.world import World
 from ringworld.serving.asked import Wanted, token_text, usage
 from ringworld.serving.body import Body
+from ringworld.serving.errors import unsupported
 
 _NEW_TOKENS = 16  # OpenAI's default
 
@@ -23,7 +24,10 @@ class Completions:
     Attributes:
         wanted: how they are drawn, and whether they are streamed.
         requests: what the engine is asked, a request a text.
+        draws: whether there are images or videos among them; there are none.
     """
+
+    draws = False
 
     def __init__(self, body: Body, world: World, *, name: str, most_choices: int) -> None:
         """Read the request; it may take long, so call it in a thread.
@@ -32,6 +36,9 @@ class Completions:
             InputError: a field has another type or is out of range.
             ApiError: a field is not supported.
         """
+        for name in ("memory", "modalities"):
+            if name in body:
+                raise unsupported(name, remedy="ask in /v1/chat/completions")
         self._world = world
         self._head = {
             "id": f"cmpl-{secrets.token_hex(12)}",

@@ -1,10 +1,14 @@
 """Where a model is served, to whom, and how much is taken from them."""
 
 import ipaddress
+import re
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from ringworld.core.errors import InputError
 from ringworld.core.ranges import check_range
+
+_HOST = re.compile(r"[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*\.?")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,6 +25,8 @@ class ServingLimits:
     """Most drawn videos that are kept, in memory."""
     max_files: int = 64
     """Most files that are kept, in a temporary folder."""
+    max_memories: int = 64
+    """Most memories that the memory folder may hold."""
     keep_seconds: float = 3600.0
     """How long a file or a drawn video is kept."""
     max_pixels: int = 2**25
@@ -31,14 +37,28 @@ class ServingLimits:
     """How long the decoding of a file may take."""
     max_decode_bytes: int = 2**32
     """Most memory of a decoder, addresses that it only reserves included."""
+    allow_host: tuple[str, ...] = ()
+    """Hosts from which pictures and films are fetched that requests name by an address, such as
+    images.example.org; none fetches nothing."""
+    max_fetch_seconds: float = 30.0
+    """How long the fetching for one request may take; of bytes it may hold as many as a request."""
     max_seconds: float = 3600.0
     """How long a request may take, waiting included."""
 
     def __post_init__(self) -> None:
         """Refuse limits that nothing passes."""
         check_range(self, "max_body_bytes", "max_choices", "max_frames", "max_videos", "max_files", least=1)
-        check_range(self, "max_pixels", "max_decode_bytes", least=1)
+        check_range(self, "max_pixels", "max_decode_bytes", "max_memories", least=1)
         check_range(self, "keep_seconds", "max_seconds", "max_video_seconds", "max_decode_seconds", above=0)
+        check_range(self, "max_fetch_seconds", above=0)
+        for host in self.allow_host:
+            if not _HOST.fullmatch(host):
+                raise InputError(
+                    f"allow_host holds {host!r:.80}, which is no name of a host",
+                    field="allow_host",
+                    value=host,
+                    remedy="write it as images.example.org, without a scheme, a port or a path",
+                )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,6 +77,8 @@ class ServingConfig:
     """Lets everybody ask who reaches another address than this machine's own."""
     limits: ServingLimits = ServingLimits()
     """How much is taken from them."""
+    memory_folder: Path | None = None
+    """Where memories are kept; none keeps none."""
     keep_alive_seconds: float = 5.0
     """A stream is never silent for longer, so that a long prompt does not look like a dead connection."""
     shutdown_seconds: float = 10.0

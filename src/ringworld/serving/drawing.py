@@ -3,17 +3,27 @@
 import secrets
 from typing import Any
 
+import numpy as np
+
 from ringworld.inference.engine.sequence import GenerationRequest
 from ringworld.inference.world import World
 from ringworld.serving.body import Body
 from ringworld.serving.errors import ApiError, unsupported
 
 _NUMBERS = ("temperature", "top_p", "min_p", "repetition_penalty", "guidance_scale")
-_NOT_DRAWN = ("negative_prompt", "image", "mask", "input_reference", "width", "height")
+_NOT_DRAWN = ("negative_prompt", "image", "mask", "width", "height")
 
 
-def drawing_of(body: Body, world: World, *, frames: int) -> GenerationRequest:
+def drawing_of(
+    body: Body, world: World, *, frames: int, after: np.ndarray | None = None
+) -> GenerationRequest:
     """Return what the engine is asked for a prompt; what is left out is as the model folder says.
+
+    Args:
+        body: of the request.
+        world: that draws.
+        frames: how many.
+        after: frames that they follow, of any size.
 
     Raises:
         InputError: a field has another type or is out of range, or the model draws nothing.
@@ -32,7 +42,7 @@ def drawing_of(body: Body, world: World, *, frames: int) -> GenerationRequest:
         numbers["top_k"] = max(0, body.whole("top_k", 0, least=-1))
     # Whoever asks twice without a seed wants two pictures.
     numbers["seed"] = body.whole("seed", secrets.randbits(32), least=-(2**63)) % 2**32
-    return world.drawing(body.text("prompt"), frames=frames, **numbers)
+    return world.drawing(body.text("prompt"), frames=frames, after=after, **numbers)
 
 
 def size_of(world: World) -> str:

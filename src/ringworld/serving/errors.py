@@ -15,9 +15,14 @@
 | more frames than may be | 400 | invalid_request_error | too_many_frames |
 | a model of text alone is to see or draw | 400 | invalid_request_error | vision_not_supported |
 | a picture or a film above a limit | 400 | invalid_request_error | too_many_pixels, video_too_long |
+| an address that is not allowed, or cannot be fetched | 400 | invalid_request_error | address_not_fetched |
 | its decoder needs too much | 400 | invalid_request_error | media_too_costly |
 | a file that there is not | 404 | not_found_error | file_not_found |
 | as many files are kept as may | 429 | rate_limit_error | too_many_files |
+| memories where there is no folder for them | 400 | invalid_request_error | memories_not_kept |
+| a memory that is damaged, or another model's | 400 | invalid_request_error | memory_not_usable |
+| a memory that there is not | 404 | not_found_error | memory_not_found |
+| as many memories are kept as may | 429 | rate_limit_error | too_many_memories |
 | a video that there is not | 404 | not_found_error | video_not_found |
 | a video that is not drawn yet | 409 | invalid_request_error | video_not_ready |
 | as many videos are kept as may | 429 | rate_limit_error | too_many_videos |

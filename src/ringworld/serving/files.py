@@ -1,5 +1,6 @@
 """`/v1/files`: what is sent once and shown in many requests, in a folder that goes with the server."""
 
+import asyncio
 import secrets
 import tempfile
 import time
@@ -8,9 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
 from ringworld.serving.config import ServingLimits
 from ringworld.serving.errors import ApiError
 from ringworld.serving.form import Form, Upload
+from ringworld.serving.gate import Gate
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,11 +30,21 @@ class _File:
 class Files:
     """The files of one server; names that others give them are shown, and never paths."""
 
-    def __init__(self, *, limits: ServingLimits) -> None:
+    def __init__(self, gate: Gate, *, limits: ServingLimits) -> None:
         """Make the folder."""
-        self._limits = limits
+        self._gate, self._limits = gate, limits
         self._folder = tempfile.TemporaryDirectory(prefix="ringworld-files-")
         self._files: dict[str, _File] = {}
+
+    def routes(self) -> list[Route]:
+        """Return the routes."""
+        route = self._gate.route
+        return [
+            route("/v1/files", self._add, method="POST"),
+            route("/v1/files", self._list),
+            route("/v1/files/{id}", self._get),
+            route("/v1/files/{id}", self._delete, method="DELETE"),
+        ]
 
     def close(self) -> None:
         """Delete all."""
@@ -98,6 +114,18 @@ class Files:
         self._find(id)
         self._forget(id)
         return {"id": id, "object": "file", "deleted": True}
+
+    async def _add(self, request: Request) -> Response:
+        return JSONResponse(await asyncio.to_thread(self.add, await self._gate.form(request)))
+
+    async def _list(self, request: Request) -> Response:
+        return JSONResponse(self.list())
+
+    async def _get(self, request: Request) -> Response:
+        return JSONResponse(self.get(request.path_params["id"]))
+
+    async def _delete(self, request: Request) -> Response:
+        return JSONResponse(self.delete(request.path_params["id"]))
 
     def _path(self, id: str) -> Path:
         return Path(self._folder.name) / id

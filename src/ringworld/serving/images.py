@@ -1,19 +1,28 @@
 """`/v1/images/generations`: images of a prompt, whole or as they are drawn."""
 
+import asyncio
 import base64
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
 
 from ringworld.core.errors import InputError
 from ringworld.inference.engine.sequence import Piece
 from ringworld.inference.world import World
-from ringworld.serving.asked import usage
+from ringworld.serving.asked import check_model, usage
+from ringworld.serving.backend import Backend
 from ringworld.serving.body import Body
 from ringworld.serving.drawing import drawing_of, size_of
 from ringworld.serving.errors import unsupported
+from ringworld.serving.exchange import Exchange
+from ringworld.serving.gate import Gate
 from ringworld.serving.pictures import frame_png
+from ringworld.serving.streams import KEEP_ALIVE, finished, named_event, streamed, unless_gone
 
 _MOST_IMAGES = 10
 _MOST_PARTIAL = 3
@@ -40,6 +49,8 @@ class Images:
         for name, only in _ONLY.items():
             if body.text(name, only) != only:
                 raise unsupported(name, remedy=f"use {only}")
+        if "input_reference" in body:
+            raise unsupported("input_reference", remedy="ask for a video")
         drawn = drawing_of(body, world, frames=1)
         count = body.whole("n", 1, least=1, most=min(_MOST_IMAGES, most_choices))
         self.requests = [replace(drawn, sample=i) for i in range(count)]
@@ -101,3 +112,36 @@ class Images:
     def _picture(self, pieces: Sequence[Piece]) -> str:
         ids = [piece.token.id for piece in pieces if piece.token]
         return base64.b64encode(frame_png(self._world.prompts, ids, index=0)).decode()
+
+
+class ImageRoutes:
+    """What answers those who ask for images."""
+
+    def __init__(self, backend: Backend, *, gate: Gate) -> None:
+        """Keep the model."""
+        self._backend, self._gate = backend, gate
+
+    def routes(self) -> list[Route]:
+        """Return the routes."""
+        return [self._gate.route("/v1/images/generations", self._draw, method="POST")]
+
+    async def _draw(self, request: Request) -> Response:
+        body = await self._gate.body(request)
+        check_model(body, self._backend.config.name)
+        most = self._backend.config.limits.max_choices
+        asked = await asyncio.to_thread(Images, body, self._backend.world, most_choices=most)
+        exchange = self._backend.ask(asked.requests)
+        if asked.stream:
+            return streamed(self._events(asked, exchange), exchange)
+        await unless_gone(finished(exchange), request)
+        return JSONResponse(await asyncio.to_thread(asked.whole, exchange.pieces))
+
+    async def _events(self, asked: Images, exchange: Exchange) -> AsyncIterator[str]:
+        (pieces,) = exchange.pieces
+        while not exchange.finished:
+            if await exchange.next(seconds=self._backend.config.keep_alive_seconds) is None:
+                yield KEEP_ALIVE
+            elif len(pieces) in asked.partial_at:
+                index = asked.partial_at.index(len(pieces))
+                yield named_event(await asyncio.to_thread(asked.partial, [*pieces], index=index))
+        yield named_event(await asyncio.to_thread(asked.completed, pieces))

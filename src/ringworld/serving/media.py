@@ -1,5 +1,6 @@
 """Pictures and films that were sent, to codes; hostile bytes are decoded in a process of its own."""
 
+import hashlib
 import json
 import os
 import subprocess
@@ -20,6 +21,8 @@ _NAMED = {"image": "the image", "video": "the video", "any": "the file"}
 _CODES = {"limits.frame_pixels": "too_many_pixels", "limits.duration_seconds": "video_too_long"}
 _AT_ONCE = 2
 """Decoders, each of which may use its memory and all cores."""
+_MOST_DRAWN = 256
+"""Clips of answers whose codes are known."""
 # Keys of the server stay with the server.
 _PASSED_ON = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TMPDIR", "SYSTEMROOT")
 
@@ -31,9 +34,25 @@ class Media:
         """Keep the model and the limits."""
         self._world, self._limits = world, limits
         self._decoders = threading.BoundedSemaphore(_AT_ONCE)
+        self._drawn: dict[bytes, np.ndarray] = {}
+        self._remembering = threading.Lock()
 
     def codes(self, content: bytes, *, kind: Kind, field: str) -> np.ndarray:
-        """Return the codes of the frames of a file, [frames, codes]; it takes long, so call it in a thread.
+        """Return the codes of the frames of a file, [frames, codes]; otherwise as `frames`."""
+        known = self._drawn.get(_name(content))
+        return (
+            self._world.codes(video=self.frames(content, kind=kind, field=field)) if known is None else known
+        )
+
+    def remember(self, content: bytes, codes: np.ndarray) -> None:
+        """Let a file that the model drew have the codes that it drew, when it is shown again."""
+        with self._remembering:
+            self._drawn[_name(content)] = codes
+            while len(self._drawn) > _MOST_DRAWN:
+                del self._drawn[next(iter(self._drawn))]
+
+    def frames(self, content: bytes, *, kind: Kind, field: str) -> np.ndarray:
+        """Return the frames of a file as the model watches it; it takes long, so call it in a thread.
 
         Args:
             content: the file.
@@ -48,8 +67,7 @@ class Media:
         with tempfile.NamedTemporaryFile(prefix="ringworld-") as file, self._decoders:
             file.write(content)
             file.flush()
-            frames = self._decoded(file.name, kind=kind, field=field)
-        return self._world.codes(video=frames)
+            return self._decoded(file.name, kind=kind, field=field)
 
     def _decoded(self, path: str, *, kind: Kind, field: str) -> np.ndarray:
         limits, watching = self._limits, self._world.watching
@@ -97,3 +115,7 @@ class Media:
         except subprocess.TimeoutExpired:
             return b""
         return ran.stdout if ran.returncode == 0 else b""
+
+
+def _name(content: bytes) -> bytes:
+    return hashlib.sha256(content).digest()

@@ -5,63 +5,31 @@ import contextlib
 import secrets
 import time
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
 
-from ringworld.inference.engine.engine import Engine
-from ringworld.inference.engine.sequence import GenerationRequest
 from ringworld.inference.world import World
+from ringworld.serving.asked import check_model
+from ringworld.serving.backend import Backend
 from ringworld.serving.body import Body
-from ringworld.serving.config import ServingLimits
-from ringworld.serving.drawing import drawing_of, size_of
-from ringworld.serving.errors import ApiError, told_of
+from ringworld.serving.drawing import size_of
+from ringworld.serving.errors import ApiError, told_of, unsupported
 from ringworld.serving.exchange import Exchange
-from ringworld.serving.metrics import Metrics
+from ringworld.serving.form import Upload
+from ringworld.serving.gate import Gate, type_of
 from ringworld.serving.pictures import frame_png, mp4
+from ringworld.serving.shown import Shown
+from ringworld.serving.streams import unless_gone
+from ringworld.serving.video_asked import REFERENCE, VideoAsked, fields_of
 
-_LEAST_RATE, _MOST_RATE = 0.01, 120.0
-_MOST_SECONDS = 1e6
 _MOST_LISTED = 100
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class VideoAsked:
-    """What a request for a video says."""
-
-    prompt: str
-    drawn: GenerationRequest
-    frames_per_second: float
-
-    @property
-    def seconds(self) -> float:
-        """Length of the video."""
-        return self.drawn.frames / self.frames_per_second
-
-    @staticmethod
-    def of(body: Body, world: World, *, limits: ServingLimits) -> "VideoAsked":
-        """Read the request; frames are as many as the model watches where neither they nor seconds are given.
-
-        Raises:
-            InputError: a field has another type or is out of range, or the model draws nothing.
-            ApiError: a field is not supported, frames have another size, or there are too many.
-        """
-        world.prompts.seeing()
-        rate = body.number("fps", world.watching.frames_per_second, least=_LEAST_RATE, most=_MOST_RATE)
-        if "num_frames" in body or "seconds" not in body:
-            name, frames = "num_frames", body.whole("num_frames", world.watching.max_frames, least=1)
-        else:
-            name, frames = (
-                "seconds",
-                max(1, round(body.number("seconds", 0.0, above=0, most=_MOST_SECONDS) * rate)),
-            )
-        if frames > limits.max_frames:
-            problem = f"{name} asks for {frames} frames, of {limits.max_frames} at most"
-            raise ApiError(400, problem, param=name, code="too_many_frames")
-        drawn = drawing_of(body, world, frames=frames)
-        return VideoAsked(prompt=body.text("prompt"), drawn=drawn, frames_per_second=rate)
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
@@ -81,13 +49,25 @@ class _Video:
 class Videos:
     """The videos of one server, in its memory; call it in the event loop."""
 
-    def __init__(
-        self, world: World, engine: Engine, *, name: str, limits: ServingLimits, metrics: Metrics
-    ) -> None:
-        """Begin without any; `name` is what requests call the model."""
-        self._name = name
-        self._world, self._engine, self._limits, self._metrics = world, engine, limits, metrics
+    def __init__(self, backend: Backend, *, gate: Gate, show: Callable[[], Shown]) -> None:
+        """Begin without any; `show` begins to read what a request shows."""
+        self._backend, self._gate, self._show = backend, gate, show
+        self._name, self._limits = backend.config.name, backend.config.limits
+        self._world = backend.world
         self._videos: dict[str, _Video] = {}
+
+    def routes(self) -> list[Route]:
+        """Return the routes."""
+        route = self._gate.route
+        return [
+            route("/v1/videos", self._create_asked, method="POST"),
+            route("/v1/videos", self._list_asked),
+            route("/v1/videos/sync", self._draw_asked, method="POST"),
+            route("/v1/videos/{id}", self._get_asked),
+            route("/v1/videos/{id}", self._delete_asked, method="DELETE"),
+            route("/v1/videos/{id}/content", self._content_asked),
+            route("/v1/videos/{id}/frames/{index:int}", self._frame_asked),
+        ]
 
     def create(self, asked: VideoAsked) -> dict[str, Any]:
         """Begin to draw a video, and describe it.
@@ -100,7 +80,7 @@ class Videos:
         if len(self._videos) >= self._limits.max_videos:
             problem = f"{len(self._videos)} videos are kept, as many as may; delete one"
             raise ApiError(429, problem, kind="rate_limit_error", code="too_many_videos")
-        exchange = self._ask(asked)
+        exchange = self._backend.ask([asked.drawn])
         video = _Video(asked=asked)
         self._videos[video.id] = video
         video.task = asyncio.get_running_loop().create_task(self._draw(video, exchange))
@@ -114,7 +94,7 @@ class Videos:
             ApiError: it took too long.
         """
         video = _Video(asked=asked)
-        await self._finish(video, self._ask(asked))
+        await self._finish(video, self._backend.ask([asked.drawn]))
         return video.file
 
     def get(self, id: str) -> dict[str, Any]:
@@ -188,9 +168,49 @@ class Videos:
         self._videos.clear()
         await _stop(videos)
 
-    def _ask(self, asked: VideoAsked) -> Exchange:
-        seconds = self._limits.max_seconds
-        return Exchange(self._engine, [asked.drawn], metrics=self._metrics, seconds=seconds)
+    async def _asked(self, request: Request) -> VideoAsked:
+        sent: Upload | None = None
+        if type_of(request) == "multipart/form-data":
+            form = await self._gate.form(request)
+            for name in form.files.keys() - {REFERENCE}:
+                raise unsupported(name)
+            body, sent = fields_of(form), form.files.get(REFERENCE)
+        else:
+            body = await self._gate.body(request)
+        check_model(body, self._name)
+        read = partial(VideoAsked.of, limits=self._limits, sent=sent, shown=self._show())
+        return await asyncio.to_thread(read, body, self._world)
+
+    async def _create_asked(self, request: Request) -> Response:
+        asked = await self._asked(request)
+        return JSONResponse(self.create(asked))
+
+    async def _draw_asked(self, request: Request) -> Response:
+        asked = await self._asked(request)
+        return Response(await unless_gone(self.draw(asked), request), media_type="video/mp4")
+
+    async def _list_asked(self, request: Request) -> Response:
+        query = Body.of_form(request.query_params, words=("after", "order"))
+        return JSONResponse(
+            self.list(
+                limit=query.whole("limit", 20, least=1),
+                after=query.text("after") if "after" in query else None,
+                newest_first=query.text("order", "desc") != "asc",
+            )
+        )
+
+    async def _get_asked(self, request: Request) -> Response:
+        return JSONResponse(self.get(request.path_params["id"]))
+
+    async def _delete_asked(self, request: Request) -> Response:
+        return JSONResponse(await self.delete(request.path_params["id"]))
+
+    async def _content_asked(self, request: Request) -> Response:
+        return Response(self.content(request.path_params["id"]), media_type="video/mp4")
+
+    async def _frame_asked(self, request: Request) -> Response:
+        id, index = (request.path_params[name] for name in ("id", "index"))
+        return Response(await self.frame(id, index=index), media_type="image/png")
 
     async def _draw(self, video: _Video, exchange: Exchange) -> None:
         try:
@@ -210,8 +230,7 @@ class Videos:
                 video.status = "in_progress"
         finally:
             exchange.cancel()
-        rate = video.asked.frames_per_second
-        video.file = await asyncio.to_thread(_encoded, self._world, video.ids, frames_per_second=rate)
+        video.file = await asyncio.to_thread(_encoded, self._world, video.asked, video.ids)
 
     def _find(self, id: str) -> _Video:
         video = self._videos.get(id)
@@ -244,6 +263,7 @@ class Videos:
             "seconds": f"{asked.seconds:g}",
             "size": size_of(self._world),
             "num_frames": drawn.frames,
+            "given_frames": asked.given_frames,
             "frames_drawn": tokens // self._world.prompts.vocabulary.frame_tokens,
             "fps": asked.frames_per_second,
             "seed": drawn.sampling.seed,
@@ -251,8 +271,13 @@ class Videos:
         }
 
 
-def _encoded(world: World, ids: Sequence[int], *, frames_per_second: float) -> bytes:
-    return mp4(world.prompts.pixels(np.array(ids, np.int32)), frames_per_second=frames_per_second)
+def _encoded(world: World, asked: VideoAsked, ids: Sequence[int]) -> bytes:
+    frames = world.prompts.pixels(np.array(ids, np.int32))
+    if asked.after is not None:
+        # As the model sees them, so that what it draws follows.
+        tokenizer = world.prompts.seeing()
+        frames = np.concatenate([tokenizer.decode(world.codes(video=asked.after)), frames])
+    return mp4(frames, frames_per_second=asked.frames_per_second)
 
 
 async def _stop(videos: Sequence[_Video]) -> None:

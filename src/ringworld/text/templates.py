@@ -87,6 +87,31 @@ class ChatTemplate:
         """
         return self.encode_all([messages])[0]
 
+    def beginning(self, messages: Sequence[Message]) -> Int32[np.ndarray, " tokens"]:
+        """Return the ids with which a conversation goes on to begin, whatever the user says next.
+
+        Two questions tell: what they leave alike. A question after a message of the user belongs to it.
+
+        Raises:
+            InputError: there are no messages, or the last one is a question about a clip, which stands after
+                the whole of its text; or as for `encode`.
+        """
+        if not messages or (messages[-1].role == "user" and messages[-1].clips):
+            last = "ends with a clip, which is read after its question" if messages else "is empty"
+            raise InputError(
+                f"the conversation {last}, so that nothing can be read before a question is asked",
+                field="messages",
+                remedy="ask something about it first, and keep the answer too"
+                if messages
+                else "say something",
+            )
+        one, other = self.encode_all(
+            [joined(messages, [Message(role="user", text=question)]) for question in ("a", "b")]
+        )
+        length = min(len(one), len(other))
+        differs = np.flatnonzero(one[:length] != other[:length])
+        return one[: differs[0] if len(differs) else length]
+
     def encode_all(
         self, conversations: Sequence[Sequence[Message]], *, reply: bool = True
     ) -> list[Int32[np.ndarray, " tokens"]]:
@@ -153,6 +178,20 @@ def source_of(tokenizer: TextTokenizer) -> str | None:
         problem = f"chat_template of the tokenizer is no template, but {type(found).__name__}"
         raise InputError(problem, field="chat_template", value=found, remedy="copy the model again")
     return found or None
+
+
+def joined(before: Sequence[Message], after: Sequence[Message]) -> list[Message]:
+    r"""Return one conversation; what the user says after a message of the user becomes part of it.
+
+    Example:
+        A user's "A book." and a user's "Who wrote it?" become one message, "A book.\n\nWho wrote it?".
+    """
+    if not before or not after or (before[-1].role, after[0].role) != ("user", "user"):
+        return [*before, *after]
+    last, first = before[-1], after[0]
+    text = "\n\n".join(text for text in (last.text, first.text) if text)
+    both = Message(role="user", text=text, clips=(*last.clips, *first.clips))
+    return [*before[:-1], both, *after[1:]]
 
 
 def _named(templates: Sequence[Any]) -> Any:

@@ -3,15 +3,19 @@
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import Any
 
 import jax
 import numpy as np
 import pytest
 
 from ringworld.core.errors import Busy, InputError
+from ringworld.inference.clip_grammar import ClipGrammar
 from ringworld.inference.config import GREEDY, EngineConfig, GenerationLimits, SamplingConfig
 from ringworld.inference.engine.engine import Closed, Engine
-from ringworld.inference.engine.sequence import GenerationRequest
+from ringworld.inference.engine.sequence import Clips, GenerationRequest
+from ringworld.model.config import CacheType
+from ringworld.model.pages import PagePool
 from tests.inference.tiny_world import FORWARD, TOKENIZER, VOCABULARY, make_world
 
 TEXT = np.random.default_rng(0).integers(5, VOCABULARY.text_size, 400).astype(np.int32)
@@ -21,7 +25,7 @@ SAMPLINGS = [GREEDY, WARM, WARM, GREEDY, WARM, GREEDY, GREEDY]
 NEW = [9, 30, 12, 40, 5, 25, 60]
 
 
-def make(weights=None, decode=TOKENIZER.decode, **config: int) -> Engine:
+def make(weights=None, decode=TOKENIZER.decode, **config: Any) -> Engine:
     made = make_world(ring=2)
     return Engine(
         made.weights if weights is None else weights,
@@ -216,7 +220,7 @@ def test_a_cache_of_less_than_a_context_is_refused():
         "cache_tokens": 0,
     }.items():
         with pytest.raises(InputError) as refused:
-            EngineConfig(**{name: least - 1})
+            EngineConfig(**{name: least - 1})  # type: ignore[arg-type]
         assert refused.value.field == name
 
 
@@ -278,3 +282,85 @@ def test_guidance_takes_two_sequences_and_frames_are_whole():
         with pytest.raises(InputError) as refused:
             made.submit(replace(asked, max_new_tokens=9), print)
         assert refused.value.field == "max_new_tokens"
+
+
+def clips(begin: tuple[int, ...]) -> Clips:
+    close = (TOKENIZER.eos, 7)
+    grammar = ClipGrammar(vocabulary=VOCABULARY, begin=begin, close=close, most_frames=3)
+    return Clips(grammar=grammar, sampling=SamplingConfig(seed=3))
+
+
+def clip_of(ids: list[int]) -> tuple[list[int], list[int]]:
+    """Return the ids of the frames that come first, and those after them."""
+    end = ids.index(VOCABULARY.eov) + 1
+    VOCABULARY.decode_frames(np.array(ids[:end]))
+    return ids[:end], ids[end:]
+
+
+def test_a_text_holds_a_clip_where_it_begins_one_whatever_is_written_beside_it(engine, expected):
+    tokens = expected[6][0]
+    begin = tuple(tokens[3:5])
+    asked = request(6, max_new_tokens=45, clips=clips(begin))
+    with ThreadPoolExecutor(4) as pool:
+        beside = [pool.submit(lambda i=i: list(engine.stream(request(i)))) for i in range(3)]
+        pieces = list(engine.stream(asked))
+        for each in beside:
+            each.result()
+    ids = ids_of(pieces)
+    assert ids == ids_of(engine.stream(asked))
+    assert ids[:5] == tokens[:5]
+    frames, after = clip_of(ids[5:])
+    assert 1 <= len(frames) // VOCABULARY.frame_tokens <= 3
+    # What closes a clip ends no text, and is none.
+    assert after[:2] == [TOKENIZER.eos, 7]
+    assert len(after) > 2
+    shown = "".join(piece.text for piece in pieces)
+    assert shown.startswith(TOKENIZER.decode(tokens[:3]))
+    assert not VOCABULARY.is_vision(np.array(after)).any()
+
+
+def test_a_prompt_that_begins_a_clip_is_answered_with_one(engine):
+    asked = request(1, clips=clips(tuple(PROMPTS[1][-2:].tolist())), max_new_tokens=30)
+    frames, after = clip_of(ids_of(engine.stream(asked)))
+    assert after[:2] == [TOKENIZER.eos, 7]
+    cut = ids_of(engine.stream(replace(asked, max_new_tokens=3)))
+    assert cut == frames[:3]
+
+
+def test_what_only_seems_to_begin_a_clip_is_text(engine, expected):
+    tokens = expected[6][0]
+    never = (tokens[3], VOCABULARY.text_size - 1)
+    pieces = list(engine.stream(request(6, clips=clips(never))))
+    assert ids_of(pieces) == tokens
+    assert "".join(piece.text for piece in pieces) == TOKENIZER.decode(tokens)
+
+
+def test_clips_and_frames_are_not_asked_for_together():
+    with pytest.raises(InputError) as refused:
+        request(1, clips=clips((5,)), frames=2)
+    assert refused.value.field == "clips"
+
+
+def test_a_rounded_cache_gives_the_same_alone_and_together_and_little_else_than_a_whole_one(expected):
+    with make(cache_type="int8") as engine:
+        with ThreadPoolExecutor(len(PROMPTS)) as pool:
+            together = list(pool.map(lambda i: ids_of(engine.stream(request(i))), range(len(PROMPTS))))
+        assert engine.state.preempted
+        assert together == [ids_of(engine.stream(request(i))) for i in range(len(PROMPTS))]
+        (piece,) = engine.stream(request(0, max_new_tokens=0, score_prompt=True))
+    losses = make_world(ring=2).world.scorer.losses(PROMPTS[0])
+    errors = np.abs([-token.logprob for token in piece.prompt] - losses)
+    # 255 steps: of the order of a hundredth, and not none.
+    assert 1e-5 < errors.mean() < 0.1
+
+
+def test_a_cache_takes_the_bytes_of_its_numbers():
+    architecture = replace(FORWARD.architecture, head=64, layers=3)
+    widths: dict[CacheType, int] = {"compute": 2, "int8": 1}
+    for cache_type, width in widths.items():
+        with jax.set_mesh(make_world(ring=1).mesh):
+            pool = PagePool.init(
+                architecture, pages=5, page_tokens=32, compute="bfloat16", cache_type=cache_type
+            )
+        numbers = architecture.layers * 2 * architecture.kv_heads * architecture.head * 5 * 32
+        assert numbers * width <= sum(leaf.nbytes for leaf in jax.tree.leaves(pool)) <= 1.1 * numbers * width

@@ -4,8 +4,10 @@ import math
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from queue import SimpleQueue
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -22,6 +24,7 @@ from ringworld.inference.engine.programs import Programs
 from ringworld.inference.engine.scheduler import Scheduler
 from ringworld.inference.engine.sequence import GenerationRequest, LiveSequence, Piece, ScoredToken
 from ringworld.inference.grammar import frame_grammar
+from ringworld.inference.prompts import Ids
 from ringworld.model.decode import GenerationWeights
 from ringworld.model.forward import Forward
 from ringworld.text.vocabulary import Vocabulary
@@ -30,10 +33,11 @@ _LEAST_PAGE_TOKENS = 32
 _MOST_PAGES_OF_CONTEXT = 1024
 _USUAL_CACHE_TOKENS = 2**16
 Deliver = Callable[[Piece | BaseException], None]
+T = TypeVar("T")
 
 
 class Closed(RuntimeError):
-    """The engine was closed before a request was finished."""
+    """The engine was closed before a request was finished, or emptied its cache after an error."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -122,12 +126,14 @@ class Engine:
                 pages=pages,
                 page_tokens=page,
                 table_pages=table_pages,
+                cache_type=config.cache_type,
             )
         self._scheduler = self._new_scheduler()
         self._read_tokens = self._reused_tokens = self._written_tokens = self._steps = 0
         self._preempted = 0
         # The scheduler belongs to the thread; others leave here what they ask.
         self._inbox: deque[LiveSequence] = deque()
+        self._jobs: deque[tuple[Callable[[Scheduler, Programs], Any], Future[Any]]] = deque()
         self._changed = threading.Condition()
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="ringworld-engine", daemon=True)
@@ -207,6 +213,49 @@ class Engine:
         cancel = self.submit(request, pieces.put)
         return _until_finished(pieces, cancel)
 
+    def between_rounds(self, job: Callable[[Scheduler, Programs], T]) -> Future[T]:
+        """Let a job run on the engine's thread, where nothing else uses the cache.
+
+        Args:
+            job: takes the scheduler and the programs, and returns soon.
+
+        Returns:
+            What it will have given or raised; `Closed` where the engine is closed before.
+
+        Raises:
+            Closed: the engine is closed.
+        """
+        done: Future[T] = Future()
+        with self._changed:
+            if self._closing:
+                raise Closed("the engine is closed")
+            self._jobs.append((job, done))
+            self._changed.notify()
+        return done
+
+    def hold(self, ids: Ids) -> tuple[Scheduler, list[int]]:
+        """Read ids, and hold the pages that are known to begin so, before any can be given to others.
+
+        Returns:
+            The scheduler whose pages they are, and the pages, which the caller releases there.
+
+        Raises:
+            InputError: as for `submit`.
+            Busy: likewise.
+            Closed: likewise.
+        """
+        held: Future[tuple[Scheduler, list[int]]] = Future()
+        tokens = ids.tolist()
+
+        def deliver(piece: Piece | BaseException) -> None:
+            if isinstance(piece, BaseException):
+                held.set_exception(piece)
+            elif piece.finish is not None:
+                held.set_result((self._scheduler, self._scheduler.hold(tokens)))
+
+        self.submit(GenerationRequest(prompt=ids, max_new_tokens=1), deliver)
+        return held.result()
+
     def warm_up(self) -> None:
         """Compile what requests will need: a step, and chunks of each size."""
         size = self._page
@@ -216,6 +265,11 @@ class Engine:
             for _ in self.stream(GenerationRequest(prompt=prompt, max_new_tokens=1)):
                 pass
             size *= 2
+
+    @property
+    def page_tokens(self) -> int:
+        """Tokens of a page."""
+        return self._page
 
     @property
     def closed(self) -> bool:
@@ -258,14 +312,22 @@ class Engine:
                 self._closing = True
             for sequence in (*self._everyone(), *self._inbox):
                 sequence.deliver(Closed("the engine was closed"))
+            for _, done in self._jobs:
+                done.set_exception(Closed("the engine was closed"))
 
     def _begin_round(self) -> bool:
         """Wait for something to do; False where the engine is closed."""
         with self._changed:
-            while not (self._closing or self._inbox or self._everyone()):
+            while not (self._closing or self._inbox or self._jobs or self._everyone()):
                 self._changed.wait()
             while self._inbox:
                 self._scheduler.waiting.append(self._inbox.popleft())
+            jobs, self._jobs = self._jobs, deque()
+        for job, done in jobs:
+            try:
+                done.set_result(job(self._scheduler, self._programs))
+            except Exception as error:
+                done.set_exception(error)
         for sequence in self._everyone():
             if sequence.cancelled:
                 self._scheduler.remove(sequence)

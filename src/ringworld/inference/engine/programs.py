@@ -19,8 +19,10 @@ from ringworld.inference.grammar import Grammar, frame_grammar, legal, text_gram
 from ringworld.inference.request import float32_of, sampling_of
 from ringworld.inference.sampling import Sampling, guide, row_keys, sample
 from ringworld.model.arrange import Layout
+from ringworld.model.config import CacheType
 from ringworld.model.decode import GenerationWeights
 from ringworld.model.forward import Forward
+from ringworld.model.key_values import KeyValues, fetch_pages, put_pages, span_tokens
 from ringworld.model.layers import rms_norm
 from ringworld.model.pages import PagePool, read_pages, step_pages
 from ringworld.model.world_model import logits
@@ -62,7 +64,11 @@ class _Rows(NamedTuple):
 
 
 class Programs:
-    """One model with its pool of pages; call it from one thread, under `jax.set_mesh`."""
+    """One model with its pool of pages; call it from one thread, under `jax.set_mesh`.
+
+    Attributes:
+        pool: keys and values of all pages; each call uses it up and makes another.
+    """
 
     def __init__(
         self,
@@ -75,23 +81,25 @@ class Programs:
         pages: int,
         page_tokens: int,
         table_pages: int,
+        cache_type: CacheType,
     ) -> None:
         """Make an empty pool of so many pages, for tables of at most `table_pages`."""
         self._weights, self._forward = weights, forward
         self._pages, self._page, self._width = pages, page_tokens, table_pages
         self._rows = rows
+        self._cache_type: CacheType = cache_type
         self._vocabulary, self._text = vocabulary, text_grammar(vocabulary, ends=())
         self._legal = legal(self._text, jnp.int32(0), vocab=forward.architecture.vocab)
         # In this layout token t of a chunk is on member t % members, as in a page.
         self._layout = Layout(replace(forward.execution.attention, layout="striped"), mesh=mesh)
         self._replicated = jax.NamedSharding(mesh, spec())
-        self._pool, self._seen = self._empty()
+        self.pool, self._seen = self._empty()
 
     def clear(self) -> None:
         """Begin again with an empty pool."""
-        for array in jax.tree.leaves((self._pool, self._seen)):
+        for array in jax.tree.leaves((self.pool, self._seen)):
             array.delete()
-        self._pool, self._seen = self._empty()
+        self.pool, self._seen = self._empty()
 
     def join(self, sequence: LiveSequence) -> None:
         """Let a sequence have its row."""
@@ -116,9 +124,9 @@ class Programs:
         pages = np.zeros(chunk.size // self._page, np.int32)
         own = sequence.pages[first : first + len(pages)]
         pages[: len(own)] = own
-        x, self._pool = read_pages(
+        x, self.pool = read_pages(
             self._weights,
-            self._pool,
+            self.pool,
             ids,
             order=placed_order,
             pages=self._put(pages),
@@ -134,6 +142,21 @@ class Programs:
             _scored(sequence, token=targets[0, i], logprob=scores[i], likeliest=found, at=i)
             for i in range(chunk.tokens)
         ]
+
+    def fetch(self, pages: Sequence[int]) -> KeyValues:
+        """Return the keys and values of the tokens of some pages."""
+        compute = self._forward.execution.compute
+        return fetch_pages(self.pool, self._put(np.asarray(pages, np.int32)), compute=compute)
+
+    def put(self, pages: Sequence[int], span: KeyValues) -> None:
+        """Fill pages with keys and values of tokens."""
+        self.pool = put_pages(self.pool, span, pages=self._put(np.asarray(pages, np.int32)))
+
+    @property
+    def span_tokens(self) -> int:
+        """How many tokens are fetched or put at once, whole pages."""
+        forward = self._forward
+        return span_tokens(forward.architecture, compute=forward.execution.compute, multiple=self._page)
 
     def step(self, sequences: Sequence[LiveSequence]) -> list[tuple[ScoredToken, bool]]:
         """Write a token of each; return it, and whether the scores that it was drawn from are numbers."""
@@ -154,12 +177,12 @@ class Programs:
                 rows, lambda each: float32_of(each.request.sampling.guidance_scale), dtype=np.float32
             ),
             grammar=jax.tree.map(lambda *x: np.array(x, np.int32), *map(self._grammar, rows)),
-            sampling=sampling_of([GREEDY if each is None else each.request.sampling for each in rows]),
+            sampling=sampling_of([GREEDY if each is None else each.sampling for each in rows]),
         )
         asked = any(each.request.alternatives for each in sequences)
-        drawn, self._seen, self._pool = _step(
+        drawn, self._seen, self.pool = _step(
             self._weights,
-            self._pool,
+            self.pool,
             self._seen,
             self._put(batch),
             asked=self._put(np.bool_(asked)),
@@ -181,13 +204,23 @@ class Programs:
         ]
 
     def _grammar(self, sequence: LiveSequence | None) -> Grammar:
-        if sequence is None or not sequence.request.frames:
+        if sequence is None:
+            return self._text
+        if (ids := sequence.clip_ids) is not None:
+            return Grammar(body_start=ids.start, body_stop=ids.stop)
+        if not sequence.request.frames:
             return self._text
         return frame_grammar(self._vocabulary, frames=sequence.request.frames)
 
     def _empty(self) -> tuple[PagePool, Bool[Array, "batch vocab"]]:
         architecture, compute = self._forward.architecture, self._forward.execution.compute
-        pool = PagePool.init(architecture, pages=self._pages, page_tokens=self._page, compute=compute)
+        pool = PagePool.init(
+            architecture,
+            pages=self._pages,
+            page_tokens=self._page,
+            compute=compute,
+            cache_type=self._cache_type,
+        )
         return pool, self._put(np.zeros((self._rows, architecture.vocab), bool))
 
     def _table(self, sequences: Sequence[LiveSequence | None]) -> Any:

@@ -13,11 +13,11 @@ both are read.
 """
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ringworld.inference.batches import chunk_size
-from ringworld.inference.engine.pages import Pages
+from ringworld.inference.engine.pages import ROOT, Pages
 from ringworld.inference.engine.sequence import LiveSequence
 
 
@@ -51,6 +51,18 @@ class Scheduler:
         self._page, self._chunk = page_tokens, chunk_tokens
         self._turn = 0
         self._rows = [*range(max_sequences - 1, -1, -1)]
+
+    def hold(self, ids: Sequence[int]) -> list[int]:
+        """Hold the pages that are known to begin with these ids, and return them in order."""
+        held: list[int] = []
+        for start in range(0, len(ids) - self._page + 1, self._page):
+            before = held[-1] if held else ROOT
+            page = self.pages.find(ids[start : start + self._page], before=before)
+            if page is None:
+                break
+            self.pages.hold(page)
+            held.append(page)
+        return held
 
     def remove(self, sequence: LiveSequence) -> None:
         """Forget a sequence, wherever it is; what was read of it stays known."""

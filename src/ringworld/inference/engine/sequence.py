@@ -10,6 +10,7 @@ from jaxtyping import Int32
 from ringworld.core.errors import InputError
 from ringworld.core.ranges import check_range
 from ringworld.inference.batches import checksum
+from ringworld.inference.clip_grammar import ClipGrammar
 from ringworld.inference.config import GREEDY, SamplingConfig
 from ringworld.inference.engine.pages import ROOT
 from ringworld.text.stream import TextStream
@@ -43,6 +44,8 @@ class GenerationRequest:
     """Frames to draw; 0 writes text. `max_new_tokens` is then that of all of them, ends included."""
     unconditional: Int32[np.ndarray, " unconditional"] | None = None
     """The prompt that guidance compares with; none leaves guidance out."""
+    clips: "Clips | None" = None
+    """Lets a text hold images and videos; the prompt may end with what begins one."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be continued.
@@ -54,8 +57,21 @@ class GenerationRequest:
         check_range(self, "alternatives", least=0, most=MOST_ALTERNATIVES)
         if "" in self.stop:
             raise InputError("a stop string is empty", field="stop", value=self.stop, remedy="leave it out")
+        if self.clips is not None and (self.frames or self.unconditional is not None):
+            raise InputError(
+                "clips stand within a text, which frames and guidance are not for", field="clips"
+            )
         if not self.max_new_tokens and not self.score_prompt:
             raise InputError("max_new_tokens is 0, so nothing is asked", field="max_new_tokens", value=0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Clips:
+    """How images and videos within a text are drawn."""
+
+    grammar: ClipGrammar
+    sampling: SamplingConfig
+    """Of their codes; the seed is the text's."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -127,6 +143,12 @@ class LiveSequence:
         self.scores: list[ScoredToken] = []
         self.cancelled = False
         self._ends, self._stream = ends | set(request.ends), TextStream(decode, stop=request.stop)
+        self._clip: list[int] | None = None
+        self._beginning: list[int] = []
+        if request.clips is not None and self.ids[-len(request.clips.grammar.begin) :] == [
+            *request.clips.grammar.begin
+        ]:
+            self._clip = []
         self.pair: tuple[LiveSequence, ...] = (self,)
         if request.unconditional is not None:
             compared = replace(request, prompt=request.unconditional, unconditional=None, score_prompt=False)
@@ -142,6 +164,18 @@ class LiveSequence:
     def written(self) -> int:
         """Number of tokens that follow the prompt."""
         return len(self.ids) - len(self.request.prompt)
+
+    @property
+    def clip_ids(self) -> range | None:
+        """The ids that may follow within a clip; None outside of one."""
+        clips = self.request.clips
+        return None if clips is None or self._clip is None else clips.grammar.at(self._clip)
+
+    @property
+    def sampling(self) -> SamplingConfig:
+        """How the next token is drawn."""
+        clips = self.request.clips
+        return self.request.sampling if clips is None or self._clip is None else clips.sampling
 
     @property
     def unread(self) -> int:
@@ -174,14 +208,45 @@ class LiveSequence:
             return Piece(
                 token=token, prompt=scores, finish="stop" if whole else None, reused_tokens=self.reused
             )
+        if self._clip is not None:
+            return self._draw(token, scores)
         if token.id in self._ends:
-            text = self._stream.close()
+            text = self._push_beginning() + self._stream.close()
             return Piece(text=text, prompt=scores, finish="stop", reused_tokens=self.reused)
-        text = self._stream.push(token.id)
+        text = self._push(token.id)
         finish: Finish | None = None
         if self._stream.stopped:
             finish = "stop"
         elif self.written == self.request.max_new_tokens:
-            text += self._stream.close()
+            text += self._push_beginning() + self._stream.close()
             finish = "stop" if self._stream.stopped else "length"
         return Piece(text=text, token=token, prompt=scores, finish=finish, reused_tokens=self.reused)
+
+    def _draw(self, token: ScoredToken, scores: tuple[ScoredToken, ...]) -> Piece:
+        """Add a token to the clip that is drawn."""
+        assert self.request.clips is not None and self._clip is not None
+        self._clip.append(token.id)
+        if self.request.clips.grammar.is_whole(self._clip):
+            self._clip = None
+        finish: Finish | None = None
+        text = ""
+        if self.written == self.request.max_new_tokens:
+            finish, text = "length", self._stream.close()
+        return Piece(text=text, token=token, prompt=scores, finish=finish, reused_tokens=self.reused)
+
+    def _push(self, id: int) -> str:
+        """Add an id of text, and return what is certain; what may begin a clip is held back."""
+        if self.request.clips is None:
+            return self._stream.push(id)
+        begin, text = [*self.request.clips.grammar.begin], ""
+        self._beginning.append(id)
+        while self._beginning and self._beginning != begin[: len(self._beginning)]:
+            text += self._stream.push(self._beginning.pop(0))
+        if self._beginning == begin:
+            self._beginning, self._clip = [], []
+        return text
+
+    def _push_beginning(self) -> str:
+        """Return what was held back, and begins no clip."""
+        held, self._beginning = self._beginning, []
+        return "".join(map(self._stream.push, held))

@@ -1,7 +1,10 @@
 // The page of a server: it asks what any client asks, and shows what comes as text, never as markup.
 
 const at = (id) => document.getElementById(id);
-const shown = { messages: [], attached: [], used: 0, context: 1, model: "", answering: null, drawing: null };
+const shown = {
+  messages: [], attached: [], used: 0, context: 1, model: "", answering: null, drawing: null,
+  memory: null, before: [],  // What is reopened, and its turns, which the server puts before ours.
+};
 
 async function call(path, body, options = {}) {
   const headers = at("key").value ? { Authorization: `Bearer ${at("key").value}` } : {};
@@ -56,6 +59,9 @@ async function begin() {
     at("access").open = false;
     at("show-draw").hidden = !model.vision;
     if (model.vision) at("frames").value = model.vision.max_frames;
+    at("may-hold").hidden = !model.vision;
+    at("memories").hidden = !model.memories;
+    if (model.memories) await listMemories();
     complain(null);
     await measure();
   } catch (error) { complain(error); }
@@ -168,6 +174,14 @@ function turn(role, text, pictures = []) {
   return { item, content };
 }
 
+/** Return an image or a video of an answer, as it stands in a message. */
+function picture({ type, [type]: { url } }) {
+  if (type === "image_url") return element("img", { src: url, alt: "An image of the answer" });
+  const bytes = Uint8Array.from(atob(url.slice(url.indexOf(",") + 1)), (letter) => letter.charCodeAt(0));
+  const src = URL.createObjectURL(new Blob([bytes], { type: "video/mp4" }));
+  return element("video", { src, controls: true, loop: true, ariaLabel: "A video of the answer" });
+}
+
 async function ask(event) {
   event.preventDefault();
   const question = at("question").value.trim();
@@ -188,21 +202,29 @@ async function ask(event) {
   at("send").disabled = true;
   say("Reading");
   let written = "";
+  const drawn = [];
   const settled = () => {
-    shown.messages.push(asked, { role: "assistant", content: written });
-    at("export").disabled = false;
+    const content = drawn.length ? [{ type: "text", text: written }, ...drawn] : written;
+    shown.messages.push(asked, { role: "assistant", content });
+    at("export").disabled = at("keep").disabled = false;
   };
   try {
     const body = {
       model: shown.model, messages: [...shown.messages, asked], stream: true,
       stream_options: { include_usage: true },
     };
+    if (shown.memory) body.memory = shown.memory;
+    if (at("modalities").value !== "text") body.modalities = at("modalities").value.split(" ");
     if (at("tokens").value) body.max_tokens = Number(at("tokens").value);
     if (at("temperature").value) body.temperature = Number(at("temperature").value);
     if (at("seed").value) body.seed = Number(at("seed").value);
     const response = await call("v1/chat/completions", body, { signal: shown.answering.signal });
     for await (const { choices: [choice], usage } of events(response)) {
       if (usage) shown.used = usage.total_tokens;
+      for (const part of [...(choice?.delta?.images ?? []), ...(choice?.delta?.videos ?? [])]) {
+        drawn.push(part);
+        answer.item.append(picture(part));
+      }
       if (!choice?.delta?.content) continue;
       if (!written) say("Answering");
       written += choice.delta.content;
@@ -212,7 +234,7 @@ async function ask(event) {
     settled();
     say("");
   } catch (error) {
-    if (error.name === "AbortError" && written) {
+    if (error.name === "AbortError" && (written || drawn.length)) {
       settled();
       say("Stopped");
     } else {
@@ -242,14 +264,63 @@ function save(name, content) {
 
 function fresh() {
   shown.answering?.abort();
-  Object.assign(shown, { messages: [], attached: [], used: 0 });
+  Object.assign(shown, { messages: [], attached: [], used: 0, memory: null, before: [] });
   at("log").replaceChildren();
-  at("export").disabled = true;
+  at("export").disabled = at("keep").disabled = true;
   showAttached();
   complain(null);
   say("A new conversation");
   at("question").focus();
   measure();
+}
+
+async function listMemories() {
+  const { data } = await (await call("v1/memories")).json();
+  at("kept").replaceChildren(...data.map((each) => element("li", {},
+    `${each.name} (${each.tokens.toLocaleString()} tokens) `,
+    ...[["Reopen", reopen], ["Delete", forget]].map(([does, action]) => element("button", {
+      type: "button", textContent: does, ariaLabel: `${does} ${each.name}`,
+      onclick: () => action(each).catch((error) => { complain(error); say(""); }),
+    })))));
+}
+
+async function keep() {
+  complain(null);
+  say("Keeping");
+  at("keep").disabled = true;
+  try {
+    const first = [...shown.before, ...shown.messages].find((each) => each.role === "user").content;
+    const question = typeof first === "string" ? first : first[0].text;
+    const body = { model: shown.model, messages: shown.messages, name: at("memory-name").value.trim() || question.slice(0, 80) };
+    if (shown.memory) body.memory = shown.memory;
+    const kept = await (await call("v1/memories", body)).json();
+    await listMemories();
+    say(`Kept ${kept.tokens.toLocaleString()} tokens`);
+  } catch (error) {
+    complain(error);
+    say("");
+  } finally { at("keep").disabled = !shown.messages.length; }
+}
+
+async function reopen({ id, name }) {
+  const memory = await (await call(`v1/memories/${id}`)).json();
+  fresh();
+  Object.assign(shown, { memory: id, used: memory.tokens, before: memory.messages });
+  for (const { role, content, frames } of memory.messages) {
+    if (role !== "system") turn(role, frames.map((count) => `[${count} frames] `).join("") + content);
+  }
+  at("export").disabled = false;
+  at("memories").open = false;  // On a phone it would hide the turns.
+  say(`Reopened ${name}`);
+  await measure();
+}
+
+async function forget({ id, name }) {
+  await call(`v1/memories/${id}`, undefined, { method: "DELETE" });
+  if (shown.memory === id) fresh();
+  await listMemories();
+  say(`Deleted ${name}`);
+  at("memory-name").focus();
 }
 
 async function draw(event) {
@@ -332,7 +403,13 @@ function listen() {
   at("halt").addEventListener("click", () => shown.drawing?.abort());
   at("fresh").addEventListener("click", fresh);
   at("export").addEventListener("click", () =>
-    save("conversation.json", JSON.stringify({ model: shown.model, messages: shown.messages }, null, 2)));
+    save("conversation.json", JSON.stringify({ model: shown.model, messages: [...shown.before, ...shown.messages] }, null, 2)));
+  at("keep").addEventListener("click", keep);
+  at("memory-name").addEventListener("keydown", (event) => {
+    if (event.key !== "Enter") return;
+    event.preventDefault();
+    at("keep").click();
+  });
   at("show-chat").addEventListener("click", () => show("chat"));
   at("show-draw").addEventListener("click", () => show("draw"));
   at("show-key").addEventListener("submit", (event) => { event.preventDefault(); begin(); });

@@ -1,0 +1,108 @@
+"""Images and videos within an answer: whether there may be any, and how a client is shown them."""
+
+import base64
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+import numpy as np
+
+from ringworld.core.errors import InputError
+from ringworld.inference.clip_grammar import ClipGrammar
+from ringworld.inference.config import SamplingConfig
+from ringworld.inference.engine.sequence import Clips, Piece
+from ringworld.inference.world import World
+from ringworld.serving.body import Body
+from ringworld.serving.config import ServingLimits
+from ringworld.serving.errors import ApiError
+from ringworld.serving.pictures import mp4, png
+from ringworld.serving.shown import Shown
+
+_MODALITIES = ("text", "image", "video")
+_IN_ORDER: tuple[tuple[Literal["images", "videos"], str], ...] = (
+    ("images", "image_url"),
+    ("videos", "video_url"),
+)
+
+
+def clips_of(
+    body: Body, world: World, *, sampling: SamplingConfig, limits: ServingLimits
+) -> tuple[Clips | None, bool]:
+    """Return how clips are drawn in an answer, None where it is text alone, and whether it begins with one.
+
+    | `modalities` | the answer |
+    |---|---|
+    | none, or `text` | text |
+    | `text`, `image` | text, and images where the model draws some |
+    | `text`, `video` | text, and videos of at most `num_frames` |
+    | `image`, or `video` | begins with one |
+
+    Raises:
+        InputError: a field has another type or is out of range, or the model draws nothing.
+        ApiError: there are too many frames.
+    """
+    asked = body.texts("modalities") or ("text",)
+    if not set(asked) <= set(_MODALITIES):
+        names = ", ".join(_MODALITIES)
+        raise InputError(f"modalities may hold {names} alone", field="modalities", value=asked)
+    if set(asked) == {"text"}:
+        return None, False
+    world.prompts.seeing()
+    frames = 1
+    if "video" in asked:
+        frames = body.whole("num_frames", world.watching.max_frames, least=1)
+    if frames > limits.max_frames:
+        problem = f"num_frames is {frames}, of {limits.max_frames} at most"
+        raise ApiError(400, problem, param="num_frames", code="too_many_frames")
+    tokenizer, default = world.prompts.tokenizer, world.sampling
+    grammar = ClipGrammar(
+        vocabulary=world.prompts.vocabulary,
+        begin=tokenizer.vision_start,
+        close=tokenizer.vision_end,
+        most_frames=frames,
+    )
+    drawn = replace(default.image if frames == 1 else default.video, seed=sampling.seed, guidance_scale=1.0)
+    return Clips(grammar=grammar, sampling=drawn), "text" not in asked
+
+
+def clips_in(pieces: Sequence[Piece], world: World) -> Iterator[np.ndarray]:
+    """Yield the codes of each clip that is whole, [frames, codes]."""
+    vocabulary, ids = world.prompts.vocabulary, []
+    for piece in pieces:
+        if piece.token is None or piece.token.id < vocabulary.code_offset:
+            ids = []
+            continue
+        ids.append(piece.token.id)
+        if piece.token.id == vocabulary.eov:
+            yield vocabulary.decode_frames(np.array(ids, np.int32))
+            ids = []
+
+
+def last_clip(before: Sequence[Piece], piece: Piece, world: World) -> list[np.ndarray]:
+    """Return the codes of the clip that a piece ends, if it ends one."""
+    vocabulary, start = world.prompts.vocabulary, len(before)
+    if piece.token is None or piece.token.id != vocabulary.eov:
+        return []
+    while start and (token := before[start - 1].token) and token.id >= vocabulary.code_offset:
+        start -= 1
+    return [*clips_in([*before[start:], piece], world)]
+
+
+def shown_as(clips: Sequence[np.ndarray], world: World, *, shown: Shown) -> dict[str, Any]:
+    """Return the fields of a message that holds clips: PNG of images, MP4 of videos, as `data:` addresses.
+
+    A client that shows one again later shows the same codes. It decodes them, so call it in a thread.
+    """
+    fields: dict[str, Any] = {}
+    for codes in clips:
+        frames = world.prompts.seeing().decode(codes)
+        name, part = _IN_ORDER[len(codes) > 1]
+        if len(codes) == 1:
+            content, kind = png(frames[0]), "image/png"
+        else:
+            rate = world.watching.frames_per_second
+            content, kind = mp4(frames, frames_per_second=rate), "video/mp4"
+        shown.drew(content, codes)
+        address = f"data:{kind};base64,{base64.b64encode(content).decode()}"
+        fields.setdefault(name, []).append({"type": part, part: {"url": address}})
+    return fields

@@ -1,0 +1,143 @@
+"""What stands before each answer: the host, the key, the size and the type of what was sent."""
+
+import hmac
+from collections.abc import Awaitable, Callable
+from urllib.parse import urlsplit
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from ringworld.core.errors import InputError
+from ringworld.core.files import parse_json
+from ringworld.serving.body import Body
+from ringworld.serving.config import ServingConfig
+from ringworld.serving.errors import ApiError, told_of
+from ringworld.serving.form import Form, parse_form
+from ringworld.serving.metrics import Metrics
+
+_OWN_NAMES = ("localhost", "127.0.0.1", "::1")
+_CLOSED_REQUEST = 499  # what nginx calls a request whose client went away
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+class Gate:
+    """The door of one server, through which all requests come."""
+
+    def __init__(self, config: ServingConfig, *, metrics: Metrics) -> None:
+        """Keep who may ask, and how much."""
+        self._config, self._metrics = config, metrics
+
+    def route(self, path: str, handler: Handler, *, method: str = "GET", open_to_all: bool = False) -> Route:
+        """Return the route of a path, whose errors are answered in OpenAI's form.
+
+        Args:
+            path: as Starlette writes it.
+            handler: what answers.
+            method: of HTTP.
+            open_to_all: whether no key is asked.
+        """
+
+        async def answer(request: Request) -> Response:
+            try:
+                self._check_host(request)
+                if not open_to_all:
+                    self._check_key(request)
+                response = await handler(request)
+            except ClientDisconnect:
+                response = Response(status_code=_CLOSED_REQUEST)
+            except Exception as error:
+                response = _refusal(error)
+            self._metrics.requests.labels(path, response.status_code).inc()
+            return response
+
+        return Route(path, answer, methods=[method])
+
+    async def body(self, request: Request) -> Body:
+        """Read a body of JSON.
+
+        Raises:
+            ApiError: it is too long, or not JSON.
+        """
+        if type_of(request) != "application/json":
+            # Any page may send other types to any server, without asking.
+            problem = f"content-type is {type_of(request)!r:.80}; send application/json"
+            raise ApiError(415, problem, param="content-type")
+        try:
+            return Body(parse_json((await self._bytes(request)).decode("utf-8")))
+        except ValueError as error:
+            if isinstance(error, InputError):
+                raise
+            raise ApiError(400, f"the body is not JSON in UTF-8: {error}") from None
+
+    async def form(self, request: Request) -> Form:
+        """Read a body of a form, which a page of another site must not have sent.
+
+        Raises:
+            ApiError: it is too long, no form, or from another site.
+        """
+        if type_of(request) != "multipart/form-data":
+            problem = f"content-type is {type_of(request)!r:.80}; send multipart/form-data"
+            raise ApiError(415, problem, param="content-type")
+        origin = request.headers.get("origin")
+        if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
+            problem = f"a form of {origin!r:.80} is not taken; send it from a page of this server"
+            raise ApiError(403, problem, kind="permission_error")
+        return parse_form(request.headers["content-type"], await self._bytes(request))
+
+    async def _bytes(self, request: Request) -> bytes:
+        """Read a body, no more of it than is taken.
+
+        Raises:
+            ApiError: it is too long.
+        """
+        most = self._config.limits.max_body_bytes
+        too_long = ApiError(413, f"the body has more than {most} bytes", code="request_too_large")
+        if int(request.headers.get("content-length", 0)) > most:
+            raise too_long
+        parts, size = [], 0
+        async for part in request.stream():
+            parts.append(part)
+            size += len(part)
+            if size > most:
+                raise too_long
+        return b"".join(parts)
+
+    def _check_host(self, request: Request) -> None:
+        """Refuse what a page of another site sends to this machine by a name of its own (DNS rebinding)."""
+        if not self._config.loopback or self._config.keys:
+            return
+        host = request.url.hostname
+        if host not in (*_OWN_NAMES, self._config.host):
+            problem = f"{host!r:.80} is none of this server's names; use {self._config.host}"
+            raise ApiError(403, problem, kind="permission_error")
+
+    def _check_key(self, request: Request) -> None:
+        if not self._config.keys:
+            return
+        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        shown = given.encode() if scheme.lower() == "bearer" else b""
+        # All of them, so that time tells nothing.
+        matches = [hmac.compare_digest(shown, key.encode()) for key in self._config.keys]
+        if not any(matches):
+            problem = "this server wants a key; send it as `Authorization: Bearer KEY`"
+            raise ApiError(401, problem, kind="authentication_error", code="invalid_api_key")
+
+
+def type_of(request: Request) -> str:
+    """Return the type of a body, without its parameters."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+async def no_such_path(request: Request, error: Exception) -> Response:
+    """Answer what no route does."""
+    problem = f"{request.method} {request.url.path!r:.80} is nothing that this server answers"
+    status = getattr(error, "status_code", 404)
+    return _refusal(ApiError(status, problem, kind="not_found_error"))
+
+
+def _refusal(error: BaseException) -> Response:
+    told = told_of(error)
+    headers = {"WWW-Authenticate": "Bearer"} if told.status == 401 else {}
+    headers |= {"Retry-After": "1"} if told.status == 429 else {}
+    return JSONResponse(told.to_json(), status_code=told.status, headers=headers)

@@ -1,0 +1,91 @@
+"""Answers that hold images and videos, and their codes in the next turn."""
+
+import base64
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ringworld.inference.config import EngineConfig
+from tests.serving.test_drawing import frames_of
+from tests.serving.test_server import TEXT, VOCABULARY, WORLD, events, send, serving
+
+ASKED = [{"role": "user", "content": TEXT}]
+
+
+@pytest.fixture(scope="module")
+def port():
+    config = EngineConfig(max_sequences=2, chunk_tokens=64)
+    with WORLD.engine(config) as engine, serving(engine, limits={"max_frames": 9}) as found:
+        yield found
+
+
+def chat(port: int, **body):
+    return send(port, "/v1/chat/completions", {"messages": ASKED, "seed": 3, "max_tokens": 40, **body})
+
+
+def codes_of(choice: dict) -> list[list[int]]:
+    """Return the codes of the first clip, as the tokens of an answer tell."""
+    names = [each["token"] for each in choice["logprobs"]["content"]]
+    ids = [int(name.removeprefix("token_id:")) for name in names if name.startswith("token_id:")]
+    return VOCABULARY.decode_frames(np.array(ids[: ids.index(VOCABULARY.eov) + 1])).tolist()
+
+
+def content_of(part: dict) -> bytes:
+    return base64.b64decode(part[part["type"]]["url"].partition(",")[2])
+
+
+def test_an_answer_begins_with_an_image_which_is_the_same_in_the_next_turn(port):
+    status, answered = chat(port, modalities=["image"], logprobs=True)
+    assert status == 200
+    (choice,) = answered["choices"]
+    codes = codes_of(choice)
+    (image,) = choice["message"]["images"]
+    pixels = np.asarray(Image.open(io.BytesIO(content_of(image))))
+    np.testing.assert_array_equal(pixels, WORLD.prompts.seeing().decode(np.array(codes, np.int32))[0])
+    said = [*ASKED, {"role": "assistant", "content": [image]}, *ASKED]
+    ids = np.array(send(port, "/tokenize", {"messages": said})[1]["tokens"])
+    assert VOCABULARY.decode_frames(ids[VOCABULARY.is_vision(ids)]).tolist() == codes
+
+
+def test_a_video_comes_within_a_stream(port):
+    asked = {"modalities": ["video"], "num_frames": 3}
+    codes = codes_of(chat(port, logprobs=True, **asked)[1]["choices"][0])
+    _, answered = chat(port, stream=True, **asked)
+    deltas = [chunk["choices"][0]["delta"] for chunk in events(answered)]
+    (shown,) = (part for delta in deltas for part in (*delta.get("images", ()), *delta.get("videos", ())))
+    content = content_of(shown)
+    if len(codes) == 1:
+        assert Image.open(io.BytesIO(content)).format == "PNG"
+    else:
+        assert frames_of(content) == len(codes)
+    assert not any("token_id" in delta.get("content", "") for delta in deltas)
+
+
+def test_a_text_in_which_the_model_draws_nothing_is_that_of_any_answer(port):
+    plain, may = (chat(port, temperature=0, **asked)[1] for asked in ({}, {"modalities": ["text", "image"]}))
+    assert "images" not in plain["choices"][0]["message"]
+    assert may["choices"][0]["message"]["content"] == plain["choices"][0]["message"]["content"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "param", "code"),
+    [
+        ({"modalities": ["text", "audio"]}, "modalities", None),
+        ({"modalities": 3}, "modalities", None),
+        ({"modalities": ["video"], "num_frames": 10}, "num_frames", "too_many_frames"),
+        ({"modalities": ["video"], "num_frames": 0}, "num_frames", None),
+    ],
+)
+def test_what_no_answer_can_hold_is_refused(port, changed, param, code):
+    status, answered = chat(port, **changed)
+    assert (status, answered["error"]["param"], answered["error"]["code"]) == (400, param, code)
+
+
+def test_texts_alone_hold_no_clips(port, monkeypatch):
+    status, answered = send(port, "/v1/completions", {"prompt": "A", "modalities": ["image"]})
+    assert (status, answered["error"]["code"]) == (400, "unsupported_parameter")
+    monkeypatch.setattr(WORLD.prompts, "frame_tokenizer", None)
+    status, answered = chat(port, modalities=["image"])
+    assert (status, answered["error"]["code"]) == (400, "vision_not_supported")
