@@ -11,7 +11,7 @@ import pytest
 
 from ringworld.core.errors import InputError
 from ringworld.inference.config import EngineConfig
-from ringworld.serving.config import ServingLimits
+from ringworld.serving.config import ServingConfig, ServingLimits
 from ringworld.serving.errors import ApiError
 from ringworld.serving.fetch import Fetch, is_public
 from tests.serving.test_server import WORLD, picture, send, serving
@@ -24,9 +24,8 @@ NAMES = {
     "both.test": [HERE, ipaddress.ip_address("192.168.1.1")],
     "nobody.test": [],
 }
-LIMITS = ServingLimits(
-    allow_host=("Pictures.test", "inside.test", "both.test", "nobody.test"), max_fetch_seconds=20.0
-)
+HOSTS = ("Pictures.test", "inside.test", "both.test", "nobody.test")
+LIMITS = ServingLimits(max_fetch_seconds=20.0)
 STEPS = {
     "/again": "/red.png",
     "/twice": "/again?why=not",
@@ -98,7 +97,7 @@ def double():
 
 def fetching(port: int, limits: ServingLimits = LIMITS) -> Fetch:
     return Fetch(
-        limits,
+        ServingConfig(name="tiny", limits=limits, allow_host=HOSTS),
         resolve=lambda host, _: NAMES[host.rstrip(".")],
         allows=lambda address: address == HERE,
         ports=(port,),
@@ -159,14 +158,14 @@ def test_what_is_not_allowed_or_not_whole_is_refused(double, url):
 
 def test_bytes_and_seconds_are_bounded_for_all_of_a_request(double):
     at = f"http://pictures.test:{double}"
-    small = ServingLimits(allow_host=("pictures.test",), max_body_bytes=2 * len(RED), max_fetch_seconds=20.0)
+    small = ServingLimits(max_body_bytes=2 * len(RED), max_fetch_seconds=20.0)
     assert str(2 * len(RED)) in refused(double, f"{at}/endless", small)
     both = fetching(double, small)
     for _ in range(2):
         assert both.fetch(f"{at}/red.png", field="image_url") == RED
     with pytest.raises(ApiError):
         both.fetch(f"{at}/red.png", field="image_url")
-    hasty = ServingLimits(allow_host=("pictures.test",), max_fetch_seconds=0.3)
+    hasty = ServingLimits(max_fetch_seconds=0.3)
     for path in ("slow", "slow-head"):
         begun = time.monotonic()
         assert "0.3 s" in refused(double, f"{at}/{path}", hasty)
@@ -214,7 +213,7 @@ def test_addresses_of_the_internet_are_public():
 def test_a_name_of_a_host_is_no_address():
     for host in ("http://a.test", "a.test:80", "a.test/b", "", "*.test", "a..test", "a b"):
         with pytest.raises(InputError) as error:
-            ServingLimits(allow_host=(host,))
+            ServingConfig(name="tiny", allow_host=(host,))
         assert (error.value.field, error.value.value) == ("allow_host", host)
 
 
@@ -232,7 +231,7 @@ def test_a_server_shows_what_an_address_holds_where_its_host_is_allowed(double):
         ports=(double,),
     )
     with WORLD.engine(EngineConfig(max_sequences=1, chunk_tokens=64)) as engine:
-        with serving(engine, limits={"allow_host": ("pictures.test",)}, fetch=fetch) as port:
+        with serving(engine, allow_host=("pictures.test",), fetch=fetch) as port:
             status, answered = ids(port, url)
             assert (status, answered) == ids(port, picture())
             assert status == 200

@@ -24,6 +24,7 @@ def serve(
     key_file: Path | None = None,
     without_key: bool = False,
     memory_folder: Path | None = None,
+    allow_host: tuple[str, ...] = (),
     context_tokens: int | None = None,
     engine: EngineConfig | None = None,
     limits: ServingLimits | None = None,
@@ -40,6 +41,7 @@ def serve(
         key_file: text file with a key a line; by default `$RINGWORLD_API_KEYS`, with commas between keys.
         without_key: whether everybody may ask, whoever reaches the address.
         memory_folder: where conversations are kept with what was read of them; none keeps none.
+        allow_host: hosts from which pictures and films are fetched that requests name by an address.
         context_tokens: longest prompt with what follows it, as in `load`.
         engine: how much is done at once.
         limits: how much is taken from those who ask.
@@ -63,6 +65,7 @@ def serve(
         without_key=without_key,
         limits=limits or ServingLimits(),
         memory_folder=memory_folder,
+        allow_host=allow_host,
     )
     world = load(model, devices=devices, weights=weights, context_tokens=context_tokens)
     if memory_folder is not None:

@@ -29,6 +29,8 @@ class Serve:
     """Let everybody ask who reaches the address, also others."""
     memory_folder: Annotated[Path | None, otherwise("none are kept", metavar="PATH")] = None
     """Folder of memories: conversations that were kept with what was read of them."""
+    allow_host: Annotated[tuple[str, ...], otherwise("nothing is fetched", metavar="[HOST [HOST ...]]")] = ()
+    """Hosts from which pictures and films are fetched that requests name by an address."""
     context_tokens: Annotated[int | None, otherwise("as it was trained on", metavar="INT")] = None
     """Longest prompt with what follows it."""
     engine: Annotated[EngineConfig, tyro.conf.arg(name="")] = EngineConfig()
@@ -39,5 +41,6 @@ class Serve:
         """Serve until a signal comes."""
         from ringworld.api.serve import serve
 
-        names = "name", "host", "port", "key_file", "memory_folder", "context_tokens", "engine", "limits"
-        serve(self.model, without_key=self.no_key, **given(self, *names), **asdict(self.placement))
+        names = "name", "host", "port", "key_file", "memory_folder", "allow_host", "context_tokens", "engine"
+        options = given(self, *names, "limits") | asdict(self.placement)
+        serve(self.model, without_key=self.no_key, **options)

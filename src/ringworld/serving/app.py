@@ -12,7 +12,7 @@ from ringworld.inference.engine.engine import Engine
 from ringworld.inference.world import World
 from ringworld.serving.backend import Backend
 from ringworld.serving.chat import Speech
-from ringworld.serving.config import ServingConfig, ServingLimits
+from ringworld.serving.config import ServingConfig
 from ringworld.serving.errors import ApiError
 from ringworld.serving.fetch import Fetch
 from ringworld.serving.files import Files
@@ -41,7 +41,7 @@ class Server:
         engine: Engine,
         *,
         config: ServingConfig,
-        fetch: Callable[[ServingLimits], Fetch] = Fetch,
+        fetch: Callable[[ServingConfig], Fetch] = Fetch,
     ) -> None:
         """Join a model and its engine, which the caller closes; `fetch` begins to fetch for a request."""
         self._engine, self._metrics = engine, Metrics(engine)
@@ -49,11 +49,10 @@ class Server:
         backend = Backend(world=world, engine=engine, config=config, metrics=self._metrics)
         self._files = Files(gate, limits=config.limits)
         memories = Memories(backend, gate=gate)
-        fetches = bool(config.limits.allow_host)
         media = Media(world, limits=config.limits)
 
         def show() -> Shown:
-            return Shown(media, files=self._files, fetch=fetch(config.limits) if fetches else None)
+            return Shown(media, files=self._files, fetch=fetch(config) if config.allow_host else None)
 
         speech = Speech(world, show=show, remembered=memories.messages)
         self._videos = Videos(backend, gate=gate, show=show)

@@ -37,9 +37,6 @@ class ServingLimits:
     """How long the decoding of a file may take."""
     max_decode_bytes: int = 2**32
     """Most memory of a decoder, addresses that it only reserves included."""
-    allow_host: tuple[str, ...] = ()
-    """Hosts from which pictures and films are fetched that requests name by an address, such as
-    images.example.org; none fetches nothing."""
     max_fetch_seconds: float = 30.0
     """How long the fetching for one request may take; of bytes it may hold as many as a request."""
     max_seconds: float = 3600.0
@@ -51,14 +48,6 @@ class ServingLimits:
         check_range(self, "max_pixels", "max_decode_bytes", "max_memories", least=1)
         check_range(self, "keep_seconds", "max_seconds", "max_video_seconds", "max_decode_seconds", above=0)
         check_range(self, "max_fetch_seconds", above=0)
-        for host in self.allow_host:
-            if not _HOST.fullmatch(host):
-                raise InputError(
-                    f"allow_host holds {host!r:.80}, which is no name of a host",
-                    field="allow_host",
-                    value=host,
-                    remedy="write it as images.example.org, without a scheme, a port or a path",
-                )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,6 +68,9 @@ class ServingConfig:
     """How much is taken from them."""
     memory_folder: Path | None = None
     """Where memories are kept; none keeps none."""
+    allow_host: tuple[str, ...] = ()
+    """Hosts from which pictures and films are fetched that requests name by an address, such as
+    images.example.org; none fetches nothing."""
     keep_alive_seconds: float = 5.0
     """A stream is never silent for longer, so that a long prompt does not look like a dead connection."""
     shutdown_seconds: float = 10.0
@@ -88,7 +80,7 @@ class ServingConfig:
         """Refuse to serve strangers without a key, unless that is wanted.
 
         Raises:
-            InputError: so it is, or a number is out of range.
+            InputError: so it is, a number is out of range, or a host has no name of one.
         """
         check_range(self, "port", least=0, most=65535)
         check_range(self, "keep_alive_seconds", "shutdown_seconds", above=0)
@@ -103,6 +95,14 @@ class ServingConfig:
             # Not the key itself: errors are logged.
             problem = "a key has fewer than 8 characters, or others than printable ASCII"
             raise InputError(problem, field="keys", remedy="make one with `openssl rand -hex 24`")
+        for host in self.allow_host:
+            if not _HOST.fullmatch(host):
+                raise InputError(
+                    f"allow_host holds {host!r:.80}, which is no name of a host",
+                    field="allow_host",
+                    value=host,
+                    remedy="write it as images.example.org, without a scheme, a port or a path",
+                )
 
     @property
     def loopback(self) -> bool:

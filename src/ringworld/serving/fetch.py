@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from urllib.parse import SplitResult, urljoin, urlsplit
 
 from ringworld.core.version import __version__
-from ringworld.serving.config import ServingLimits
+from ringworld.serving.config import ServingConfig
 from ringworld.serving.errors import ApiError
 
 _PORTS = {"http": 80, "https": 443}
@@ -57,7 +57,7 @@ class Fetch:
 
     def __init__(
         self,
-        limits: ServingLimits,
+        config: ServingConfig,
         *,
         resolve: Callable[[str, int], Sequence[Address]] = resolve,
         allows: Callable[[Address], bool] = is_public,
@@ -66,14 +66,14 @@ class Fetch:
         """Begin with all bytes and seconds.
 
         Args:
-            limits: which hosts, how many bytes, and how long.
+            config: which hosts, how many bytes, and how long.
             resolve: asked once for each connection.
             allows: which addresses may be connected to.
             ports: to which ports.
         """
-        self._limits, self._resolve, self._allows, self._ports = limits, resolve, allows, ports
-        self._bytes, self._seconds = limits.max_body_bytes, limits.max_fetch_seconds
-        self._hosts = {each.lower().rstrip(".") for each in limits.allow_host}
+        self._limits, self._resolve, self._allows, self._ports = config.limits, resolve, allows, ports
+        self._bytes, self._seconds = self._limits.max_body_bytes, self._limits.max_fetch_seconds
+        self._hosts = {each.lower().rstrip(".") for each in config.allow_host}
 
     def fetch(self, url: str, *, field: str) -> bytes:
         """Return what an address holds; it takes long, so call it in a thread.
