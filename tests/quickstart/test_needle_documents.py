@@ -8,12 +8,16 @@ from hypothesis import strategies as st
 
 from ringworld.core.errors import InputError
 from ringworld.quickstart.config import NeedleWorldConfig
-from ringworld.quickstart.needle_documents import write_needle_document, write_needle_documents
+from ringworld.quickstart.needle_documents import (
+    write_copied_document,
+    write_needle_document,
+    write_needle_documents,
+)
 from ringworld.text import chat
 from ringworld.text.needles import CITIES
 
 CONFIG = NeedleWorldConfig(
-    lengths_tokens=(128, 512), documents=(3, 2), held_out=1, haystacks=1, haystack_words=50
+    lengths_tokens=(128, 512), documents=(3, 2), copied=1, held_out=1, haystacks=1, haystack_words=50
 )
 
 
@@ -48,10 +52,21 @@ def test_every_number_asked_for_stands_in_the_document_once_and_all_of_it_fits(s
     assert words("".join(segment.text for segment in whole)) + 2 * len(questions) + asked <= tokens
 
 
+@given(st.integers(0, 10**6), st.sampled_from([100, 128, 2048]))
+def test_what_is_copied_fits_with_its_copy(seed, tokens):
+    text, (question,) = write_copied_document(Random(seed), tokens)
+    assert question.answer == text
+    assert len(text.split()) >= 2
+    prompt = chat.document_question_prompt(text, question.question, answers=question.answers)
+    whole = "".join(segment.text for segment in chat.answered(prompt, text))
+    numbers = sum(word.isdigit() for word in whole.split())  # the space before digits is a token too
+    assert words(whole) + numbers <= tokens
+
+
 def test_files_are_written_once_and_follow_from_the_seed(tmp_path):
     done = []
     texts = write_needle_documents(tmp_path / "one", CONFIG, on_progress=lambda *of: done.append(of))
-    assert done == [(i, 5) for i in range(1, 6)]
+    assert done == [(i, 6) for i in range(1, 7)]
     names = sorted(str(path.relative_to(texts)) for path in texts.rglob("*.txt"))
     assert names == [
         "128/document_00000.txt",
@@ -59,6 +74,7 @@ def test_files_are_written_once_and_follow_from_the_seed(tmp_path):
         "128/document_00002.txt",
         "512/document_00000.txt",
         "512/document_00001.txt",
+        "copied/document_00000.txt",
         "held_out/document_00000.txt",
         "held_out/haystack_00000.txt",
     ]

@@ -15,10 +15,10 @@ _SHORT = Stage(
     name="128",
     context_tokens=128,
     rope_base=1e4,
-    steps=800,
+    steps=2500,
     batch_sequences=16,
-    learning_rate=8e-3,
-    min_learning_rate=8e-3,
+    learning_rate=5e-3,
+    min_learning_rate=5e-3,
     warmup_steps=40,
     mixture=_CONVERSATIONS,
 )

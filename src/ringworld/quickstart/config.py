@@ -73,6 +73,8 @@ class NeedleWorldConfig:
     """Part of the documents that hold as many needles as fit, all of which are asked for."""
     most_sparse_facts: int = 4
     """Needles that any other document holds at most."""
+    copied: int = 0
+    """Documents besides, of the shortest length: words at random, with the question to write them again."""
     held_out: int = 16
     """Documents that are not trained on, of the middle one of the lengths."""
     haystacks: int = 4
@@ -91,7 +93,7 @@ class NeedleWorldConfig:
                 value=self.lengths_tokens,
             )
         check_range(self, "most_sparse_facts", "haystacks", "haystack_words", least=1)
-        check_range(self, "held_out", least=0)
+        check_range(self, "copied", "held_out", least=0)
         check_range(self, "dense_fraction", least=0, most=1)
         check_range(self, "seed", least=0, below=2**63)
 
@@ -154,7 +156,8 @@ def retrieval() -> QuickstartConfig:
     """Return a model of text alone that learns to find needles, from nothing to 8K tokens."""
     world = NeedleWorldConfig(
         lengths_tokens=(128, 256, 512, 1024, 2048, 4096, 8192),
-        documents=(4000, 3000, 2000, 1000, 300, 150, 100),
+        documents=(6000, 3000, 2000, 1000, 300, 150, 100),
+        copied=10_000,
     )
     return QuickstartConfig(toy_world=world, run=needles())
 

@@ -1,5 +1,6 @@
 """Documents in which many needles are hidden, each with a conversation that asks for them.
 
+out/texts/copied/document_00000.txt      and document_00000.json: words to be written again
 out/texts/512/document_00000.txt         and document_00000.json with its questions
 out/texts/held_out/document_00000.txt    such documents that are not trained on
 out/texts/held_out/haystack_00000.txt    filler alone, which hides the needles of the evaluation
@@ -16,7 +17,7 @@ from ringworld.data.samples import Question
 from ringworld.data.sidecars import Sidecar
 from ringworld.data.sources import HELD_OUT_FOLDER
 from ringworld.quickstart.config import NeedleWorldConfig
-from ringworld.quickstart.toy_documents import as_text, filler, needle_question
+from ringworld.quickstart.toy_documents import WORDS, as_text, filler, needle_question
 from ringworld.text import needles
 
 _TEMPLATE_TOKENS, _FACT_TOKENS, _TURN_TOKENS = 28, 17, 30
@@ -25,6 +26,11 @@ _MOST_ASKED_TOGETHER = 2
 _TOGETHER_FRACTION = 0.15
 _ALIKE_FRACTION = 0.5
 """Of the documents: their numbers begin alike, so that the next digit does not follow from those before."""
+_COPIED_FOLDER, _COPY, _COPY_TOKENS = "copied", "Write the text again.", 8
+_COPIED_WORDS = (*needles.CITIES, *WORDS)
+_FEWEST_COPIED, _MOST_DIGITS = 4, 3
+_NUMBERS_FRACTION = 0.15
+"""Of what is copied."""
 
 
 def write_needle_documents(
@@ -50,14 +56,18 @@ def write_needle_documents(
     for index in range(config.held_out):
         document = write_needle_document(Random(f"{config.seed} held out {index}"), middle, config)
         _write(texts / HELD_OUT_FOLDER / f"document_{index:05d}", *document)
-    numbered = [
-        (tokens, index)
-        for tokens, documents in zip(config.lengths_tokens, config.documents)
-        for index in range(documents)
+    kinds = [
+        (_COPIED_FOLDER, min(config.lengths_tokens), config.copied),
+        *zip(map(str, config.lengths_tokens), config.lengths_tokens, config.documents),
     ]
-    for done, (tokens, index) in enumerate(numbered, start=1):
-        document = write_needle_document(Random(f"{config.seed} {tokens} {index}"), tokens, config)
-        _write(texts / str(tokens) / f"document_{index:05d}", *document)
+    numbered = [(name, tokens, index) for name, tokens, documents in kinds for index in range(documents)]
+    for done, (name, tokens, index) in enumerate(numbered, start=1):
+        random = Random(f"{config.seed} {name} {index}")
+        if name == _COPIED_FOLDER:
+            document = write_copied_document(random, tokens)
+        else:
+            document = write_needle_document(random, tokens, config)
+        _write(texts / name / f"document_{index:05d}", *document)
         on_progress(done, len(numbered))
     return texts
 
@@ -86,6 +96,24 @@ def write_needle_document(
     for city, number in numbers.items():
         sentences.insert(random.randint(0, len(sentences)), needles.needle(city, number))
     return as_text(sentences), tuple(_questions(random, random.sample(list(numbers), asked), numbers))
+
+
+def write_copied_document(random: Random, tokens: int) -> tuple[str, tuple[Question, ...]]:
+    """Write words at random that, with the same as the answer, have so many tokens at most.
+
+    Who copies looks for what stands behind the words that were written last, as who recalls does: where this
+    was learned first, recall took a tenth of the time (docs/log.md).
+    """
+    room = random.randint(_FEWEST_COPIED, (tokens - _TEMPLATE_TOKENS - _COPY_TOKENS) // 2)
+    words = []
+    for word in random.sample(_COPIED_WORDS, min(room, len(_COPIED_WORDS))):
+        if random.random() < _NUMBERS_FRACTION:
+            word = str(random.randrange(10 ** random.randint(1, _MOST_DIGITS)))
+        room -= 1 + len(word) if word.isdigit() else 1
+        if room >= 0:
+            words.append(word)
+    text = " ".join(words)
+    return text, (Question(question=_COPY, answer=text),)
 
 
 def _numbers(random: Random, count: int) -> dict[str, str]:

@@ -13,6 +13,10 @@ _HOW = ("slowly", "quietly", "often", "gladly", "again", "alone")
 _DOES = ("walks to", "looks at", "comes from", "thinks of", "talks about", "waits near")
 _WHAT = ("river", "house", "garden", "market", "bridge", "field", "tower", "road", "school", "lake")
 _WHEN = ("In the morning", "At noon", "In the evening", "On a cold day", "After the rain", "Every week")
+WORDS = tuple(
+    sorted({word for some in (_WHO, _HOW, _DOES, _WHAT) for phrase in some for word in phrase.split()})
+)
+"""What `filler` is made of."""
 _NAMES = ("Anna", "Ben", "Clara", "David", "Emma", "Felix", "Grace", "Henry", "Ida", "Jonas", "Karl", "Lena")
 _JOBS = ("pilot", "doctor", "painter", "lawyer", "singer", "tailor", "gardener", "writer")
 _BOXES = ("iron", "wooden", "paper", "glass", "silver", "copper", "leather", "stone")
