@@ -41,12 +41,12 @@ def needles() -> RunConfig:
     """Retrieval by a model of 270K parameters: one needle at every depth, from nothing to 8K tokens.
 
     Three layers with norms of queries and keys, moved by Muon: without either it did not learn in the time.
-    Documents of 128 tokens with two needles come first, longer ones follow, half of which hide a few needles
-    in filler. Loss is on the answers alone. `docs/log.md` has what was found at each
-    stage, and what is not: the first digits of one needle among several.
+    Documents of 128 tokens come first, some of words at random that are to be written again and some with two
+    needles; longer ones follow, half of which hide a few needles in filler. Loss is on the answers alone.
+    `docs/log.md` has what was found at each stage: after 1K tokens every needle of that length, also two of
+    four; at 4K and 8K a part of them so far.
 
-    Hardware: two CPU cores, 1 GB, half an hour. Run by us to 1K, and from there to 4K by `extend_needles`;
-    of two orders of the data one found every needle at 1K, and one did not learn in the same time.
+    Hardware: two CPU cores, 1 GB, half an hour.
 
         ringworld quickstart --preset needles --out runs/needles
     """
