@@ -17,7 +17,7 @@ from pathlib import Path
 
 from playwright.sync_api import Page, expect, sync_playwright
 
-QUESTION = "What color is the shape at first?"
+QUESTION = "What color is the shape?"
 CAPTION = "A red circle moves right."
 
 
@@ -25,7 +25,7 @@ CAPTION = "A red circle moves right."
 def served(model: Path, *, memories: Path) -> Iterator[str]:
     """Serve a model, and yield the address of its page."""
     command = [sys.executable, "-m", "ringworld", "serve", "--model", str(model), "--port", "0"]
-    command += ["--memory-folder", str(memories)]
+    command += ["--name", "quickstart", "--memory-folder", str(memories)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         try:
@@ -50,7 +50,8 @@ def ask(page: Page, clip: Path) -> None:
 
 def main(run: Path, out: Path) -> None:
     """Write three pictures: an answer about a clip, a drawn video, and a kept conversation on a phone."""
-    clip = sorted((run / "toy" / "videos" / "held_out").glob("*.mp4"))[0]
+    asked = sorted((run / "toy" / "videos" / "held_out").glob("*.json"))
+    clip = next(path for path in asked if QUESTION in path.read_text()).with_suffix(".mp4")
     with (
         tempfile.TemporaryDirectory() as memories,
         served(run / "model", memories=Path(memories)) as address,
@@ -71,6 +72,7 @@ def main(run: Path, out: Path) -> None:
         page.locator("#drawseed").fill("7")
         page.locator("#start").click()
         expect(page.locator("figure video")).to_have_count(1, timeout=120_000)
+        page.wait_for_timeout(2000)  # until the player shows its first frame
         page.screenshot(path=out / "page-draw.png")
 
         page = browser.new_page(viewport={"width": 390, "height": 760}, color_scheme="dark")
