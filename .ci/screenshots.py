@@ -40,7 +40,7 @@ def served(model: Path, *, memories: Path) -> Iterator[str]:
 
 
 def ask(page: Page, clip: Path) -> None:
-    """Ask about a clip, and keep the conversation."""
+    """Ask about a clip, and wait for the answer."""
     page.locator("#files").set_input_files(clip)
     expect(page.locator("#attached canvas").first).to_be_visible()
     page.get_by_label("Question").fill(QUESTION)

@@ -89,7 +89,6 @@ def test_conversations_count_and_what_shows_pictures_does_not(make: Prepare, tmp
 
 
 def test_near_copies_are_found_and_what_is_only_alike_is_not(make: Prepare, tmp_path: Path):
-    pytest.importorskip("datasketch")
     texts = {"a": book(1), "b": edited(book(1), 100), "c": edited(book(1), 7), "d": book(2), "e": book(1)}
     for name, text in texts.items():
         (tmp_path / f"in/{name}.txt").write_text(text)

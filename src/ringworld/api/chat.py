@@ -20,7 +20,7 @@ HELP = """\
 /file PATH    ask about a text file       /system TEXT  begin again, with a system message
 /video PATH   ask about a video           /reset        begin again
 /image PATH   ask about an image          /save PATH    write the conversation as JSON
-/keep FOLDER  keep what was read          /reopen FOLDER  go on with what was kept
+/keep FOLDER  keep what was read          /reopen FOLDER  continue what was kept
 /history      show the conversation       /help, /quit  this list, the end
 Ctrl-C stops an answer; at the prompt, twice, it ends the chat."""
 _WITH_PATH = ("file", "video", "image", "save", "keep", "reopen")

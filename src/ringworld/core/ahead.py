@@ -1,4 +1,4 @@
-"""Work that a thread does ahead of the caller: while one waits, the other goes on."""
+"""Work that a thread does ahead of the caller: while one waits, the other works."""
 
 import queue
 import threading

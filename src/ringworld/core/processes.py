@@ -123,7 +123,7 @@ def is_writer() -> bool:
 def by_writer(action: Callable[[], T]) -> T:
     """Call `action` in process 0 alone, and return its result in every process.
 
-    The result is JSON. Every process must get here, and none goes on before `action` is done.
+    The result is JSON. Every process must get here, and none continues before `action` is done.
 
     Raises:
         InputError: `action` raised it, wherever this is called.

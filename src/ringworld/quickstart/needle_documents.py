@@ -7,6 +7,7 @@ out/texts/held_out/haystack_00000.txt    filler alone, which hides the needles o
 """
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -26,7 +27,7 @@ _MOST_ASKED_TOGETHER = 2
 _TOGETHER_FRACTION = 0.15
 _ALIKE_FRACTION = 0.5
 """Of the documents: their numbers begin alike, so that the next digit does not follow from those before."""
-_COPIED_FOLDER, _COPY, _COPY_TOKENS = "copied", "Write the text again.", 8
+_COPY, _COPY_TOKENS = "Write the text again.", 8
 _COPIED_WORDS = (*needles.CITIES, *WORDS)
 _FEWEST_COPIED, _MOST_DIGITS = 4, 3
 _NUMBERS_FRACTION = 0.15
@@ -56,17 +57,14 @@ def write_needle_documents(
     for index in range(config.held_out):
         document = write_needle_document(Random(f"{config.seed} held out {index}"), middle, config)
         _write(texts / HELD_OUT_FOLDER / f"document_{index:05d}", *document)
-    kinds = [
-        (_COPIED_FOLDER, min(config.lengths_tokens), config.copied),
-        *zip(map(str, config.lengths_tokens), config.lengths_tokens, config.documents),
+    kinds: list[tuple[str, int, Callable[[Random], tuple[str, tuple[Question, ...]]]]] = [
+        ("copied", config.copied, partial(write_copied_document, tokens=min(config.lengths_tokens)))
     ]
-    numbered = [(name, tokens, index) for name, tokens, documents in kinds for index in range(documents)]
-    for done, (name, tokens, index) in enumerate(numbered, start=1):
-        random = Random(f"{config.seed} {name} {index}")
-        if name == _COPIED_FOLDER:
-            document = write_copied_document(random, tokens)
-        else:
-            document = write_needle_document(random, tokens, config)
+    for tokens, documents in zip(config.lengths_tokens, config.documents):
+        kinds.append((str(tokens), documents, partial(write_needle_document, tokens=tokens, config=config)))
+    numbered = [(name, index, write) for name, documents, write in kinds for index in range(documents)]
+    for done, (name, index, write) in enumerate(numbered, start=1):
+        document = write(Random(f"{config.seed} {name} {index}"))
         _write(texts / name / f"document_{index:05d}", *document)
         on_progress(done, len(numbered))
     return texts
@@ -101,8 +99,8 @@ def write_needle_document(
 def write_copied_document(random: Random, tokens: int) -> tuple[str, tuple[Question, ...]]:
     """Write words at random that, with the same as the answer, have so many tokens at most.
 
-    Who copies looks for what stands behind the words that were written last, as who recalls does: where this
-    was learned first, recall took a tenth of the time (docs/log.md).
+    Copying looks up what stands behind the words that were written last, as recall does: where it was learned
+    first, recall was there untaught (docs/log.md).
     """
     room = random.randint(_FEWEST_COPIED, (tokens - _TEMPLATE_TOKENS - _COPY_TOKENS) // 2)
     words = []

@@ -163,7 +163,7 @@ class Chat:
 
 
 def messages_of(body: Body, speech: Speech) -> list[Message]:
-    """Return the messages of a conversation, those of a memory that it goes on with before its own.
+    """Return the messages of a conversation, those of a memory that it continues before its own.
 
     What a message shows stands after its text.
 

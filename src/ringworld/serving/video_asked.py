@@ -48,7 +48,7 @@ class VideoAsked:
             body: of the request.
             world: that draws.
             limits: of the server.
-            sent: a picture or a film that the video goes on from, where a form holds one.
+            sent: a picture or a film that the video continues, where a form holds one.
             shown: what reads it, or one that `body` names.
 
         Raises:
@@ -85,7 +85,7 @@ def fields_of(form: Form) -> Body:
 
 
 def _reference(body: Body, sent: Upload | None, shown: Shown) -> np.ndarray | None:
-    """Return the frames of what a video goes on from; None where nothing is named."""
+    """Return the frames of what a video continues; None where nothing is named."""
     if sent is not None:
         return shown.frames(sent.content, kind="any", field=REFERENCE)
     if REFERENCE not in body:

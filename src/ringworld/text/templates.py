@@ -75,7 +75,7 @@ class ChatTemplate:
         return ChatTemplate(source=source_of(tokenizer) or LWM, tokenizer=tokenizer, vocabulary=vocabulary)
 
     def encode(self, messages: Sequence[Message]) -> Int32[np.ndarray, " tokens"]:
-        r"""Return the ids of a conversation, up to where the assistant is to go on.
+        r"""Return the ids of a conversation, up to where the assistant continues.
 
         The text is tokenized as a whole, as transformers does; where a message holds what a special token is
         called, it is spelled out. A clip stands after the text of its message, on a line of its own.
@@ -88,7 +88,7 @@ class ChatTemplate:
         return self.encode_all([messages])[0]
 
     def beginning(self, messages: Sequence[Message]) -> Int32[np.ndarray, " tokens"]:
-        """Return the ids with which a conversation goes on to begin, whatever the user says next.
+        """Return the ids with which a conversation begins, whatever the user says next.
 
         Two questions tell: what they leave alike. A question after a message of the user belongs to it.
 
