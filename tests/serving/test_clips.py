@@ -2,14 +2,17 @@
 
 import base64
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from ringworld.inference.config import EngineConfig
+from ringworld.text.templates import ChatTemplate, Message
+from tests.inference.tiny_world import TOKENIZER, VOCABULARY
 from tests.serving.test_drawing import frames_of
-from tests.serving.test_server import TEXT, VOCABULARY, WORLD, events, send, serving
+from tests.serving.test_server import TEXT, WORLD, events, send, serving
 
 ASKED = [{"role": "user", "content": TEXT}]
 
@@ -47,6 +50,21 @@ def test_an_answer_begins_with_an_image_which_is_the_same_in_the_next_turn(port)
     said = [*ASKED, {"role": "assistant", "content": [image]}, *ASKED]
     ids = np.array(send(port, "/tokenize", {"messages": said})[1]["tokens"])
     assert VOCABULARY.decode_frames(ids[VOCABULARY.is_vision(ids)]).tolist() == codes
+
+
+def test_an_image_of_an_answer_is_guided_as_one_that_is_drawn_by_itself(port):
+    _, answered = chat(port, modalities=["image"], guidance_scale=4.0, logprobs=True)
+    template = ChatTemplate.of(TOKENIZER, vocabulary=VOCABULARY)
+    said = template.encode([Message(role="user", text=TEXT)])
+    (drawn,) = WORLD.generator.generate_frames(
+        [np.concatenate([said, np.array(TOKENIZER.vision_start, np.int32)])],
+        frames=1,
+        sampling=replace(WORLD.sampling.image, seed=3, guidance_scale=4.0),
+        unconditional=WORLD.prompts.unconditional(),
+    )
+    assert codes_of(answered["choices"][0]) == VOCABULARY.decode_frames(drawn).tolist()
+    status, answered = chat(port, modalities=["image"], guidance_scale=-1.0)
+    assert (status, answered["error"]["param"]) == (400, "guidance_scale")
 
 
 def test_a_video_comes_within_a_stream(port):

@@ -86,6 +86,7 @@ class Chat:
         self.draws = clips is not None
         if clips is not None and begins:
             prompt = np.concatenate([prompt, np.array(clips.grammar.begin, np.int32)])
+        guided = clips is not None and clips.sampling.guidance_scale != 1
         context = world.generator.limits.max_context_tokens
         asked = "max_completion_tokens" if "max_completion_tokens" in body else "max_tokens"
         self._logprobs = body.flag("logprobs")
@@ -94,6 +95,7 @@ class Chat:
             [prompt],
             most=limits.max_choices,
             clips=clips,
+            unconditional=world.prompts.unconditional() if guided else None,
             max_new_tokens=body.whole(asked, max(1, context - len(prompt)), least=1),
             ends=speech.ends,
             alternatives=alternatives if self._logprobs else 0,
@@ -197,7 +199,8 @@ def _content(message: Body, shown: Shown) -> tuple[list[str], list[np.ndarray]]:
         return [message.text("content")], []
     texts, clips = [], []
     for part in message.parts("content"):
-        kind = part.text("type")
+        # A picture may go without a type, as in vLLM.
+        kind = part.text("type", next((name for name in _PICTURES if name in part), None))
         if kind == "text":
             texts.append(part.text("text"))
         elif kind in _PICTURES:

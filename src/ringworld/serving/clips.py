@@ -37,6 +37,8 @@ def clips_of(
     | `text`, `video` | text, and videos of at most `num_frames` |
     | `image`, or `video` | begins with one |
 
+    They are guided where `guidance_scale` is not 1.
+
     Raises:
         InputError: a field has another type or is out of range, or the model draws nothing.
         ApiError: there are too many frames.
@@ -61,7 +63,12 @@ def clips_of(
         close=tokenizer.vision_end,
         most_frames=frames,
     )
-    drawn = replace(default.image if frames == 1 else default.video, seed=sampling.seed, guidance_scale=1.0)
+    drawn = replace(
+        default.image if frames == 1 else default.video,
+        seed=sampling.seed,
+        # Unless it is asked for: the whole answer takes two sequences then.
+        guidance_scale=body.number("guidance_scale", 1.0),
+    )
     return Clips(grammar=grammar, sampling=drawn), "text" not in asked
 
 

@@ -327,6 +327,34 @@ def test_a_prompt_that_begins_a_clip_is_answered_with_one(engine):
     assert cut == frames[:3]
 
 
+def test_a_clip_is_guided_as_a_drawing_is_whatever_is_written_beside_it(engine):
+    world = make_world(ring=2).world
+    prompt, unconditional = world.prompts.drawing("A red circle", frames=1), world.prompts.unconditional()
+    sampling = SamplingConfig(seed=3, guidance_scale=4.0)
+    grammar = replace(clips(TOKENIZER.vision_start).grammar, most_frames=1)
+    asked = GenerationRequest(
+        prompt=prompt,
+        max_new_tokens=40,
+        clips=Clips(grammar=grammar, sampling=sampling),
+        unconditional=unconditional,
+    )
+    (drawn,) = world.generator.generate_frames(
+        [prompt], frames=1, sampling=sampling, unconditional=unconditional
+    )
+    before = engine.state.preempted
+    with ThreadPoolExecutor(len(PROMPTS)) as pool:
+        beside = [pool.submit(lambda i=i: list(engine.stream(request(i)))) for i in range(len(PROMPTS))]
+        ids = ids_of(engine.stream(asked))
+        for each in beside:
+            each.result()
+    assert engine.state.preempted > before
+    assert ids[: len(drawn)] == drawn.tolist()
+    assert ids == ids_of(engine.stream(asked))
+    plain = replace(asked, clips=Clips(grammar=grammar, sampling=replace(sampling, guidance_scale=1.0)))
+    assert ids[: len(drawn)] != ids_of(engine.stream(replace(plain, unconditional=None)))[: len(drawn)]
+    eventually(lambda: engine.state.running + engine.state.held_pages == 0)
+
+
 def test_what_only_seems_to_begin_a_clip_is_text(engine, expected):
     tokens = expected[6][0]
     never = (tokens[3], VOCABULARY.text_size - 1)

@@ -4,9 +4,12 @@ import numpy as np
 import pytest
 
 from ringworld.core.errors import InputError
+from ringworld.inference.clip_grammar import ClipGrammar
+from ringworld.inference.config import GREEDY
 from ringworld.inference.engine.pages import Pages
 from ringworld.inference.engine.scheduler import Scheduler
-from ringworld.inference.engine.sequence import GenerationRequest, LiveSequence, Piece, ScoredToken
+from ringworld.inference.engine.sequence import Clips, GenerationRequest, LiveSequence, Piece, ScoredToken
+from ringworld.text.vocabulary import Vocabulary
 
 END = 99
 
@@ -34,10 +37,11 @@ def go_round(made: Scheduler, token: int = 1) -> tuple[list[tuple[int, int, int]
     for chunk in made.chunks():
         chunks.append((chunk.sequence.request.prompt[-1], chunk.start, chunk.tokens))
         made.was_read(chunk)
-    pieces = []
-    for sequence in made.steppable():
+    pieces, ready = [], made.steppable()
+    for sequence in ready:
         assert len(sequence.pages) * 2 >= len(sequence.ids)
         made.was_stepped(sequence)
+    for sequence in (each for each in ready if each.leads):
         pieces.append(sequence.write(ScoredToken(id=token, logprob=0.0)))
         if pieces[-1].finish:
             made.remove(sequence)
@@ -185,3 +189,37 @@ def test_what_is_guided_is_admitted_written_and_removed_as_two():
     assert [each.ids[-1] for each in guided.pair] == [6, 6]
     made.remove(guided)
     assert not made.running and not made.waiting and made.pages.held == 0
+
+
+def test_each_clip_of_a_text_is_compared_with_the_same_prompt_and_the_text_with_none():
+    vocabulary = Vocabulary(text_size=100, codes=6, codes_per_frame=2)
+    code, eov = vocabulary.code_offset, vocabulary.eov
+    grammar = ClipGrammar(vocabulary=vocabulary, begin=(8,), close=(9,), most_frames=1)
+    guided = asked(
+        1,
+        2,
+        3,
+        new=20,
+        unconditional=np.array([7, 8], np.int32),
+        clips=Clips(grammar=grammar, sampling=GREEDY),
+    )
+    text, compared = guided.pair
+    made = scheduler(guided)
+    for token, beside in (
+        (4, [7, 8]),
+        (8, [7, 8]),
+        (code, [7, 8, code]),
+        (code + 1, [7, 8, code, code + 1]),
+        (eov, [7, 8, code, code + 1, eov]),
+        (9, [7, 8]),
+        (4, [7, 8]),
+        (8, [7, 8]),
+        (code + 5, [7, 8, code + 5]),
+    ):
+        go_round(made, token)
+        assert (text.ids[-1], compared.ids) == (token, beside)
+    # Of both what is read is all but the last.
+    assert (text.unread, compared.unread) == (0, 0)
+    assert made.pages.held == len(text.pages) + len(compared.pages)
+    made.remove(guided)
+    assert made.pages.held == 0

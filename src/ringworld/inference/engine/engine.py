@@ -180,24 +180,28 @@ class Engine:
 
     def _check(self, request: GenerationRequest) -> None:
         """Refuse what can never be continued here; see `submit`."""
-        prompts = [each for each in (request.prompt, request.unconditional) if each is not None]
         new = request.max_new_tokens
+        asked = [(request.prompt, new)]
+        if request.unconditional is not None:
+            most = new if request.clips is None else min(new, request.clips.most_tokens)
+            asked.append((request.unconditional, most))
         if request.frames:
-            tokens = frame_grammar(self._vocabulary, frames=request.frames).last + 1
-            if new != tokens:
-                problem = f"{request.frames} frames are {tokens} tokens, not {new}"
+            wanted = frame_grammar(self._vocabulary, frames=request.frames).last + 1
+            if new != wanted:
+                problem = f"{request.frames} frames are {wanted} tokens, not {new}"
                 raise InputError(problem, field="max_new_tokens", value=new)
-        for prompt in prompts:
-            check_fits(len(prompt), new_tokens=new, context_tokens=self._context)
+        for prompt, tokens in asked:
+            check_fits(len(prompt), new_tokens=tokens, context_tokens=self._context)
             if not 0 <= prompt.min() <= prompt.max() < self._vocab:
                 raise InputError(f"a prompt holds ids that are none of {self._vocab}", field="prompt")
-        pages = sum(-(-(len(prompt) + new) // self._page) for prompt in prompts)
-        if len(prompts) > self._config.max_sequences or pages >= self._pages:
+        pages = sum(-(-(len(prompt) + tokens) // self._page) for prompt, tokens in asked)
+        if len(asked) > self._config.max_sequences or pages >= self._pages:
             held = f"{self._config.max_sequences} sequences and {self._pages - 1} pages"
+            sampling = request.sampling if request.clips is None else request.clips.sampling
             raise InputError(
-                f"guidance takes {len(prompts)} sequences and {pages} pages, but this engine has {held}",
+                f"guidance takes {len(asked)} sequences and {pages} pages, but this engine has {held}",
                 field="guidance_scale",
-                value=request.sampling.guidance_scale,
+                value=sampling.guidance_scale,
                 remedy="use a guidance_scale of 1, or an engine of more",
             )
 

@@ -44,7 +44,7 @@ class _Likeliest(NamedTuple):
     logprobs: Float32[Array, "*dims alternatives"]
 
 
-class _Rows(NamedTuple):
+class Rows(NamedTuple):
     """What a step is told of each row; nothing here makes a program compile again."""
 
     tokens: Int32[Array, " batch"]
@@ -61,6 +61,8 @@ class _Rows(NamedTuple):
     grammar: Grammar
     """Of each row."""
     sampling: Sampling
+    asked: Bool[Array, ""]
+    """Whether the likeliest ids are wanted of any row."""
 
 
 class Programs:
@@ -160,35 +162,7 @@ class Programs:
 
     def step(self, sequences: Sequence[LiveSequence]) -> list[tuple[ScoredToken, bool]]:
         """Write a token of each; return it, and whether the scores that it was drawn from are numbers."""
-        by_row = {each.row: each for each in sequences}
-        rows = [by_row.get(row) for row in range(self._rows)]
-        beside: Any = np.array(
-            [i if each is None else each.pair[-1].row for i, each in enumerate(rows)], np.int32
-        )
-        batch = _Rows(
-            tokens=_each(rows, lambda each: each.ids[-1]),
-            order=_each(rows, lambda each: len(each.ids) - 1, idle=-1),
-            index=_each(rows, lambda each: each.written),
-            seeds=_each(rows, lambda each: each.request.sampling.seed, dtype=np.uint32),
-            checksums=_each(rows, lambda each: each.checksum, dtype=np.uint32),
-            tables=self._table(rows),
-            beside=beside,
-            guidance_scale=_each(
-                rows, lambda each: float32_of(each.request.sampling.guidance_scale), dtype=np.float32
-            ),
-            grammar=jax.tree.map(lambda *x: np.array(x, np.int32), *map(self._grammar, rows)),
-            sampling=sampling_of([GREEDY if each is None else each.sampling for each in rows]),
-        )
-        asked = any(each.request.alternatives for each in sequences)
-        drawn, self._seen, self.pool = _step(
-            self._weights,
-            self.pool,
-            self._seen,
-            self._put(batch),
-            asked=self._put(np.bool_(asked)),
-            forward=self._forward,
-        )
-        drawn = jax.device_get(drawn)
+        drawn = self.run(self.rows_of(sequences))
         return [
             (
                 _scored(
@@ -202,6 +176,38 @@ class Programs:
             )
             for each in sequences
         ]
+
+    def rows_of(self, sequences: Sequence[LiveSequence]) -> Rows:
+        """Return what a step is told, on the devices."""
+        by_row = {each.row: each for each in sequences}
+        rows = [by_row.get(row) for row in range(self._rows)]
+        beside: Any = np.array(
+            [i if each is None else each.stepped_with[-1].row for i, each in enumerate(rows)], np.int32
+        )
+        asked: Any = np.bool_(any(each.request.alternatives for each in sequences))
+        batch = Rows(
+            tokens=_each(rows, lambda each: each.ids[-1]),
+            order=_each(rows, lambda each: len(each.ids) - 1, idle=-1),
+            index=_each(rows, lambda each: each.written),
+            seeds=_each(rows, lambda each: each.request.sampling.seed, dtype=np.uint32),
+            checksums=_each(rows, lambda each: each.checksum, dtype=np.uint32),
+            tables=self._table(rows),
+            beside=beside,
+            guidance_scale=_each(
+                rows, lambda each: float32_of(each.sampling.guidance_scale), dtype=np.float32
+            ),
+            grammar=jax.tree.map(lambda *x: np.array(x, np.int32), *map(self._grammar, rows)),
+            sampling=sampling_of([GREEDY if each is None else each.sampling for each in rows]),
+            asked=asked,
+        )
+        return self._put(batch)
+
+    def run(self, rows: Rows) -> Drawn:
+        """Write a token of each row, and wait for it; what is drawn is on the host."""
+        drawn, self._seen, self.pool = _step(
+            self._weights, self.pool, self._seen, rows, forward=self._forward
+        )
+        return jax.device_get(drawn)
 
     def _grammar(self, sequence: LiveSequence | None) -> Grammar:
         if sequence is None:
@@ -266,9 +272,8 @@ def _step(
     weights: GenerationWeights,
     pool: PagePool,
     seen: Bool[Array, "batch vocab"],
-    rows: _Rows,
+    rows: Rows,
     *,
-    asked: Bool[Array, ""],
     forward: Forward,
 ) -> tuple[Drawn, Bool[Array, "batch vocab"], PagePool]:
     scores, pool = step_pages(
@@ -296,7 +301,7 @@ def _step(
         tokens=tokens,
         logprobs=jnp.take_along_axis(logprobs, tokens[:, None], axis=1)[:, 0],
         finite=finite & finite[rows.beside],
-        likeliest=jax.lax.cond(asked, lambda x: _likeliest(x, count), lambda x: nothing, logprobs),
+        likeliest=jax.lax.cond(rows.asked, lambda x: _likeliest(x, count), lambda x: nothing, logprobs),
     )
     return drawn, seen.at[jnp.arange(len(tokens)), tokens].set(True), pool
 

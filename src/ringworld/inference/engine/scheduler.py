@@ -8,8 +8,8 @@
 
 Where pages run out, the sequence that was admitted last gives up its own, waits in front of all others and
 reads again what is not known any more. The one that was admitted first always continues, so all come to
-an end. What is guided is two sequences, which are admitted and give up their pages together, and write once
-both are read.
+an end. What is guided is two sequences, which are admitted and give up their pages together, and draw once
+both are read; in a text with clips the second one waits, read, outside of them.
 """
 
 from collections import deque
@@ -92,6 +92,10 @@ class Scheduler:
 
         Those that have waited longest for a chunk come first, so that short prompts pass long ones.
         """
+        for sequence in self.running:
+            if sequence.unread < 0:
+                self.pages.release(sequence.pages)
+                sequence.unread_all()
         budget = self._chunk
         for sequence in sorted(self.running, key=lambda each: each.turn):
             if budget <= 0:
@@ -185,4 +189,7 @@ class Scheduler:
 
 
 def _writes(sequence: LiveSequence) -> bool:
-    return all(each.row is not None and not each.unread and not each.finished for each in sequence.pair)
+    together = sequence.stepped_with
+    return bool(together) and all(
+        each.row is not None and not each.unread and not each.finished for each in together
+    )

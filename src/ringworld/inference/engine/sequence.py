@@ -43,7 +43,7 @@ class GenerationRequest:
     frames: int = 0
     """Frames to draw; 0 writes text. `max_new_tokens` is then that of all of them, ends included."""
     unconditional: Int32[np.ndarray, " unconditional"] | None = None
-    """The prompt that guidance compares with; none leaves guidance out."""
+    """The prompt that guidance compares frames and clips with; none leaves guidance out."""
     clips: "Clips | None" = None
     """Lets a text hold images and videos; the prompt may end with what begins one."""
 
@@ -57,10 +57,8 @@ class GenerationRequest:
         check_range(self, "alternatives", least=0, most=MOST_ALTERNATIVES)
         if "" in self.stop:
             raise InputError("a stop string is empty", field="stop", value=self.stop, remedy="leave it out")
-        if self.clips is not None and (self.frames or self.unconditional is not None):
-            raise InputError(
-                "clips stand within a text, which frames and guidance are not for", field="clips"
-            )
+        if self.clips is not None and self.frames:
+            raise InputError("clips stand within a text, and frames in none", field="clips")
         if not self.max_new_tokens and not self.score_prompt:
             raise InputError("max_new_tokens is 0, so nothing is asked", field="max_new_tokens", value=0)
 
@@ -72,6 +70,12 @@ class Clips:
     grammar: ClipGrammar
     sampling: SamplingConfig
     """Of their codes; the seed is the text's."""
+
+    @property
+    def most_tokens(self) -> int:
+        """Of one, with those that close it."""
+        grammar = self.grammar
+        return grammar.most_frames * grammar.vocabulary.frame_tokens + len(grammar.close)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -112,8 +116,8 @@ class LiveSequence:
         turn: when it was admitted or given a chunk last.
         known: the page after which the next full one is stored; None once another sequence has stored it.
         reused: tokens of the prompt that were found in pages.
-        pair: itself; of a guided drawing, the sequence that leads and the one that it is compared with. They
-            are admitted, stepped and removed together, and both hold the tokens that the first one draws.
+        pair: itself; where drawing is guided, the sequence that leads and the one that it is compared with.
+            They are admitted and removed together, and both hold the tokens that the first one draws.
     """
 
     def __init__(
@@ -151,7 +155,9 @@ class LiveSequence:
             self._clip = []
         self.pair: tuple[LiveSequence, ...] = (self,)
         if request.unconditional is not None:
-            compared = replace(request, prompt=request.unconditional, unconditional=None, score_prompt=False)
+            compared = replace(
+                request, prompt=request.unconditional, unconditional=None, score_prompt=False, clips=None
+            )
             beside = LiveSequence(compared, ends=ends, decode=decode, deliver=lambda piece: None)
             self.pair = beside.pair = (self, beside)
 
@@ -159,6 +165,14 @@ class LiveSequence:
     def leads(self) -> bool:
         """Whether it draws its own tokens."""
         return self.pair[0] is self
+
+    @property
+    def stepped_with(self) -> "tuple[LiveSequence, ...]":
+        """Those of `pair` that a step reads for the next token; none for one that waits for a clip."""
+        leader = self.pair[0]
+        if leader.request.clips is None or leader._clip is not None:
+            return self.pair
+        return self.pair[:1] if self.leads else ()
 
     @property
     def written(self) -> int:
@@ -179,7 +193,10 @@ class LiveSequence:
 
     @property
     def unread(self) -> int:
-        """Number of tokens to be read before one can be written: all but the last, which a step reads."""
+        """Number of tokens to be read before one can be written: all but the last, which a step reads.
+
+        Below zero where a clip has ended that was compared: what was read of it stands for nothing any more.
+        """
         return len(self.ids) - 1 - self.read
 
     @property
@@ -194,14 +211,18 @@ class LiveSequence:
 
     def give_up(self) -> None:
         """Hold neither a row nor pages, as at the beginning."""
-        self.row, self.known = None, ROOT
-        self.pages, self.scores = [], []
+        self.row, self.scores = None, []
+        self.unread_all()
+
+    def unread_all(self) -> None:
+        """Hold no pages, and keep the row."""
+        self.pages, self.known = [], ROOT
         self.read = self.reused = 0
 
     def write(self, token: ScoredToken) -> Piece:
         """Add a token that was drawn, and return what comes of it."""
         scores, self.scores = tuple(self.scores), []
-        for each in self.pair:
+        for each in self.stepped_with:
             each.ids.append(token.id)
         if self.request.frames:
             whole = self.written == self.request.max_new_tokens
@@ -228,6 +249,8 @@ class LiveSequence:
         self._clip.append(token.id)
         if self.request.clips.grammar.is_whole(self._clip):
             self._clip = None
+            for each in self.pair[1:]:  # The next one is compared with the same prompt.
+                each.ids = each.request.prompt.tolist()
         finish: Finish | None = None
         text = ""
         if self.written == self.request.max_new_tokens:

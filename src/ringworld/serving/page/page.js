@@ -59,7 +59,7 @@ async function begin() {
     at("access").open = false;
     at("show-draw").hidden = !model.vision;
     if (model.vision) at("frames").value = model.vision.max_frames;
-    at("may-hold").hidden = !model.vision;
+    at("may-hold").hidden = at("may-guide").hidden = !model.vision;
     at("memories").hidden = !model.memories;
     if (model.memories) await listMemories();
     complain(null);
@@ -215,6 +215,7 @@ async function ask(event) {
     };
     if (shown.memory) body.memory = shown.memory;
     if (at("modalities").value !== "text") body.modalities = at("modalities").value.split(" ");
+    if (at("clip-guidance").value) body.guidance_scale = Number(at("clip-guidance").value);
     if (at("tokens").value) body.max_tokens = Number(at("tokens").value);
     if (at("temperature").value) body.temperature = Number(at("temperature").value);
     if (at("seed").value) body.seed = Number(at("seed").value);
