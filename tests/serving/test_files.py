@@ -5,6 +5,9 @@ import io
 import json
 import os
 import subprocess
+import threading
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -20,7 +23,7 @@ from ringworld.text.templates import ChatTemplate, Message
 from ringworld.vision.write_media import write_video
 from tests.inference.tiny_world import TOKENIZER, VOCABULARY
 from tests.serving.test_drawing import fetch
-from tests.serving.test_server import WORLD, send, serving
+from tests.serving.test_server import WORLD, eventually, picture, send, serving
 
 FORM = "multipart/form-data; boundary=xyz"
 
@@ -121,6 +124,25 @@ def test_what_is_above_a_limit_is_refused_by_an_error_of_its_own(film):
         with pytest.raises(ApiError) as refused:
             Media(WORLD, limits=ServingLimits(**limits)).codes(content, kind="any", field="file")
         assert (refused.value.status, refused.value.code, refused.value.param) == (400, code, "file")
+
+
+def test_files_that_wait_for_a_decoder_are_few_and_let_nobody_else_wait(port, monkeypatch):
+    held = threading.Event()
+
+    def never(command, **options):
+        assert held.wait(60)
+        raise subprocess.TimeoutExpired(command, 1)
+
+    monkeypatch.setattr(subprocess, "run", never)
+    shown = {"type": "image_url", "image_url": picture()}
+    with ThreadPoolExecutor(20) as pool:
+        body = {"messages": [{"role": "user", "content": [shown]}]}
+        asked = [pool.submit(send, port, "/tokenize", body) for _ in range(20)]
+        eventually(lambda: sum(each.done() for each in asked) == 2)
+        assert ids_of(port, {"type": "text", "text": "A"})
+        held.set()
+    codes = Counter(each.result()[1]["error"]["code"] for each in asked)
+    assert codes == {"queue_full": 2, "media_too_costly": 18}
 
 
 def test_a_decoder_sees_no_secret_and_leaves_no_file(film, tmp_path, monkeypatch):

@@ -181,6 +181,7 @@ def test_texts_are_continued_and_echoed_with_their_scores(port):
         assert scores["token_logprobs"][-1] == max(scores["top_logprobs"][-1].values())
         assert choice["text"].startswith(WORLD.prompts.words(np.array(prompt, np.int32)))
     assert answered["usage"]["prompt_tokens"] == len(ids) + 9
+    assert answered["model"] == "tiny"
     (expected,) = WORLD.completions(TEXT, max_new_tokens=8, temperature=0.0)
     assert complete(port, temperature=0)[1]["choices"][0]["text"] == expected.text
     _, only = complete(port, echo=True, logprobs=0, max_tokens=0)
@@ -212,13 +213,14 @@ def test_pictures_are_seen(port, tmp_path):
     path.write_bytes(base64.b64decode(url.partition(",")[2]))
     template = ChatTemplate.of(TOKENIZER, vocabulary=VOCABULARY)
     expected = template.encode([Message(role="user", text="What?", clips=(WORLD.codes(image=path),))])
-    for part in ({"image_url": {"url": url}}, {"image_url": url}):
-        content = [{"type": "text", "text": "What?"}, {"type": "image_url", **part}]
+    typed = {"type": "image_url"}
+    for part in ({**typed, "image_url": {"url": url}}, {**typed, "image_url": url}, {"image_url": url}):
+        content = [{"type": "text", "text": "What?"}, part]
         messages = [{"role": "user", "content": content}]
         assert send(port, "/tokenize", {"messages": messages})[1]["tokens"] == expected.tolist()
-        status, answered = chat(port, messages=messages)
-        assert status == 200
-        assert answered["usage"]["prompt_tokens"] == len(expected)
+    status, answered = chat(port, messages=messages)
+    assert status == 200
+    assert answered["usage"]["prompt_tokens"] == len(expected)
 
 
 def test_ids_and_text_are_turned_into_each_other(port):

@@ -1,7 +1,9 @@
 """The application: one model behind the routes of its nouns."""
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -26,6 +28,9 @@ from ringworld.serving.shown import Shown
 from ringworld.serving.texts import Texts
 from ringworld.serving.videos import Videos
 from ringworld.serving.web_page import NAMES, show_page
+
+_THREADS = 64
+"""More than files that may wait for a decoder, so that nobody waits for a thread."""
 
 
 class Server:
@@ -75,6 +80,7 @@ class Server:
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_THREADS))
         yield
         await self._videos.close()
         self._files.close()

@@ -36,9 +36,9 @@ class Completions:
             InputError: a field has another type or is out of range.
             ApiError: a field is not supported.
         """
-        for name in ("memory", "modalities"):
-            if name in body:
-                raise unsupported(name, remedy="ask in /v1/chat/completions")
+        for field in ("memory", "modalities"):
+            if field in body:
+                raise unsupported(field, remedy="ask in /v1/chat/completions")
         self._world = world
         self._head = {
             "id": f"cmpl-{secrets.token_hex(12)}",

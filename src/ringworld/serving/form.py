@@ -57,7 +57,10 @@ def parse_form(content_type: str, body: bytes) -> Form:
         name = headers.get_param("name", header="content-disposition")
         if not isinstance(name, str):
             raise _broken("has a part without a name")
-        file = headers.get_filename()
+        try:
+            file = headers.get_filename()
+        except ValueError:  # in an encoding with a zero byte in its name, or one that replaces nothing
+            raise _broken("has a file whose name cannot be read") from None
         if file is not None:
             files[name] = Upload(name=_shown(file), content=content)
             continue

@@ -80,7 +80,7 @@ class Gate:
             problem = f"content-type is {type_of(request)!r:.80}; send multipart/form-data"
             raise ApiError(415, problem, param="content-type")
         origin = request.headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
+        if origin is not None and _netloc(origin) != request.headers.get("host"):
             problem = f"a form of {origin!r:.80} is not taken; send it from a page of this server"
             raise ApiError(403, problem, kind="permission_error")
         return parse_form(request.headers["content-type"], await self._bytes(request))
@@ -127,6 +127,13 @@ class Gate:
 def type_of(request: Request) -> str:
     """Return the type of a body, without its parameters."""
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def _netloc(origin: str) -> str | None:
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:  # such as http://[
+        return None
 
 
 async def no_such_path(request: Request, error: Exception) -> Response:

@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from ringworld.core.errors import InputError
+from ringworld.core.errors import Busy, InputError
 from ringworld.inference.world import World
 from ringworld.serving.config import ServingLimits
 from ringworld.serving.errors import ApiError
@@ -21,6 +21,8 @@ _NAMED = {"image": "the image", "video": "the video", "any": "the file"}
 _CODES = {"limits.frame_pixels": "too_many_pixels", "limits.duration_seconds": "video_too_long"}
 _AT_ONCE = 2
 """Decoders, each of which may use its memory and all cores."""
+_MOST_WAITING = 16
+"""Files that wait for one."""
 _MOST_DRAWN = 256
 """Clips of answers whose codes are known."""
 # Keys of the server stay with the server.
@@ -34,6 +36,7 @@ class Media:
         """Keep the model and the limits."""
         self._world, self._limits = world, limits
         self._decoders = threading.BoundedSemaphore(_AT_ONCE)
+        self._places = threading.BoundedSemaphore(_AT_ONCE + _MOST_WAITING)
         self._drawn: dict[bytes, np.ndarray] = {}
         self._remembering = threading.Lock()
 
@@ -62,12 +65,18 @@ class Media:
         Raises:
             InputError: it cannot be read, or the model sees nothing.
             ApiError: it has too many pixels, lasts too long, or takes too much time or memory.
+            Busy: as many files wait as may.
         """
         self._world.prompts.seeing()
-        with tempfile.NamedTemporaryFile(prefix="ringworld-") as file, self._decoders:
-            file.write(content)
-            file.flush()
-            return self._decoded(file.name, kind=kind, field=field)
+        if not self._places.acquire(blocking=False):
+            raise Busy(waiting=_MOST_WAITING)
+        try:
+            with tempfile.NamedTemporaryFile(prefix="ringworld-") as file, self._decoders:
+                file.write(content)
+                file.flush()
+                return self._decoded(file.name, kind=kind, field=field)
+        finally:
+            self._places.release()
 
     def _decoded(self, path: str, *, kind: Kind, field: str) -> np.ndarray:
         limits, watching = self._limits, self._world.watching

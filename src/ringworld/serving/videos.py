@@ -66,7 +66,7 @@ class Videos:
             route("/v1/videos/{id}", self._get_asked),
             route("/v1/videos/{id}", self._delete_asked, method="DELETE"),
             route("/v1/videos/{id}/content", self._content_asked),
-            route("/v1/videos/{id}/frames/{index:int}", self._frame_asked),
+            route("/v1/videos/{id}/frames/{index}", self._frame_asked),
         ]
 
     def create(self, asked: VideoAsked) -> dict[str, Any]:
@@ -209,7 +209,8 @@ class Videos:
         return Response(self.content(request.path_params["id"]), media_type="video/mp4")
 
     async def _frame_asked(self, request: Request) -> Response:
-        id, index = (request.path_params[name] for name in ("id", "index"))
+        asked = Body.of_form(request.path_params, words=("id",))
+        id, index = asked.text("id"), asked.whole("index", 0, least=0)
         return Response(await self.frame(id, index=index), media_type="image/png")
 
     async def _draw(self, video: _Video, exchange: Exchange) -> None:

@@ -190,16 +190,7 @@ class TextTokenizer:
         Raises:
             InputError: `text` is not valid Unicode (it holds half of a surrogate pair).
         """
-        try:
-            # In batches alone the library leaves out where each token stands, a third of its work.
-            return self._tokenizer.encode_batch_fast([text], add_special_tokens=False)[0].ids
-        except (TypeError, UnicodeEncodeError):
-            raise InputError(
-                "the text holds half of a surrogate pair, which is not Unicode",
-                field="text",
-                value=text,
-                remedy="fix how it was decoded",
-            ) from None
+        return _ids(self._tokenizer, text)
 
     def encode_rendered(self, text: str, *, mark: str) -> list[int]:
         """Return the ids of what a chat template wrote: special ones where it names them.
@@ -211,13 +202,16 @@ class TextTokenizer:
             text: by a template; in all that users wrote, `mark` stands after the first character of what
                 begins like the name of a special token.
             mark: a character that is none of the text; it is left out.
+
+        Raises:
+            InputError: as for `encode`.
         """
         if mark not in text:
             if self._rendered is None:
                 # A copy, because the setting is one of the tokenizer, and others may be using it.
                 self._rendered = Tokenizer.from_str(self._tokenizer.to_str())
                 self._rendered.encode_special_tokens = False
-            return self._rendered.encode(text, add_special_tokens=False).ids
+            return _ids(self._rendered, text)
         names = sorted(map(re.escape, self.special), key=len, reverse=True)
         ids: list[int] = []
         for i, part in enumerate(re.split(f"({'|'.join(names)})", text)):
@@ -275,6 +269,19 @@ class TextTokenizer:
 
     def _vision(self, name: str) -> tuple[int, ...]:
         return (self._special[name],) if name in self._special else tuple(self.encode(name))
+
+
+def _ids(tokenizer: Tokenizer, text: str) -> list[int]:
+    try:
+        # In batches alone the library leaves out where each token stands, a third of its work.
+        return tokenizer.encode_batch_fast([text], add_special_tokens=False)[0].ids
+    except (TypeError, UnicodeEncodeError):
+        raise InputError(
+            "the text holds half of a surrogate pair, which is not Unicode",
+            field="text",
+            value=text,
+            remedy="fix how it was decoded",
+        ) from None
 
 
 def _counted(texts: Iterable[str], on_progress: Callable[[int], None]) -> Iterator[str]:
