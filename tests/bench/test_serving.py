@@ -86,6 +86,39 @@ def test_what_is_no_server_is_refused():
         server.shutdown()
 
 
+def test_a_server_of_a_named_model_need_not_name_it_and_says_why_it_refuses():
+    class Other(BaseHTTPRequestHandler):
+        def do_POST(self):
+            asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            taken = asked["model"] == "a/b"
+            self.send_response(200 if taken else 422)
+            self.end_headers()
+            if not taken:
+                self.wfile.write(b'{"detail": "no such model"}')
+                return
+            for choice, usage in (
+                ({"delta": {"role": "assistant"}}, None),
+                ({"delta": {"content": "A"}}, None),
+                ({"delta": {}, "finish_reason": "stop"}, {"prompt_tokens": 3, "completion_tokens": 1}),
+            ):
+                event = {"choices": [choice], "usage": usage}
+                self.wfile.write(f"data: {json.dumps(event)}\n\n".encode())
+
+        def log_message(self, format, *arguments):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Other) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        made = bench_serving(url, Load(requests=3, model="a/b"))
+        with pytest.raises(InputError) as refused:
+            bench_serving(url, Load(requests=3, model="other"))
+        server.shutdown()
+    assert (made.model, made.failures) == ("a/b", {})
+    assert [(each.prompt_tokens, each.new_tokens) for each in made.answers] == [(3, 1)] * 3
+    assert "no such model" in str(refused.value)
+
+
 def test_load_is_the_same_for_a_seed_and_begins_alike_where_it_is_shared():
     load = Load(requests=400, rate=20.0, prompt_tokens=100, sigma=0.5, shared_tokens=30, prefixes=3)
     asked = asks_of(load, tokens_per_word=1.5)

@@ -6,7 +6,7 @@ import os
 import ssl
 import time
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -49,12 +49,13 @@ class Client:
     seconds: float
 
     @staticmethod
-    def at(url: str, *, seconds: float) -> "Client":
+    def at(url: str, *, seconds: float, model: str = "") -> "Client":
         """Find the model of a server.
 
         Args:
             url: with or without `/v1`.
             seconds: that a request may take.
+            model: what requests call it; by default the first that the server names.
 
         Raises:
             InputError: it is no address, or nothing answers there.
@@ -69,8 +70,10 @@ class Client:
             raise InputError(f"{url!r} is no address of HTTP", field="url", value=url, remedy=remedy)
         path = parts.path.rstrip("/").removesuffix("/v1")
         bare = Client(
-            host=host, port=port, is_https=parts.scheme == "https", path=path, model="", seconds=seconds
+            host=host, port=port, is_https=parts.scheme == "https", path=path, model=model, seconds=seconds
         )
+        if model:
+            return bare
         try:
             with closing(bare.connect()) as connection:
                 connection.request("GET", f"{path}/v1/models", headers=bare.headers())
@@ -84,7 +87,7 @@ class Client:
             raise InputError(
                 problem, field="url", value=url, remedy="start one with ringworld serve"
             ) from None
-        return Client(host=host, port=port, is_https=bare.is_https, path=path, model=model, seconds=seconds)
+        return replace(bare, model=model)
 
     def connect(self) -> http.client.HTTPConnection:
         """Return a connection of one request."""
@@ -162,5 +165,6 @@ def _reason(status: int, content: bytes) -> str:
 
 
 def _message(told: Any) -> str:
-    error = told.get("error") if isinstance(told, dict) else None
+    # Servers made with FastAPI say why in `detail`.
+    error = (told.get("error") or told.get("detail")) if isinstance(told, dict) else None
     return str(error.get("message") if isinstance(error, dict) else error)[:_SHOWN]

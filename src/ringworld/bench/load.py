@@ -36,6 +36,8 @@ class Load:
     """Of lengths, words and moments."""
     timeout_seconds: float = 600.0
     """A request that takes longer has failed."""
+    model: str = ""
+    """What requests call the model; by default the first that the server names."""
 
     def __post_init__(self) -> None:
         """Refuse what asks nothing."""

@@ -149,7 +149,7 @@ def bench_serving(url: str, load: Load) -> ServingBench:
     Raises:
         InputError: it is no address, or nothing there answers in the protocol.
     """
-    server = Client.at(url, seconds=load.timeout_seconds)
+    server = Client.at(url, seconds=load.timeout_seconds, model=load.model)
     trial = Answer(asked=0.0)
     server.ask(Ask(at=0.0, prompt=_TRIAL, new_tokens=1), trial, begun=time.monotonic())
     if trial.failure or not trial.prompt_tokens:
