@@ -65,10 +65,11 @@ docs: $(INSTALLED)
 	$(VENV)/bin/python -m sphinx --quiet --fresh-env --fail-on-warning --nitpicky docs build/docs
 	@echo "build/docs/index.html"
 
-# The page of a server in Chromium: the one that CHROMIUM names, or Playwright's own (`playwright install chromium`).
+# The page of a server in Chromium: the one that CHROMIUM names, else the system's, else Playwright's own.
+CHROMIUM ?= $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
 browser: $(INSTALLED)
 	$(PIP) --require-hashes -r requirements/default.txt -r requirements/browser.txt
-	$(VENV)/bin/python -m pytest tests/browser
+	CHROMIUM="$(CHROMIUM)" $(VENV)/bin/python -m pytest tests/browser
 
 # Without dependencies, which are all pinned: pip with hashes refuses a package that is wanted with an extra and without.
 parity: $(INSTALLED)

@@ -57,7 +57,7 @@ def main(run: Path, out: Path) -> None:
         served(run / "model", memories=Path(memories)) as address,
         sync_playwright() as playwright,
     ):
-        path = os.environ.get("CHROMIUM")
+        path = os.environ.get("CHROMIUM") or None
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"] if path else [])
 
         page = browser.new_page(viewport={"width": 1000, "height": 760}, color_scheme="light")

@@ -1,7 +1,8 @@
-"""The page of a server, driven in Chromium: `make browser`; `CHROMIUM` names one of the system."""
+"""The page of a server, driven in Chromium: `make browser` finds one, or `CHROMIUM` names it."""
 
 import json
 import os
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -15,23 +16,42 @@ from tests.serving.test_server import WORLD, serving
 
 HOSTILE = "<img src=x onerror=\"document.title='taken'\"><b>bold</b>"
 VIEWS = [("phone", 375, 740, "light"), ("desktop", 1280, 900, "dark")]
+# What is waited for decodes films in processes of their own, which a busy machine starts late.
+expect.set_options(timeout=60_000)
 
 
 @pytest.fixture(scope="module")
-def port(tmp_path_factory):
-    config, folder = EngineConfig(max_sequences=4, chunk_tokens=64), tmp_path_factory.mktemp("memories")
-    with (
-        WORLD.engine(config) as engine,
-        serving(engine, keys=("a-long-key",), memory_folder=folder) as found,
-    ):
-        engine.warm_up()
+def engine():
+    with WORLD.engine(EngineConfig(max_sequences=4, chunk_tokens=64)) as made:
+        made.warm_up()
+        yield made
+
+
+@pytest.fixture(scope="module")
+def port(engine, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("memories")
+    with serving(engine, keys=("a-long-key",), memory_folder=folder) as found:
         yield found
+
+
+@pytest.fixture
+def slowly(engine):
+    """Let a round take a twentieth of a second, so that an answer is not over before it is stopped."""
+    over = threading.Event()
+
+    def wait(*_: object) -> None:
+        if not over.wait(0.05):
+            engine.between_rounds(wait)
+
+    engine.between_rounds(wait)
+    yield
+    over.set()
 
 
 @pytest.fixture(scope="module")
 def browser():
     with sync_playwright() as playwright:
-        path = os.environ.get("CHROMIUM")
+        path = os.environ.get("CHROMIUM") or None
         launched = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"] if path else [])
         yield launched
         launched.close()
@@ -89,7 +109,7 @@ def test_a_conversation_streams_is_kept_and_exported(page, tmp_path):
     assert page.locator("#log li").count() == 0
 
 
-def test_an_answer_is_stopped(page):
+def test_an_answer_is_stopped(page, slowly):
     page.get_by_label("Temperature").evaluate("each => each.value = 5")
     page.get_by_label("Seed").first.evaluate("each => each.value = 3")
     page.get_by_label("Question").fill("On")
@@ -160,6 +180,7 @@ def test_a_conversation_is_kept_reopened_and_deleted(page, tmp_path):
 def test_an_answer_is_an_image(page):
     page.locator("summary", has_text="How it answers").click()
     page.get_by_label("An answer is").select_option("image")
+    page.get_by_label("Guidance of what it draws").fill("3")
     page.get_by_label("Most tokens").fill("12")
     page.get_by_label("Question").fill("A red circle")
     page.get_by_role("button", name="Send").click()
@@ -170,7 +191,7 @@ def test_an_answer_is_an_image(page):
 def test_images_and_videos_are_drawn_frame_by_frame(page):
     page.get_by_role("button", name="Draw").first.click()
     page.get_by_label("What to draw").fill(f"A red circle {HOSTILE}")
-    page.get_by_label("Guidance").fill("2")
+    page.get_by_label("Guidance", exact=True).fill("2")
     page.locator("#drawseed").fill("7")
     start = page.locator("#start")
     start.click()
@@ -203,3 +224,32 @@ def test_all_that_is_used_has_a_name_and_is_reached_by_keys(page):
         style = "getComputedStyle(document.activeElement).outlineStyle"
         assert page.evaluate(f"document.activeElement.matches('body, .unseen') || {style} !== 'none'")
     assert {"question", "files", "send", "fresh", "show-draw"} <= reached
+
+
+# Of each element that shows text of its own, (L1 + 0.05) / (L2 + 0.05) of WCAG 2.2, and how it begins.
+CONTRASTS = """() => {
+  const part = (byte) => byte / 255 <= 0.04045 ? byte / 255 / 12.92 : ((byte / 255 + 0.055) / 1.055) ** 2.4;
+  const numbers = (color) => color.match(/[\\d.]+/g).map(Number);
+  const light = ([r, g, b]) => 0.05 + 0.2126 * part(r) + 0.7152 * part(g) + 0.0722 * part(b);
+  const ground = (each) => {
+    const color = numbers(getComputedStyle(each).backgroundColor);
+    return color[3] === 0 && each.parentElement ? ground(each.parentElement) : color;
+  };
+  const shows = (each) => each.checkVisibility({ opacityProperty: true, visibilityProperty: true })
+    && [...each.childNodes].some((inside) => inside.nodeType === Node.TEXT_NODE && inside.data.trim());
+  return [...document.querySelectorAll("body *")].filter(shows).map((each) => {
+    const [ink, paper] = [light(numbers(getComputedStyle(each).color)), light(ground(each))];
+    return [Math.max(ink, paper) / Math.min(ink, paper), each.outerHTML.slice(0, 80)];
+  });
+}"""
+
+
+def test_text_stands_out_from_its_ground(page):
+    page.locator("summary", has_text="How it answers").click()
+    page.locator("#files").set_input_files({"name": "a.bin", "mimeType": "", "buffer": b"\xff"})
+    expect(page.get_by_role("alert")).to_contain_text("a.bin")
+    for view in ("Ask", "Draw"):
+        page.get_by_role("button", name=view, exact=True).first.click()
+        found = page.evaluate(CONTRASTS)
+        assert len(found) > 12
+        assert [each for each in found if each[0] < 4.5] == []
