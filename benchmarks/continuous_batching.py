@@ -19,20 +19,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from random_model import random_model
 
 import ringworld as rw
-from ringworld.artifacts.model_folder import save_model
-from ringworld.artifacts.tokenizers import Tokenizers
-from ringworld.core.mesh import mesh_of
-from ringworld.core.mesh_config import MeshConfig
-from ringworld.core.origin import Origin, machine, versions
+from ringworld.core.origin import machine, versions
 from ringworld.inference.config import EngineConfig
 from ringworld.inference.engine.engine import Engine
 from ringworld.inference.engine.sequence import GenerationRequest
 from ringworld.inference.world import World
 from ringworld.model.config import Architecture
-from ringworld.model.world_model import WorldModel
-from ringworld.text.tokenizer import TextTokenizer
 
 REQUESTS = 16
 PROMPT_TOKENS = (16, 256)
@@ -40,30 +35,7 @@ NEW_TOKENS = (64, 192)
 PREFIX_SHARE = 0.5
 """Of the context, what a question is asked about twice."""
 QUESTION_TOKENS = 32
-
-
-def random_model(folder: Path) -> Path:
-    """Write a small model with random weights."""
-    import jax
-
-    tokenizer = TextTokenizer.train(["a b c"], vocab_size=300)
-    architecture = Architecture(
-        layers=4, embed=128, heads=4, kv_heads=2, head=32, mlp=352, text_vocab=tokenizer.size
-    )
-    mesh = mesh_of(MeshConfig())
-    with jax.set_mesh(mesh):
-        model = jax.jit(lambda key: WorldModel.init(architecture, key=key))(jax.random.key(0))
-    save_model(
-        folder,
-        model,
-        architecture=architecture,
-        tokenizers=Tokenizers(text=tokenizer, frames=None),
-        context_tokens=1024,
-        generation={},
-        origin=Origin(kind="model"),
-        mesh=mesh,
-    )
-    return folder
+RANDOM = Architecture(layers=4, embed=128, heads=4, kv_heads=2, head=32, mlp=352, text_vocab=300)
 
 
 def requests_of(ids: np.ndarray) -> list[GenerationRequest]:
@@ -161,7 +133,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as work:
-        folder = random_model(Path(work) / "random") if asked.model == "random" else Path(asked.model)
+        folder = random_model(Path(work) / "random", RANDOM) if asked.model == "random" else Path(asked.model)
         world = rw.load(folder)
     draws = np.random.default_rng(1)
     ids = draws.integers(0, world.prompts.tokenizer.size, 10_000).astype(np.int32)

@@ -74,31 +74,13 @@ def start(folder: Path) -> None:
 
 def measure(shape: str, work: Path) -> dict:
     """Start twice in fresh processes with one new cache, and return what each printed."""
-    import jax
+    from random_model import random_model
 
-    from ringworld.artifacts.model_folder import save_model
-    from ringworld.artifacts.tokenizers import Tokenizers
-    from ringworld.core.mesh import mesh_of
-    from ringworld.core.mesh_config import MeshConfig
-    from ringworld.core.origin import Origin
     from ringworld.model.config import Architecture
     from ringworld.model.flops import parameters
-    from ringworld.model.world_model import WorldModel
-    from ringworld.text.tokenizer import TextTokenizer
 
-    architecture, mesh, folder = Architecture(**SHAPES[shape]), mesh_of(MeshConfig()), work / shape
-    with jax.set_mesh(mesh):
-        model = jax.jit(lambda key: WorldModel.init(architecture, key=key))(jax.random.key(0))
-    save_model(
-        folder,
-        model,
-        architecture=architecture,
-        tokenizers=Tokenizers(text=TextTokenizer.train(["a b c"], vocab_size=300), frames=None),
-        context_tokens=1024,
-        generation={},
-        origin=Origin(kind="model"),
-        mesh=mesh,
-    )
+    architecture = Architecture(**SHAPES[shape])
+    folder = random_model(work / shape, architecture)
     count = parameters(architecture)
     environment = os.environ | {"RINGWORLD_COMPILATION_CACHE": str(work / f"cache-{shape}")}
     command = [sys.executable, __file__, "--start", str(folder)]
