@@ -13,7 +13,7 @@ from PIL import Image
 from ringworld.core.errors import InputError
 from ringworld.core.ranges import check_number
 from ringworld.vision.config import DEFAULT_LIMITS, MediaLimits
-from ringworld.vision.decoding import VideoDecoder
+from ringworld.vision.decoding import Moments, VideoDecoder
 from ringworld.vision.images import Animation, is_animated, load_still, open_image
 
 # Files of these names are opened when they are read, not when they are found.
@@ -35,7 +35,8 @@ def stream_video(
     A frame is chosen by its timestamp: the frame shown at second t is the last that begins at or before t, so
     that a slow video repeats frames and a variable rate is followed. The first frame of the picture is at
     second 0, whenever the sound begins. Each frame is shown as a player would: rotated and mirrored, with the
-    proportions of its pixels, transparent parts on white. Wide distances are crossed by seeking.
+    proportions of its pixels, transparent parts on white. Wide distances are crossed by seeking, and frames
+    of H.264 that are neither shown nor needed for others are not decoded.
 
     Example: a 25 frames/s video of one second at `frames_per_second=4` gives the frames that begin at 0,
     0.24, 0.48 and 0.72 seconds, for the seconds 0, 0.25, 0.5 and 0.75.
@@ -53,12 +54,13 @@ def stream_video(
             much of it could be read, once the reading reaches the damage (`value` is that second). Damage is
             what the container, the bitstream or the decoder shows. Bytes that changed within a whole file
             may show in none: in VP8 nearly never, in HEVC and AV1 not always outside key frames, in H.264
-            seldom not.
+            seldom not, but for frames that are not decoded.
     """
     check_number("frames_per_second", frames_per_second, above=0)
     check_number("resolution", resolution, least=1)
     check_number("start_seconds", start_seconds, least=0)
-    with closing(_open_video(path, limits)) as video:
+    moments = Moments(start_seconds=start_seconds, per_second=frames_per_second)
+    with closing(_open_video(path, limits, moments=moments)) as video:
         for index in itertools.count():
             seconds = start_seconds + index / frames_per_second
             picture = video.picture_at(seconds)
@@ -139,12 +141,14 @@ def fit_frame(
     return np.asarray(resized.convert("RGB"))
 
 
-def _open_video(path: Path, limits: MediaLimits) -> VideoDecoder | Animation:
+def _open_video(
+    path: Path, limits: MediaLimits, *, moments: Moments | None = None
+) -> VideoDecoder | Animation:
     try:
         with open_image(path) as image:
             format_, is_clip = image.format, is_animated(image) or image.format == "GIF"
     except InputError:
-        return VideoDecoder(path, limits)
+        return VideoDecoder(path, limits, moments=moments)
     if not is_clip:
         raise InputError(f"{path} is a still image ({format_}), not a video", path=path)
     return Animation(path, limits)
