@@ -532,7 +532,9 @@ def test_files_that_are_no_image(tmp_path):
         assert caught.value.path == path
 
 
-@pytest.mark.parametrize("size", [(64, 48), (48, 64), (97, 33), (33, 97), (20, 20), (7, 31)])
+@pytest.mark.parametrize(
+    "size", [(64, 48), (48, 64), (97, 33), (33, 97), (20, 20), (7, 31), (160, 90), (90, 160), (32, 96)]
+)
 def test_fit_frame_is_lwm_to_the_pixel(size):
     image = Image.fromarray(np.random.default_rng(1).integers(0, 256, (*size[::-1], 3), np.uint8))
     width, height = size
