@@ -1,5 +1,6 @@
 """Video files opened with suspicion: a decoder that walks a video by timestamp, and why a file is refused."""
 
+import itertools
 import math
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -57,6 +58,9 @@ class Moments:
 
     start_seconds: float | int
     per_second: float | int
+
+    def __iter__(self) -> Iterator[float]:
+        return (self.start_seconds + index / self.per_second for index in itertools.count())
 
     def any_between(self, begin: float | int, end: float | int) -> bool:
         """Return whether there is one at the second `begin` or later, and before `end`."""

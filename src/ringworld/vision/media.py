@@ -1,6 +1,5 @@
 """Images and videos of any kind to square RGB frames, one at a time and by timestamp."""
 
-import itertools
 import math
 from collections.abc import Iterator
 from contextlib import closing
@@ -11,16 +10,18 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from ringworld.core.ahead import ahead
 from ringworld.core.errors import InputError
 from ringworld.core.ranges import check_number
 from ringworld.vision.config import DEFAULT_LIMITS, MediaLimits
 from ringworld.vision.decoding import Moments, VideoDecoder
-from ringworld.vision.images import Animation, is_animated, load_still, open_image
+from ringworld.vision.images import Animation, Picture, is_animated, load_still, open_image
 
 # Files of these names are opened when they are read, not when they are found.
 _VIDEO_SUFFIXES = frozenset(
     {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".flv", ".wmv"}
 )
+_PICTURES_AHEAD = 2
 
 
 def stream_video(
@@ -62,16 +63,23 @@ def stream_video(
     check_number("start_seconds", start_seconds, least=0)
     moments = Moments(start_seconds=start_seconds, per_second=frames_per_second)
     with closing(_open_video(path, limits, moments=moments)) as video:
-        for index in itertools.count():
-            seconds = start_seconds + index / frames_per_second
-            picture = video.picture_at(seconds)
-            if picture is None and index == 0:
-                raise InputError(
-                    f"{path} ends before {start_seconds:g} s", path=path, field="start_seconds", value=seconds
-                )
-            if picture is None:
-                return
-            yield seconds, fit_frame(picture.image, resolution, pixel_aspect=picture.pixel_aspect)
+        # A thread decodes while the caller's resizes.
+        with closing(ahead(_pictures(video, moments), most=_PICTURES_AHEAD)) as pictures:
+            seconds = None
+            for seconds, picture in pictures:
+                yield seconds, fit_frame(picture.image, resolution, pixel_aspect=picture.pixel_aspect)
+    if seconds is None:
+        raise InputError(
+            f"{path} ends before {start_seconds:g} s", path=path, field="start_seconds", value=start_seconds
+        )
+
+
+def _pictures(video: VideoDecoder | Animation, moments: Moments) -> Iterator[tuple[float, Picture]]:
+    for seconds in moments:
+        picture = video.picture_at(seconds)
+        if picture is None:
+            return
+        yield seconds, picture
 
 
 def check_video(path: Path, *, limits: MediaLimits = DEFAULT_LIMITS) -> None:
