@@ -90,7 +90,7 @@ class PrepareReport:
         ]
         return [
             *aligned([heads, *rows], words=3),
-            f"{self.files:,} files, of which {self.shards_made:,} shards were made in {self.seconds:.1f} s",
+            f"files: {self.files:,}, shards made: {self.shards_made:,}, in {self.seconds:.1f} s",
             *(f"left out: {many} question{'s' * (many > 1)} {why}" for many, why in left_out if many),
             *([f"left out: {self.duplicates} texts that are there twice"] if self.duplicates else ()),
             *(f"quarantined: {item.path}: {item.reason}" for item in self.quarantined),

@@ -53,7 +53,7 @@ class DataStats:
             + tuple(f"{n:,}" for n in (one.examples, one.tokens))
             + (f"{one.vision_tokens / max(1, one.tokens):.0%}",)
             + tuple(f"{n:,}" for n in (one.shortest, one.median, one.longest))
-            + (f"{one.shortest_seconds:g} to {one.longest_seconds:g}" if one.longest_seconds else "",)
+            + (_shown(one.shortest_seconds, one.longest_seconds),)
             for one in self.parts
         ]
         lines = aligned([heads, *rows], words=3)
@@ -95,6 +95,12 @@ def length_stats(
             )
         )
     return DataStats(parts=tuple(parts), quarantined=quarantined, duplicates=duplicates)
+
+
+def _shown(shortest: float, longest: float) -> str:
+    if not longest:
+        return ""
+    return f"{shortest:g}" if shortest == longest else f"{shortest:g} to {longest:g}"
 
 
 def _octaves(lengths: Shaped[np.ndarray, " _"]) -> tuple[int, ...]:
