@@ -1,6 +1,7 @@
-"""How fast packed batches come, how full their rows are, and whether a run resumes with the very next one.
+r"""How fast packed batches come, how full their rows are, and whether a run resumes with the very next one.
 
-    python benchmarks/packing.py BOOKS --seconds 5 --resume 200 --out benchmarks/results/packing.json
+    python benchmarks/packing.py BOOKS --seconds 5 --steps 100 --resume 200 \
+        --out benchmarks/results/packing.json
 
 BOOKS is a folder of texts. Two data sets are prepared from nothing: the toy world, whose examples are short,
 with frames encoded by their brightness, and BOOKS, in documents of up to 8,192 tokens.
@@ -20,23 +21,29 @@ import multiprocessing
 import shutil
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ringworld.core.files import write_json_atomic
-from ringworld.core.origin import machine, versions
+from ringworld import presets
+from ringworld.core.files import read_jsonl, write_json_atomic
+from ringworld.core.mesh_config import MeshConfig
+from ringworld.core.origin import Origin, machine, versions
+from ringworld.core.steps import METRICS_FILE
 from ringworld.data.batch import PackedRows
 from ringworld.data.config import MixtureConfig, PackingConfig, PrepareConfig
 from ringworld.data.corpus import corpus
 from ringworld.data.find_sources import find_sources
 from ringworld.data.loader import PackedLoader
 from ringworld.data.prepare import prepare
+from ringworld.data.store import ExampleStore
 from ringworld.quickstart.config import ToyWorldConfig
 from ringworld.quickstart.toy_world import render_toy_world
 from ringworld.text.tokenizer import TextTokenizer
 from ringworld.text.vocabulary import Vocabulary
+from ringworld.training.loop import train
 
 CONFIG = PrepareConfig(max_frames=8)
 MIXTURES = {
@@ -53,6 +60,7 @@ RESUMED = {
     "token": PackingConfig(weights="token"),
 }
 CONTEXT_TOKENS, BATCH_SEQUENCES = 32_768, 4
+TRAINED_TOKENS = 2048
 
 
 class Brightness:
@@ -121,6 +129,38 @@ def rate(data: Path, mixture: MixtureConfig, packing: PackingConfig, *, seconds:
     }
 
 
+def wait(data: Path, steps: int) -> dict[str, float]:
+    """Train, and measure how long it waits for data, but for the first step, which starts the loader."""
+    smoke, made_for = presets.smoke(), ExampleStore(data).dataset.vocabulary
+    stage = replace(
+        smoke.training.stages[0],
+        context_tokens=TRAINED_TOKENS,
+        batch_sequences=BATCH_SEQUENCES,
+        steps=steps,
+        mesh=MeshConfig(),
+        mixture=MIXTURES["both"],
+    )
+    config = replace(smoke.training, stages=(stage,), log_every_steps=1, checkpoint_every_steps=steps)
+    model = replace(smoke.model, text_vocab=made_for.text_size, vision_vocab=made_for.vision_size)
+    with tempfile.TemporaryDirectory() as folder:
+        train(
+            config,
+            architecture=model,
+            execution=smoke.execution,
+            data_dir=data,
+            out=Path(folder) / "run",
+            origin=Origin(kind="run"),
+        )
+        rows = read_jsonl(Path(folder) / "run" / METRICS_FILE)[1:]
+    spent, waited = (sum(row[name] for row in rows) for name in ("seconds", "data_wait_seconds"))
+    return {
+        "steps": steps,
+        "context_tokens": TRAINED_TOKENS,
+        "seconds_a_step": spent / len(rows),
+        "part_waiting_for_data": waited / spent,
+    }
+
+
 def digest(packed: PackedRows) -> str:
     """Return a hash of all arrays of a batch."""
     return hashlib.sha256(
@@ -175,6 +215,7 @@ def main() -> None:
     )
     parser.add_argument("books", type=Path)
     parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--resume", type=int, default=200)
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
@@ -187,13 +228,16 @@ def main() -> None:
             for name, mixture in MIXTURES.items()
             for fit in ("first", "best")
         }
+        waited = wait(data, arguments.steps) if arguments.steps else {}
         resumed = {name: resume(data, name, arguments.resume) for name in RESUMED} if arguments.resume else {}
     result = {
-        "command": "python benchmarks/packing.py BOOKS --seconds 5 --resume 200 --out FILE",
+        "command": f"python benchmarks/packing.py BOOKS --seconds {arguments.seconds:g} "
+        f"--steps {arguments.steps} --resume {arguments.resume} --out FILE",
         "machine": machine(),
         "versions": versions("grain", "array-record", "numpy", "pyarrow"),
         "context_tokens": CONTEXT_TOKENS,
         "rates": rates,
+        "wait": waited,
         "resume": resumed,
     }
     write_json_atomic(arguments.out, result)

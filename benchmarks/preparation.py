@@ -9,7 +9,8 @@ measured is all but the frame tokenizer.
 * kills: `prepare` is killed with all its processes at so many random moments, by turns with one worker and
   two, and repeated; its files must be equal, byte for byte, to those of a run that was left alone.
 * mutants: files of INPUTS, and JSON lines, Parquet, tars and manifests made of them, with bytes changed, cut,
-  doubled or moved; none may end the run, and none may take more than 20 s.
+  doubled or moved; none may end the run, none may take more than 20 s, and each must be used, a duplicate or
+  in the quarantine with a reason. `--seed` draws others.
 * minutes: a video of so many minutes is prepared; what counts is the peak of the process's memory.
 """
 
@@ -18,6 +19,7 @@ import io
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,6 +27,7 @@ import tarfile
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,16 +35,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ringworld.core.files import read_jsonl
 from ringworld.core.memory import peak_memory_bytes
 from ringworld.core.origin import machine, versions
+from ringworld.data import store
 from ringworld.data.config import PrepareConfig
 from ringworld.data.prepare import PrepareReport, prepare
+from ringworld.data.readers.manifest import MANIFEST_NAME
 from ringworld.text.tokenizer import TextTokenizer
 from ringworld.text.vocabulary import Vocabulary
 from ringworld.vision.write_media import write_video
 
-CONFIG = PrepareConfig(files_per_shard=2, max_frames=16, document_tokens=2048)
-SEED = 0
+CONFIG = PrepareConfig(files_per_shard=2, max_frames=16, document_tokens=2048, duplicates="near")
 
 
 class Brightness:
@@ -74,13 +79,14 @@ def run(inputs: Path, out: Path, *, workers: int, **options: Any) -> PrepareRepo
 
 def contents(folder: Path) -> dict[str, bytes]:
     """Return what was prepared, besides the origin, which says by which command."""
-    files = [*(folder / "shards").iterdir(), folder / "manifest.parquet", folder / "quarantine.jsonl"]
+    names = (store.MANIFEST_FILE, store.QUARANTINE_FILE, store.DUPLICATES_FILE)
+    files = [*(folder / store.SHARDS_FOLDER).iterdir(), *(folder / name for name in names)]
     return {path.name: path.read_bytes() for path in files}
 
 
-def kills(inputs: Path, points: int) -> dict[str, Any]:
+def kills(inputs: Path, points: int, *, seed: int) -> dict[str, Any]:
     """Kill so many runs, each at a random moment."""
-    draw = random.Random(SEED)
+    draw = random.Random(seed)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         seconds = []
@@ -107,40 +113,52 @@ def kills(inputs: Path, points: int) -> dict[str, Any]:
         return {"kills": struck, "runs_finished": rounds, "equal_bytes": equal, "files": len(expected)}
 
 
-def mutants(inputs: Path, count: int) -> dict[str, Any]:
+def mutants(inputs: Path, count: int, *, seed: int) -> dict[str, Any]:
     """Prepare so many damaged files at once."""
-    draw = random.Random(SEED)
+    draw = random.Random(seed)
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary) / "in"
-        originals = seeds(inputs, Path(temporary) / "seeds")
+        folder, out = Path(temporary) / "in", Path(temporary) / "out"
+        originals = originals_of(inputs, Path(temporary) / "originals")
         formats = Counter[str]()
+        names = set[str]()
         for index in range(count):
             path = originals[index % len(originals)]
             target = folder / f"{index:04d}{path.suffix}"
-            if path.name == "manifest.jsonl":
-                target = folder / f"set{index:04d}" / path.name
+            if path.name == MANIFEST_NAME:
+                target = folder / f"{index:04d}" / path.name
+                shutil.copytree(path.parent, target.parent)
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(mutated(path.read_bytes(), draw))
             formats[path.suffix] += 1
+            names.add(target.relative_to(folder).parts[0])
         at: list[float] = []
         report = run(
             folder,
-            Path(temporary) / "out",
+            out,
             workers=2,
             on_progress=lambda done, total, quarantined: at.append(time.monotonic()),
         )
-        ended = [one.path for one in report.quarantined if "ended the process" in one.reason]
+        duplicates = [row["path"].partition("/")[2] for row in read_jsonl(out / store.DUPLICATES_FILE)]
+        used = set(map(mutant_of, store.ExampleStore(out).column("source")))
+        refused = {mutant_of(one.path) for one in report.quarantined}
         return {
+            "seed": seed,
             "mutants": dict(formats),
-            "sources": report.files,
-            "quarantined": len(report.quarantined),
+            "used_whole_or_in_part": len(used & names),
+            "quarantined_whole_or_in_part": len(refused & names),
+            "neither_used_nor_quarantined": sorted(names - used - refused - set(map(mutant_of, duplicates))),
             "without_a_reason": sum(not one.reason for one in report.quarantined),
-            "ended_a_process": ended,
+            "ended_a_process": [one.path for one in report.quarantined if "ended the process" in one.reason],
             "longest_silence_seconds": round(float(max(np.diff(at))), 1),
         }
 
 
-def seeds(inputs: Path, folder: Path) -> list[Path]:
+def mutant_of(key: str) -> str:
+    """Return which mutant a file or a sample belongs to: of `0005/manifest.jsonl#2`, `0005`."""
+    return key.partition("#")[0].partition("/")[0]
+
+
+def originals_of(inputs: Path, folder: Path) -> list[Path]:
     """Return whole files of each format, of at most a megabyte."""
     folder.mkdir()
     found = [path for path in sorted(inputs.rglob("*")) if path.is_file() and path.stat().st_size < 2**20]
@@ -152,8 +170,10 @@ def seeds(inputs: Path, folder: Path) -> list[Path]:
     lines.write_text("\n".join(map(json.dumps, [*records, fields])))
     table = folder / "a.parquet"
     pq.write_table(pa.Table.from_pylist([{"text": one.get("text")} for one in records]), table)
-    said = folder / "manifest.jsonl"
-    said.write_text(json.dumps({"file": str(picture.resolve()), "caption": "A picture."}))
+    said = folder / "set" / MANIFEST_NAME
+    said.parent.mkdir()
+    shutil.copy(picture, said.parent)
+    said.write_text(json.dumps({"file": picture.name, "caption": "A picture."}))
     bundle = folder / "a.tar"
     with tarfile.open(bundle, "w") as tar:
         for name, content in (
@@ -186,11 +206,11 @@ def mutated(content: bytes, draw: random.Random) -> bytes:
     return bytes(changed)
 
 
-def long_video(minutes: int) -> dict[str, Any]:
+def long_video(minutes: int, *, seed: int) -> dict[str, Any]:
     """Prepare a video of so many minutes in a process of its own."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        draw = np.random.default_rng(SEED)
+        draw = np.random.default_rng(seed)
         picture = draw.integers(0, 256, (90, 160, 3), np.uint8).repeat(2, 0).repeat(2, 1)
         (folder / "in").mkdir()
         write_video(
@@ -240,6 +260,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=0)
     parser.add_argument("--mutants", type=int, default=0)
     parser.add_argument("--minutes", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args()
     result: dict[str, Any] = json.loads(asked.out.read_text()) if asked.out and asked.out.exists() else {}
@@ -247,15 +268,16 @@ def main() -> None:
         "machine": machine(),
         "versions": versions("ringworld", "av", "pyarrow", "array-record", "numpy"),
     }
-    command = "python benchmarks/preparation.py INPUTS"
-    if asked.kills:
-        result["kills"] = {"command": f"{command} --kills {asked.kills}", **kills(asked.inputs, asked.kills)}
-    if asked.mutants:
-        found = mutants(asked.inputs, asked.mutants)
-        result["mutants"] = {"command": f"{command} --mutants {asked.mutants}", **found}
-    if asked.minutes:
-        found = long_video(asked.minutes)
-        result["long_video"] = {"command": f"{command} --minutes {asked.minutes}", **found}
+    parts: dict[str, Callable[[int], dict[str, Any]]] = {
+        "kills": lambda count: kills(asked.inputs, count, seed=asked.seed),
+        "mutants": lambda count: mutants(asked.inputs, count, seed=asked.seed),
+        "minutes": lambda count: long_video(count, seed=asked.seed),
+    }
+    for name, measured in parts.items():
+        if count := getattr(asked, name):
+            options = f"--{name} {count}" + (f" --seed {asked.seed}" if asked.seed else "")
+            command = f"python benchmarks/preparation.py INPUTS {options}"
+            result["long_video" if name == "minutes" else name] = {"command": command, **measured(count)}
     text = json.dumps(result, indent=2) + "\n"
     print(text)
     if asked.out:

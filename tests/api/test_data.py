@@ -69,6 +69,9 @@ def test_lengths_are_counted_by_data_set_and_kind_and_drawn(examples, tmp_path):
     assert max(one.longest for one in stats.parts) == lengths.max()
     assert all(sum(one.histogram) == one.examples for one in stats.parts)
     assert (stats.quarantined, stats.duplicates) == (1, 0)
+    (asked,) = (one for one in stats.parts if one.kind == "video_qa")
+    assert (asked.shortest_seconds, asked.longest_seconds, asked.seconds_histogram) == (0.75, 0.75, (2,))
+    assert {one.seconds_histogram for one in stats.parts if one.kind == "text"} == {()}
     with Image.open(tmp_path / "lengths.png") as picture:
         assert picture.width > 100
     with pytest.raises(InputError) as refused:

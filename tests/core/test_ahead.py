@@ -1,3 +1,5 @@
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 
@@ -40,3 +42,15 @@ def test_the_thread_ends_with_the_iterator():
     assert next(taken) == 0
     taken.close()
     assert threading.active_count() == before
+
+
+def test_no_thread_outlives_python():
+    script = """
+import atexit, threading
+atexit.register(lambda: print(threading.active_count()))  # runs last
+from ringworld.core.ahead import ahead
+items = ahead(iter(int, 1), most=1)
+next(items)
+"""
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert (ran.stdout, ran.stderr) == ("1\n", "")

@@ -236,3 +236,43 @@ def test_rows_that_are_not_as_they_were_written_are_refused(rows: list[dict[str,
 
 def test_intervals_add_up_what_batches_count():
     assert Interval().plus((10, 0.5)).plus((20, 0.25)) == Interval(steps=2, counts=(30, 0.75))
+
+
+def test_devices_that_are_done_before_the_next_batch_is_there_wait_for_it(tmp_path: Path):
+    computed: list[jax.Array] = []
+
+    def update(state: jax.Array, step: int) -> tuple[jax.Array, jax.Array]:
+        computed.append(state + step)
+        return state + step, computed[-1]
+
+    def batches() -> Iterator[Batch[int]]:
+        for step in range(1, 4):
+            jax.block_until_ready(computed)
+            yield Batch(inputs=step)
+
+    waited: list[float] = []
+
+    def row(output: jax.Array, interval: Interval) -> dict[str, Any]:
+        waited.append(interval.data_wait_seconds)
+        return {}
+
+    with closing(Checkpoints(tmp_path / CHECKPOINTS_FOLDER)) as checkpoints:
+        files = RunFiles(
+            folder=tmp_path,
+            checkpoints=checkpoints,
+            log_every_steps=1,
+            checkpoint_every_steps=9,
+            check=check_rows,
+        )
+        run_steps(
+            files.resume(jnp.int32(0), first=lambda: jnp.int32(0)),
+            batches(),
+            last=3,
+            files=files,
+            update=update,
+            row=row,
+            title="numbers",
+            total=3,
+            shown=(),
+        )
+    assert [seconds > 0 for seconds in waited] == [True, True, False]  # none follows the last step

@@ -34,12 +34,14 @@ def test_codes_are_those_of_the_frames_that_stand_for_the_whole_video(tmp_path: 
     assert made.codes.tolist() == QUARTERS.encode(read_spread(clip, config=config, resolution=32)).tolist()
     # From the first to the last that is held, at the rate at which they were chosen.
     assert made.frames_per_second == 4.0 or len(made.codes) / made.frames_per_second > 12
+    assert made.seconds == 15.5
 
 
 def test_windows_of_footage_give_every_frame_once(tmp_path: Path, write_clip):
     clip = MediaFile(path=write_clip(tmp_path / "a.mp4", frames=10), form="video")
     windows = encoder(max_frames=4).windows(footage(clip))
     assert [len(window.codes) for window in windows] == [4, 4, 2]
+    assert {window.seconds for window in windows} == {2.5}
     levels = np.concatenate([window.codes for window in windows])
     (whole,) = encoder(max_frames=10).windows(footage(clip))
     assert np.array_equal(levels, whole.codes) and whole.codes[-1, 0] > whole.codes[0, 0]
@@ -48,6 +50,7 @@ def test_windows_of_footage_give_every_frame_once(tmp_path: Path, write_clip):
 def test_codes_of_others_are_taken_where_they_are_whole_frames_of_the_codebook():
     made = encoder(max_frames=4).windows(footage(CodedClip(codes=tuple(range(8)))))
     assert [window.codes.tolist() for window in made] == [[[0, 1, 2, 3], [4, 5, 6, 7]]]
+    assert made[0].seconds == 0.5
     for wrong in (tuple(range(7)), (0, 1, 2, 8), (0, 1, 2, -1)):
         with pytest.raises(InputError) as refused:
             encoder(max_frames=4).spread(CodedClip(codes=wrong))

@@ -74,6 +74,9 @@ def test_a_mixture_of_no_length_is_refused():
     with pytest.raises(InputError) as refused:
         MixtureConfig(shortest_tokens=5, longest_tokens=4)
     assert refused.value.field == "mixture.longest_tokens"
+    with pytest.raises(InputError) as refused:
+        MixtureConfig(shortest_seconds=5.5, longest_seconds=5.0)
+    assert refused.value.field == "mixture.longest_seconds"
 
 
 def test_a_packing_into_no_row_is_refused():

@@ -190,11 +190,13 @@ def test_names_of_a_mixture_are_packed_apart_where_it_is_asked_for(prepared: Pat
 def test_a_batch_says_how_much_of_each_name_it_holds(prepared: Path):
     running = loader(prepared, mixture=only(video_qa=3.0, text=1.0))
     assert running.names == ("video_qa", "text")
+    many = Counter[str]()
     for _ in range(5):
         packed = next(running)
         assert sum(of.examples for of in packed.drawn.values()) == sum(map(len, packed.lengths))
         assert sum(of.tokens for of in packed.drawn.values()) == sum(map(sum, packed.lengths))
-    assert packed.drawn["video_qa"].examples > packed.drawn["text"].examples
+        many.update({name: of.examples for name, of in packed.drawn.items()})
+    assert many["video_qa"] > many["text"]
 
 
 def test_a_state_of_another_configuration_is_refused(prepared: Path):
@@ -282,6 +284,33 @@ def test_footage_is_cut_between_frames_and_every_frame_is_drawn(clips: Path, voc
         clips, mixture=only(video=1.0, video_caption=1.0), clips=ClipConfig(max_frames=1), context_tokens=15
     )
     assert nothing.left_out == {"video": 0, "video_caption": 0}
+
+
+def test_a_stage_draws_videos_of_its_lengths_and_all_that_is_no_video(
+    tmp_path: Path, run_prepare, write_clip
+):
+    for name, frames in (("short", 4), ("long", 12)):  # 1 and 3 seconds
+        write_clip(tmp_path / f"in/{name}.mp4", frames=frames, said={"caption": f"{name} dog."})
+        write_clip(tmp_path / f"in/{name}_footage.mp4", frames=frames)
+    write_clip(tmp_path / "in/still.png", said={"caption": "A dog."})
+    (tmp_path / "in/a.txt").write_text("The old man walks to the river. " * 3)
+    config = PrepareConfig(max_frames=5, held_out_fraction=0.0, images_per_video=0)
+    run_prepare(tmp_path / "out", videos=(tmp_path / "in",), texts=(tmp_path / "in",), config=config)
+    for bounds, expected in (
+        ((0.0, 0.0), {"short", "short_footage", "long", "long_footage"}),
+        ((1.0, 1.0), {"short", "short_footage"}),
+        ((1.5, 0.0), {"long", "long_footage"}),
+        ((3.5, 9.0), set()),
+    ):
+        mixture = MixtureConfig(shortest_seconds=bounds[0], longest_seconds=bounds[1])
+        running = loader(tmp_path / "out", mixture=mixture)
+        rows = [row for _ in range(20) for row in running.next_rows()]
+        names = {Path(example.source).stem for row in rows for example in row}
+        assert names == expected | {"still", "a"}
+        running.close()
+    with pytest.raises(InputError) as refused:
+        loader(tmp_path / "out", mixture=MixtureConfig(ratios={"video": 1.0}, shortest_seconds=4.0))
+    assert refused.value.field == "mixture"
 
 
 def test_clips_of_which_no_frame_fits_are_left_out_and_counted(clips: Path):

@@ -55,7 +55,7 @@ def test_examples_come_back_as_they_were_with_the_clips_that_they_share(
     codes = np.arange(2 * frames, dtype=np.int32).reshape(frames, 2) + (2**16 if frames > 5 else 0)
     group = Group(
         split="train",
-        clips=(ClipCodes(codes=codes, frames_per_second=4.0),),
+        clips=(ClipCodes(codes=codes, frames_per_second=4.0, seconds=frames / 2),),
         examples=(
             Unfilled(example=made, shown=(Shown(clip=0),)),
             Unfilled(example=made, shown=(Shown(clip=0, frame=frames - 1),)),
@@ -67,6 +67,7 @@ def test_examples_come_back_as_they_were_with_the_clips_that_they_share(
     write_origin(out, Origin(kind="examples", identity={"made_by": to_json(dataset)}))
     store = ExampleStore(out)
     assert store.lengths().tolist() == [len(e) for e in read_examples(out, split="train")]
+    assert store.video_seconds().tolist() == [frames / 2, 0.0]  # the second shows a picture
     for read, expected in zip(read_examples(out, split="train"), (codes, codes[-1:])):
         ids = vocabulary.encode_frames(expected)
         assert (read.kind, read.source, read.dataset, read.start_token) == (

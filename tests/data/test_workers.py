@@ -1,17 +1,24 @@
 """Processes that prepare together: equal bytes, and a file that ends one costs nothing but itself."""
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from ringworld.core.errors import InputError
+from ringworld.core.files import read_jsonl
 from ringworld.data.config import PrepareConfig
 from ringworld.data.find_sources import RECORD_READERS
+from ringworld.data.prepare import prepare
 from ringworld.data.quarantine import Quarantined
 from ringworld.data.samples import Sample
 from ringworld.data.sources import Reader, Source
+from ringworld.data.store import DUPLICATES_FILE, QUARANTINE_FILE
+from ringworld.text.tokenizer import TextTokenizer
+from ringworld.text.vocabulary import Vocabulary
 
 CONFIG = PrepareConfig(held_out_fraction=0.0, files_per_shard=2, max_frames=4)
 
@@ -66,3 +73,32 @@ def test_no_workers_are_refused(tmp_path: Path, run_prepare):
     with pytest.raises(InputError) as refused:
         run_prepare(tmp_path / "out", texts=(tmp_path / "a.txt",), workers=0)
     assert refused.value.field == "workers"
+
+
+def test_a_file_that_ended_the_only_process_is_quarantined_by_the_same_command_again(tmp_path: Path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "a.deadly").touch()
+    for name in "bc":
+        (folder / f"{name}.txt").write_text("The old man walks to the river. ")
+    # Duplicates are looked for before anything is prepared.
+    command = [sys.executable, "-c", "from tests.data.test_workers import main; main()", str(tmp_path)]
+    assert subprocess.run(command).returncode == 9
+    assert subprocess.run(command).returncode == 0
+    (left_out,) = read_jsonl(tmp_path / "out" / DUPLICATES_FILE)
+    (refused,) = read_jsonl(tmp_path / "out" / QUARANTINE_FILE)
+    assert (left_out["path"], refused["path"]) == ("in/c.txt", "a.deadly")
+
+
+def main() -> None:
+    """Prepare as the command line does, where a file may end the process."""
+    root = Path(sys.argv[1])
+    words = TextTokenizer.train(["The old man walks to the river."], vocab_size=300)
+    prepare(
+        texts=(root / "in",),
+        out=root / "out",
+        tokenizer=words,
+        vocabulary=Vocabulary(text_size=words.size),
+        config=PrepareConfig(held_out_fraction=0.0, duplicates="exact"),
+        readers={**RECORD_READERS, ".deadly": Deadly()},
+    )

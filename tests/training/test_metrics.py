@@ -34,7 +34,8 @@ def row_of(*, vision_targets: int, loss: float = 1.5) -> dict[str, Any]:
     counts = BatchCounts(tokens=4, examples=1, pairs=8, ring_efficiency=0.5)
     others = BatchCounts(tokens=6, examples=2, pairs=12, ring_efficiency=1.0)
     # Of two names, one example each and then two of the first; of their tokens 4, 0 and 1, 5.
-    interval = Interval().plus((*counts, 1, 1, 4, 0)).plus((*others, 2, 0, 1, 5))._replace(seconds=0.5)
+    interval = Interval().plus((*counts, 1, 1, 4, 0)).plus((*others, 2, 0, 1, 5))
+    interval = interval._replace(seconds=0.5, data_wait_seconds=0.125)
     names = ("text", "in/chat")
     return metrics_row(output, stage="4k", interval=interval, architecture=MODEL, names=names)
 
@@ -50,6 +51,7 @@ def test_a_row_holds_the_losses_of_a_step_and_the_sums_of_its_interval():
         "skipped_steps": 3,
         "tokens": 10,
         "examples": 3,
+        "data_wait_seconds": 0.125,
         "tokens_per_second": 20.0,
         # Forward and backward are 3 times forward, in half a second. Each of 2 layers has 2 x 16 x 16 weights
         # for queries and output, 2 x 16 x 8 for keys and values, 3 x 16 x 32 for the rest; the head 16 x 32.

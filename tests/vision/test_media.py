@@ -14,6 +14,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from ringworld.core.errors import InputError
+from ringworld.vision.bitstream import BitstreamCheck
 from ringworld.vision.config import MediaLimits
 from ringworld.vision.media import check_video, fit_frame, media_format, read_image, stream_video
 
@@ -186,6 +187,39 @@ def test_a_seek_that_leads_too_far_loses_no_frame(tmp_path):
         frame for _, frame in stream_video(path, frames_per_second=1 / 8, resolution=32, start_seconds=0.5)
     ]
     np.testing.assert_array_equal(few, [whole[n] for n in (5, 85, 165)])
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".ts"])
+def test_what_nobody_needs_is_not_decoded_and_changes_no_frame(tmp_path, suffix):
+    wide = np.random.default_rng(0).integers(0, 256, (8, 16, 3), np.uint8).repeat(8, 0).repeat(8, 1)
+    frames = np.stack([np.roll(wide, n, axis=1) for n in range(60)])
+    milliseconds = [40 * n + 15 * (n % 3) for n in range(60)]  # at a rate that changes
+    options = {"x264-params": "bframes=3:b-adapt=0:scenecut=0"}
+    path = write_movie(
+        tmp_path / f"movie{suffix}", frames, times_milliseconds=milliseconds, rate=25, codec_options=options
+    )
+
+    def pictures(rate: float) -> np.ndarray:
+        return np.stack([frame for _, frame in stream_video(path, frames_per_second=rate, resolution=32)])
+
+    few = pictures(4)
+    np.testing.assert_array_equal(few, pictures(200)[::50])
+    # What stands in frames that are not shown does not matter then.
+    with av.open(str(path)) as container:
+        check = BitstreamCheck(container.streams.video[0])
+        disposable = [one for one in container.demux(video=0) if one.size and check.is_disposable(bytes(one))]
+        start = cast(int, container.streams.video[0].start_time)
+        unneeded = [
+            one
+            for one in disposable
+            if 60 < float((cast(int, one.pts) - start) * one.time_base) * 1000 % 250 < 190
+        ]
+    assert len(disposable) > 20 and unneeded
+    content = bytearray(path.read_bytes())
+    for packet in unneeded if suffix == ".mp4" else ():
+        content[cast(int, packet.pos) + 5 : cast(int, packet.pos) + packet.size] = b"\x55" * (packet.size - 5)
+    path.write_bytes(content)
+    np.testing.assert_array_equal(few, pictures(4))
 
 
 def with_matrix(path: Path, matrix: tuple[int, int, int, int]) -> Path:
@@ -498,7 +532,9 @@ def test_files_that_are_no_image(tmp_path):
         assert caught.value.path == path
 
 
-@pytest.mark.parametrize("size", [(64, 48), (48, 64), (97, 33), (33, 97), (20, 20), (7, 31)])
+@pytest.mark.parametrize(
+    "size", [(64, 48), (48, 64), (97, 33), (33, 97), (20, 20), (7, 31), (160, 90), (90, 160), (32, 96)]
+)
 def test_fit_frame_is_lwm_to_the_pixel(size):
     image = Image.fromarray(np.random.default_rng(1).integers(0, 256, (*size[::-1], 3), np.uint8))
     width, height = size

@@ -24,11 +24,12 @@ _LOSS_BEGINS, _LOSS_ENDS = "\N{LEFT WHITE SQUARE BRACKET}", "\N{RIGHT WHITE SQUA
 
 
 def data_stats(data: PathArgument, *, out: PathArgument | None = None) -> DataStats:
-    """Measure the examples that `prepare` wrote: how many, of which kinds, how long.
+    """Measure the examples that `prepare` wrote: how many, of which kinds and splits, how long.
 
     Args:
         data: examples folder.
-        out: PNG of the lengths to write, a histogram for each data set and kind that is trained on.
+        out: PNG of the lengths to write, with histograms for each data set and kind that is trained on, of
+            tokens and of the seconds of whole videos.
 
     Raises:
         InputError: the folder holds no examples, or `out` cannot be written.
@@ -40,8 +41,10 @@ def data_stats(data: PathArgument, *, out: PathArgument | None = None) -> DataSt
     stats = length_stats(folder, quarantined=quarantined, duplicates=duplicates)
     if picture is not None:
         trained = [one for one in stats.parts if one.split == "train"] or stats.parts
-        parts = {f"{one.dataset}/{one.kind}": one.histogram for one in trained}
-        write_png(length_histograms(parts), picture)
+        named = {f"{one.dataset}/{one.kind}": one for one in trained}
+        tokens = {name: one.histogram for name, one in named.items()}
+        seconds = {name: one.seconds_histogram for name, one in named.items() if one.seconds_histogram}
+        write_png(length_histograms(tokens, seconds), picture)
     return stats
 
 

@@ -36,6 +36,8 @@ class Interval(NamedTuple):
     """Between synchronizations with the devices; those of an update appear with the next one."""
     counts: tuple[Any, ...] = ()
     """Sums of what the batches count."""
+    data_wait_seconds: float = 0.0
+    """Of `seconds`, those in which the devices had nothing to do but to wait for a batch, at most."""
 
     def plus(self, counts: tuple[Any, ...]) -> "Interval":
         """Return the interval with one more update."""
@@ -159,7 +161,11 @@ def run_steps(
             state, output = update(state, batch.inputs)
             interval = interval.plus(batch.counts)
             # The devices compute while the host prepares what they need next.
+            asked_at = time.perf_counter()
             following = next(batches) if step < last else batch
+            if step < last and _is_computed(output):
+                waited = interval.data_wait_seconds + time.perf_counter() - asked_at
+                interval = interval._replace(data_wait_seconds=waited)
             jax.block_until_ready(before)
             asked = vote.agreed(stop.signal, last=step == last)
             logs = step == last or step % files.log_every_steps == 0
@@ -187,6 +193,11 @@ def run_steps(
             progress.update(step, **{name: values[name] for name in shown if values.get(name) is not None})
             batch = following
     return state
+
+
+def _is_computed(output: Any) -> bool:
+    arrays: list[Any] = [leaf for leaf in jax.tree.leaves(output) if isinstance(leaf, jax.Array)]
+    return all(array.is_ready() for array in arrays)
 
 
 def check_rows(

@@ -7,14 +7,13 @@ from typing import Any
 from ringworld.core.compilation import keep_compiled_programs
 from ringworld.core.packages import import_optional
 from ringworld.data.making import ExampleMaker
-from ringworld.data.shards import Shard, find_shard, prepare_shard
-from ringworld.data.workers import ShardTask
+from ringworld.data.shards import Shard, ShardTask, find_shard, prepare_shard
 
 
 def make_shards_by_ray(
     tasks: Sequence[ShardTask], maker: ExampleMaker, *, workers: int | None
 ) -> Iterator[tuple[ShardTask, Shard]]:
-    """Make shards with Ray Data and yield each when it is on disk; see `workers.make_shards`.
+    """Make shards with Ray Data and yield each when it is on disk; see `shards.make_shards`.
 
     Ray is started on this machine where it does not run and no address of a cluster is set (`RAY_ADDRESS`).
     A shard that fails, such as with a file that ends the process that reads it, is not yielded: whoever makes
@@ -54,8 +53,7 @@ def _make(row: Mapping[str, Any], *, tasks: Any, maker: Any, folder: str) -> dic
     os.chdir(folder)  # paths may be relative to it
     keep_compiled_programs()
     ray = _ray()
-    task = ray.get(tasks)[row["number"]]
-    prepare_shard(task.stem, task.sources, ray.get(maker), skipped=task.skipped)
+    prepare_shard(ray.get(tasks)[row["number"]], ray.get(maker))
     return {"number": row["number"]}
 
 

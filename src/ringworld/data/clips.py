@@ -47,6 +47,8 @@ class ClipCodes:
     codes: Int[np.ndarray, "frames codes"]
     frames_per_second: float
     """Of frames that were thinned, on the average."""
+    seconds: float
+    """How long the whole video is, rounded up to the rate of preparation; 0 for an image."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -55,10 +57,13 @@ class _Thinned:
 
     most: int
     stride: int = 1
+    read: int = 0
+    """Frames, those among them that were not wanted."""
     held: list[tuple[int, np.ndarray]] = field(default_factory=list)
     """Index and codes of each."""
 
     def wants(self, index: int) -> bool:
+        self.read = index + 1
         return index % self.stride == 0
 
     def add(self, indices: list[int], rows: np.ndarray) -> None:
@@ -89,7 +94,11 @@ class ClipEncoder:
         else:
             codes = np.concatenate([rows for _, rows in self._batches(clip, wanted=lambda index: True)])
         return [
-            ClipCodes(codes=codes[start : start + most], frames_per_second=rate)
+            ClipCodes(
+                codes=codes[start : start + most],
+                frames_per_second=rate,
+                seconds=self._seconds(clip, len(codes)),
+            )
             for start in range(0, len(codes), most)
         ]
 
@@ -105,6 +114,7 @@ class ClipEncoder:
         thinned = _Thinned(most=most)
         if isinstance(clip, CodedClip):
             thinned.held = list(enumerate(self._coded(clip)))
+            thinned.read = len(thinned.held)
         else:
             for indices, rows in self._batches(clip, wanted=thinned.wants):
                 thinned.add(indices, rows)
@@ -112,7 +122,11 @@ class ClipEncoder:
         codes = np.stack([row for _, row in chosen])
         if len(chosen) > 1:
             rate *= (len(chosen) - 1) / (chosen[-1][0] - chosen[0][0])
-        return ClipCodes(codes=codes, frames_per_second=rate)
+        return ClipCodes(codes=codes, frames_per_second=rate, seconds=self._seconds(clip, thinned.read))
+
+    def _seconds(self, clip: Clip, frames: int) -> float:
+        is_image = clip.form == "image" if isinstance(clip, MediaFile) else frames == 1
+        return 0.0 if is_image else frames / self.config.frames_per_second
 
     def _batches(
         self, clip: MediaFile, *, wanted: Callable[[int], bool]

@@ -134,12 +134,21 @@ class MixtureConfig:
     document that preparation cut, the whole counts."""
     longest_tokens: int = 0
     """Longer documents are not drawn; 0 draws them all, in pieces where they may be cut."""
+    shortest_seconds: float = 0.0
+    """Shorter videos are not drawn. Of a video that preparation cut or thinned, the whole counts; images and
+    texts are drawn as without."""
+    longest_seconds: float = 0.0
+    """Longer videos are not drawn; 0 draws them all."""
 
     def __post_init__(self) -> None:
         """Refuse shares below zero, a mixture of nothing, and names that could be of nothing."""
-        check_range(self, "shortest_tokens", "longest_tokens", least=0, of="mixture")
-        if self.longest_tokens:
-            check_range(self, "longest_tokens", least=self.shortest_tokens, of="mixture")
+        for shortest, longest in (
+            ("shortest_tokens", "longest_tokens"),
+            ("shortest_seconds", "longest_seconds"),
+        ):
+            check_range(self, shortest, longest, least=0, of="mixture")
+            if getattr(self, longest):
+                check_range(self, longest, least=getattr(self, shortest), of="mixture")
         for name, share in self.ratios.items():
             if not (isinstance(share, int | float) and isfinite(share) and share >= 0):
                 problem = (

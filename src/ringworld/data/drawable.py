@@ -1,11 +1,13 @@
 """What of prepared examples a stage can draw: by the names of its mixture, between lengths, in pieces."""
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import grain
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 
 from ringworld.core.errors import InputError
 from ringworld.data.config import ClipConfig, Longer, MixtureConfig, Split
@@ -34,18 +36,27 @@ class Piece:
         return [self.name, self.row, self.start, self.stop, self.tokens]
 
 
-class Pieces:
-    """The pieces of one name, each made when it is drawn: a source of Grain."""
+class Pieces(grain.MapDataset[Piece]):
+    """The pieces of one name without an end, in a new order each epoch.
 
-    def __init__(self, name: int, numbers: Int[np.ndarray, "pieces 4"]) -> None:
+    Grain has a shuffle of its own, which needs no memory, but walks over 2^16 numbers where there are few.
+    """
+
+    def __init__(self, name: int, numbers: Int[np.ndarray, "pieces 4"], *, seed: int) -> None:
         """Take the index of the name, and row, start, stop and tokens of each piece."""
-        self._name, self._numbers = name, numbers
+        super().__init__()
+        self._name, self._numbers, self._seed = name, numbers, seed
+        self._epoch, self._order = -1, np.zeros(0, int)
 
     def __len__(self) -> int:
-        return len(self._numbers)
+        return sys.maxsize
 
     def __getitem__(self, index: int) -> Piece:
-        return Piece(self._name, *self._numbers[index].tolist())
+        epoch, at = divmod(index, len(self._numbers))
+        if epoch != self._epoch:
+            order = np.random.default_rng((self._seed, self._name, epoch))
+            self._epoch, self._order = epoch, order.permutation(len(self._numbers))
+        return Piece(self._name, *self._numbers[self._order[at]].tolist())
 
 
 def rows_by(
@@ -90,7 +101,7 @@ def drawable_of(
     Args:
         store: of the examples.
         named: rows of the manifest.
-        mixture: between which lengths documents are drawn.
+        mixture: between which lengths documents and videos are drawn.
         clips: which of the prepared frames of each clip are drawn.
         context_tokens: length of a packed sequence.
         longer: what becomes of what is longer and may be cut.
@@ -99,11 +110,9 @@ def drawable_of(
     Raises:
         InputError: nothing fits.
     """
-    lengths, documents = store.lengths(clips), store.document_lengths(clips)
+    lengths, wanted = store.lengths(clips), _wanted(store, mixture, clips)
     cuts, words = store.column("cut"), store.column("words")
     frame_tokens = store.dataset.vocabulary.frame_tokens
-    longest = mixture.longest_tokens or documents.max(initial=0)
-    wanted = (documents >= mixture.shortest_tokens) & (documents <= longest)
     found = Drawable(pieces={}, left_out={}, truncated={})
     for name, rows in named.items():
         rows = rows[wanted[rows]]
@@ -122,16 +131,34 @@ def drawable_of(
             tokens = np.where(footage[index], words[rows[index]] + size * frame_tokens, size)
             found.pieces[name] = np.column_stack([rows[index], bounds[:, 1:], tokens])
     if not found.pieces:
-        of_split = store.column("split") == split
-        there = sorted(set(zip(store.column("dataset")[of_split], store.column("kind")[of_split])))
-        shortest = lengths[of_split].min() if of_split.any() else 0
-        most_tokens = f" in documents of at most {mixture.longest_tokens}" if mixture.longest_tokens else ""
-        raise InputError(
-            f"no {split} example of {', '.join(mixture.ratios) or 'any kind'} has {mixture.shortest_tokens} "
-            f"to {context_tokens} tokens{most_tokens} (the shortest of any kind has {shortest})",
-            field="mixture",
-            value=mixture,
-            remedy="use a longer context, fewer frames a clip, another mixture or more data; there are "
-            f"examples of {', '.join(f'{dataset}/{kind}' for dataset, kind in there) or 'nothing'}",
-        )
+        raise _nothing_fits(store, mixture, lengths, context_tokens, split=split)
     return found
+
+
+def _wanted(store: ExampleStore, mixture: MixtureConfig, clips: ClipConfig) -> Bool[np.ndarray, " examples"]:
+    """Return which examples are of documents, and of videos, of the lengths that a mixture draws."""
+    tokens, seconds = store.document_lengths(clips), store.video_seconds()
+    long_enough = (tokens >= mixture.shortest_tokens) & (
+        (seconds >= mixture.shortest_seconds) | (seconds == 0)
+    )
+    too_long = (tokens > (mixture.longest_tokens or np.inf)) | (seconds > (mixture.longest_seconds or np.inf))
+    return long_enough & ~too_long
+
+
+def _nothing_fits(
+    store: ExampleStore, mixture: MixtureConfig, lengths: np.ndarray, context_tokens: int, *, split: Split
+) -> InputError:
+    of_split = store.column("split") == split
+    there = sorted(set(zip(store.column("dataset")[of_split], store.column("kind")[of_split])))
+    shortest = lengths[of_split].min() if of_split.any() else 0
+    most_tokens = f" in documents of at most {mixture.longest_tokens}" if mixture.longest_tokens else ""
+    seconds = (mixture.shortest_seconds, mixture.longest_seconds or np.inf)
+    of_videos = f" in videos of {seconds[0]:g} to {seconds[1]:g} s" if seconds != (0, np.inf) else ""
+    return InputError(
+        f"no {split} example of {', '.join(mixture.ratios) or 'any kind'} has {mixture.shortest_tokens} "
+        f"to {context_tokens} tokens{most_tokens}{of_videos} (the shortest of any kind has {shortest})",
+        field="mixture",
+        value=mixture,
+        remedy="use a longer context, fewer frames a clip, another mixture or more data; there are "
+        f"examples of {', '.join(f'{dataset}/{kind}' for dataset, kind in there) or 'nothing'}",
+    )

@@ -6,10 +6,8 @@ locality-sensitive hashing finds at once, both by the library datasketch.
 """
 
 import hashlib
-import multiprocessing
 import re
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
@@ -19,6 +17,7 @@ from ringworld.data.config import PrepareConfig, Split
 from ringworld.data.quarantine import quarantine
 from ringworld.data.samples import Sample
 from ringworld.data.sources import Source
+from ringworld.data.workers import Files, OnFile, read_in_processes
 
 _PERMUTATIONS = 128
 _RUN_WORDS = 5
@@ -56,12 +55,13 @@ def mark_duplicates(
     """Read all texts, and return the sources with the keys of those that are to be left out.
 
     Of texts that are the same one is kept: one that is held out, if any is, else the first. Texts are
-    documents, and conversations without clips. What cannot be read is found and quarantined later.
+    documents, and conversations without clips. What cannot be read is found and quarantined later; what ended
+    the process that read it is marked as `unread`.
 
     Args:
         sources: files in their order.
         config: which texts count as the same.
-        workers: processes that read; the result does not depend on their number.
+        workers: processes that read, 0 for this one; the result does not depend on their number.
 
     Raises:
         InputError: the package `datasketch` is not installed, but near duplicates are looked for.
@@ -71,13 +71,16 @@ def mark_duplicates(
     if config.duplicates == "near":
         _datasketch()  # or none is found, before all is read
     texts = [index for index, source in enumerate(sources) if source.reader.shows != "pictures"]
-    sign = partial(_signatures, config=config)
-    named = [(index, sources[index]) for index in texts]
-    if workers == 1:
-        signatures = [one for each in map(sign, named) for one in each]
+    groups = [(sources[index],) for index in texts]
+    sign = partial(_signatures, numbers=texts, config=config)
+    if workers == 0:
+        signed = [(i, group, sign(i, group)) for i, group in enumerate(groups)]
     else:
-        with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-            signatures = [one for each in pool.map(sign, named) for one in each]
+        signed = sorted(read_in_processes(groups, sign, workers=workers), key=lambda one: one[0])
+    read = list(sources)
+    for i, (source,), _ in signed:
+        read[texts[i]] = source
+    signatures = [one for _, _, of_file in signed for one in of_file]
     left_out: dict[int, set[str]] = {}
     duplicates = []
     for one, kept, found in _pairs(signatures, config):
@@ -86,7 +89,7 @@ def mark_duplicates(
         duplicates.append(Duplicate(path=names[0], of=names[1], found=found))
     marked = (
         replace(source, left_out=frozenset(left_out[index])) if index in left_out else source
-        for index, source in enumerate(sources)
+        for index, source in enumerate(read)
     )
     return tuple(marked), tuple(duplicates)
 
@@ -128,17 +131,29 @@ class _Similar:
         return None
 
 
-def _signatures(named: tuple[int, Source], *, config: PrepareConfig) -> list[_Signature]:
-    """Return the signature of each text of a file."""
-    index, source = named
-    made = []
+def _signatures(
+    group: int,
+    files: Files,
+    on_file: OnFile = lambda source: None,
+    *,
+    numbers: Sequence[int],
+    config: PrepareConfig,
+) -> list[_Signature]:
+    """Return the signature of each text of the one file of a group; `numbers` has those of the files."""
+    (source,) = files
+    made: list[_Signature] = []
+    on_file(source)
+    if source.unread:
+        return made
     with quarantine(source.relative, into=[]):
         for sample in source.reader.read(source, config=config, quarantined=[]):
             words = [word.casefold() for text in _texts(sample) for word in _WORD.findall(text)]
             if words:
                 content = hashlib.sha256(" ".join(words).encode()).digest()
                 runs = _minhash(words) if config.duplicates == "near" else None
-                one = _Signature(source=index, key=sample.key, split=sample.split, content=content, runs=runs)
+                one = _Signature(
+                    source=numbers[group], key=sample.key, split=sample.split, content=content, runs=runs
+                )
                 made.append(one)
     return made
 

@@ -1,7 +1,7 @@
 """Packed batches from prepared data, endless, to train on.
 
-The order follows from the seed and can be resumed. Grain draws the examples: those of each name of
-the mixture are shuffled again in every epoch, and names are mixed by their shares. What is longer than the
+The order follows from the seed and can be resumed. Examples of each name of the mixture are shuffled again in
+every epoch, and Grain draws them, the names mixed by their shares. What is longer than the
 context and may be cut is drawn piece by piece, so that the mixture counts what a row holds. The packing and
 its state are our own: which pieces of which records are in rows that are not full yet. Lengths are known from
 the manifest, so that a piece is read only when its row is full, all pieces of a batch at once, and a thread
@@ -27,6 +27,8 @@ from ringworld.data.packing import Packer, to_batch
 from ringworld.data.store import ALL_FRAMES, ExampleStore
 
 _EVEN, _PACKING = MixtureConfig(), PackingConfig()
+_ORDER = 2
+"""Rises when the same seed gives another order."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -98,13 +100,11 @@ class PackedLoader:
         self.names = tuple(drawable.pieces)
         self.left_out, self.truncated = drawable.left_out, drawable.truncated
         self.unmatched = tuple(name for name, share in mixture.ratios.items() if share and name not in named)
-        parts = [
-            grain.MapDataset.source(Pieces(index, of_name)).shuffle(seed=seed + index).repeat()
-            for index, of_name in enumerate(drawable.pieces.values())
-        ]
+        parts = [Pieces(index, of_name, seed=seed) for index, of_name in enumerate(drawable.pieces.values())]
         self._mixed = grain.MapDataset.mix(parts, weights=[mixture.share(name) for name in self.names])
         # What must be the same for a state to mean the same.
         self._identity = {
+            "order": _ORDER,
             "data": store.fingerprint,
             "split": split,
             "context_tokens": context_tokens,

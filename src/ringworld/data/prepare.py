@@ -21,6 +21,7 @@ from ringworld.core.errors import InputError
 from ringworld.core.files import write_jsonl_atomic
 from ringworld.core.origin import Origin, claim
 from ringworld.core.ranges import check_number
+from ringworld.core.tables import aligned
 from ringworld.data import store
 from ringworld.data.by_ray import make_shards_by_ray
 from ringworld.data.clips import FrameEncoder
@@ -31,9 +32,9 @@ from ringworld.data.making import ExampleMaker
 from ringworld.data.quarantine import Quarantined, nothing_usable
 from ringworld.data.recipe import Recipe
 from ringworld.data.recipes import RECIPES
-from ringworld.data.shards import Shard, find_shard
+from ringworld.data.shards import Shard, ShardTask, find_shard, make_shards
 from ringworld.data.sources import Reader, Source
-from ringworld.data.workers import ShardTask, make_shards
+from ringworld.data.workers import Files
 from ringworld.text.tokenizer import TextTokenizer
 from ringworld.text.training_template import wording_of
 from ringworld.text.vocabulary import Vocabulary
@@ -42,6 +43,8 @@ Engine = Literal["pool", "ray"]
 OnProgress = Callable[[int, int, int], None]
 _BYTES_A_WORKER = 16 * 2**20
 """A worker takes seconds to start, in which another reads so much."""
+_READING_FILE = ".reading"
+"""Stands in the folder while files are read."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,11 +82,15 @@ class PrepareReport:
         """Return the report as lines to read."""
         too_long = "about a document that is longer than one example, or whose end is held out"
         left_out = ((self.questions_unanswered, "without an answer"), (self.questions_too_long, too_long))
+        heads = ("split", "data set", "kind", "examples", "tokens", "vision")
+        rows = [
+            (one.split, one.dataset, one.kind)
+            + (f"{one.examples:,}", f"{one.tokens:,}", f"{one.vision_tokens:,}")
+            for one in self.counts
+        ]
         return [
-            *(
-                f"{one.split} {one.dataset}/{one.kind}: {one.examples} examples, {one.tokens} tokens"
-                for one in self.counts
-            ),
+            *aligned([heads, *rows], words=3),
+            f"files: {self.files:,}, shards made: {self.shards_made:,}, in {self.seconds:.1f} s",
             *(f"left out: {many} question{'s' * (many > 1)} {why}" for many, why in left_out if many),
             *([f"left out: {self.duplicates} texts that are there twice"] if self.duplicates else ()),
             *(f"quarantined: {item.path}: {item.reason}" for item in self.quarantined),
@@ -123,7 +130,8 @@ def prepare(
         recipes: the kinds of example that are made.
         configuration: of the whole run, for the origin of the examples.
         workers: processes that read files; with 1, this one does. By default as many as there are cores,
-            where there is enough to read for each.
+            where there is enough to read for each. After a run that did not come to its end, as where a file
+            ended it, no file is read by this process.
         engine: whether these are of this machine or of a Ray cluster; the examples do not depend on it.
         on_progress: called as files are read, with the number of those done, of all and of those quarantined.
 
@@ -146,7 +154,10 @@ def prepare(
     identity = _identity(maker, out=out, videos=videos, texts=texts)
     origin = Origin(kind="examples", identity=identity, configuration=configuration)
     claim(out, origin, results=store.MANIFEST_FILE)  # shards before it are distinguished by their names
-    at_once = _count_workers(workers, [(source,) for source in found])
+    reading = out / _READING_FILE
+    apart = engine == "ray" or reading.exists()  # what ended a process would end this one
+    reading.touch()
+    at_once = _count_workers(workers, [(source,) for source in found], apart=apart)
     sources, duplicates = mark_duplicates(found, config=config, workers=at_once)
     size = config.files_per_shard
     groups = [sources[i : i + size] for i in range(0, len(sources), size)]
@@ -158,17 +169,17 @@ def prepare(
     missing = [
         ShardTask(stem=stem, sources=group) for stem, group in zip(stems, groups) if stem not in shards
     ]
-    made_here = _count_workers(workers, [task.sources for task in missing])
-    progress = _Progress(len(sources), missing, on_progress, workers=made_here)
+    made_here = _count_workers(workers, [task.sources for task in missing], apart=apart)
+    progress = _Progress(len(sources), missing, on_progress, at_once=max(1, made_here))
     if engine == "ray":
         for task, shard in make_shards_by_ray(missing, maker, workers=workers):
             shards[task.stem] = shard
             progress.ends(task, shard)
-        made_here = max(2, made_here)  # what ended a process of Ray's would end this one
     left = [task for task in missing if task.stem not in shards]
     for task, shard in make_shards(left, maker, workers=made_here, on_file=progress.begins):
         shards[task.stem] = shard
         progress.ends(task, shard)
+    reading.unlink(missing_ok=True)
     in_order = [shards[stem] for stem in stems]
     manifest = pa.concat_tables([shard.manifest for shard in in_order])
     problems = [shard.problems for shard in in_order]
@@ -199,18 +210,18 @@ class _Progress:
     """Counts files that are done, those of shards that were there among them."""
 
     def __init__(
-        self, files: int, missing: Sequence[ShardTask], on_progress: OnProgress, *, workers: int
+        self, files: int, missing: Sequence[ShardTask], on_progress: OnProgress, *, at_once: int
     ) -> None:
-        self._files, self._on_progress, self._workers = files, on_progress, workers
+        self._files, self._on_progress, self._at_once = files, on_progress, at_once
         self._whole = files - sum(len(task.sources) for task in missing)
         """Files of shards that are whole."""
         self._done, self._begun = self._whole, self._whole
         self._quarantined = 0
 
     def begins(self, source: Source) -> None:
-        """Take note that a file is begun; each worker has at most one that is not done."""
+        """Take note that a file is begun; of those at most `at_once` are not done."""
         self._begun += 1
-        self._show(self._begun - self._workers)
+        self._show(self._begun - self._at_once)
 
     def ends(self, task: ShardTask, shard: Shard) -> None:
         """Take note of a whole shard."""
@@ -223,13 +234,17 @@ class _Progress:
         self._on_progress(self._done, self._files, self._quarantined)
 
 
-def _count_workers(workers: int | None, parts: Sequence[Sequence[Source]]) -> int:
-    """Return how many processes are worth their start: one for each `_BYTES_A_WORKER` of files, at most."""
-    if workers is not None:
+def _count_workers(workers: int | None, groups: Sequence[Files], *, apart: bool) -> int:
+    """Return how many processes read, 0 for this one alone; with `apart` it reads nothing.
+
+    By default there is one for each `_BYTES_A_WORKER`, where these are two or more.
+    """
+    if workers is None:
+        size = sum(source.path.stat().st_size for group in groups for source in group)
+        workers = min(os.cpu_count() or 1, len(groups), size // _BYTES_A_WORKER)
+    else:
         check_number("workers", workers, least=1)
-        return min(workers, max(1, len(parts)))
-    size = sum(source.path.stat().st_size for part in parts for source in part)
-    return max(1, min(os.cpu_count() or 1, len(parts), size // _BYTES_A_WORKER))
+    return workers if workers > 1 else int(apart)
 
 
 def _check_frames(
@@ -257,7 +272,7 @@ def _fingerprint(sources: Iterable[Source], made_by: dict[str, Any]) -> str:
         changes = [(stat.st_size, stat.st_mtime_ns) for stat in stats]
         said = to_json(source.said)
         named = (source.relative, source.dataset, source.reader.name, source.split, changes, said)
-        files.append((*named, sorted(source.left_out)))
+        files.append((*named, sorted(source.left_out), source.unread))
     return hashlib.sha256(json.dumps([files, made_by]).encode()).hexdigest()[:16]
 
 

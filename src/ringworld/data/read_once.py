@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +47,7 @@ def read_once(
         InputError: there is no prepared data, or none of it fits.
     """
     store = ExampleStore(data_dir)
-    whole = replace(mixture, shortest_tokens=0, longest_tokens=0)
+    whole = MixtureConfig(ratios=mixture.ratios)
     named = rows_by(store, split, whole, by="kind")
     drawable = drawable_of(store, named, whole, clips, context_tokens, longer=packing.longer, split=split)
 

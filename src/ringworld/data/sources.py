@@ -62,3 +62,5 @@ class Source:
     """What a manifest says of it, in place of sidecars."""
     left_out: frozenset[str] = frozenset()
     """Keys of its samples that another file holds as well; see `ringworld.data.duplicates`."""
+    unread: str = ""
+    """Why it is not read any more: it ended the process that read it."""

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Shaped
 
 from ringworld.core.tables import aligned
 from ringworld.data.config import ClipConfig, Split
@@ -26,6 +27,11 @@ class LengthStats:
     longest: int
     histogram: tuple[int, ...]
     """Examples of 1, of 2 to 3, of 4 to 7 tokens and so on, each bin from one power of two to the next."""
+    shortest_seconds: float
+    """Of its videos, each as a whole; 0 where it has none, as is the next."""
+    longest_seconds: float
+    seconds_histogram: tuple[int, ...]
+    """Examples with videos of less than 2 s, of 2 to 4, of 4 to 8 s and so on; empty where it has none."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,12 +46,14 @@ class DataStats:
 
     def lines(self) -> list[str]:
         """Return a table, and how much was left out."""
-        heads = ("split", "data set", "kind", "examples", "tokens", "vision", "shortest", "median", "longest")
+        heads = ("split", "data set", "kind", "examples", "tokens", "vision")
+        heads += ("shortest", "median", "longest", "video seconds")
         rows = [
             (one.split, one.dataset, one.kind)
             + tuple(f"{n:,}" for n in (one.examples, one.tokens))
             + (f"{one.vision_tokens / max(1, one.tokens):.0%}",)
             + tuple(f"{n:,}" for n in (one.shortest, one.median, one.longest))
+            + (_shown(one.shortest_seconds, one.longest_seconds),)
             for one in self.parts
         ]
         lines = aligned([heads, *rows], words=3)
@@ -61,14 +69,14 @@ def length_stats(
         InputError: there is no prepared data, or its manifest is damaged.
     """
     store = ExampleStore(folder)
-    lengths, vision = store.lengths(clips), store.column("vision_tokens")
+    lengths, vision, seconds = store.lengths(clips), store.column("vision_tokens"), store.video_seconds()
     names = list(zip(*(store.column(name) for name in ("split", "dataset", "kind"))))
     if clips != ALL_FRAMES:
         vision = vision - store.lengths() + lengths
     parts = []
     for split, dataset, kind in sorted(set(names)):
         chosen = np.array([name == (split, dataset, kind) for name in names])
-        of_part = lengths[chosen]
+        of_part, of_videos = lengths[chosen], seconds[chosen & (seconds > 0)]
         parts.append(
             LengthStats(
                 dataset=dataset,
@@ -80,7 +88,21 @@ def length_stats(
                 shortest=int(of_part.min()),
                 median=int(np.median(of_part)),
                 longest=int(of_part.max()),
-                histogram=tuple(np.bincount(np.log2(of_part).astype(int)).tolist()),
+                histogram=_octaves(of_part),
+                shortest_seconds=float(of_videos.min()) if len(of_videos) else 0.0,
+                longest_seconds=float(of_videos.max(initial=0.0)),
+                seconds_histogram=_octaves(of_videos),
             )
         )
     return DataStats(parts=tuple(parts), quarantined=quarantined, duplicates=duplicates)
+
+
+def _shown(shortest: float, longest: float) -> str:
+    if not longest:
+        return ""
+    return f"{shortest:g}" if shortest == longest else f"{shortest:g} to {longest:g}"
+
+
+def _octaves(lengths: Shaped[np.ndarray, " _"]) -> tuple[int, ...]:
+    """Count what lies between one power of two and the next; of `0.5 1 3 5`, 2 below 2, 1 to 4, 1 to 8."""
+    return tuple(np.bincount(np.log2(np.maximum(1, lengths)).astype(int)).tolist())

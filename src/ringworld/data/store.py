@@ -26,7 +26,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
-from jaxtyping import Int, Shaped
+from jaxtyping import Float, Int, Shaped
 
 from ringworld.core.config import from_json
 from ringworld.core.errors import InputError, listed
@@ -41,7 +41,7 @@ from ringworld.text import chat
 from ringworld.text.vocabulary import Vocabulary
 from ringworld.vision.sampling import evenly
 
-FORMAT = 2
+FORMAT = 3
 ALL_FRAMES = ClipConfig()
 MANIFEST_FILE, QUARANTINE_FILE, DUPLICATES_FILE = "manifest.parquet", "quarantine.jsonl", "duplicates.jsonl"
 SHARDS_FOLDER = "shards"
@@ -85,6 +85,8 @@ class ManifestRow:
     """Of each clip that it shows, the frames that were prepared."""
     frames_per_second: list[float]
     """Of each clip."""
+    seconds: list[float]
+    """How long the whole video of each clip is; 0 for an image, or one frame of a video."""
     tokens: int
     """All tokens, where each clip is shown with all its frames."""
     vision_tokens: int
@@ -137,6 +139,7 @@ def _described(unfilled: Unfilled, group: Group, vocabulary: Vocabulary) -> dict
         "words": words,
         "frames": frames,
         "frames_per_second": [clip.frames_per_second for clip in clips],
+        "seconds": [clip.seconds if one.frame is None else 0.0 for one, clip in zip(unfilled.shown, clips)],
         "tokens": words + vision,
         "vision_tokens": vision + int(is_vision.sum()),
         "text_loss_tokens": int((example.loss & ~is_vision & ~slots)[1:].sum()),
@@ -214,11 +217,9 @@ class ExampleStore:
 
     def lengths(self, clips: ClipConfig = ALL_FRAMES) -> Int[np.ndarray, " examples"]:
         """Return the tokens of each example, where of its clips what `clips` says is shown."""
-        column = self._columns["frames"]
         frames, rates = (self._flat(name) for name in ("frames", "frames_per_second"))
-        of_example = np.repeat(np.arange(len(self)), column.value_lengths().to_numpy())
         counts = count_shown(frames, rates, clips=clips)
-        vision = np.bincount(of_example, weights=counts, minlength=len(self)).astype(int)
+        vision = np.bincount(self._example_of_clips(), weights=counts, minlength=len(self)).astype(int)
         return self.column("words") + vision * self.dataset.vocabulary.frame_tokens
 
     def document_lengths(self, clips: ClipConfig = ALL_FRAMES) -> Int[np.ndarray, " examples"]:
@@ -230,6 +231,12 @@ class ExampleStore:
         lengths[pieces] = np.bincount(document, weights=lengths[pieces]).astype(int)[document]
         return lengths
 
+    def video_seconds(self) -> Float[np.ndarray, " examples"]:
+        """Return how long the video of each example is as a whole, of several the longest; 0 without one."""
+        seconds = np.zeros(len(self))
+        np.maximum.at(seconds, self._example_of_clips(), self._flat("seconds"))
+        return seconds
+
     def frames_at_rate(
         self, records: Int[np.ndarray, " _"], clips: ClipConfig = ALL_FRAMES
     ) -> Int[np.ndarray, " _"]:
@@ -238,6 +245,9 @@ class ExampleStore:
         first_clip = (np.cumsum(lengths) - lengths)[records]
         frames, rates = (self._flat(name)[first_clip] for name in ("frames", "frames_per_second"))
         return count_shown(frames, rates, clips=replace(clips, max_frames=0))
+
+    def _example_of_clips(self) -> np.ndarray:
+        return np.repeat(np.arange(len(self)), self._columns["frames"].value_lengths().to_numpy())
 
     def _flat(self, name: str) -> np.ndarray:
         return self._columns[name].flatten().to_numpy()
@@ -356,7 +366,7 @@ def _encode(group: Group) -> bytes:
     width = "<u4" if any(one.max(initial=0) >= 2**16 for one in codes) else "<u2"
     header = {
         "width": width,
-        "clips": [[*clip.codes.shape, clip.frames_per_second] for clip in group.clips],
+        "clips": [[*clip.codes.shape, clip.frames_per_second, clip.seconds] for clip in group.clips],
         "examples": [
             {
                 "fields": {name: getattr(unfilled.example, name) for name in _FIELDS},
@@ -390,8 +400,9 @@ def _decode(record: bytes, number: int) -> tuple[tuple[ClipCodes, ...], Unfilled
         ClipCodes(
             codes=take(header["width"], frames * each).reshape(frames, each).astype(np.int32),
             frames_per_second=rate,
+            seconds=seconds,
         )
-        for frames, each, rate in header["clips"]
+        for frames, each, rate, seconds in header["clips"]
     )
     *before, one = header["examples"][: number + 1]
     at += sum(4 * other["tokens"] + -(-other["tokens"] // 8) for other in before)

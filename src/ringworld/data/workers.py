@@ -1,113 +1,99 @@
-"""Shards made by several processes. A file that ends the process that reads it is quarantined."""
+"""Files read by several processes. One that ends the process that reads it is quarantined."""
 
 import multiprocessing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
-from ringworld.core.compilation import keep_compiled_programs
-from ringworld.data.making import ExampleMaker
-from ringworld.data.shards import Shard, prepare_shard
 from ringworld.data.sources import Source
 
+Files = tuple[Source, ...]
 OnFile = Callable[[Source], None]
+Result = TypeVar("Result")
+Work = Callable[[int, Files, OnFile], Result]
+"""What is done with the files of a group, given its index; it calls `OnFile` before it reads each, and reads
+none that is `unread`."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ShardTask:
-    """One shard that is to be made."""
+def read_in_processes(
+    groups: Sequence[Files], work: Work[Result], *, workers: int, on_file: OnFile = lambda source: None
+) -> Iterator[tuple[int, Files, Result]]:
+    """Yield the index of each group, its files, and what came of them, in the order in which they are done.
 
-    stem: Path
-    """Where, without suffix."""
-    sources: tuple[Source, ...]
-    skipped: Mapping[str, str] = field(default_factory=dict)
-    """Why files are not read again, by their names."""
-
-
-def make_shards(
-    tasks: Sequence[ShardTask], maker: ExampleMaker, *, workers: int, on_file: OnFile
-) -> Iterator[tuple[ShardTask, Shard]]:
-    """Make shards and yield each when it is on disk; their bytes do not depend on the number of workers.
+    A file that ends the process that reads it is marked as `unread`, and its group is begun again.
 
     Args:
-        tasks: what is to be made.
-        maker: of the examples; each process gets a copy.
-        workers: processes; with 1, this one does the work.
+        groups: files that are read one after the other.
+        work: a function that can be pickled; each process gets a copy.
+        workers: processes, one at least.
         on_file: called before each file is read.
 
     Raises:
-        InputError: the disk is full.
+        Exception: what `work` raises.
     """
-    if workers == 1:
-        for task in tasks:
-            yield task, prepare_shard(task.stem, task.sources, maker, skipped=task.skipped, on_file=on_file)
-        return
-    waiting = list(tasks)[::-1]
-    pool = [_Worker(maker) for _ in range(min(workers, len(tasks)))]
+    waiting = list(enumerate(groups))[::-1]
+    pool = [_Worker(work) for _ in range(min(workers, len(groups)))]
     try:
         for worker in pool:
-            worker.begin(waiting.pop())
-        while busy := [worker for worker in pool if worker.task is not None]:
+            worker.begin(*waiting.pop())
+        while busy := [worker for worker in pool if worker.files]:
             for connection in wait([worker.connection for worker in busy]):
                 worker = next(one for one in busy if one.connection is connection)
-                assert worker.task is not None
                 try:
                     kind, value = worker.connection.recv()
                 except (EOFError, ConnectionResetError):
-                    pool[pool.index(worker)] = again = _Worker(maker)
-                    again.begin(worker.task_without_its_file())
+                    pool[pool.index(worker)] = again = _Worker(work)
+                    again.begin(worker.index, worker.files_after_its_end())
                     continue
                 if kind == "file":
                     on_file(worker.reads_next(value))
                 elif kind == "error":
                     raise value
                 else:
-                    task, worker.task = worker.task, None
+                    done = (worker.index, worker.files, value)
+                    worker.files = ()
                     if waiting:
-                        worker.begin(waiting.pop())
-                    yield task, value
+                        worker.begin(*waiting.pop())
+                    yield done
     finally:
         for worker in pool:
             worker.end()
 
 
-class _Worker:
+class _Worker(Generic[Result]):
     """A process with a pipe of its own: where the other end is gone, either side ends."""
 
-    def __init__(self, maker: ExampleMaker) -> None:
+    def __init__(self, work: Work[Result]) -> None:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
-        self.process: BaseProcess = context.Process(target=_work, args=(maker, theirs), daemon=True)
+        self.process: BaseProcess = context.Process(target=_serve, args=(work, theirs), daemon=True)
         self.process.start()
         theirs.close()
-        self.task: ShardTask | None = None
-        self.reads: Source | None = None
+        self.index, self.files = 0, Files()
+        """What it is at; no files where it waits."""
+        self._reads: int | None = None
 
-    def begin(self, task: ShardTask) -> None:
-        self.task, self.reads = task, None
-        self.connection.send(task)
+    def begin(self, index: int, files: Files) -> None:
+        self.index, self.files, self._reads = index, files, None
+        self.connection.send((index, files))
 
-    def reads_next(self, index: int) -> Source:
-        """Take note of which file of its task it reads."""
-        assert self.task is not None
-        source = self.task.sources[index]
-        self.reads = source
-        return source
+    def reads_next(self, number: int) -> Source:
+        """Take note of which of its files it reads."""
+        self._reads = number
+        return self.files[number]
 
-    def task_without_its_file(self) -> ShardTask:
-        """Return the task of a process that ended, without the file that it read then."""
+    def files_after_its_end(self) -> Files:
+        """Return the files of a process that ended, with a mark on the one that it read then."""
         self.process.join()
-        assert self.task is not None
-        if self.reads is None:
-            raise RuntimeError(
-                f"a process that prepares data ended with code {self.process.exitcode} before it read a file"
-            )
-        reason = f"{self.reads.path} ended the process that read it (exit code {self.process.exitcode})"
-        return replace(self.task, skipped={**self.task.skipped, self.reads.relative: reason})
+        code = self.process.exitcode
+        if self._reads is None:
+            raise RuntimeError(f"a process that prepares data ended with code {code} before it read a file")
+        at, files = self._reads, self.files
+        reason = f"{files[at].path} ended the process that read it (exit code {code})"
+        return (*files[:at], replace(files[at], unread=reason), *files[at + 1 :])
 
     def end(self) -> None:
         self.connection.close()
@@ -115,26 +101,18 @@ class _Worker:
         self.process.join()
 
 
-def _work(maker: ExampleMaker, connection: Connection) -> None:
-    keep_compiled_programs()
+def _serve(work: Work[Any], connection: Connection) -> None:
     with suppress(EOFError, BrokenPipeError, KeyboardInterrupt):  # the parent is gone, or will tell
         while True:
-            task: ShardTask = connection.recv()
-            connection.send(_result(task, maker, connection))
+            index, files = connection.recv()
+            connection.send(_result(work, index, files, connection))
 
 
-def _result(task: ShardTask, maker: ExampleMaker, connection: Connection) -> tuple[str, Any]:
-    index = {id(source): number for number, source in enumerate(task.sources)}
+def _result(work: Work[Any], index: int, files: Files, connection: Connection) -> tuple[str, Any]:
+    numbers = {id(source): number for number, source in enumerate(files)}
     try:
-        shard = prepare_shard(
-            task.stem,
-            task.sources,
-            maker,
-            skipped=task.skipped,
-            on_file=lambda source: connection.send(("file", index[id(source)])),
-        )
+        return "done", work(index, files, lambda source: connection.send(("file", numbers[id(source)])))
     except (BrokenPipeError, KeyboardInterrupt):
         raise
     except Exception as error:
         return "error", error
-    return "shard", shard

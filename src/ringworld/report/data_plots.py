@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import matplotlib
 import numpy as np
 from jaxtyping import Bool, UInt8
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 
 from ringworld.report.plots import STYLE
 from ringworld.report.style import ACCENT, INK, LINES, MUTED, RULE, short
@@ -25,17 +25,28 @@ class PackedExample:
     frames: UInt8[np.ndarray, "frames side side 3"] | None = None
 
 
-def length_histograms(parts: Mapping[str, Sequence[int]]) -> Figure:
-    """Draw, for each name, how many examples lie between one power of two of tokens and the next.
+def length_histograms(tokens: Mapping[str, Sequence[int]], seconds: Mapping[str, Sequence[int]]) -> Figure:
+    """Draw, for each name, how many examples lie between one power of two and the next.
 
     Args:
-        parts: counts by name, the i-th of examples of 2^i tokens or more.
+        tokens: counts by name, the i-th of examples of 2^i tokens or more.
+        seconds: likewise of the seconds of their videos; none where there are none.
     """
+    parts = [(tokens, "tokens of an example"), (seconds, "seconds of its video")]
+    shown = [(counts, label) for counts, label in parts if counts]
+    heights = [0.5 + 0.62 * len(counts) for counts, _ in shown]
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(5.4, sum(heights)), layout="constrained")
+        areas = figure.subfigures(len(shown), 1, height_ratios=heights, squeeze=False)[:, 0]
+        for area, (counts, label) in zip(areas, shown):
+            _histograms(area, counts, label=label)
+    return figure
+
+
+def _histograms(area: SubFigure, parts: Mapping[str, Sequence[int]], *, label: str) -> None:
     bins = max(map(len, parts.values()))
     low = min(next(i for i, count in enumerate(counts) if count) for counts in parts.values())
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(5.4, 0.5 + 0.62 * len(parts)), layout="constrained")
-        rows = figure.subplots(len(parts), 1, sharex=True, squeeze=False)[:, 0]
+    rows = area.subplots(len(parts), 1, sharex=True, squeeze=False)[:, 0]
     for axes, (name, counts) in zip(rows, parts.items()):
         axes.bar(np.arange(len(counts)) + 0.5, counts, width=0.92, color=ACCENT)
         axes.set_ylabel(name, rotation=0, ha="right", va="center", color=INK, fontsize=9)
@@ -48,8 +59,7 @@ def length_histograms(parts: Mapping[str, Sequence[int]]) -> Figure:
         axes.set_ylim(0, 1.45 * max(counts))
         axes.tick_params(length=0)
     rows[-1].set_xticks(range(low, bins + 1), [short(2**i) for i in range(low, bins + 1)])
-    rows[-1].set_xlabel("tokens of an example")
-    return figure
+    rows[-1].set_xlabel(label)
 
 
 def packed_sequence(examples: Sequence[PackedExample], *, context_tokens: int) -> Figure:

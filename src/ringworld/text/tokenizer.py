@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from ringworld.core.config import read_as
 from ringworld.core.errors import InputError
@@ -19,8 +19,9 @@ _ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())
 _FILE, _SETTINGS_FILE, _TEMPLATE_FILE = "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"
 _SETTINGS = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
 """What transformers needs to know of a tokenizer that we trained."""
-_LONGEST_PIECE_BYTES = 64
-"""Merging within a piece takes more than linear time; no word of a language is so long."""
+_PIECES = r"'s|'t|'re|'ve|'m|'ll|'d|\p{N}| ?\p{L}{1,64}| ?[^\s\p{L}\p{N}]{1,64}|\s{1,64}(?!\S)|\s{1,64}"
+"""Words as GPT-2 finds them, but each digit alone and none longer than 64 characters, as no word of a
+language is: merging within a piece takes more than linear time."""
 _CONTEXTS = ("{0}", "a{0}", "{0}a", " {0}", "{0} ", "{0}{0}", "a {0} b", "\n{0}\n")
 _RARE = "\x00\u2603\u6771\U0001f600"
 """Characters that a vocabulary without bytes lacks: its unknown token may be a special one."""
@@ -97,7 +98,7 @@ class TextTokenizer:
 
         No normalization, so that every text comes back as it was. Digits stand alone, as in Llama's
         tokenizer, so that a number never seen is made of known parts. Text without blanks is cut into pieces
-        of 64 bytes, so that time is linear in its length.
+        of 64 characters, so that time is linear in its length.
 
         Args:
             texts: read once.
@@ -118,9 +119,8 @@ class TextTokenizer:
         tokenizer = Tokenizer(models.BPE())
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
             [
-                pre_tokenizers.Digits(individual_digits=True),
-                pre_tokenizers.ByteLevel(add_prefix_space=False),
-                pre_tokenizers.FixedLength(length=_LONGEST_PIECE_BYTES),
+                pre_tokenizers.Split(Regex(_PIECES), "isolated"),
+                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
             ]
         )
         tokenizer.decoder = decoders.ByteLevel()

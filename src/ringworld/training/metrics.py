@@ -20,7 +20,7 @@ from ringworld.model.lora_config import LoraConfig
 from ringworld.training.config import TrainingConfig
 from ringworld.training.step import StepOutput
 
-TIMED = ("seconds", "tokens_per_second", "model_flops_per_second")
+TIMED = ("seconds", "data_wait_seconds", "tokens_per_second", "model_flops_per_second")
 """The only values that two runs of one configuration do not share."""
 _NUMBERS = ("skipped_steps", "tokens", "examples", "model_flops_per_second", "ring_efficiency")
 
@@ -53,8 +53,9 @@ def metrics_row(
     None, and so has what is not finite, of an update that was skipped. `skipped_steps` counts such updates
     since the run began. All else is summed over the interval that ends with the step, what `count` returned
     of its batches; rates are over its time. `model_flops_per_second` counts the tokens that are no padding,
-    and nothing that is computed again. `drawn_examples` and `drawn_tokens` are the shares that each of
-    `names`, those of the mixture, has in the examples and in the tokens.
+    and nothing that is computed again. `data_wait_seconds` is how long devices waited for batches, at most.
+    `drawn_examples` and `drawn_tokens` are the shares that each of `names`, those of the mixture, has in the
+    examples and in the tokens.
     """
     whole, drawn = len(BatchCounts._fields), len(names)
     loss, counts = output.loss, BatchCounts(*interval.counts[:whole])
@@ -70,6 +71,7 @@ def metrics_row(
         "skipped_steps": int(output.skipped),
         "tokens": counts.tokens,
         "examples": counts.examples,
+        "data_wait_seconds": interval.data_wait_seconds,
         "tokens_per_second": counts.tokens / interval.seconds,
         "model_flops_per_second": flops / interval.seconds,
         "ring_efficiency": counts.ring_efficiency / interval.steps,

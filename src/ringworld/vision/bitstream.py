@@ -1,12 +1,15 @@
-"""Damage that a decoder conceals: bytes that no encoder writes."""
+"""What packets show before they are decoded: damage that a decoder conceals, and pictures none refers to."""
 
 import re
+from collections.abc import Iterator
 
 from av import VideoStream
 
 # A byte of 3 is put between two zeros and a byte below 4, so that no start code arises inside a unit
 # (ITU-T H.264, 7.4.1; H.265, 7.4.2). Three zeros, and then no start code, are therefore never written.
 _HOLE = re.compile(rb"\0\0\0[\x02-\xff]")
+_START = re.compile(rb"\x00\x00\x01(.)", re.DOTALL)
+"""What begins a unit where its length does not stand before it, and its header."""
 
 
 class BitstreamCheck:
@@ -26,15 +29,33 @@ class BitstreamCheck:
             return False
         if not self._prefix_bytes:
             return _HOLE.search(packet) is not None
+        return any(
+            end > len(packet) or (self._holds_picture(packet[begin]) and _HOLE.search(packet, begin, end))
+            for begin, end in self._units(packet)
+        )
+
+    def is_disposable(self, packet: bytes) -> bool:
+        """Return whether no other picture is predicted from that of a packet; only H.264 says so.
+
+        It is one whose slices all have a `nal_ref_idc` of 0 (ITU-T H.264, 7.4.1).
+        """
+        if self._codec != "h264":
+            return False
+        if self._prefix_bytes:
+            headers = [packet[begin] for begin, _ in self._units(packet)]
+        else:
+            headers = [found[1][0] for found in _START.finditer(packet)]
+        pictures = [header for header in headers if self._holds_picture(header)]
+        return bool(pictures) and not any(header >> 5 & 3 for header in pictures)
+
+    def _units(self, packet: bytes) -> Iterator[tuple[int, int]]:
+        """Yield where units begin and end that are not empty; one that is cut ends beyond the packet."""
         at = 0
         while at + self._prefix_bytes < len(packet):
             begin = at + self._prefix_bytes
             at = begin + int.from_bytes(packet[at:begin])
-            if at > len(packet):
-                return True
-            if at > begin and self._holds_picture(packet[begin]) and _HOLE.search(packet, begin, at):
-                return True
-        return False
+            if at > begin:
+                yield begin, at
 
     def _holds_picture(self, header: int) -> bool:
         """Return whether a unit holds pixels; some encoders write the others carelessly."""

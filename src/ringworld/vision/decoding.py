@@ -1,7 +1,10 @@
 """Video files opened with suspicion: a decoder that walks a video by timestamp, and why a file is refused."""
 
+import itertools
 import math
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import av
@@ -42,19 +45,45 @@ _STRICT_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 # Every packet of these shows a frame, or the second field of one.
 _A_FRAME_A_PACKET = ("h264", "hevc", "av1")
 _HIGH_DYNAMIC_RANGE = (ColorTrc.SMPTE2084, ColorTrc.ARIB_STD_B67)
+_PROGRESSIVE = 1
+"""FFmpeg's AV_FIELD_PROGRESSIVE."""
+_REORDERED_FRAMES = 16
+"""Most frames that stand in another order than they are shown in (ITU-T H.264, A.3.1)."""
 _DAMAGED_REMEDY = "copy or download it again, or save what is left: ffmpeg -i FILE -c copy NEW_FILE"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Moments:
+    """When a video is looked at: so many times a second, from some second on."""
+
+    start_seconds: float | int
+    per_second: float | int
+
+    def __iter__(self) -> Iterator[float]:
+        return (self.start_seconds + index / self.per_second for index in itertools.count())
+
+    def any_between(self, begin: float | int, end: float | int) -> bool:
+        """Return whether there is one at the second `begin` or later, and before `end`."""
+        index = max(0, math.ceil((begin - self.start_seconds) * self.per_second))
+        return self.start_seconds + index / self.per_second < end
 
 
 class VideoDecoder:
     """One open video, asked for moments that never go back."""
 
-    def __init__(self, path: Path, limits: MediaLimits) -> None:
+    def __init__(self, path: Path, limits: MediaLimits, *, moments: Moments | None = None) -> None:
         """Open the file, check sizes and decode the first frame of its main video stream.
+
+        Args:
+            path: of the video.
+            limits: sizes above which it is refused.
+            moments: those that it will be asked for; frames that none of them shows, and from which no other
+                is predicted, are not decoded. None decodes all.
 
         Raises:
             InputError: see `ringworld.vision.media.stream_video`.
         """
-        self._path, self._limits = path, limits
+        self._path, self._limits, self._moments = path, limits, moments
         self._container = _open_container(path)
         try:
             self._begin()
@@ -70,6 +99,8 @@ class VideoDecoder:
         self._stream = _picture_stream(self._path, self._container)
         self._decoder = _decoder(self._stream)
         self._check = BitstreamCheck(self._stream)
+        if self._stream.codec_context.field_order != _PROGRESSIVE:
+            self._moments = None  # a packet may be half a frame
         self._tick = float(self._stream.time_base or 0)
         self._start = (self._stream.start_time or 0) * self._tick
         self._pixel_aspect = float(self._stream.sample_aspect_ratio or 1) or 1.0
@@ -174,6 +205,7 @@ class VideoDecoder:
         last_packet = last_frame = last_end = -1
         is_flv = self._container.format.name == "flv"
         times: list[int] = []
+        recent: deque[int] = deque(maxlen=2 * _REORDERED_FRAMES)
         try:
             for packet in self._container.demux():
                 if is_flv and not self._has_begun:
@@ -181,11 +213,15 @@ class VideoDecoder:
                 if packet.stream.index == self._stream.index:
                     if is_flv and packet.pts is not None:
                         times.append(packet.pts)
-                    if packet.is_corrupt or (packet.size and self._check.is_damaged(bytes(packet))):
+                    content = bytes(packet)
+                    if packet.is_corrupt or self._check.is_damaged(content):
                         raise self._damaged("")
-                    if not packet.is_discard:
-                        last_packet = max(last_packet, -1 if packet.pts is None else packet.pts)
-                    for frame in self._decoder.decode(packet if packet.size else None):
+                    is_skipped = False
+                    if packet.pts is not None and not packet.is_discard:
+                        last_packet = max(last_packet, packet.pts)
+                        recent.append(packet.pts)
+                        is_skipped = self._is_skipped(packet.pts, content, recent)
+                    for frame in () if is_skipped else self._decoder.decode(packet if packet.size else None):
                         last_frame = max(last_frame, frame.pts or 0)
                         last_end = last_frame + (frame.duration or 0)
                         yield self._checked(frame)
@@ -206,6 +242,16 @@ class VideoDecoder:
         tolerated = min(_MISSING_TAIL_SECONDS, 0.1 * (self._declared_end - self._start))
         if self._container.format.name in _DECLARES_DURATION and missing > tolerated:
             raise self._damaged("")
+
+    def _is_skipped(self, time: int, packet: bytes, recent: Iterable[int]) -> bool:
+        """Return whether nobody needs the frame of a packet, as far as the times of recent ones show."""
+        if self._moments is None or not self._check.is_disposable(packet):
+            return False
+        following = min((other for other in recent if other > time), default=None)
+        if following is None:
+            return False
+        begin, end = (each * self._tick - self._start for each in (time, following))
+        return not self._moments.any_between(begin - 2 * _TIME_TOLERANCE_SECONDS, end)
 
     def _begin_flv(self, packet: av.Packet) -> None:
         """Count the duration of FLV from the first decoding time; FFmpeg does from the first picture."""

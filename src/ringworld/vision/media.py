@@ -1,6 +1,6 @@
 """Images and videos of any kind to square RGB frames, one at a time and by timestamp."""
 
-import itertools
+import math
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -10,16 +10,18 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from ringworld.core.ahead import ahead
 from ringworld.core.errors import InputError
 from ringworld.core.ranges import check_number
 from ringworld.vision.config import DEFAULT_LIMITS, MediaLimits
-from ringworld.vision.decoding import VideoDecoder
-from ringworld.vision.images import Animation, is_animated, load_still, open_image
+from ringworld.vision.decoding import Moments, VideoDecoder
+from ringworld.vision.images import Animation, Picture, is_animated, load_still, open_image
 
 # Files of these names are opened when they are read, not when they are found.
 _VIDEO_SUFFIXES = frozenset(
     {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".flv", ".wmv"}
 )
+_PICTURES_AHEAD = 2
 
 
 def stream_video(
@@ -35,7 +37,8 @@ def stream_video(
     A frame is chosen by its timestamp: the frame shown at second t is the last that begins at or before t, so
     that a slow video repeats frames and a variable rate is followed. The first frame of the picture is at
     second 0, whenever the sound begins. Each frame is shown as a player would: rotated and mirrored, with the
-    proportions of its pixels, transparent parts on white. Wide distances are crossed by seeking.
+    proportions of its pixels, transparent parts on white. Wide distances are crossed by seeking, and frames
+    of H.264 that are neither shown nor needed for others are not decoded.
 
     Example: a 25 frames/s video of one second at `frames_per_second=4` gives the frames that begin at 0,
     0.24, 0.48 and 0.72 seconds, for the seconds 0, 0.25, 0.5 and 0.75.
@@ -53,22 +56,30 @@ def stream_video(
             much of it could be read, once the reading reaches the damage (`value` is that second). Damage is
             what the container, the bitstream or the decoder shows. Bytes that changed within a whole file
             may show in none: in VP8 nearly never, in HEVC and AV1 not always outside key frames, in H.264
-            seldom not.
+            seldom not, but for frames that are not decoded.
     """
     check_number("frames_per_second", frames_per_second, above=0)
     check_number("resolution", resolution, least=1)
     check_number("start_seconds", start_seconds, least=0)
-    with closing(_open_video(path, limits)) as video:
-        for index in itertools.count():
-            seconds = start_seconds + index / frames_per_second
-            picture = video.picture_at(seconds)
-            if picture is None and index == 0:
-                raise InputError(
-                    f"{path} ends before {start_seconds:g} s", path=path, field="start_seconds", value=seconds
-                )
-            if picture is None:
-                return
-            yield seconds, fit_frame(picture.image, resolution, pixel_aspect=picture.pixel_aspect)
+    moments = Moments(start_seconds=start_seconds, per_second=frames_per_second)
+    with closing(_open_video(path, limits, moments=moments)) as video:
+        # A thread decodes while the caller's resizes.
+        with closing(ahead(_pictures(video, moments), most=_PICTURES_AHEAD)) as pictures:
+            seconds = None
+            for seconds, picture in pictures:
+                yield seconds, fit_frame(picture.image, resolution, pixel_aspect=picture.pixel_aspect)
+    if seconds is None:
+        raise InputError(
+            f"{path} ends before {start_seconds:g} s", path=path, field="start_seconds", value=start_seconds
+        )
+
+
+def _pictures(video: VideoDecoder | Animation, moments: Moments) -> Iterator[tuple[float, Picture]]:
+    for seconds in moments:
+        picture = video.picture_at(seconds)
+        if picture is None:
+            return
+        yield seconds, picture
 
 
 def check_video(path: Path, *, limits: MediaLimits = DEFAULT_LIMITS) -> None:
@@ -134,17 +145,24 @@ def fit_frame(
         size = resolution, int(resolution * height / width)
     else:
         size = int(resolution * width / height), resolution
-    left, top = (round((side - resolution) / 2) for side in size)
-    resized = image.resize(size).crop((left, top, left + resolution, top + resolution))
-    return np.asarray(resized.convert("RGB"))
+    # Of the columns only those around the middle are computed, each as if all were: they begin and end where
+    # columns of the picture do. Of 1280 resized to 455, each 91 are 256, so 91 to 364 for the middle 256.
+    block, left = size[0] // math.gcd(image.width, size[0]), round((size[0] - resolution) / 2)
+    begin, end = left // block * block, -(-(left + resolution) // block) * block
+    box = (begin * image.width // size[0], 0, end * image.width // size[0], image.height)
+    resized = image.resize((end - begin, size[1]), box=box)
+    left, top = left - begin, round((size[1] - resolution) / 2)
+    return np.asarray(resized.crop((left, top, left + resolution, top + resolution)).convert("RGB"))
 
 
-def _open_video(path: Path, limits: MediaLimits) -> VideoDecoder | Animation:
+def _open_video(
+    path: Path, limits: MediaLimits, *, moments: Moments | None = None
+) -> VideoDecoder | Animation:
     try:
         with open_image(path) as image:
             format_, is_clip = image.format, is_animated(image) or image.format == "GIF"
     except InputError:
-        return VideoDecoder(path, limits)
+        return VideoDecoder(path, limits, moments=moments)
     if not is_clip:
         raise InputError(f"{path} is a still image ({format_}), not a video", path=path)
     return Animation(path, limits)
