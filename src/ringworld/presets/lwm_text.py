@@ -81,7 +81,7 @@ def lwm_text_200m() -> RunConfig:
 
     Hardware: 8 GPUs of 80 GB (8xH100).
     Cost: at least 1.4 days, by `ringworld plan`.
-    Never run by us. Its step is type-checked at full size.
+    Never run by us.
     """
     return text_run("200m", "8xH100")
 
@@ -91,7 +91,7 @@ def lwm_text_1b() -> RunConfig:
 
     Hardware: 8 GPUs of 80 GB (8xH100).
     Cost: at least 4.5 days, by `ringworld plan`.
-    Never run by us. Its step is type-checked at full size.
+    Never run by us.
     """
     return text_run("1b", "8xH100")
 
@@ -101,7 +101,7 @@ def lwm_text_3b() -> RunConfig:
 
     Hardware: 8 GPUs of 141 GB (8xH200).
     Cost: at least 8.8 days, by `ringworld plan`.
-    Never run by us. Its step is type-checked at full size.
+    Never run by us.
     """
     return text_run("3b", "8xH200")
 
@@ -111,7 +111,7 @@ def lwm_text_7b_v5p() -> RunConfig:
 
     Hardware: 256 TPU v5p chips (v5p:4x8x8); the same meshes fit 256 TPU v4 chips.
     Cost: at least 1.0 days, by `ringworld plan`.
-    Never run by us: the project had no TPU. Its step is type-checked at full size.
+    Never run by us: the project had no TPU.
     """
     return text_run("7b", "v5p:4x8x8")
 
@@ -121,7 +121,7 @@ def lwm_text_7b_v6e() -> RunConfig:
 
     Hardware: 256 TPU v6e chips (v6e:16x16).
     Cost: at least 0.5 days, by `ringworld plan`.
-    Never run by us: the project had no TPU. Its step is type-checked at full size.
+    Never run by us: the project had no TPU.
     """
     return text_run("7b", "v6e:16x16")
 
@@ -131,7 +131,7 @@ def lwm_text_7b_h100() -> RunConfig:
 
     Hardware: 8 nodes of 8 GPUs of 80 GB (64xH100).
     Cost: at least 1.8 days, by `ringworld plan`.
-    Never run by us. Its step is type-checked at full size.
+    Never run by us.
     """
     return text_run("7b", "64xH100")
 
@@ -141,7 +141,7 @@ def lwm_text_7b_h200() -> RunConfig:
 
     Hardware: 8 GPUs of 141 GB (8xH200).
     Cost: at least 14 days, by `ringworld plan`.
-    Never run by us. Its step is type-checked at full size.
+    Never run by us.
     """
     return text_run("7b", "8xH200")
 
@@ -165,7 +165,7 @@ def lwm_text_13b() -> RunConfig:
 
     Hardware: 256 TPU v5p chips (v5p:4x8x8).
     Cost: at least 1.6 days, by `ringworld plan`.
-    Never run by us: the project had no TPU. Its step is type-checked at full size.
+    Never run by us: the project had no TPU.
     """
     return text_run("13b", "v5p:4x8x8")
 
@@ -175,7 +175,7 @@ def lwm_text_30b() -> RunConfig:
 
     Hardware: 256 TPU v5p chips (v5p:4x8x8).
     Cost: at least 3.3 days, by `ringworld plan`.
-    Never run by us: the project had no TPU. Its step is type-checked at full size.
+    Never run by us: the project had no TPU.
     """
     return text_run("30b", "v5p:4x8x8")
 
