@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from whole_rows import ids_of, placed, write_model
+
 from ringworld.core.origin import machine, versions
 
 RANK, ALPHA, RATE = 16, 32.0, 1e-4
@@ -48,23 +50,13 @@ SUBJECTS = {
 }
 
 
-def tokens_of(sequences: int, length: int) -> Any:
-    """Return the ids that every subject trains on."""
-    import numpy as np
-
-    return np.random.default_rng(0).integers(0, SHAPE["text_vocab"], (sequences, length), dtype=np.int32)
-
-
 def ours(folder: Path, subject: Subject, *, sequences: int, length: int, steps: int) -> dict[str, Any]:
     """Train with ringworld."""
     import jax
-    import numpy as np
 
     from ringworld.artifacts.model_folder import ModelFolder
     from ringworld.core.memory import peak_memory_bytes
     from ringworld.core.mesh import mesh_of
-    from ringworld.data.batch import PackedBatch
-    from ringworld.model.arrange import Layout
     from ringworld.model.config import Execution
     from ringworld.model.lora_config import LoraConfig
     from ringworld.training.config import OptimizerConfig, Stage, TrainingConfig
@@ -87,23 +79,12 @@ def ours(folder: Path, subject: Subject, *, sequences: int, length: int, steps: 
         lora=LoraConfig(rank=RANK, alpha=ALPHA, base=subject.base),  # pyright: ignore
     )
     execution = Execution(remat=subject.remat)  # pyright: ignore
-    ids = tokens_of(sequences, length)
-    shape = ids.shape
-    weights = np.full(shape, 1 / (length - 1), np.float32)
-    weights[:, -1] = 0
-    batch = PackedBatch(
-        tokens=ids,
-        targets=np.where(weights > 0, np.roll(ids, -1, axis=1), -1).astype(np.int32),
-        order=np.tile(np.arange(length, dtype=np.int32), (sequences, 1)),
-        first=np.zeros(shape, np.int32),
-        text_weights=weights,
-        vision_weights=np.zeros(shape, np.float32),
-    )
     mesh = mesh_of(stage.mesh)
     with jax.set_mesh(mesh):
         frozen = opened.read_weights(mesh, weights=config.lora.base)
         state = init_state(config, opened.architecture, mesh=mesh)
-        pieces = (Layout(execution.attention, mesh=mesh).place(batch, [[length]] * sequences).arrays,)
+        ids = ids_of(SHAPE["text_vocab"], sequences=sequences, length=length)
+        pieces = placed(ids, attention=execution.attention, mesh=mesh)
         step = make_step(config, stage, opened.architecture, execution)
         compiled = step.lower(state, pieces, frozen).compile()
         losses, seconds = [], []
@@ -133,7 +114,7 @@ def theirs(folder: Path, subject: Subject, *, sequences: int, length: int, steps
         model.enable_input_require_grads()
     learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(learned, lr=RATE, betas=(0.9, 0.95), weight_decay=0.0)
-    ids = torch.from_numpy(tokens_of(sequences, length)).long()
+    ids = torch.from_numpy(ids_of(SHAPE["text_vocab"], sequences=sequences, length=length)).long()
     losses, seconds = [], []
     for _ in range(steps + 1):
         begun = time.perf_counter()
@@ -145,34 +126,6 @@ def theirs(folder: Path, subject: Subject, *, sequences: int, length: int, steps
         losses.append(loss.item())
         seconds.append(time.perf_counter() - begun)
     return {"step_seconds": min(seconds[1:]), "peak_bytes": peak_memory_bytes(), "losses": losses}
-
-
-def write_model(folder: Path) -> None:
-    """Write the model that every subject adapts."""
-    import jax
-
-    from ringworld.artifacts.model_folder import save_model
-    from ringworld.artifacts.tokenizers import Tokenizers
-    from ringworld.core.mesh import mesh_of
-    from ringworld.core.mesh_config import MeshConfig
-    from ringworld.core.origin import Origin
-    from ringworld.model.config import Architecture, Rope
-    from ringworld.model.world_model import WorldModel
-    from ringworld.text.tokenizer import TextTokenizer
-
-    architecture, mesh = Architecture(**SHAPE, rope=Rope(base=1e5), norm_eps=1e-5), mesh_of(MeshConfig())
-    with jax.set_mesh(mesh):
-        model = jax.jit(lambda key: WorldModel.init(architecture, key=key))(jax.random.key(0))
-    save_model(
-        folder,
-        model,
-        architecture=architecture,
-        tokenizers=Tokenizers(text=TextTokenizer.train(["a b c"], vocab_size=300), frames=None),
-        context_tokens=8192,
-        generation={},
-        origin=Origin(kind="model"),
-        mesh=mesh,
-    )
 
 
 def main() -> None:
@@ -193,7 +146,7 @@ def main() -> None:
         return
     results: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as work:
-        write_model(Path(work) / "model")
+        write_model(Path(work) / "model", SHAPE)
         for _ in range(asked.rounds):
             for name in SUBJECTS:
                 command = [sys.executable, *sys.argv, "--subject", name, "--model", f"{work}/model"]

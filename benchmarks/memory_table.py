@@ -20,6 +20,7 @@ from ringworld.attention.config import AttentionConfig, ComputeType
 from ringworld.core.mesh_config import MeshConfig
 from ringworld.core.origin import machine, versions
 from ringworld.model.config import Architecture, Execution
+from ringworld.model.lora_config import LoraConfig
 from ringworld.planning.machines import tpu_slice
 from ringworld.planning.memory import memory_needs
 from ringworld.training.config import OptimizerConfig, Stage, TrainingConfig
@@ -80,7 +81,13 @@ def measure(execution: Execution, topology: str | None) -> dict[str, Any]:
     for model in (replace(MODEL, layers=count) for count in LAYERS):
         found.append(compiled_bytes(stage, model, execution, topology))
         needs.append(
-            memory_needs(stage, architecture=model, execution=execution, optimizer=OptimizerConfig())
+            memory_needs(
+                stage,
+                architecture=model,
+                execution=execution,
+                optimizer=OptimizerConfig(),
+                lora=LoraConfig(),
+            )
         )
     layers, state = LAYERS[1] - LAYERS[0], ("weights", "moments", "gradients")
     of_state = sum(getattr(needs[1], name) - getattr(needs[0], name) for name in state)

@@ -23,6 +23,7 @@ JAX_FREE = [
     "ringworld.attention.layouts",
     "ringworld.model.config",
     "ringworld.model.lora_config",
+    "ringworld.model.sizes",
     "ringworld.text.chat",
     "ringworld.text.stream",
     "ringworld.text.templates",

@@ -12,12 +12,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 import ringworld as rw
 from ringworld.core.files import read_jsonl
 from ringworld.core.mesh_config import MeshConfig
 from ringworld.core.processes import COORDINATOR, COUNT, INDEX
 from ringworld.core.steps import CHECKPOINTS_FOLDER, METRICS_FILE
+from ringworld.model.lora_config import LoraConfig
 from tests.core.test_roll_call import free_port
 from tests.training.test_loss import ROUNDING
 
@@ -35,7 +37,7 @@ RUN = replace(
     frames=None,
     frame_training=None,
     model=replace(rw.presets.smoke().model, layers=1, vision_vocab=0, text_vocab=280),
-    training=replace(rw.presets.smoke().training, checkpoint_every_steps=STEPS, stages=(STAGE,)),
+    training=replace(rw.presets.smoke().training, checkpoint_every_steps=3, stages=(STAGE,)),
 )
 
 
@@ -52,13 +54,21 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def start(root: Path, *, index: int, port: int) -> subprocess.Popen[str]:
-    named = {COORDINATOR: f"127.0.0.1:{port}", COUNT: "2", INDEX: str(index)}
-    command = [sys.executable, "-m", "ringworld", "train", "--config", "one", "--data", "examples"]
-    command += ["--out", "two", "--evaluate", "never"]
-    return subprocess.Popen(
-        command, cwd=root, env=os.environ | named, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
+def start_both(root: Path, *options: str) -> list[subprocess.Popen[str]]:
+    """Start two processes of one run, of the data that there is."""
+    command = [sys.executable, "-m", "ringworld", "train", "--data", "examples", "--evaluate", "never"]
+    named = {COORDINATOR: f"127.0.0.1:{free_port()}", COUNT: "2"}
+    return [
+        subprocess.Popen(
+            [*command, *options],
+            cwd=root,
+            env=os.environ | named | {INDEX: index},
+            stderr=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for index in ("0", "1")
+    ]
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
@@ -67,8 +77,8 @@ def rows(folder: Path) -> list[dict[str, Any]]:
 
 def test_two_processes_train_as_one_and_a_signal_to_either_stops_both(made: Path):
     """One process resumes where they stopped, and ends as if it had been alone."""
-    folder, port = made / "two", free_port()
-    both = [start(made, index=index, port=port) for index in (0, 1)]
+    folder = made / "two"
+    both = start_both(made, "--config", "one", "--out", "two")
     while all(process.poll() is None for process in both) and len(rows(folder)) < 4:
         time.sleep(0.01)
     both[1].send_signal(signal.SIGTERM)
@@ -86,3 +96,24 @@ def test_two_processes_train_as_one_and_a_signal_to_either_stops_both(made: Path
     # AdamW divides by the size of a gradient, so that later updates spread the rounding of small ones.
     losses = [[row["loss"] for row in of] for of in (every, whole)]
     np.testing.assert_allclose(*losses, rtol=2e-3)
+
+
+def test_two_processes_train_the_adapter_of_one(made: Path):
+    stage = replace(STAGE, steps=2, warmup_steps=0)
+    lora = LoraConfig(rank=2, base="int8")
+    thin = replace(RUN, training=replace(RUN.training, stages=(stage,), lora=lora))
+    init = made / "one" / "models" / "only"
+    alone = rw.train(thin, data=made / "examples", out=made / "thin", init=init, evaluate="never")
+    both = start_both(made, "--config", "thin", "--init", str(init), "--out", "thin2")
+    said = [process.communicate(timeout=300) for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    losses = [[row["loss"] for row in rows(made / name)] for name in ("thin", "thin2")]
+    np.testing.assert_allclose(*losses, rtol=2e-3)
+    wanted, found = (
+        load_file(folder / "adapter_model.safetensors") for folder in (alone, made / "thin2/adapters/only")
+    )
+    assert wanted.keys() == found.keys()
+    # AdamW moves every number by the rate in its first steps, but for those whose gradients are rounding.
+    moved = stage.learning_rate * stage.steps
+    for name, values in wanted.items():
+        assert np.abs(values - found[name]).mean() < 0.05 * moved

@@ -1,8 +1,11 @@
 """A checkpoint comes back whole, in part, or not at all."""
 
 import gc
+import resource
 import shutil
-from contextlib import closing
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +48,53 @@ def test_what_was_saved_comes_back(folder):
     expected = np.random.default_rng(0).normal(size=WEIGHTS).astype(np.float32)
     assert (restored.step, restored.meta) == (3, {"loader": [1]})
     np.testing.assert_array_equal(restored.tree["weights"], expected)
+
+
+def test_the_state_that_was_saved_is_written_while_the_next_steps_take_over_its_memory(tmp_path):
+    step = jax.jit(lambda weights: weights * 2, donate_argnums=0)
+    weights = jnp.arange(2**24, dtype=jnp.float32)
+    with closing(Checkpoints(tmp_path)) as checkpoints:
+        checkpoints.save(1, {"weights": weights}, {})
+        whole = (tmp_path / "1").exists()
+        for _ in range(8):
+            weights = step(weights)
+        checkpoints.wait()
+        restored = checkpoints.restore({"weights": abstract(2**24)})
+    assert not whole, "it was written before the steps began"
+    np.testing.assert_array_equal(restored.tree["weights"], np.arange(2**24, dtype=np.float32))
+
+
+@contextmanager
+def room_in_a_file(size: int) -> Iterator[None]:
+    """Let no file grow beyond some bytes, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("found_by", ["check", "wait", "save", "close"])
+def test_a_full_disk_is_one_sentence_after_the_save_and_what_was_saved_stays(folder, capfd, found_by):
+    more = {name: jnp.asarray(np.random.default_rng(1).random(WEIGHTS), jnp.float32) for name in ("a", "b")}
+    checkpoints = Checkpoints(folder)
+    with room_in_a_file(2**16):
+        checkpoints.save(4, more, {})
+        with pytest.raises(InputError) as refusal:
+            if found_by == "save":
+                checkpoints.save(5, more, {})
+            elif found_by == "wait":
+                checkpoints.wait()
+            while found_by == "check":
+                checkpoints.check()
+                time.sleep(0.01)
+            checkpoints.close()
+    assert refusal.value.path == folder / "4"
+    checkpoints.close()
+    assert capfd.readouterr().err == ""
+    assert not (folder / "4").exists()
+    assert restore(folder, weights=abstract(WEIGHTS), moments=abstract(WEIGHTS)).step == 3
 
 
 def test_what_a_killed_run_did_not_finish_is_cleared_away(folder):

@@ -2,8 +2,9 @@
 
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from functools import partial
 from math import inf, nan
 from pathlib import Path
@@ -25,6 +26,7 @@ from ringworld.core.steps import (
     check_rows,
     run_steps,
 )
+from tests.core.test_checkpoint import room_in_a_file
 
 LAST = 10
 
@@ -38,10 +40,12 @@ def run(
     *,
     update: Callable[[jax.Array, int], tuple[jax.Array, Any]] = add,
     value: Callable[[Any], float] = float,
+    first: Any = 0,
     log_every: int = 3,
     checkpoint_every: int = 4,
 ) -> float:
     """Run what is left of ten steps, the batches of which count 2 tokens each."""
+    first = jnp.asarray(first, jnp.int32)
 
     def batches(done: int) -> Iterator[Batch[int]]:
         for step in range(done + 1, LAST + 1):
@@ -55,7 +59,7 @@ def run(
             checkpoint_every_steps=checkpoint_every,
             check=check_rows,
         )
-        start = files.resume(jnp.int32(0), first=lambda: jnp.int32(0))
+        start = files.resume(first, first=lambda: first)
         assert (start.loader_state or {}).get("drawn", 0) == start.step
         state = run_steps(
             start,
@@ -87,7 +91,7 @@ ROWS = [
 
 
 def saved(out: Path) -> list[str]:
-    return sorted((path.name for path in (out / CHECKPOINTS_FOLDER).iterdir()), key=int)
+    return sorted((path.name for path in (out / CHECKPOINTS_FOLDER).glob("*[0-9]")), key=int)
 
 
 def test_rows_and_checkpoints_come_where_they_are_due_and_at_the_end(tmp_path: Path):
@@ -123,6 +127,23 @@ def test_a_killed_run_ends_with_the_rows_of_one_that_was_not(tmp_path: Path, kil
     assert rows(tmp_path) == ROWS
 
 
+def test_a_full_disk_ends_the_run_which_resumes_from_the_checkpoint_before(tmp_path: Path):
+    """It is found by the steps that follow the one that was to be saved."""
+    first = jax.random.randint(jax.random.key(0), (2**16,), 0, 2**16)
+
+    def full(state: jax.Array, step: int) -> tuple[jax.Array, jax.Array]:
+        if step == 6:
+            while not (tmp_path / CHECKPOINTS_FOLDER / "4").exists():
+                time.sleep(0.01)
+            stack.enter_context(room_in_a_file(2**14))
+        return state + step, state
+
+    with ExitStack() as stack, pytest.raises(InputError) as refusal:
+        run(tmp_path, update=full, value=lambda state: float(state[0]), first=first, checkpoint_every=2)
+    assert refusal.value.path == tmp_path / CHECKPOINTS_FOLDER / "6"
+    assert saved(tmp_path)[-1] == "4"
+
+
 def test_the_time_before_a_checkpoint_counts_in_the_next_row(tmp_path: Path):
     interval = {"steps": 2, "seconds": 1e6, "counts": [4, 1.0]}
     with closing(Checkpoints(tmp_path / CHECKPOINTS_FOLDER)) as checkpoints:
@@ -154,7 +175,10 @@ def test_a_signal_stops_after_its_step_which_is_saved(tmp_path: Path, number: si
 def test_a_second_signal_acts_at_once(tmp_path: Path):
     def impatient(state: jax.Array, step: int) -> tuple[jax.Array, jax.Array]:
         if step == 2:
+            held = signal.getsignal(signal.SIGINT)
             signal.raise_signal(signal.SIGINT)
+            while signal.getsignal(signal.SIGINT) == held:
+                time.sleep(0.01)
             signal.raise_signal(signal.SIGINT)
         return add(state, step)
 

@@ -70,6 +70,18 @@ def test_the_seed_decides_the_order(prepared: Path):
     assert not all(equal(batch, next(other)) for batch in runs[0])
 
 
+def test_a_process_reads_its_rows_alone_and_knows_the_lengths_of_all(prepared: Path):
+    whole, part = loader(prepared, batch_sequences=4), loader(prepared, batch_sequences=4, rows={1, 3})
+    for _ in range(3):
+        every, some = next(whole), next(part)
+        assert (some.lengths, some.drawn) == (every.lengths, every.drawn)
+        for field, its in zip(every.batch, some.batch):
+            np.testing.assert_array_equal(its[[1, 3]], field[[1, 3]])
+        assert (some.batch.order[[0, 2]] == -1).all()
+        assert whole.get_state() == part.get_state()
+    assert [bool(row) for row in part.next_rows()] == [False, True, False, True]
+
+
 def test_batches_have_the_asked_shape_and_types(prepared: Path):
     batch = next(loader(prepared)).batch
     assert {field.shape for field in batch} == {(2, 256)}

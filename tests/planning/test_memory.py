@@ -12,10 +12,11 @@ from ringworld.attention.config import AttentionConfig
 from ringworld.core.mesh import mesh_of
 from ringworld.core.mesh_config import MeshConfig
 from ringworld.model.config import Architecture, Execution
+from ringworld.model.lora_config import LoraConfig
 from ringworld.planning.memory import MemoryNeeds, memory_needs
 from ringworld.training.config import OptimizerConfig, Stage
 from ringworld.training.guard import Guard
-from ringworld.training.state import abstract_state
+from ringworld.training.state import abstract_frozen, abstract_state
 from ringworld.training.step import abstract_pieces, make_step
 from tests.training.tiny_run import stage, training
 
@@ -27,20 +28,26 @@ IN_PIECES = stage(
     accumulation_steps=2,
     mesh=MeshConfig(fsdp=2, tensor=2),
 )
+ALL_WEIGHTS = LoraConfig()
 COUNTERS_BYTES = 12 + sum(leaf.nbytes for leaf in jax.tree.leaves(Guard.new()))
 """The number of the step, the optimizer's two, and what decides whether an update is made."""
 
 
 @cache
-def _compiled(layers: int, stage: Stage, execution: Execution) -> tuple[Any, MemoryNeeds]:
+def _compiled(
+    layers: int, stage: Stage, execution: Execution, lora: LoraConfig = ALL_WEIGHTS
+) -> tuple[Any, MemoryNeeds]:
     """Return what the compiler says of a step of so many layers, and what arithmetic says."""
-    architecture, config = replace(MODEL, layers=layers), training(stages=(stage,))
+    architecture, config = replace(MODEL, layers=layers), training(stages=(stage,), lora=lora)
     mesh = mesh_of(stage.mesh)
+    frozen = abstract_frozen(config, architecture, mesh=mesh)
     state, pieces = abstract_state(config, architecture, mesh=mesh), abstract_pieces(stage, mesh=mesh)
     step = make_step(config, stage, architecture, execution)
     with jax.set_mesh(mesh):
-        found = step.lower(state, pieces).compile().memory_analysis()
-    needs = memory_needs(stage, architecture=architecture, execution=execution, optimizer=config.optimizer)
+        found = step.lower(state, pieces, frozen).compile().memory_analysis()
+    needs = memory_needs(
+        stage, architecture=architecture, execution=execution, optimizer=config.optimizer, lora=lora
+    )
     return found, needs
 
 
@@ -65,12 +72,47 @@ def test_a_layer_more_needs_what_is_kept_of_it_and_its_gradients(stage, remat, e
     assert abs(found - expected) <= error * expected
 
 
+def test_a_layer_more_beside_an_adapter_has_no_gradients_but_those_of_the_adapter():
+    lora = LoraConfig(rank=4, base="float32")
+    (fewer, few), (more, many) = (_compiled(layers, IN_PIECES, EXECUTION, lora) for layers in (2, 4))
+    expected = many.kept + many.gradients - few.kept - few.gradients
+    assert abs(more.temp_size_in_bytes - fewer.temp_size_in_bytes - expected) <= 0.05 * expected
+
+
+@pytest.mark.parametrize("base", ["float32", "bfloat16", "int8"])
+def test_the_state_of_an_adapter_and_the_model_beside_it_are_what_a_run_keeps_there(base):
+    lora = LoraConfig(rank=4, base=base)
+    config, mesh = training(stages=(IN_PIECES,), lora=lora), mesh_of(IN_PIECES.mesh)
+    needs = _needs(IN_PIECES, lora=lora)
+    state = abstract_state(config, MODEL, mesh=mesh)
+    assert needs.weights == _bytes_of_device(state.params)
+    assert needs.moments == _bytes_of_device(state.optimizer) - 2 * 4  # its two counts
+    beside = _bytes_of_device(abstract_frozen(config, MODEL, mesh=mesh))
+    # Scales of int8, one float32 a channel, are left out of the arithmetic.
+    channels = MODEL.layers * (32 + 16 + 16 + 32 + 2 * 64 + 32) + MODEL.vocab
+    assert 0 <= beside - needs.frozen <= (4 * channels if base == "int8" else 0)
+
+
+def _bytes_of_device(tree: Any) -> int:
+    leaves = jax.tree.leaves(tree)
+    return sum(leaf.dtype.itemsize * math.prod(leaf.sharding.shard_shape(leaf.shape)) for leaf in leaves)
+
+
 def _needs(
-    stage: Stage, *, optimizer: OptimizerConfig | None = None, execution: Execution = EXECUTION, **model: Any
+    stage: Stage,
+    *,
+    optimizer: OptimizerConfig | None = None,
+    execution: Execution = EXECUTION,
+    lora: LoraConfig = ALL_WEIGHTS,
+    **model: Any,
 ) -> MemoryNeeds:
     architecture = replace(MODEL, **model)
     return memory_needs(
-        stage, architecture=architecture, execution=execution, optimizer=optimizer or OptimizerConfig()
+        stage,
+        architecture=architecture,
+        execution=execution,
+        optimizer=optimizer or OptimizerConfig(),
+        lora=lora,
     )
 
 
@@ -82,8 +124,7 @@ def test_the_state_of_a_device_is_what_a_run_keeps_there(optimizer, family):
     config = training(stages=(one,), optimizer=OptimizerConfig(kind=optimizer))
     needs = _needs(one, optimizer=config.optimizer, family=family)
     state = abstract_state(config, architecture, mesh=mesh_of(one.mesh))
-    leaves = jax.tree.leaves((state.params, state.optimizer))
-    kept = sum(leaf.dtype.itemsize * math.prod(leaf.sharding.shard_shape(leaf.shape)) for leaf in leaves)
+    kept = _bytes_of_device((state.params, state.optimizer))
     # Norms of heads are small, and whole on every device.
     assert needs.weights + needs.moments == pytest.approx(kept, rel=0.02)
 

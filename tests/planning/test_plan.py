@@ -7,6 +7,7 @@ import pytest
 from ringworld.core.mesh_config import MeshConfig
 from ringworld.model.config import Execution
 from ringworld.model.flops import training_flops
+from ringworld.model.lora_config import LoraConfig
 from ringworld.planning.machines import gpu_machine, tpu_slice
 from ringworld.planning.memory import memory_needs
 from ringworld.planning.plan import plan_stages
@@ -19,30 +20,30 @@ from tests.training.tiny_run import EXECUTION, MODEL, stage
 RUN = lwm_text_7b()
 SLICE = tpu_slice("v5p:4x8x8")
 LONGEST = RUN.training.stages[-1]
+NO_ADAPTER = LoraConfig()
+HOW = {"architecture": RUN.model, "execution": RUN.execution, "lora": NO_ADAPTER}
 
 
 def test_flops_are_those_of_one_example_a_row_or_of_its_windows():
     one = stage(context_tokens=8, batch_sequences=3)
-    assert step_flops(one, MODEL) == training_flops(MODEL, tokens=24, pairs=3 * 36)
+    assert step_flops(one, MODEL, NO_ADAPTER) == training_flops(MODEL, tokens=24, pairs=3 * 36)
     window = replace(MODEL, family="mistral", window_tokens=2)
-    assert step_flops(one, window) == training_flops(window, tokens=24, pairs=3 * (1 + 7 * 2))
+    assert step_flops(one, window, NO_ADAPTER) == training_flops(window, tokens=24, pairs=3 * (1 + 7 * 2))
 
 
 def test_a_step_takes_as_long_as_its_slowest_part():
-    needs = memory_needs(
-        LONGEST, architecture=RUN.model, execution=RUN.execution, optimizer=RUN.training.optimizer
-    )
-    least = roofline(LONGEST, architecture=RUN.model, execution=RUN.execution, machine=SLICE, needs=needs)
+    needs = memory_needs(LONGEST, optimizer=RUN.training.optimizer, **HOW)
+    least = roofline(LONGEST, machine=SLICE, needs=needs, **HOW)
     parts = least.compute_seconds, least.memory_seconds, least.network_seconds
     assert least.step_seconds == max(parts) == least.compute_seconds
     # A step computes what it needs, and a third of the layers and a sixth of attention again.
-    needed = step_flops(LONGEST, RUN.model) / (SLICE.chips * SLICE.chip.flops_per_second)
+    needed = step_flops(LONGEST, RUN.model, NO_ADAPTER) / (SLICE.chips * SLICE.chip.flops_per_second)
     assert needed < least.compute_seconds < needed * 4 / 3
 
 
 def test_one_device_sends_nothing_and_a_ring_sends_keys_and_values():
     def sent(**axes: int) -> float:
-        return bytes_sent(stage(context_tokens=64, mesh=MeshConfig(**axes)), MODEL, EXECUTION)
+        return bytes_sent(stage(context_tokens=64, mesh=MeshConfig(**axes)), MODEL, EXECUTION, NO_ADAPTER)
 
     assert sent() == 0
     kv_bytes = 2 * 4 * MODEL.kv_heads * MODEL.head
@@ -108,3 +109,25 @@ def test_time_and_use_agree():
     assert one.days_estimate == pytest.approx(LONGEST.steps * one.step_seconds_estimate / 86400)
     assert 0 < one.mfu_estimate < 1
     assert one.spare_bytes == one.hbm_bytes_per_chip - one.bytes_per_chip
+
+
+def test_an_adapter_needs_less_memory_and_time_than_all_weights():
+    one = replace(LONGEST, context_tokens=2**15, mesh=MeshConfig(ring=8))
+    config = replace(RUN.training, lora=LoraConfig(rank=16, base="int8"))
+    whole, thin = (
+        plan_stages(
+            config,
+            [one],
+            architecture=RUN.model,
+            execution=RUN.execution,
+            machine=gpu_machine("8xH200"),
+            by="arithmetic",
+            suggest=1,
+        ).stages[0]
+        for config in (RUN.training, config)
+    )
+    assert thin.arithmetic.kept == whole.arithmetic.kept
+    assert thin.arithmetic.moments == 2 * thin.arithmetic.weights < 0.05 * whole.arithmetic.moments
+    assert whole.arithmetic.frozen == 0 < 4 * thin.arithmetic.frozen < 1.1 * whole.arithmetic.weights
+    assert 0.66 < thin.flops_per_step / whole.flops_per_step < 0.9
+    assert thin.suggestions[0].bytes_per_chip < whole.suggestions[0].bytes_per_chip

@@ -6,6 +6,7 @@ import pytest
 from ringworld.core.config import from_json, to_json
 from ringworld.core.errors import InputError
 from ringworld.presets import RunConfig, lwm_text_7b, quickstart
+from ringworld.presets.lwm_text import text_run
 from ringworld.presets.run import catalog, load_preset, presets
 
 
@@ -64,6 +65,27 @@ def test_the_ring_of_every_stage_takes_the_devices_that_there_are():
         with pytest.raises(InputError) as refused:
             run.on_devices(devices)
         assert (refused.value.field, refused.value.value) == ("devices", devices)
+
+
+@pytest.mark.parametrize("machine", ["8xH200", "v6e:16x16"])
+def test_the_text_stages_take_all_chips_and_cut_short_sequences_least(machine):
+    stages = text_run("3b", machine).training.stages
+    chips = {stage.mesh.devices for stage in stages}
+    assert chips == {8 if machine == "8xH200" else 256}
+    for stage in stages:
+        at_once = stage.batch_sequences // stage.accumulation_steps
+        assert stage.mesh.fsdp == min(at_once, stage.mesh.devices // stage.mesh.tensor)
+
+
+def test_a_machine_that_is_too_small_or_a_size_that_is_none_is_named():
+    for size, machine, field in (
+        ("65b", "8xH100", "machine"),
+        ("7", "8xH100", "size"),
+        ("7b", "8xH1", "GPU"),
+    ):
+        with pytest.raises(InputError) as refused:
+            text_run(size, machine)
+        assert refused.value.field == field
 
 
 def test_a_codebook_that_the_model_has_no_ids_for_is_refused():

@@ -57,10 +57,14 @@ class Runs:
         message = process.communicate(timeout=300)[1]
         return process.returncode, message
 
-    def stop(self, name: str, *options: str, number: signal.Signals, at_step: int) -> tuple[int, str]:
-        """Start, and send a signal when the metrics have reached a step."""
-        process = self.start(name, *options)
-        while process.poll() is None and max(self.steps(name), default=0) < at_step:
+    def stop(
+        self, name: str, *options: str, number: signal.Signals, at_step: int, after_saves: int = 0
+    ) -> tuple[int, str]:
+        """Start, and send a signal when the metrics have reached a step and so many checkpoints are whole."""
+        process, checkpoints = self.start(name, *options), self.folder / name / CHECKPOINTS_FOLDER
+        while process.poll() is None and (
+            max(self.steps(name), default=0) < at_step or len(list(checkpoints.glob("*[0-9]"))) < after_saves
+        ):
             time.sleep(0.01)
         process.send_signal(number)
         message = process.communicate(timeout=300)[1]
@@ -97,7 +101,7 @@ def died(runs: Runs) -> Path:
 
     A row is written every 6 steps, a checkpoint every 7: the first kill falls between the two.
     """
-    killed = runs.stop("died", *SPARSE, number=signal.SIGKILL, at_step=12)
+    killed = runs.stop("died", *SPARSE, number=signal.SIGKILL, at_step=12, after_saves=1)
     assert killed[0] == -signal.SIGKILL
     assert 12 <= runs.steps("died")[-1] < 40
     died = runs.finish("died", *SPARSE, "--die-after", "short")

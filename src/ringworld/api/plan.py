@@ -40,17 +40,10 @@ def plan(
         Bytes a chip, FLOPs and the least seconds a step of every stage.
 
     Raises:
-        InputError: there is no such machine or stage, the mesh of a stage does not divide it, libtpu is not
-            installed, or the run trains an adapter.
+        InputError: there is no such machine or stage, the mesh of a stage does not divide it, or libtpu is
+            not installed.
     """
     check_run(run)
-    if run.training.lora.rank:
-        raise InputError(
-            f"training.lora.rank is {run.training.lora.rank}, but only training of all weights is planned",
-            field="training.lora.rank",
-            value=run.training.lora.rank,
-            remedy="plan it with rank 0, which needs more",
-        )
     machine = _machine(topology, gpus)
     if by is None:
         by = "compiler" if topology else "arithmetic"

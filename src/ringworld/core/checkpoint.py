@@ -1,8 +1,10 @@
 """Checkpoints: a tree of arrays and a JSON object at a step, whole or absent, through Orbax."""
 
 import itertools
+import logging
 import sys
 import textwrap
+import threading
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -18,6 +20,8 @@ from ringworld.core.fingerprint import fingerprint
 from ringworld.core.processes import all_agree, by_writer, is_writer
 
 _LEAST_SHARE_BYTES = 1 << 20
+_MOST_WRITE_SECONDS = 4 * 3_600
+"""After which Orbax gives up a checkpoint; a process that is lost ends the others long before."""
 
 
 class Restored(NamedTuple):
@@ -31,12 +35,17 @@ class Restored(NamedTuple):
 class Checkpoints:
     """The newest two checkpoints of one run in one folder, which holds nothing else.
 
-    Of several processes each calls every method at the same time, and writes and reads its shards.
+    Threads write a checkpoint while the run continues. It has a name of its own until it is whole, and only
+    then goes the oldest. Of several processes each calls every method at the same time, and writes and reads
+    its shards.
     """
 
     def __init__(self, directory: Path) -> None:
         """Open the folder, or make it, and clear away what was not finished."""
         self.directory = directory
+        self._newest = directory
+        """Where the last checkpoint that was begun goes."""
+        logging.getLogger("absl").addFilter(_not_raised)
         policies = ocp.checkpoint_managers
         self._manager = ocp.CheckpointManager(
             directory.absolute(),
@@ -44,7 +53,12 @@ class Checkpoints:
                 save_decision_policy=policies.FixedIntervalPolicy(1),
                 preservation_policy=policies.LatestN(2),
                 cleanup_tmp_directories=True,
-                enable_async_checkpointing=False,
+                async_options=ocp.AsyncOptions(
+                    timeout_secs=_MOST_WRITE_SECONDS,
+                    barrier_sync_fn=_barrier(),
+                    # Else threads that wait for a folder would not learn that there is no room for it.
+                    create_directories_asynchronously=False,
+                ),
             ),
             item_handlers={"tree": _arrays(), "meta": ocp.JsonCheckpointHandler()},
         )
@@ -55,12 +69,36 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def save(self, step: int, tree: Any, meta: dict[str, Any]) -> None:
-        """Write `tree` (arrays, sharded or not) and `meta` (JSON) and return when both are on disk."""
+        """Copy `tree` (arrays, sharded or not) and `meta` (JSON), and return while they are being written.
+
+        The memory of the arrays may be taken over as soon as this returns. It first waits for the checkpoint
+        before, so that the host holds one copy at a time.
+
+        Raises:
+            InputError: there is no room on the disk, for this checkpoint or for the one before.
+        """
+        self.wait()
+        self._newest = self.directory / str(step)
         # What Orbax reads back is not compared with what it wrote, so that a bit that flips goes unseen.
         beside = {"fingerprint": _fingerprint(tree), "meta": meta}
         items = ocp.args.Composite(tree=ocp.args.PyTreeSave(tree), meta=ocp.args.JsonSave(beside))
-        with room_for(self.directory / str(step)):
+        with room_for(self._newest):
+            # On accelerators Orbax copies to the host before this returns. On CPU it holds the arrays
+            # themselves, and a program that is to take over their memory then gets a copy from jax.
             self._manager.save(step, args=items)
+
+    def check(self) -> None:
+        """Raise what the last save failed with, once; this waits for nothing.
+
+        Raises:
+            InputError: there was no room on the disk; the checkpoints before are still there.
+        """
+        if not self._manager.is_saving_in_progress():
+            self.wait()
+
+    def wait(self) -> None:
+        """Return when the last checkpoint that was saved is on disk, or raise as `check` does."""
+        with room_for(self._newest):
             self._manager.wait_until_finished()
 
     def restore(self, abstract: Any, *, read: Callable[[Restored], Any] = lambda restored: restored) -> Any:
@@ -146,8 +184,33 @@ class Checkpoints:
         return Path(to)
 
     def close(self) -> None:
-        """Release the folder."""
-        self._manager.close()
+        """Wait for what is being written, and release the folder; raises as `check` does."""
+        try:
+            self.wait()
+        finally:
+            self._manager.close()
+            logging.getLogger("absl").removeFilter(_not_raised)
+
+
+def _barrier() -> Callable[..., None]:
+    """Return how Orbax's threads wait for those of other processes: not at all after a failure of their own.
+
+    A thread that failed to write meets the others before its failure can be raised, but they wait elsewhere,
+    for that writing.
+    """
+    begun_by = threading.get_ident()
+
+    def wait(*, key: str, timeout_ms: int) -> None:
+        failed = threading.get_ident() != begun_by and sys.exc_info()[1] is not None
+        if not failed:
+            ocp.multihost.get_barrier_sync_fn()(key=key, timeout_ms=timeout_ms)
+
+    return wait
+
+
+def _not_raised(record: logging.LogRecord) -> bool:
+    """Leave out what Orbax logs with a traceback: it raises the same."""
+    return not (record.exc_info and "orbax" in record.pathname)
 
 
 def _arrays() -> ocp.PyTreeCheckpointHandler:

@@ -167,6 +167,7 @@ def run_steps(
                 waited = interval.data_wait_seconds + time.perf_counter() - asked_at
                 interval = interval._replace(data_wait_seconds=waited)
             jax.block_until_ready(before)
+            files.checkpoints.check()
             asked = vote.agreed(stop.signal, last=step == last)
             logs = step == last or step % files.log_every_steps == 0
             saves = step == last or bool(asked) or step % files.checkpoint_every_steps == 0
@@ -186,6 +187,8 @@ def run_steps(
                         sync(files.metrics)  # a checkpoint never outlives the rows before it
                     beside = {"loader_state": batch.loader_state, "interval": interval._asdict()}
                     files.checkpoints.save(step, state, beside)
+                if asked or step == last:
+                    files.checkpoints.wait()
                 if asked:
                     message = f"{asked.name} after step {step}, saved: the same command resumes there"
                     raise Stopped(message, number=asked)

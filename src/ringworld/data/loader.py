@@ -9,7 +9,7 @@ makes the next batch while one is trained on.
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -74,6 +74,7 @@ class PackedLoader:
         mixture: MixtureConfig = _EVEN,
         clips: ClipConfig = ALL_FRAMES,
         packing: PackingConfig = _PACKING,
+        rows: Collection[int] | None = None,
     ) -> None:
         """Start at the first batch.
 
@@ -81,18 +82,20 @@ class PackedLoader:
             data_dir: what `prepare` wrote.
             split: which examples.
             context_tokens: length of a row.
-            batch_sequences: rows of a batch, all of which every process reads; each uploads its own part.
+            batch_sequences: rows of a batch.
             seed: of the order of examples.
             mixture: how often examples of each name are drawn; names without any that fit are left out.
             clips: which of the prepared frames of each clip are drawn.
             packing: how rows are filled.
+            rows: indices of those of a batch that are read, as one of several processes needs them. Of the
+                others the lengths are known, and the arrays hold padding. By default all.
 
         Raises:
             InputError: there is no prepared data, or none of it fits.
         """
         store = ExampleStore(data_dir)
         self._store, self._context, self._batch = store, context_tokens, batch_sequences
-        self._clips, self._packing = clips, packing
+        self._clips, self._packing, self._rows = clips, packing, rows
         named = rows_by(store, split, mixture, by="name")
         drawable = drawable_of(
             store, named, mixture, clips, context_tokens, longer=packing.longer, split=split
@@ -129,6 +132,8 @@ class PackedLoader:
 
     def next_rows(self) -> list[list[Example]]:
         """Return the examples of the next batch, row by row, as they are before they are laid end to end.
+
+        A row that is not read is empty.
 
         Raises:
             InputError: a record is damaged.
@@ -183,6 +188,7 @@ class PackedLoader:
             batch_sequences=self._batch,
             clips=self._clips,
             packing=self._packing,
+            rows=self._rows,
         )
         self._made = ahead(batches, most=1)
 
@@ -197,6 +203,7 @@ def _batches(
     batch_sequences: int,
     clips: ClipConfig,
     packing: PackingConfig,
+    rows: Collection[int] | None,
 ) -> Iterator[_Made]:
     """Yield the batches that follow a position."""
     apart = packing.together == "name"
@@ -214,10 +221,11 @@ def _batches(
             if row := packers[piece.name if apart else 0].add(piece):
                 full.append(row)
             count += 1
-        rows, full = full[:batch_sequences], full[batch_sequences:]
-        pieces = [piece for row in rows for piece in row]
-        read = store.read_all([(one.row, one.start, one.stop) for one in pieces], clips=clips)
-        examples = [list(itertools.islice(read, len(row))) for row in rows]
+        batch, full = full[:batch_sequences], full[batch_sequences:]
+        needed = [row if rows is None or index in rows else [] for index, row in enumerate(batch)]
+        parts = [(piece.row, piece.start, piece.stop) for row in needed for piece in row]
+        read = store.read_all(parts, clips=clips)
+        examples = [list(itertools.islice(read, len(row))) for row in needed]
         packed = to_batch(
             examples,
             context_tokens=context_tokens,
@@ -226,7 +234,11 @@ def _batches(
         )
         yield _Made(
             rows=examples,
-            packed=replace(packed, drawn=_count(pieces, names)),
+            packed=replace(
+                packed,
+                lengths=[[piece.tokens for piece in row] for row in batch],
+                drawn=_count([piece for row in batch for piece in row], names),
+            ),
             after=_Position(
                 draws=count, open=[[*row] for packer in packers for row in packer.rows], full=[*full]
             ),

@@ -32,25 +32,16 @@ from ringworld.interop.msgpack_stream import Record, find_records
 from ringworld.interop.other_model import OtherModel
 from ringworld.interop.tensors import NUMPY_TYPES, Tensor
 from ringworld.model.config import Architecture, Rope
+from ringworld.model.sizes import LWM_SIZES
 
 _TEXT, _VISION = "transformer/wte/embedding", "transformer/vte/embedding"
 _NORM, _TEXT_HEAD, _VISION_HEAD = "transformer/ln_f/kernel", "lm_head/kernel", "vision_head/kernel"
 _LAYERS, _SCANNED = "transformer/h/", "transformer/h/scan_decoder/"
 _PREFIXES = ("params/params/", "params/")
 """Of the parameters in a whole train state, whose other parts the optimizer needs."""
-_HEADS = {
-    (14, 1024): 8,
-    (22, 2048): 16,
-    (26, 3200): 32,
-    (32, 4096): 32,
-    (40, 5120): 40,
-    (60, 6656): 52,
-    (80, 8192): 64,
-    (2, 256): 2,
-}
-"""By layers and width: 200m, 1b, 3b, 7b, 13b, 30b, 65b and debug of `LLAMA_STANDARD_CONFIGS`."""
-_NORM_EPS = {(80, 8192): 1e-5}
-"""Likewise, where it is not 1e-6."""
+_SIZES = {(size.layers, size.embed): size for size in LWM_SIZES.values()}
+"""LWM's own, by layers and width."""
+_USUAL_EPS = 1e-6
 _ROPE_BASES = {2**15: 1e6, 2**17: 1e7, 2**18: 1e7, 2**19: 2.5e7, 2**20: 5e7}
 """Of the models of text, by context (README; table 11 of arXiv 2402.08268)."""
 _VISION_ROPE_BASE = 5e7
@@ -260,12 +251,12 @@ def _architecture(
     rope: Rope,
     problems: list[str],
 ) -> Architecture | None:
-    known = (sizes.layers, sizes.embed)
-    heads = heads or _HEADS.get(known)
+    known = _SIZES.get((sizes.layers, sizes.embed))
+    heads = heads or (known and known.heads)
     if heads is None:
-        problems.append(f"no model of LWM has {known[0]} layers of width {known[1]}: pass heads")
+        problems.append(f"no model of LWM has {sizes.layers} layers of width {sizes.embed}: pass heads")
         return None
-    usual_eps = _NORM_EPS.get(known, 1e-6)
+    usual_eps = known.norm_eps if known else _USUAL_EPS
     try:
         return Architecture(
             layers=sizes.layers,

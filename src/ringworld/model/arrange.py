@@ -74,10 +74,17 @@ class Layout:
     mesh: Mesh = field(kw_only=True)
     """What a row is cut over."""
 
+    def rows_here(self, count: int) -> list[int]:
+        """Return which of so many rows of a batch, or parts of them, lie on devices of this process."""
+        sharding = NamedSharding(self.mesh, spec("batch", "seq"))
+        here = sharding.addressable_devices_indices_map((count, self.mesh.size)).values()
+        return sorted({row for index in here if index is not None for row in range(count)[index[0]]})
+
     def place(self, batch: BatchT, lengths: Sequence[Sequence[int]]) -> PlacedBatch[BatchT]:
         """Put NumPy arrays [batch, seq], in the order of the sequence, on the mesh.
 
-        Every process passes the whole batch and uploads only what its own devices hold.
+        Every process passes the whole batch, of which only the rows of `rows_here` count, and uploads what
+        its own devices hold.
 
         Example:
             Two members and the zigzag layout lay tokens 0 1 2 3 4 5 6 7 out as 0 1 6 7 | 2 3 4 5.

@@ -1,6 +1,8 @@
 """An adapter: what LoRA adds to chosen matrices of a model that stays as it is."""
 
 import math
+from dataclasses import replace
+from functools import partial
 from operator import attrgetter
 from typing import Any
 
@@ -10,10 +12,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ringworld.core.sharding import spec
-from ringworld.model.config import Architecture
+from ringworld.model.config import Architecture, WeightType
 from ringworld.model.layers import normal
 from ringworld.model.lora_config import MATRICES, TARGETS, LoraConfig, Target
-from ringworld.model.weights import LoraWeight
+from ringworld.model.weights import LoraWeight, quantized
 from ringworld.model.world_model import WorldModel
 
 
@@ -82,6 +84,25 @@ def whole_model(trained: Trainable, frozen: WorldModel | None) -> WorldModel:
         assert frozen is not None, "an adapter has a model"
         return adapted(frozen, trained)
     return trained
+
+
+def kept(model: WorldModel, weights: WeightType) -> WorldModel:
+    """Return the weights of a model in the type in which they are kept beside an adapter.
+
+    Of int8, matrices of layers and the head are rounded, and the rest is bfloat16. Call it inside jit, under
+    `jax.set_mesh`; a model on disk is read as this by `interop.hf_llama.read_weights`, a layer at a time.
+    """
+    narrow = jax.tree.map(lambda leaf: leaf.astype("float32" if weights == "float32" else "bfloat16"), model)
+    if weights != "int8":
+        return narrow
+    paths = {f"layers.{matrix.path}": len(matrix.inputs) for matrix in MATRICES.values()}
+
+    def rounded(weight: Any, *, inputs: int) -> Any:
+        return jax.vmap(partial(quantized, inputs=inputs))(weight)
+
+    of_layers = [rounded(attrgetter(path)(model), inputs=inputs) for path, inputs in paths.items()]
+    narrow = eqx.tree_at(lambda tree: [attrgetter(path)(tree) for path in paths], narrow, of_layers)
+    return narrow if model.head is None else replace(narrow, head=quantized(model.head, inputs=1))
 
 
 def adapted(model: WorldModel, adapter: Adapter) -> WorldModel:

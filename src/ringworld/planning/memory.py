@@ -11,6 +11,7 @@ from typing import Final
 from ringworld.attention.config import sequence_axes
 from ringworld.model.config import Architecture, Execution
 from ringworld.model.flops import layer_parameters, parameters
+from ringworld.model.lora_config import MATRICES, LoraConfig
 from ringworld.training.config import OptimizerConfig, Stage
 
 _WIDE: Final = 4
@@ -29,7 +30,9 @@ class MemoryNeeds:
     """Bytes on one device at the moment at which they are most: in the backward pass of one layer."""
 
     weights: int
-    """Float32 masters, the share of one device."""
+    """Float32 masters of what is trained, the share of one device."""
+    frozen: int
+    """The model that an adapter is trained for, in the type in which it is kept; 0 where all weights are."""
     moments: int
     """Of the optimizer."""
     gradients: int
@@ -68,7 +71,12 @@ def compute_bytes(execution: Execution) -> int:
 
 
 def memory_needs(
-    stage: Stage, *, architecture: Architecture, execution: Execution, optimizer: OptimizerConfig
+    stage: Stage,
+    *,
+    architecture: Architecture,
+    execution: Execution,
+    optimizer: OptimizerConfig,
+    lora: LoraConfig,
 ) -> MemoryNeeds:
     """Return what the train step of a stage needs on one device.
 
@@ -77,17 +85,20 @@ def memory_needs(
         architecture: of the model.
         execution: compute type, rematerialization, blocks and strategy.
         optimizer: whose moments are kept.
+        lora: the adapter that is trained in place of all weights, if its rank is above 0.
     """
     tokens, size, tensor = tokens_of_device(stage), compute_bytes(execution), stage.mesh.tensor
     embed, mlp = architecture.embed, architecture.mlp // tensor
     q = architecture.heads * architecture.head // tensor
     kv = architecture.kv_heads * architecture.head // tensor
     heads = architecture.heads // tensor
-    weights = _WIDE * weights_of_device(stage, architecture)
+    trained = _adapter_of_device(stage, architecture, lora) or weights_of_device(stage, architecture)
     vocab = architecture.vocab // tensor
     block = min(execution.mlp_block_tokens or tokens, tokens)
     of_layer = layer_parameters(architecture) // tensor
-    feed_forward = 3 * embed * mlp
+    thin = lora.rank * len(lora.targets)
+    # Of what stays there is no gradient, neither of a layer nor of the head.
+    learned = 0 if lora.rank else 1
 
     attention = tokens * (size * q + _WIDE * heads)
     if execution.remat == "layer":
@@ -97,20 +108,21 @@ def memory_needs(
         # feed-forward, unless it goes by blocks, the products and what becomes of them.
         inner = 0 if execution.mlp_block_tokens and block < tokens else 5 * size * mlp
         norms = 2 * (_WIDE + 2 * size) * embed
-        kept = size * of_layer + tokens * (norms + size * (q + 2 * kv) + inner) + attention
+        kept = size * of_layer + tokens * (norms + size * (q + 2 * kv + thin) + inner) + attention
     layer = (
-        of_layer * size + feed_forward * 2 * _WIDE + block * mlp * (2 * size + 2 * _WIDE)
+        of_layer * size + learned * 3 * embed * mlp * 2 * _WIDE + block * mlp * (2 * size + 2 * _WIDE)
         + tokens * size * (_RESIDUALS * embed + _PROJECTIONS * (q + 2 * kv))
     )  # fmt: skip
     return MemoryNeeds(
-        weights=weights,
-        moments=_moments(stage, architecture, optimizer),
-        gradients=weights * (2 if stage.accumulation_steps > 1 else 1),
+        weights=_WIDE * trained,
+        frozen=_frozen(stage, architecture, lora),
+        moments=2 * _WIDE * trained - _spared_moments(stage, architecture, optimizer),
+        gradients=_WIDE * trained * (2 if stage.accumulation_steps > 1 else 1),
         batch=stage.accumulation_steps * tokens * _WIDE * (2 * _BATCH_FIELDS + 2),
         kept=architecture.layers * kept,
         layer=layer,
         ring=_ring(stage, execution, tokens=tokens, kv=kv),
-        head=embed * vocab * (size + _WIDE) + min(tokens, _LOSS_BLOCK_TOKENS) * vocab * 3 * _WIDE,
+        head=embed * vocab * (size + learned * _WIDE) + min(tokens, _LOSS_BLOCK_TOKENS) * vocab * 3 * _WIDE,
     )
 
 
@@ -121,13 +133,35 @@ def weights_of_device(stage: Stage, architecture: Architecture) -> int:
     return (parameters(architecture) - norms) // (members * stage.mesh.tensor) + norms // members
 
 
-def _moments(stage: Stage, architecture: Architecture, optimizer: OptimizerConfig) -> int:
-    moments = 2 * _WIDE * weights_of_device(stage, architecture)
-    if optimizer.kind == "muon":
-        # One moment in place of two for the matrices of layers.
-        matrices = architecture.layers * layer_parameters(architecture)
-        moments -= _WIDE * matrices // (stage.mesh.weight_members * stage.mesh.tensor)
-    return moments
+def _adapter_of_device(stage: Stage, architecture: Architecture, lora: LoraConfig) -> int:
+    """Return how many numbers of an adapter one device holds; a side of width `embed` lies as weights do."""
+    sides = [side for target in lora.targets for side in MATRICES[target][1:]]
+    numbers = sum(
+        math.prod(getattr(architecture, name) for name in side)
+        // (stage.mesh.weight_members if side == ("embed",) else stage.mesh.tensor)
+        for side in sides
+    )
+    return architecture.layers * lora.rank * numbers
+
+
+def _frozen(stage: Stage, architecture: Architecture, lora: LoraConfig) -> int:
+    """Return the bytes of the model beside an adapter; of int8, without the one scale a channel."""
+    if not lora.rank:
+        return 0
+    numbers = weights_of_device(stage, architecture)
+    if lora.base != "int8":
+        return numbers * (_WIDE if lora.base == "float32" else 2)
+    head = 0 if architecture.tied else architecture.vocab * architecture.embed
+    matrices = architecture.layers * layer_parameters(architecture) + head
+    return 2 * numbers - matrices // (stage.mesh.weight_members * stage.mesh.tensor)
+
+
+def _spared_moments(stage: Stage, architecture: Architecture, optimizer: OptimizerConfig) -> int:
+    """Return the bytes that Muon spares: it has one moment in place of two for the matrices of layers."""
+    if optimizer.kind != "muon":
+        return 0
+    matrices = architecture.layers * layer_parameters(architecture)
+    return _WIDE * matrices // (stage.mesh.weight_members * stage.mesh.tensor)
 
 
 def _ring(stage: Stage, execution: Execution, *, tokens: int, kv: int) -> int:

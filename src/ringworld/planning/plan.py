@@ -155,7 +155,7 @@ def plan_stages(
     """Plan stages of a run, whose meshes take all chips of the machine.
 
     Args:
-        config: the run, whose optimizer counts.
+        config: the run, whose optimizer and adapter count.
         stages: those to plan, one after another.
         architecture: of the model.
         execution: how it is computed.
@@ -225,14 +225,14 @@ def _planned(
     suggest: int,
 ) -> StagePlan:
     how = {"architecture": architecture, "execution": execution}
-    needs = memory_needs(stage, optimizer=config.optimizer, **how)
+    needs = memory_needs(stage, optimizer=config.optimizer, lora=config.lora, **how)
     needed, available = needs.total, machine.chip.hbm_bytes
     fits, sent = needed <= available, None
     if program is not None:
         needed, available, fits = program.memory.peak_bytes, program.hbm_bytes, program.fits
         sent = program.collectives or None
-    least = roofline(stage, machine=machine, needs=needs, sent=sent, **how)
-    flops = step_flops(stage, architecture)
+    least = roofline(stage, lora=config.lora, machine=machine, needs=needs, sent=sent, **how)
+    flops = step_flops(stage, architecture, config.lora)
     return StagePlan(
         stage=stage.name,
         context_tokens=stage.context_tokens,

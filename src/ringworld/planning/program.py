@@ -16,7 +16,7 @@ from ringworld.model.config import Architecture, Execution
 from ringworld.planning.collectives import Collective, collectives
 from ringworld.planning.machines import Machine
 from ringworld.training.config import Stage, TrainingConfig
-from ringworld.training.state import abstract_state
+from ringworld.training.state import abstract_frozen, abstract_state
 from ringworld.training.step import abstract_pieces, make_step
 
 # What libtpu otherwise asks of a metadata server, or logs that it could not ask; and it may be in use.
@@ -104,12 +104,13 @@ def compile_step(
     """
     mesh = make_mesh(stage.mesh, devices=devices)
     state, pieces = abstract_state(config, architecture, mesh=mesh), abstract_pieces(stage, mesh=mesh)
+    frozen = abstract_frozen(config, architecture, mesh=mesh)
     # Its constants are arrays of this machine's.
     step = make_step(config, stage, architecture, execution)
     begun = time.perf_counter()
     try:
         with jax.set_mesh(mesh):
-            compiled = step.trace(state, pieces).lower(lowering_platforms=("tpu",)).compile()
+            compiled = step.trace(state, pieces, frozen).lower(lowering_platforms=("tpu",)).compile()
     except jax.errors.JaxRuntimeError as error:
         needed, available = out_of_memory(str(error))
         if not needed:

@@ -11,6 +11,7 @@ from ringworld.attention.config import sequence_axes
 from ringworld.attention.work import attention_flops, visible_pairs
 from ringworld.model.config import Architecture, Execution
 from ringworld.model.flops import forward_flops, layer_parameters, training_flops
+from ringworld.model.lora_config import LoraConfig
 from ringworld.planning.collectives import Collective
 from ringworld.planning.machines import Machine
 from ringworld.planning.memory import MemoryNeeds, compute_bytes, tokens_of_device
@@ -35,13 +36,13 @@ class Roofline:
         return max(self.compute_seconds, self.memory_seconds, self.network_seconds)
 
 
-def step_flops(stage: Stage, architecture: Architecture) -> int:
+def step_flops(stage: Stage, architecture: Architecture, lora: LoraConfig) -> int:
     """Return the FLOPs that a step needs whose rows hold one example each; nothing is counted twice.
 
     It is the most that rows of this length can cost: shorter examples see fewer keys.
     """
     tokens = stage.batch_sequences * stage.context_tokens
-    return training_flops(architecture, tokens=tokens, pairs=_pairs(stage, architecture))
+    return training_flops(architecture, tokens=tokens, pairs=_pairs(stage, architecture), lora=lora)
 
 
 def roofline(
@@ -49,6 +50,7 @@ def roofline(
     *,
     architecture: Architecture,
     execution: Execution,
+    lora: LoraConfig,
     machine: Machine,
     needs: MemoryNeeds,
     sent: Sequence[Collective] | None = None,
@@ -59,13 +61,14 @@ def roofline(
         stage: what is computed, and its mesh.
         architecture: of the model.
         execution: what is computed again, and in which type.
+        lora: the adapter that is trained in place of all weights, if its rank is above 0.
         machine: whose peaks count.
         needs: bytes of the stage on one device.
         sent: what the compiled program sends; by default what it must, by arithmetic.
     """
-    network = bytes_sent(stage, architecture, execution) if sent is None else sum(map(_sent, sent))
+    network = bytes_sent(stage, architecture, execution, lora) if sent is None else sum(map(_sent, sent))
     return Roofline(
-        compute_seconds=_computed_flops(stage, architecture, execution)
+        compute_seconds=_computed_flops(stage, architecture, execution, lora)
         / (machine.chips * machine.chip.flops_per_second),
         memory_seconds=_bytes_moved(stage, architecture, execution, needs)
         / machine.chip.hbm_bytes_per_second,
@@ -73,13 +76,15 @@ def roofline(
     )
 
 
-def bytes_sent(stage: Stage, architecture: Architecture, execution: Execution) -> float:
+def bytes_sent(stage: Stage, architecture: Architecture, execution: Execution, lora: LoraConfig) -> float:
     """Return the bytes that one device sends in a step: weights, gradients, partial sums, keys and values."""
     mesh, size, tokens = stage.mesh, compute_bytes(execution), tokens_of_device(stage)
     layers, tensor, members = architecture.layers, mesh.tensor, mesh.weight_members
     matrices = (layers * layer_parameters(architecture) + architecture.vocab * architecture.embed) / tensor
-    gathered = (2 * size + _WIDE) * matrices * _others(members)
-    of_copies = 2 * _WIDE * matrices / members * _others(mesh.data)
+    learned = lora.parameters(architecture) / tensor if lora.rank else matrices
+    at_work = 1 if lora.rank and lora.base == "int8" else size
+    gathered = (2 * at_work * matrices + _WIDE * learned) * _others(members)
+    of_copies = 2 * _WIDE * learned / members * _others(mesh.data)
     # Both halves of a layer end in a sum over the tensor axis: forward, backward, and once again.
     summed = 2 * 5 * layers * tokens * architecture.embed * size * _others(tensor)
     kv = architecture.kv_heads * architecture.head / tensor
@@ -107,13 +112,13 @@ def _pairs(stage: Stage, architecture: Architecture) -> int:
     return stage.batch_sequences * (visible_pairs([window]) + (seq - window) * window)
 
 
-def _computed_flops(stage: Stage, architecture: Architecture, execution: Execution) -> int:
+def _computed_flops(stage: Stage, architecture: Architecture, execution: Execution, lora: LoraConfig) -> int:
     """Return the FLOPs of a step with those that are repeated: of layers, and of scores in backward."""
     tokens, pairs = stage.batch_sequences * stage.context_tokens, _pairs(stage, architecture)
     of_attention = architecture.layers * attention_flops(
         pairs, heads=architecture.heads, head=architecture.head, backward=True
     )
-    of_weights = training_flops(architecture, tokens=tokens, pairs=0)
+    of_weights = training_flops(architecture, tokens=tokens, pairs=0, lora=lora)
     again = forward_flops(architecture, tokens=tokens, pairs=0) if execution.remat == "layer" else 0
     return of_attention + of_weights + again
 

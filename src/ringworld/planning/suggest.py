@@ -44,7 +44,7 @@ def suggestions(
     and sends less comes first.
 
     Args:
-        config: whose optimizer counts.
+        config: whose optimizer and adapter count.
         stage: whose mesh, accumulation and strategy are looked for.
         architecture: of the model.
         execution: all else of it stays.
@@ -58,16 +58,13 @@ def suggestions(
         rows, left = divmod(stage.batch_sequences, mesh.batch_members)
         for pieces in [] if left else divisors(rows):
             tried = replace(stage, mesh=mesh, accumulation_steps=pieces)
-            needs = memory_needs(
-                tried, architecture=architecture, execution=shared, optimizer=config.optimizer
-            )
+            how = {"architecture": architecture, "execution": shared, "lora": config.lora}
+            needs = memory_needs(tried, optimizer=config.optimizer, **how)
             if needs.total > room * machine.chip.hbm_bytes:
                 continue
             with suppress(InputError):
                 validate(replace(config, stages=(tried,)), architecture, shared)
-                least = roofline(
-                    tried, architecture=architecture, execution=shared, machine=machine, needs=needs
-                )
+                least = roofline(tried, machine=machine, needs=needs, **how)
                 made = Suggestion(
                     mesh=mesh,
                     accumulation_steps=pieces,

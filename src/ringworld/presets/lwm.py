@@ -1,5 +1,6 @@
 """The runs of the paper, with its figures (arXiv 2402.08268v4, tables 11 and 13)."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -12,14 +13,12 @@ from ringworld.evaluation.held_out import HeldOutConfig
 from ringworld.evaluation.needles import NeedleConfig
 from ringworld.inference.config import SamplingConfig, SamplingDefaults
 from ringworld.model.config import Architecture, Execution
+from ringworld.model.sizes import LLAMA_2_7B
 from ringworld.presets import mixtures
 from ringworld.presets.run import RunConfig
 from ringworld.training.config import Stage, TrainingConfig
 from ringworld.vision.config import FrameTokenizerConfig, FrameTrainingConfig
 
-_LLAMA_7B = Architecture(
-    layers=32, embed=4096, heads=32, kv_heads=32, head=128, mlp=11_008, text_vocab=32_000, norm_eps=1e-5
-)
 _EXECUTION = Execution(
     attention=AttentionConfig(layout="balanced"), mlp_block_tokens=4_096, compute="bfloat16"
 )
@@ -70,7 +69,7 @@ _vision = partial(
     _stage, tokens=2**23, rates=(6e-4, 6e-5), mixture=mixtures.FOUR_TASKS_AND_TEXT, rope_base=5e7
 )
 _chat = partial(_vision, rates=(8e-5, 8e-5), mixture=mixtures.VIDEO_CHAT)
-_TEXT_STAGES = (
+TEXT_STAGES = (
     _text(
         "32K",
         15,
@@ -150,13 +149,20 @@ def lwm_text_7b() -> RunConfig:
 
         ringworld train --preset lwm_text_7b --data examples --init llama-2-7b --out runs/lwm_text_7b
     """
+    return text_recipe(LLAMA_2_7B, TEXT_STAGES)
+
+
+def text_recipe(model: Architecture, stages: Sequence[Stage]) -> RunConfig:
+    """Return the run of text stages of the paper, or some of them, for a model."""
     return RunConfig(
         frames=None,
         frame_training=None,
         prepare=PrepareConfig(document_tokens=2**20, held_out_fraction=0.001),
-        model=_LLAMA_7B,
+        model=model,
         execution=_EXECUTION,
-        training=TrainingConfig(stages=_TEXT_STAGES, packing=PackingConfig(open_rows=64), log_every_steps=10),
+        training=TrainingConfig(
+            stages=tuple(stages), packing=PackingConfig(open_rows=64), log_every_steps=10
+        ),
         evaluation=_needles(20),
         sampling=_SAMPLING,
     )
@@ -184,7 +190,7 @@ def lwm_7b() -> RunConfig:
         ),
         frame_training_frames=2**16,
         prepare=PrepareConfig(max_frames=4_000, document_tokens=2**20, held_out_fraction=0.001),
-        model=replace(_LLAMA_7B, vision_vocab=8_448),
+        model=replace(LLAMA_2_7B, vision_vocab=8_448),
         execution=_EXECUTION,
         training=TrainingConfig(
             stages=_VISION_STAGES,

@@ -132,7 +132,7 @@ class _Run:
     ) -> Resumed[TrainState]:
         """Run what is left of one stage; its last state is on disk when this returns."""
         stage, last = self.config.stages[index], self.config.boundaries[index + 1]
-        loader = self.loader(index, start.loader_state)
+        loader = self.loader(index, mesh, start.loader_state)
         with closing(loader), closing(self.batches(stage, mesh, loader)) as batches:
             first = next(batches)
             title = f"train {stage.name}"
@@ -174,10 +174,16 @@ class _Run:
             lora=self.config.lora,
         )
 
-    def loader(self, index: int, state: Mapping[str, Any] | None) -> PackedLoader:
-        """Return the loader of a stage at a state, after saying what of the data it does not draw."""
+    def loader(self, index: int, mesh: Mesh, state: Mapping[str, Any] | None) -> PackedLoader:
+        """Return the loader of a stage at a state, after saying what of the data it does not draw.
+
+        It reads what the devices of this process hold of each piece of a batch.
+        """
         stage = self.config.stages[index]
-        loader = stage_loader(self.config, index, data_dir=self.data_dir)
+        of_piece = stage.batch_sequences // stage.accumulation_steps
+        here = Layout(self.execution.attention, mesh=mesh).rows_here(of_piece)
+        rows = {start + row for start in range(0, stage.batch_sequences, of_piece) for row in here}
+        loader = stage_loader(self.config, index, data_dir=self.data_dir, rows=rows)
         title = f"train {stage.name}"
         for many, what in (
             (loader.left_out, f"left out, longer than {stage.context_tokens} tokens"),

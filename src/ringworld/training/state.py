@@ -1,6 +1,8 @@
 """What a training run carries from step to step, and through a checkpoint."""
 
+from collections.abc import Callable
 from functools import partial
+from typing import TypeVar
 
 import equinox as eqx
 import jax
@@ -11,11 +13,13 @@ from jaxtyping import Array, Int32
 
 from ringworld.core.sharding import spec
 from ringworld.model.config import Architecture
-from ringworld.model.lora import Adapter, Trainable
+from ringworld.model.lora import Adapter, Trainable, kept
 from ringworld.model.world_model import WorldModel
 from ringworld.training.config import TrainingConfig
 from ringworld.training.guard import Guard
 from ringworld.training.optimizer import init_moments
+
+T = TypeVar("T")
 
 
 class TrainState(eqx.Module):
@@ -57,8 +61,25 @@ def abstract_state(
     config: TrainingConfig, architecture: Architecture, *, mesh: Mesh | AbstractMesh
 ) -> TrainState:
     """Return shapes, types and shardings without arrays: to restore a checkpoint, or to plan a run."""
+    return _abstract(lambda: _begin(config, architecture, jax.random.key(config.seed)), mesh=mesh)
+
+
+def abstract_frozen(
+    config: TrainingConfig, architecture: Architecture, *, mesh: Mesh | AbstractMesh
+) -> WorldModel | None:
+    """Return the model that an adapter is trained for, as `abstract_state` does the state; else None."""
+    if not config.lora.rank:
+        return None
+
+    def begin() -> WorldModel:
+        return kept(WorldModel.init(architecture, key=jax.random.key(0)), config.lora.base)
+
+    return _abstract(begin, mesh=mesh)
+
+
+def _abstract(make: Callable[[], T], *, mesh: Mesh | AbstractMesh) -> T:
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-        shapes = jax.eval_shape(lambda: _begin(config, architecture, jax.random.key(config.seed)))
+        shapes = jax.eval_shape(make)
 
     def on_mesh(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         # The type of a constant, such as a step count or Muon's coefficients, names no sharding.
