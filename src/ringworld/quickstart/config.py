@@ -156,7 +156,7 @@ def retrieval() -> QuickstartConfig:
     """Return a model of text alone that learns to find needles, from nothing to 8K tokens."""
     world = NeedleWorldConfig(
         lengths_tokens=(128, 256, 512, 1024, 2048, 4096, 8192),
-        documents=(6000, 3000, 2000, 1000, 300, 150, 100),
+        documents=(6000, 3000, 2000, 1000, 300, 300, 200),
         copied=10_000,
     )
     return QuickstartConfig(toy_world=world, run=needles())
