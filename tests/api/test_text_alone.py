@@ -240,9 +240,6 @@ def test_an_adapter_needs_a_model_that_it_can_say_all_about(made, adapter, tmp_p
         with pytest.raises(InputError) as refused:
             rw.train(run, data=made / "examples", out=tmp_path / "out", init=init)
         assert refused.value.field == field
-    with pytest.raises(InputError) as refused:
-        rw.plan(LORA, gpus="1xH100")
-    assert refused.value.field == "training.lora.rank"
 
 
 def test_what_stands_where_a_model_would_is_never_replaced(made, tmp_path):
