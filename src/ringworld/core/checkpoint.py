@@ -35,7 +35,7 @@ class Restored(NamedTuple):
 class Checkpoints:
     """The newest two checkpoints of one run in one folder, which holds nothing else.
 
-    Threads write a checkpoint while the run continues. It has a name of its own until it is whole, and only
+    Threads write a checkpoint while the run continues. Until it is whole it is named otherwise, and only
     then goes the oldest. Of several processes each calls every method at the same time, and writes and reads
     its shards.
     """
@@ -193,7 +193,7 @@ class Checkpoints:
 
 
 def _barrier() -> Callable[..., None]:
-    """Return how Orbax's threads wait for those of other processes: not at all after a failure of their own.
+    """Return how Orbax's threads wait for those of other processes: not at all once one failed.
 
     A thread that failed to write meets the others before its failure can be raised, but they wait elsewhere,
     for that writing.
