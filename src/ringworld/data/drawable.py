@@ -39,7 +39,7 @@ class Piece:
 class Pieces(grain.MapDataset[Piece]):
     """The pieces of one name without an end, in a new order each epoch.
 
-    Grain has a shuffle of its own, which needs no memory, but walks over 2^16 numbers where there are few.
+    The shuffle of Grain needs no memory, but walks over 2^16 numbers where there are few.
     """
 
     def __init__(self, name: int, numbers: Int[np.ndarray, "pieces 4"], *, seed: int) -> None:
