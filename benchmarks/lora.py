@@ -13,15 +13,13 @@ import argparse
 import json
 import os
 import shlex
-import subprocess
 import sys
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from whole_rows import ids_of, placed, write_model
+from whole_rows import ids_of, placed, rounds_of
 
 from ringworld.core.origin import machine, versions
 
@@ -144,18 +142,7 @@ def main() -> None:
         sizes = {"sequences": asked.sequences, "length": asked.tokens, "steps": asked.steps}
         print(json.dumps(train(asked.model, subject, **sizes)))
         return
-    results: dict[str, dict[str, Any]] = {}
-    with tempfile.TemporaryDirectory() as work:
-        write_model(Path(work) / "model", SHAPE)
-        for _ in range(asked.rounds):
-            for name in SUBJECTS:
-                command = [sys.executable, *sys.argv, "--subject", name, "--model", f"{work}/model"]
-                done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-                found = json.loads(done.stdout.splitlines()[-1])
-                best = results.setdefault(name, found)
-                for key, choose in (("step_seconds", min), ("peak_bytes", max)):
-                    best[key] = choose(best[key], found[key])
-                print(name, best, file=sys.stderr, flush=True)
+    results = rounds_of(SUBJECTS, shape=SHAPE, rounds=asked.rounds)
     peer = results["peft"]
     record = {
         "command": shlex.join(["python", "benchmarks/lora.py", *sys.argv[1:]]),

@@ -1,5 +1,10 @@
 """What benchmarks of training share: rows of one example each, and a model of random weights on disk."""
 
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -56,3 +61,23 @@ def write_model(folder: Path, shape: dict[str, Any]) -> None:
         origin=Origin(kind="model"),
         mesh=mesh,
     )
+
+
+def rounds_of(subjects: Iterable[str], *, shape: dict[str, Any], rounds: int) -> dict[str, dict[str, Any]]:
+    """Run this script once a subject, all in turn, and return the least time and the most memory of each.
+
+    Each process is told its subject and the model of random weights that all train.
+    """
+    results: dict[str, dict[str, Any]] = {}
+    with tempfile.TemporaryDirectory() as work:
+        write_model(Path(work) / "model", shape)
+        for _ in range(rounds):
+            for name in subjects:
+                command = [sys.executable, *sys.argv, "--subject", name, "--model", f"{work}/model"]
+                done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+                found = json.loads(done.stdout.splitlines()[-1])
+                best = results.setdefault(name, found)
+                for key, choose in (("step_seconds", min), ("peak_bytes", max)):
+                    best[key] = choose(best[key], found[key])
+                print(name, best, file=sys.stderr, flush=True)
+    return results

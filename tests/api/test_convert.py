@@ -115,6 +115,29 @@ def test_weights_come_back_to_the_bit_in_a_plain_folder(tmp_path, kind):
         assert opened.tokenizers.fingerprint == ModelFolder.open(ours).tokenizers.fingerprint
 
 
+@pytest.mark.parametrize("to", ["ringworld", "hf"])
+def test_weights_are_written_in_the_type_that_is_asked_for(folder, tmp_path, to):
+    out = rw.convert(folder, out=tmp_path / "out", to=to, dtype="bfloat16")
+    # float32 cut off behind the bits of bfloat16 after half of the last of them, ties to even, was added.
+    bits = {name: array.view(np.uint32) for name, array in tensors(folder).items()}
+    nearest = {name: (kept + 0x7FFF + (kept >> 16 & 1)) >> 16 for name, kept in bits.items()}
+    found = tensors(out)
+    assert {array.dtype.name for array in found.values()} == {"bfloat16"}
+    assert_same_tensors(
+        {name: array.view(np.uint16) for name, array in found.items()},
+        {name: kept.astype(np.uint16) for name, kept in nearest.items()},
+    )
+    assert json.loads((out / "config.json").read_text())["torch_dtype"] == "bfloat16"
+    assert ModelFolder.open(out).architecture == ModelFolder.open(folder).architecture
+    wide = rw.convert(out, out=tmp_path / "wide", dtype="float32")
+    assert_same_tensors(tensors(wide), {name: array.astype(np.float32) for name, array in found.items()})
+
+
+def test_a_type_that_no_weights_are_stored_in_is_refused(folder, tmp_path):
+    assert refused(folder, out=tmp_path / "out", dtype="int8").field == "dtype"
+    assert not (tmp_path / "out").exists()
+
+
 def test_parts_of_a_tensor_make_the_whole(folder, tmp_path, monkeypatch):
     monkeypatch.setattr("ringworld.interop.hf_folder.PART_NUMBERS", 7 * EMBED)
     assert VOCAB % 7

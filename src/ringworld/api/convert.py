@@ -21,6 +21,7 @@ from ringworld.interop.lwm import read_lwm
 from ringworld.interop.lwm_vqgan import read_lwm_vqgan
 from ringworld.interop.other_model import OtherModel
 from ringworld.interop.vision_ids import text_vocab, with_vision_ids, without_vision_ids
+from ringworld.model.config import StoredType
 from ringworld.text.tokenizer import TextTokenizer
 from ringworld.vision.config import PixelRange
 from ringworld.vision.frame_tokenizer import FrameTokenizer
@@ -37,6 +38,7 @@ def convert(
     tokenizer: PathArgument | None = None,
     add_vision: PathArgument | None = None,
     vision: Vision = "keep",
+    dtype: StoredType | None = None,
     context_tokens: int | None = None,
     rope_base: float | None = None,
     heads: int | None = None,
@@ -60,6 +62,8 @@ def convert(
             `VQModel` of diffusers, or LWM's file `vqgan`. The model gains the ids, each the mean of those
             that it has; one that has ids of vision keeps them.
         vision: `drop` leaves out the ids of vision and the frame tokenizer of `source`.
+        dtype: `float32` or `bfloat16`, to which the weights of the model are rounded; by default they stay
+            as they are.
         context_tokens: longest context of a checkpoint of LWM, which does not say it.
         rope_base: base of its RoPE; by default that of LWM's models of this context.
         heads: its query heads; by default those of LWM's size with as many layers and this width.
@@ -74,8 +78,12 @@ def convert(
             `hf` for a model that sees, or something else stands at `out`.
     """
     source, out = Path(source), Path(out)
-    for name, value, choices in (("to", to, Family), ("vision", vision, Vision)):
-        if value not in get_args(choices):
+    for name, value, choices in (
+        ("to", to, Family),
+        ("vision", vision, Vision),
+        ("dtype", dtype, StoredType),
+    ):
+        if value is not None and value not in get_args(choices):
             raise not_a_choice(name, value, choices=get_args(choices))
     check_apart(out, (source, *source.resolve().parents))
     _check_place(out, to=to)
@@ -101,6 +109,8 @@ def convert(
         model = replace(model, config={**model.config, **ends}, generation={**model.generation, **ends})
     tokenizers = Tokenizers(text=text, frames=frames)
     model = _with_ids_for(tokenizers, model, source=source, add_vision=add_vision)
+    if dtype is not None:
+        model = model.stored_as(dtype)
     if to == "hf":
         save_other_model(out, _plain(model, source), tokenizers=tokenizers, origin=None)
     else:

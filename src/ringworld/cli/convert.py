@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import tyro
 
 from ringworld.cli.options import otherwise
+from ringworld.model.config import StoredType
 from ringworld.vision.config import PixelRange
 
 
@@ -26,6 +27,8 @@ class Convert:
     """Frame tokenizer with which a model of text shall see: a folder, or LWM's file vqgan."""
     vision: Literal["keep", "drop"] = "keep"
     """Keep the ids of vision and the frame tokenizer that the model has, or leave them out."""
+    dtype: Annotated[StoredType | None, otherwise("as they are", metavar="float32|bfloat16")] = None
+    """Type in which the weights are written."""
     context_tokens: Annotated[int | None, otherwise("as the model says", metavar="INT")] = None
     """Longest context of a checkpoint of LWM, which does not say it."""
     rope_base: Annotated[float | None, otherwise("as LWM's of this context", metavar="FLOAT")] = None

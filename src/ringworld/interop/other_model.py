@@ -1,11 +1,18 @@
 """A model in anyone's format, read as what a folder of Hugging Face's holds."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
-from ringworld.interop.tensors import Tensor
+import numpy as np
+from jaxtyping import Shaped
+
+from ringworld.interop.tensors import NUMPY_TYPES, FloatType, Tensor
+from ringworld.model.config import StoredType
 from ringworld.text.tokenizer import TextTokenizer
+
+_STORED: dict[StoredType, FloatType] = {"float32": "F32", "bfloat16": "BF16"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -20,3 +27,17 @@ class OtherModel:
     """None where the format has none, so that the user names one. Holds the chat template, if any."""
     generation: Mapping[str, Any] = field(default_factory=dict)
     """Of `generation_config.json`."""
+
+    def stored_as(self, dtype: StoredType) -> "OtherModel":
+        """Return the same model with every number rounded to the nearest of a type, where it is read."""
+        kind = _STORED[dtype]
+        tensors = {
+            name: Tensor.in_parts(tensor.shape, dtype=kind, read_parts=partial(_rounded, tensor, kind))
+            for name, tensor in self.tensors.items()
+        }
+        return replace(self, config={**self.config, "torch_dtype": dtype}, tensors=tensors)
+
+
+def _rounded(tensor: Tensor, kind: FloatType) -> Iterator[Shaped[np.ndarray, "part ..."]]:
+    for part in tensor.parts():
+        yield part.astype(NUMPY_TYPES[kind], copy=False)

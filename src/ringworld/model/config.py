@@ -193,6 +193,8 @@ class Architecture:
 
 WeightType = Literal["float32", "bfloat16", "int8"]
 """How weights are kept for inference; int8 is rounded by output channel."""
+StoredType = Literal["float32", "bfloat16"]
+"""Type of the weights in a folder that is written."""
 CacheType = Literal["compute", "int8"]
 """How keys and values are kept in pages: as they are computed, or rounded by token and head."""
 

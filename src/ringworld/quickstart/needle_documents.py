@@ -24,7 +24,7 @@ from ringworld.text import needles
 _TEMPLATE_TOKENS, _FACT_TOKENS, _TURN_TOKENS = 28, 17, 30
 """Of what surrounds a document, a needle, and a question with its answer: a token each word and digit."""
 _MOST_ASKED_TOGETHER = 2
-_TOGETHER_FRACTION = 0.15
+_TOGETHER_FRACTION = 0.4
 _ALIKE_FRACTION = 0.5
 """Of the documents: their numbers begin alike, so that the next digit does not follow from those before."""
 _COPY, _COPY_TOKENS = "Write the text again.", 8
