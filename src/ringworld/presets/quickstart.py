@@ -11,7 +11,7 @@ from ringworld.evaluation.needles import NeedleConfig
 from ringworld.inference.config import SamplingConfig, SamplingDefaults
 from ringworld.model.config import Architecture, Execution
 from ringworld.presets.run import RunConfig
-from ringworld.training.config import Stage, TrainingConfig
+from ringworld.training.config import OptimizerConfig, Stage, TrainingConfig
 from ringworld.vision.config import FrameTokenizerConfig, FrameTrainingConfig
 
 
@@ -36,7 +36,7 @@ def quickstart() -> RunConfig:
         name="512",
         context_tokens=512,
         rope_base=1e4,
-        steps=2600,
+        steps=2300,
         batch_sequences=2,
         learning_rate=3e-3,
         min_learning_rate=6e-4,
@@ -86,7 +86,7 @@ def quickstart() -> RunConfig:
                     stage,
                     name="1K",
                     context_tokens=1024,
-                    rope_base=5e4,
+                    rope_base=2e4,
                     batch_sequences=1,
                     steps=200,
                     learning_rate=6e-4,
@@ -98,7 +98,7 @@ def quickstart() -> RunConfig:
                     stage,
                     name="2K",
                     context_tokens=2048,
-                    rope_base=2e5,
+                    rope_base=4e4,
                     batch_sequences=1,
                     steps=125,
                     learning_rate=4e-4,
@@ -107,6 +107,7 @@ def quickstart() -> RunConfig:
                     mixture=longer,
                 ),
             ),
+            optimizer=OptimizerConfig(kind="muon"),
             checkpoint_every_steps=200,
         ),
         evaluation=EvaluationConfig(

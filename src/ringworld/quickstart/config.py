@@ -123,7 +123,7 @@ class QuickstartConfig:
 def full() -> QuickstartConfig:
     """Return the quickstart: minutes on two CPU cores."""
     toy_world = ToyWorldConfig(
-        clips=800,
+        clips=1600,
         held_out_clips=24,
         clip_seconds=1.5,
         cut_fraction=0.2,
@@ -133,7 +133,7 @@ def full() -> QuickstartConfig:
         documents=600,
         longest_words=1500,
     )
-    documents = NeedleWorldConfig(lengths_tokens=(2048, 4096), documents=(100, 100))
+    documents = NeedleWorldConfig(lengths_tokens=(1024, 2048, 4096), documents=(150, 100, 100))
     extension = ExtensionConfig(documents=documents, run=extend_needles())
     return QuickstartConfig(toy_world=toy_world, run=quickstart(), extension=extension)
 
