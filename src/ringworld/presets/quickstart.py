@@ -176,6 +176,7 @@ def smoke() -> RunConfig:
                 )
                 for stage, context in zip(run.training.stages[1:], (64, 256))
             ),
+            optimizer=OptimizerConfig(),  # which is compiled sooner
             checkpoint_every_steps=4,
         ),
         evaluation=EvaluationConfig(
