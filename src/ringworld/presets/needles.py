@@ -41,15 +41,14 @@ _GRID = NeedleConfig(context_tokens=(1024, 2048, 4096), rounds=2, max_new_tokens
 
 
 def needles() -> RunConfig:
-    """Retrieval by a model of 270K parameters: one needle at every depth, from nothing to 8K tokens.
+    """Retrieval by a model of 270K parameters: one needle or two of four, from nothing to 8K tokens.
 
     Three layers with norms of queries and keys, moved by Muon: without either it did not learn in the time.
     Documents of 128 tokens come first, some of words at random that are to be written again and some with two
     needles; longer ones follow, half of which hide a few needles in filler. Loss is on the answers alone.
-    `docs/log.md` has what was found at each stage: at 8K every single needle, and one of two that are asked
-    for together.
+    `docs/howto/longer-context.md` has what it finds, `docs/log.md` what was tried.
 
-    Hardware: two CPU cores, 2 GB, half an hour. Run by us to 1K, and the other stages from the model of 1K.
+    Hardware: one CPU core or two, 2 GB, half an hour.
 
         ringworld quickstart --preset needles --out runs/needles
     """

@@ -11,7 +11,11 @@ from ringworld.quickstart.config import ExtensionConfig
 from ringworld.quickstart.needle_documents import write_needle_documents
 
 KEPT_MODEL = Path(__file__).with_name("needles-1k")
-"""Model folder that the preset `needles` made: the end of its stage of 1K tokens."""
+"""The end of the stage of 1K tokens of the preset `needles`, made by
+
+    ringworld quickstart --preset needles --out runs/needles
+    ringworld convert runs/needles/train/models/1K --out needles-1k --dtype bfloat16
+"""
 
 
 def extend(extension: ExtensionConfig, *, out: Path, devices: int | None) -> tuple[Evaluation, ...]:
