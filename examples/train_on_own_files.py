@@ -18,5 +18,7 @@ print(*report.lines(), sep="\n")
 model = rw.train(run, data=out / "examples", out=out / "train", evaluate="never")
 
 world = rw.load(model)
-clip = next(Path(videos).rglob("*.mp4"))
+clip = next(
+    path for path in Path(videos).rglob("*") if path.suffix.lower() in (".mp4", ".mov", ".mkv", ".webm")
+)
 print(f"{clip.name}: {world.answer('What is shown?', video=clip, max_new_tokens=16)}")

@@ -3,7 +3,8 @@
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,26 @@ def test_configuration_and_host_logic_do_not_import_jax():
 def test_every_configuration_module_is_in_the_list_above():
     found = {".".join(p.relative_to(SOURCE.parent).with_suffix("").parts) for p in SOURCE.glob("*/config.py")}
     assert found <= set(JAX_FREE)
+
+
+def imports_of(tree: ast.AST, *, files: Container[str]) -> Iterator[str]:
+    """Yield the modules that a file imports; of `from a import b` that is `a.b` if it is a file, else `a`."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        if isinstance(node, ast.ImportFrom) and node.module:
+            inner = [f"{node.module}.{alias.name}" for alias in node.names]
+            yield from (name if name in files else node.module for name in inner)
+
+
+def test_no_two_files_need_each_other_and_none_needs_what_is_private_to_jax():
+    files = {
+        ".".join(path.relative_to(SOURCE.parent).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in SOURCE.rglob("*.py")
+    }
+    named = {name: set(imports_of(ast.parse(path.read_text()), files=files)) for name, path in files.items()}
+    assert not [name for name, found in named.items() if any(one.startswith("jax._src") for one in found)]
+    TopologicalSorter({name: found & files.keys() - {name} for name, found in named.items()}).prepare()
 
 
 def test_mesh_axis_names_stand_in_one_table():

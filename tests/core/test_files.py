@@ -125,10 +125,21 @@ def test_what_a_killed_process_left_of_a_folder_is_cleared_away(tmp_path):
         (tmp_path / left).mkdir()
         (tmp_path / left / left).touch()
     with pytest.raises(RuntimeError), writing_folder(folder) as unfinished:
-        assert not list(unfinished.iterdir())
+        assert [path.name for path in unfinished.iterdir()] == [LOCK_FILE]
         raise RuntimeError("stopped")
     assert [path.name for path in tmp_path.iterdir()] == ["model"]  # killed between two renames
     assert [path.name for path in folder.iterdir()] == [".model.old"]
+
+
+def test_a_folder_that_another_process_writes_is_left_to_it(tmp_path):
+    folder = tmp_path / "model"
+    with writing_folder(folder) as unfinished:
+        (unfinished / "new").touch()
+        with pytest.raises(InputError) as refusal, writing_folder(folder):
+            pass
+        assert refusal.value.path == folder
+    assert [path.name for path in folder.iterdir()] == ["new"]
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
 def test_files_have_the_mode_of_any_new_one_whichever_library_wrote_them(tmp_path):

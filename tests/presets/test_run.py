@@ -1,3 +1,4 @@
+import inspect
 import sys
 from dataclasses import replace
 
@@ -18,14 +19,29 @@ def test_a_preset_comes_back_from_json_and_says_what_it_needs(preset):
 
 def test_the_catalog_names_every_preset_with_its_hardware():
     listed = catalog()
+    for name, preset in presets().items():  # to the end of the sentence, which may take several lines
+        hardware = inspect.cleandoc(preset.__doc__).split("Hardware: ")[1].split("\n\n")[0]
+        assert " ".join(hardware.split()) in " ".join(listed.split()), name
     assert all(f"{name}: " in listed for name in presets())
     assert listed.count("Hardware: ") == len(presets())
 
 
 def test_a_preset_of_ones_own_is_found_in_the_current_folder(tmp_path, monkeypatch):
-    (tmp_path / "my_module_of_runs.py").write_text(
+    (tmp_path / "neighbor_of_my_runs.py").write_text(
         "from dataclasses import replace\n"
         "from ringworld.presets import smoke\n"
+        "def theirs():\n"
+        "    return replace(smoke(), frame_training_frames=8)\n"
+    )
+    (tmp_path / "my_module_of_runs.py").write_text(
+        "from dataclasses import replace\n"
+        "from functools import partial\n"
+        "from ringworld.presets import smoke\n"
+        "from neighbor_of_my_runs import theirs\n"
+        "late = partial(replace, smoke(), frame_training_frames=9)\n"
+        "def inside():\n"
+        "    import neighbor_of_my_runs\n"
+        "    return neighbor_of_my_runs.theirs()\n"
         "def mine():\n"
         "    return replace(smoke(), frame_training_frames=7)\n"
         "def number():\n"
@@ -35,7 +51,8 @@ def test_a_preset_of_ones_own_is_found_in_the_current_folder(tmp_path, monkeypat
     )
     monkeypatch.chdir(tmp_path)
     before = list(sys.path)
-    assert load_preset("my_module_of_runs:mine").frame_training_frames == 7
+    for name, frames in (("mine", 7), ("theirs", 8), ("late", 9), ("inside", 8)):
+        assert load_preset(f"my_module_of_runs:{name}").frame_training_frames == frames
     assert sys.path == before
     for name in ("my_module_of_runs:number", "my_module_of_runs:sized", "my_module_of_runs:replace"):
         with pytest.raises(InputError) as refused:

@@ -10,7 +10,7 @@ from ringworld.artifacts.tokenizers import Tokenizers
 from ringworld.core.config import from_json
 from ringworld.core.errors import InputError, not_a_choice
 from ringworld.core.files import check_picture, read_jsonl, write_text_atomic
-from ringworld.core.origin import read_origin
+from ringworld.core.origin import Origin, claim, parent, read_origin
 from ringworld.data.examples import Example
 from ringworld.data.stats import DataStats, length_stats
 from ringworld.data.store import DUPLICATES_FILE, QUARANTINE_FILE
@@ -87,6 +87,10 @@ def data_show(
     if name not in stages:
         raise not_a_choice("stage", name, choices=stages)
     chosen = stages[name]
+    claim(
+        Path(out),
+        Origin(kind="generation", parents={"data": parent(examples.path, examples.store.fingerprint)}),
+    )
     loader = stage_loader(run.training, list(stages).index(name), data_dir=examples.path)
     written = []
     for index, row in enumerate(loader.next_rows()):

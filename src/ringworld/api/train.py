@@ -273,7 +273,7 @@ def _checked_init(folder: Path, run: RunConfig, tokenizers: Tokenizers) -> Model
             value=differing,
             path=folder,
             remedy="prepare the data with its tokenizers; to add frames to a model of text, take over "
-            f"its text tokenizer with train-tokenizer --text-tokenizer {folder}",
+            f"its text tokenizer when tokenizers are trained (text_tokenizer={folder})",
         )
     return begun_from
 

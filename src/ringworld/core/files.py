@@ -48,37 +48,44 @@ def writing_folder(path: Path) -> Iterator[Path]:
     """Give a new folder to fill, which becomes `path` when the block ends and vanishes when the block fails.
 
     A reader finds the new folder whole, or the old one, or between two renames none. What a killed process
-    left of the same folder is cleared away, so that one process at a time may write it; see `only_one`.
+    left of the same folder is cleared away.
 
     Raises:
-        InputError: the disk is full.
+        InputError: the disk is full, or another process writes the same folder.
     """
     temporary, replaced = path.with_name(f".{path.name}.tmp"), path.with_name(f".{path.name}.old")
     with room_for(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        if replaced.exists() and not path.exists():
-            replaced.replace(path)
-        shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(replaced, ignore_errors=True)
-        temporary.mkdir()
-        try:
-            yield temporary
-            for file in temporary.rglob("*"):
-                if file.is_file():
-                    _settle(file)
-            if path.exists():
-                path.replace(replaced)
-            temporary.replace(path)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+        with only_one(temporary, writes=path):
+            if replaced.exists() and not path.exists():
+                replaced.replace(path)
             shutil.rmtree(replaced, ignore_errors=True)
+            for left in temporary.iterdir():
+                if left.name != LOCK_FILE:
+                    shutil.rmtree(left) if left.is_dir() else left.unlink()
+            try:
+                yield temporary
+                for file in temporary.rglob("*"):
+                    if file.is_file():
+                        _settle(file)
+                if path.exists():
+                    path.replace(replaced)
+                (temporary / LOCK_FILE).unlink()
+                temporary.replace(path)
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
+                shutil.rmtree(replaced, ignore_errors=True)
 
 
 @contextmanager
-def only_one(folder: Path) -> Iterator[None]:
+def only_one(folder: Path, *, writes: Path | None = None) -> Iterator[None]:
     """Keep other processes of ringworld out of a folder, which is made where it is missing.
 
     The lock is on `folder/.lock`, and ends with the process, however that ends; the file stays.
+
+    Args:
+        folder: to be locked.
+        writes: what an error names in its place.
 
     Raises:
         InputError: another process is at work in the folder, or it is a file.
@@ -91,8 +98,8 @@ def only_one(folder: Path) -> Iterator[None]:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise InputError(
-                f"{folder} is in use by another ringworld process",
-                path=folder,
+                f"{writes or folder} is in use by another ringworld process",
+                path=writes or folder,
                 remedy="wait for it, or choose another folder",
             ) from None
         except OSError as error:

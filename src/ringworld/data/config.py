@@ -2,11 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from math import isfinite
 from typing import Literal
 
 from ringworld.core.errors import InputError
-from ringworld.core.ranges import check_range
+from ringworld.core.ranges import check_number, check_range
 from ringworld.text.template_name import TemplateName
 
 Split = Literal["train", "held_out"]
@@ -150,11 +149,7 @@ class MixtureConfig:
             if getattr(self, longest):
                 check_range(self, longest, least=getattr(self, shortest), of="mixture")
         for name, share in self.ratios.items():
-            if not (isinstance(share, int | float) and isfinite(share) and share >= 0):
-                problem = (
-                    f"the share of {name} in the mixture is {share!r}, but must be a number of 0 or more"
-                )
-                raise InputError(problem, field=f"mixture.{name}", value=share)
+            check_number(f"mixture.{name}", share, least=0)
             if not name or name.count("/") > 1 or "" in name.split("/"):
                 problem = f"{name!r} in the mixture is neither KIND nor DATASET/KIND"
                 raise InputError(problem, field="mixture", value=name, remedy="such as text or books/text")

@@ -42,7 +42,7 @@ class EvaluationConfig:
         tasks = tuple(task for task in self.tasks if isinstance(task, kinds))
         if not tasks:
             problem = f"the configuration measures nothing of {', '.join(names)}"
-            raise InputError(problem, field="tasks", value=tuple(names), remedy="name another --preset")
+            raise InputError(problem, field="tasks", value=tuple(names), remedy="name another preset")
         return replace(self, tasks=tasks)
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Int32
 
 from ringworld.core.errors import InputError
-from ringworld.core.ranges import check_range
+from ringworld.core.ranges import check_number, check_range
 from ringworld.core.results import Result
 from ringworld.evaluation.haystack import Haystack, haystack_of
 from ringworld.evaluation.task import EvaluationData, Item, Outcome, Subject, Task, Unmeasured
@@ -55,9 +55,10 @@ class NeedleConfig:
     def __post_init__(self) -> None:
         """Refuse an empty grid, a depth that is no percentage and more questions than needles."""
         contexts, depths = self.context_tokens, self.depth_percents
-        if not contexts or min(contexts) < 1:
-            problem = f"context_tokens is {contexts}, but must hold one or more positive lengths"
-            raise InputError(problem, field="context_tokens", value=contexts)
+        if not contexts:
+            raise InputError("context_tokens holds no length", field="context_tokens", value=contexts)
+        for context in contexts:
+            check_number("context_tokens", context, least=1, below=2**31)
         if not depths or not all(0 <= depth <= 100 for depth in depths):
             problem = f"depth_percents is {depths}, but must hold one or more numbers from 0 to 100"
             raise InputError(problem, field="depth_percents", value=depths)

@@ -121,9 +121,10 @@ def read_architecture(folder: Path) -> Architecture:
     theirs = read_as(dict[str, Any], path)
     problems: list[str] = []
     family = theirs.get("model_type", "llama")
-    if family not in _DIALECTS:
+    if not isinstance(family, str) or family not in _DIALECTS:
         problems.append(f"model_type is {short(family)}, not one of {', '.join(_DIALECTS)}")
-    dialect = _DIALECTS.get(family, _DIALECTS["llama"])
+        family = "llama"
+    dialect = _DIALECTS[family]
     theirs = dialect.defaults | theirs
     sizes: dict[str, Any] = {name: theirs.get(key) for key, name in _SIZES.items()}
     problems += [

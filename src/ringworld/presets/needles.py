@@ -34,8 +34,8 @@ def _stage(
     )
 
 
-# Ten times the base for four times the context, and short documents among the long ones: of few needles, many of
-# which are asked for together, a step has room for few long ones.
+# Ten times the base for four times the context. Short documents stand among the long ones, of which a step
+# has room for one or two.
 _4K = _stage("4K", 4096, steps=360, rope_base=1e5, rates=(2e-3, 3e-4), shortest_tokens=200)
 _GRID = NeedleConfig(context_tokens=(1024, 2048, 4096), rounds=2, max_new_tokens=28)
 

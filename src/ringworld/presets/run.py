@@ -109,18 +109,37 @@ def load_preset(name: str) -> RunConfig:
     if not all(part.isidentifier() for part in (*module_name.split("."), function_name)):
         problem = f"{name!r} is neither the name of a preset nor MODULE:FUNCTION"
         raise InputError(problem, field="preset", value=name)
-    functions = _functions(module_name, name)
-    if function_name not in functions:
-        raise not_a_choice("preset", function_name, choices=functions)
-    preset = functions[function_name]
+    here = os.getcwd()
+    sys.path.insert(0, here)
+    try:
+        return _run_of(module_name, function_name)
+    finally:
+        sys.path.remove(here)
+
+
+def _run_of(module_name: str, function_name: str) -> RunConfig:
+    """Import a module, and return the run of one of its functions."""
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+            raise
+        problem = f"there is no module {error.name} for the preset {module_name}:{function_name}"
+        raise InputError(problem, field="preset", value=module_name) from None
+    preset = getattr(module, function_name, None)
+    if not callable(preset):
+        raise not_a_choice("preset", function_name, choices=presets(module_name))
     try:
         inspect.signature(preset).bind()
-    except TypeError as error:
-        raise InputError(f"the preset {name} needs arguments ({error})", field="preset", value=name) from None
+    except (TypeError, ValueError) as error:
+        problem = f"the preset {function_name} needs arguments ({error})"
+        raise InputError(problem, field="preset", value=function_name) from None
     run = preset()
     if not isinstance(run, RunConfig):
-        problem = f"the preset {name} returns an object of type {type(run).__name__}, not a RunConfig"
-        raise InputError(problem, field="preset", value=name)
+        problem = (
+            f"the preset {function_name} returns an object of type {type(run).__name__}, not a RunConfig"
+        )
+        raise InputError(problem, field="preset", value=function_name)
     return run
 
 
@@ -143,20 +162,6 @@ def presets(module_name: str = "ringworld.presets") -> dict[str, Preset]:
 
 
 def _in_short(function: Preset) -> str:
-    lines = inspect.cleandoc(function.__doc__ or "").splitlines()
-    hardware = [line for line in lines if line.startswith(("Hardware:", "Cost:", "Never run"))]
-    return "\n    ".join([lines[0], *hardware])
-
-
-def _functions(module_name: str, name: str) -> dict[str, Preset]:
-    here = os.getcwd()
-    sys.path.insert(0, here)
-    try:
-        return presets(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise
-        problem = f"there is no module {error.name} for the preset {name}"
-        raise InputError(problem, field="preset", value=name) from None
-    finally:
-        sys.path.remove(here)
+    paragraphs = inspect.cleandoc(function.__doc__ or "").split("\n\n")
+    hardware = [one for one in paragraphs if one.startswith(("Hardware:", "Cost:", "Never run"))]
+    return "\n".join([paragraphs[0], *hardware]).replace("\n", "\n    ")

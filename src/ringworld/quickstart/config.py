@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from ringworld.core.errors import InputError
-from ringworld.core.ranges import check_range
+from ringworld.core.ranges import check_number, check_range
 from ringworld.presets import RunConfig, extend_needles, needles, quickstart, smoke
 
 
@@ -46,6 +46,7 @@ class ToyWorldConfig:
         check_range(self, "clips", "held_out_clips", "documents", "speed_pixels", "grid_pixels", least=0)
         check_range(self, "frames_per_second", "most_facts", least=1)
         check_range(self, "shape_pixels", least=4)
+        check_range(self, "frame_pixels", least=self.shape_pixels, most=4096)
         check_range(self, "clip_seconds", above=0)
         check_range(self, "cut_fraction", least=0, most=1)
         check_range(self, "shortest_words", least=10, most=self.longest_words)
@@ -86,13 +87,16 @@ class NeedleWorldConfig:
 
     def __post_init__(self) -> None:
         """Refuse lengths without a number of documents, and those that hold no needle."""
-        if len(self.lengths_tokens) != len(self.documents) or min(self.lengths_tokens, default=0) < 100:
+        if not self.lengths_tokens or len(self.lengths_tokens) != len(self.documents):
             raise InputError(
-                "needle documents need lengths of 100 tokens and more, and a number of documents for each",
+                "needle documents need lengths, and a number of documents for each",
                 field="lengths_tokens",
                 value=self.lengths_tokens,
             )
-        check_range(self, "most_sparse_facts", "haystacks", "haystack_words", least=1)
+        for name, least in (("lengths_tokens", 100), ("documents", 0)):
+            for number in getattr(self, name):
+                check_number(name, number, least=least, below=2**31)
+        check_range(self, "most_sparse_facts", "haystacks", "haystack_words", least=1, below=2**31)
         check_range(self, "copied", "held_out", least=0)
         check_range(self, "dense_fraction", least=0, most=1)
         check_range(self, "seed", least=0, below=2**63)

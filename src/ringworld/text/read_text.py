@@ -135,8 +135,8 @@ def _decode(path: Path, raw: bytes) -> str:
 
 
 def _iconv(path: Path, encoding: str) -> str:
-    new = path.with_stem(f"{path.stem}-utf8")
-    return f"iconv -f {encoding} -t UTF-8 {shlex.quote(str(path))} > {shlex.quote(str(new))}"
+    old, new = shlex.quote(str(path)), shlex.quote(str(path.with_stem(f"{path.stem}-utf8")))
+    return f"iconv -f {encoding} -t UTF-8 {old} > {new} && mv {new} {old}"
 
 
 def _bounded_lines(stream: TextIO, longest: int) -> Iterator[str]:
