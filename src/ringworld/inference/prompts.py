@@ -64,8 +64,10 @@ class Prompts:
                 )
 
     def text(self, text: str) -> Ids:
-        """Return `<s>{text}`, to be continued."""
-        return np.array([self.tokenizer.bos, *self.tokenizer.encode(text)], np.int32)
+        """Return `{text}`, to be continued; `<s>` begins it where the tokenizer adds it, and where it is empty."""
+        ids = self.tokenizer.encode(text)
+        begin = [self.tokenizer.bos] if self.tokenizer.adds_bos or not ids else []
+        return np.array([*begin, *ids], np.int32)
 
     def question(
         self,
