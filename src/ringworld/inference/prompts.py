@@ -64,7 +64,7 @@ class Prompts:
                 )
 
     def text(self, text: str) -> Ids:
-        """Return `{text}`, to be continued; `<s>` begins it where the tokenizer adds it, and where it is empty."""
+        """Return `{text}`, to be continued, after `<s>` where the tokenizer adds it or there is no text."""
         ids = self.tokenizer.encode(text)
         begin = [self.tokenizer.bos] if self.tokenizer.adds_bos or not ids else []
         return np.array([*begin, *ids], np.int32)

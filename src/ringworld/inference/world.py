@@ -307,7 +307,7 @@ class World:
         own = self.template
         return Conversation(
             self.generator,
-            template=own if template is None else replace(own, source=template),
+            template=own if template is None else replace(own, source=template, path=None),
             sampling=sampling_with(self.sampling.answer, sampling),
             max_new_tokens=whole_number("max_new_tokens", max_new_tokens, least=1),
             system=system,

@@ -65,13 +65,20 @@ class MappedArray:
 
     def read_part(self, index: int, *, axis: int) -> Shaped[np.ndarray, "..."]:
         """Copy one of the arrays that are stacked along an axis, and no other."""
+        return self.read_range(index, index + 1, axis=axis).reshape(
+            self.shape[:axis] + self.shape[axis + 1 :]
+        )
+
+    def read_range(self, start: int, stop: int, *, axis: int) -> Shaped[np.ndarray, "..."]:
+        """Copy what has an index in a range along an axis, and nothing else."""
         assert self.order == "C"
         outer, stacked, inner = self.shape[:axis], self.shape[axis], self.shape[axis + 1 :]
-        runs = np.empty((math.prod(outer), math.prod(inner)), NUMPY_TYPES[self.dtype])
+        numbers = math.prod(inner)
+        runs = np.empty((math.prod(outer), (stop - start) * numbers), NUMPY_TYPES[self.dtype])
         for number, run in enumerate(runs):
-            self._copy(run, begin=(number * stacked + index) * len(run))
+            self._copy(run, begin=(number * stacked + start) * numbers)
         self._release()
-        return runs.reshape(outer + inner)
+        return runs.reshape(*outer, stop - start, *inner)
 
     def _copy(self, into: Shaped[np.ndarray, " numbers"], *, begin: int) -> None:
         for piece in self.pieces:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 from ringworld.core.config import read_as
 from ringworld.core.errors import InputError
 from ringworld.core.files import read_json, write_json_atomic, write_text_atomic
+from ringworld.core.shared_files import OUR_KEY
 from ringworld.text.read_text import decode_file
 
 BOS, EOS, VISION_START, VISION_END = "<s>", "</s>", "<vision>", "</vision>"
@@ -23,7 +25,7 @@ _CONFIG_FILE = "config.json"
 _LONGEST_TEMPLATE_BYTES = 2**20
 _SETTINGS = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
 """What transformers needs to know of a tokenizer that we trained."""
-_BEGINS_WITH = "ringworld_begins_with"
+_BEGINS_WITH = f"{OUR_KEY}_begins_with"
 """Key of `tokenizer_config.json` for the token that stands in where its `bos_token` is null."""
 _ADD_NO_BOS = ("GPT2Tokenizer", "GPT2TokenizerFast", "Qwen2Tokenizer", "Qwen2TokenizerFast")
 """Classes of transformers that put nothing before a text where neither file says so."""
@@ -216,6 +218,15 @@ class TextTokenizer:
         bos, eos = self._ends
         same = Tokenizer.from_str(self._tokenizer.to_str())
         return TextTokenizer(same, bos=bos, eos=eos, settings={**self.settings, **settings})
+
+    def without_ours(self) -> "TextTokenizer":
+        """Return a copy whose `tokenizer_config.json` has no key of ringworld's, for the folder of a model.
+
+        Its `config.json` says there what begins a text of which `bos_token` is null.
+        """
+        same = copy(self)
+        same.settings = {key: value for key, value in self.settings.items() if not key.startswith(OUR_KEY)}
+        return same
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of `text`, with none added and none special, whatever the text says.
