@@ -16,6 +16,8 @@ from ringworld.interop.tensors import NUMPY_TYPES, FloatType
 FLOAT_TYPES: dict[str, FloatType] = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 """By NumPy's names, which are those of msgpack and pickle."""
 _MOST_DIMENSIONS = 8
+_RUNS = 64
+"""Places of a file that are read before their pages are given back: each may map two megabytes around it."""
 
 
 def map_file(path: Path, *, expected: str) -> mmap.mmap:
@@ -75,8 +77,10 @@ class MappedArray:
         outer, stacked, inner = self.shape[:axis], self.shape[axis], self.shape[axis + 1 :]
         numbers = math.prod(inner)
         runs = np.empty((math.prod(outer), (stop - start) * numbers), NUMPY_TYPES[self.dtype])
-        for number, run in enumerate(runs):
-            self._copy(run, begin=(number * stacked + start) * numbers)
+        for number, run in enumerate(runs, start=1):
+            self._copy(run, begin=((number - 1) * stacked + start) * numbers)
+            if number % _RUNS == 0:
+                self._release()
         self._release()
         return runs.reshape(*outer, stop - start, *inner)
 
