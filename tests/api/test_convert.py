@@ -221,9 +221,11 @@ def test_all_that_is_wrong_with_a_folder_is_said_at_once(qwen, tmp_path):
     (theirs / "tokenizer.json").unlink()
     error = refused(theirs, out=tmp_path / "out")
     assert (error.path, len(error.value)) == (theirs, 3)
-    config = json.loads((theirs / "config.json").read_text()) | {"hidden_act": "gelu"}
-    (theirs / "config.json").write_text(json.dumps(config))
+    (theirs / "config.json").write_text("{")
     assert len(refused(theirs, out=tmp_path / "out").value) == 3
+    damaged = shutil.copytree(qwen, tmp_path / "damaged")
+    (damaged / "config.json").write_text("{")
+    assert refused(damaged, out=tmp_path / "out").path == damaged / "config.json"
 
 
 def test_float64_becomes_float32_and_the_configuration_says_so(qwen, tmp_path):

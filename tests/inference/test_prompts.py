@@ -32,6 +32,7 @@ def test_a_text_begins_as_the_tokenizer_says_and_an_empty_one_with_something(add
     )
     assert prompts.text("A red circle.").tolist() == begin + tokenizer.encode("A red circle.")
     assert prompts.text("").tolist() == [TOKENIZER.bos]
+    assert prompts.scored("A").tolist() == [TOKENIZER.bos, *tokenizer.encode("A")]
 
 
 def test_frames_stand_in_a_question_as_their_codes():

@@ -453,7 +453,7 @@ class World:
         Raises:
             InputError: it has no tokens.
         """
-        ids = self.prompts.text(text_of("text", text))
+        ids = self.prompts.scored(text_of("text", text))
         if len(ids) == 1:
             raise InputError("a text without tokens has no score", field="text", value=text)
         return TextScore(token_nats=self.scorer.losses(ids))

@@ -94,7 +94,9 @@ def _collecting(problems: list[InputError]) -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        problems.append(error)
+        # A damaged config.json is in the way of the tokenizer, too.
+        if all(error.problem != known.problem for known in problems):
+            problems.append(error)
 
 
 def _parts(
