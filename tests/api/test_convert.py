@@ -93,7 +93,9 @@ def test_a_gguf_file_becomes_a_model_that_speaks(source, folder):
     origin = read_origin(folder, kind="model")
     assert origin.parents["source"]["path"] == str(source)
     assert origin.identity["weights"] == opened.fingerprint
-    assert isinstance(rw.load(folder).complete("The river", max_new_tokens=2), str)
+    world = rw.load(folder)
+    assert world.prompts.text("The river").tolist() == opened.tokenizers.text.encode("The river")
+    assert isinstance(world.complete("The river", max_new_tokens=2), str)
 
 
 def test_converting_again_replaces_the_folder(source, tmp_path):
