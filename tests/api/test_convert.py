@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import shutil
+from dataclasses import replace
 
 import jax
 import numpy as np
@@ -18,10 +19,14 @@ from ringworld.core.errors import InputError
 from ringworld.core.mesh import mesh_of
 from ringworld.core.mesh_config import MeshConfig
 from ringworld.core.origin import Origin, read_origin
+from ringworld.interop.hf_config import hf_config
+from ringworld.interop.hf_llama import write_weights
 from ringworld.model.extend import add_vision_ids
 from tests.inference.tiny_world import ARCHITECTURE, FRAMES, TOKENIZER, VOCABULARY, make_world
 from tests.interop import lwm_checkpoint
 from tests.interop.gguf_files import EMBED, TEMPLATE, arrays, byte_level, write_gguf
+from tests.model.families import FAMILIES, drawn
+from tests.text.chat_templates import TEMPLATES, tokenizer_of
 
 VOCAB = len(byte_level()["tokenizer.ggml.tokens"])
 VISION = FRAMES.codebook_size + 2
@@ -88,7 +93,9 @@ def test_a_gguf_file_becomes_a_model_that_speaks(source, folder):
     origin = read_origin(folder, kind="model")
     assert origin.parents["source"]["path"] == str(source)
     assert origin.identity["weights"] == opened.fingerprint
-    assert isinstance(rw.load(folder).complete("The river", max_new_tokens=2), str)
+    world = rw.load(folder)
+    assert world.prompts.text("The river").tolist() == opened.tokenizers.text.encode("The river")
+    assert isinstance(world.complete("The river", max_new_tokens=2), str)
 
 
 def test_converting_again_replaces_the_folder(source, tmp_path):
@@ -142,6 +149,101 @@ def test_parts_of_a_tensor_make_the_whole(folder, tmp_path, monkeypatch):
     monkeypatch.setattr("ringworld.interop.hf_folder.PART_NUMBERS", 7 * EMBED)
     assert VOCAB % 7
     assert_same_tensors(tensors(rw.convert(folder, out=tmp_path / "out")), tensors(folder))
+
+
+@pytest.fixture(scope="module")
+def qwen(tmp_path_factory):
+    """A random Qwen2.5 whose tokenizer names nothing that begins a text, as theirs do not."""
+    directory, words = tmp_path_factory.mktemp("qwen"), tokenizer_of("qwen")
+    begin, end = (words.get_vocab()[name] for name in ("<|endoftext|>", "<|im_end|>"))
+    architecture = replace(FAMILIES["qwen2"], text_vocab=words.get_vocab_size(), vision_vocab=0)
+    mesh = mesh_of(MeshConfig())
+    with jax.set_mesh(mesh):
+        write_weights(directory, drawn(architecture, mesh=mesh), architecture)
+    config = hf_config(architecture, context_tokens=512, bos=begin, eos=end)
+    del config["ringworld"]
+    said = {
+        "tokenizer_class": "Qwen2Tokenizer",
+        "bos_token": None,
+        "eos_token": "<|im_end|>",
+        "add_bos_token": False,
+        "chat_template": TEMPLATES["qwen"],
+    }
+    (directory / "config.json").write_text(json.dumps(config))
+    (directory / "tokenizer_config.json").write_text(json.dumps(said))
+    words.save(str(directory / "tokenizer.json"))
+    return directory
+
+
+def test_a_qwen_whose_bos_is_null_is_converted_loaded_and_chats(qwen, tmp_path):
+    ours = rw.convert(qwen, out=tmp_path / "ours")
+    plain = rw.convert(ours, out=tmp_path / "plain", to="hf")
+    for folder in (ours, plain):
+        assert_same_tensors(tensors(folder), tensors(qwen))
+        assert (
+            ModelFolder.open(folder).tokenizers.fingerprint == ModelFolder.open(qwen).tokenizers.fingerprint
+        )
+        assert json.loads((folder / "tokenizer_config.json").read_text())["bos_token"] is None
+    settings = json.loads((plain / "tokenizer_config.json").read_text())
+    assert not [name for name in settings if name.startswith("ringworld")]
+    world = rw.load(ours)
+    begin = json.loads((qwen / "config.json").read_text())["bos_token_id"]
+    assert world.prompts.text("").tolist() == [begin]
+    assert world.prompts.text("user").tolist() == world.prompts.tokenizer.encode("user")
+    chat = world.chat(max_new_tokens=2)
+    list(chat.ask("user"))
+    assert [message.role for message in chat.messages] == ["user", "assistant"]
+
+
+@pytest.mark.parametrize("file", ["tokenizer_config.json", "chat_template.jinja"])
+def test_a_chat_template_that_cannot_be_used_is_refused_and_its_file_named(qwen, tmp_path, file):
+    theirs, broken = shutil.copytree(qwen, tmp_path / "theirs"), "{% for %}"
+    if file.endswith(".jinja"):
+        (theirs / file).write_text(broken)
+    else:
+        said = json.loads((theirs / file).read_text()) | {"chat_template": broken}
+        (theirs / file).write_text(json.dumps(said))
+    error = refused(theirs, out=tmp_path / "out")
+    assert (error.field, error.path) == ("chat_template", theirs / file)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_chat_template_in_a_gguf_file_is_refused_by_that_file(tmp_path):
+    words = byte_level() | {"tokenizer.chat_template": "{{ ''.__class__.__mro__ }}"}
+    path = write_gguf(tmp_path / "tiny.gguf", arrays(VOCAB), words=words)
+    assert refused(path, out=tmp_path / "out").path == path
+
+
+def test_all_that_is_wrong_with_a_folder_is_said_at_once(qwen, tmp_path):
+    theirs = shutil.copytree(qwen, tmp_path / "theirs")
+    held = tensors(theirs)
+    del held["model.norm.weight"]
+    save_file(held, theirs / "model.safetensors")
+    (theirs / "generation_config.json").write_text("{")
+    (theirs / "tokenizer.json").unlink()
+    error = refused(theirs, out=tmp_path / "out")
+    assert (error.path, len(error.value)) == (theirs, 3)
+    (theirs / "config.json").write_text("{")
+    assert len(refused(theirs, out=tmp_path / "out").value) == 3
+    damaged = shutil.copytree(qwen, tmp_path / "damaged")
+    (damaged / "config.json").write_text("{")
+    assert refused(damaged, out=tmp_path / "out").path == damaged / "config.json"
+
+
+def test_float64_becomes_float32_and_the_configuration_says_so(qwen, tmp_path):
+    for name in ("dtype", "torch_dtype"):
+        theirs = shutil.copytree(qwen, tmp_path / name / "theirs")
+        config = json.loads((theirs / "config.json").read_text())
+        del config["torch_dtype"]
+        (theirs / "config.json").write_text(json.dumps(config | {name: "float64"}))
+        held = tensors(theirs)
+        save_file(
+            {key: array.astype(np.float64) for key, array in held.items()}, theirs / "model.safetensors"
+        )
+        out = rw.convert(theirs, out=tmp_path / name / "out", to="hf")
+        assert_same_tensors(tensors(out), held)
+        config = json.loads((out / "config.json").read_text())
+        assert config["torch_dtype"] == "float32" and "dtype" not in config
 
 
 def test_a_head_beside_a_tied_one_and_float64_are_left_behind(folder, tmp_path):

@@ -22,6 +22,19 @@ def test_a_question_for_several_things_is_put_as_it_was_learned():
     assert one.tolist() != asked.tolist()
 
 
+@pytest.mark.parametrize(("adds", "begin"), [(True, [TOKENIZER.bos]), (False, [])])
+def test_a_text_begins_as_the_tokenizer_says_and_an_empty_one_with_something(adds, begin):
+    tokenizer = TOKENIZER.with_settings({"add_bos_token": adds})
+    prompts = Prompts(
+        tokenizer,
+        vocabulary=dataclasses.replace(VOCABULARY, codes=0, codes_per_frame=0),
+        frame_tokenizer=None,
+    )
+    assert prompts.text("A red circle.").tolist() == begin + tokenizer.encode("A red circle.")
+    assert prompts.text("").tolist() == [TOKENIZER.bos]
+    assert prompts.scored("A").tolist() == [TOKENIZER.bos, *tokenizer.encode("A")]
+
+
 def test_frames_stand_in_a_question_as_their_codes():
     made = make_world(ring=1)
     ids = made.world.prompts.question("What?", frames=FRAMES)

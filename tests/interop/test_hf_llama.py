@@ -215,6 +215,42 @@ def test_rope_comes_back_and_is_named_for_both_transformers(tmp_path, scaling):
     assert config["rope_theta"] == config["rope_parameters"]["rope_theta"] == 5e5
 
 
+@pytest.mark.parametrize("kind", ["type", "rope_type"])
+@pytest.mark.parametrize(
+    ("said", "scaling"),
+    [
+        # As in Llama 3.1 to 3.3, whose context is 131,072.
+        (
+            {
+                "factor": 8.0,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 8192,
+            },
+            Llama3(factor=8.0, original_context_tokens=8192),
+        ),
+        # As the page of Qwen2.5 says for long texts.
+        (
+            {"factor": 4.0, "original_max_position_embeddings": 32768},
+            Yarn(factor=4.0, original_context_tokens=32768),
+        ),
+        ({"factor": 4.0}, Linear(factor=4.0)),
+        ({}, None),
+    ],
+    ids=["llama3", "yarn", "linear", "default"],
+)
+def test_folders_of_transformers_4_describe_rope_under_another_key(written, kind, said, scaling):
+    folder, _ = written
+    config = json.loads((folder / "config.json").read_text())
+    del config["rope_parameters"]
+    named = "default" if scaling is None else type(scaling).__name__.lower()
+    config |= {"rope_theta": 1e6, "rope_scaling": {kind: named, **said}, "max_position_embeddings": 131072}
+    write_json_atomic(folder / "config.json", config)
+    assert read_architecture(folder).rope == Rope(base=1e6, scaling=scaling)
+    write_json_atomic(folder / "config.json", config | {"rope_scaling": None})
+    assert read_architecture(folder).rope == Rope(base=1e6)
+
+
 def test_weights_are_out_by_in(written):
     folder, model = written
     tensors, layers = load_file(folder / "model.safetensors"), jax.tree.map(np.asarray, model.layers)

@@ -20,7 +20,7 @@ from ringworld.interop.hf_config import read_architecture
 from ringworld.interop.hf_llama import read_weights
 from ringworld.interop.lwm import read_lwm
 from ringworld.interop.other_model import OtherModel
-from ringworld.interop.tensors import write_tensors
+from ringworld.interop.tensors import PART_NUMBERS, write_tensors
 from ringworld.model.arrange import Layout
 from ringworld.model.config import Execution
 from ringworld.model.forward import Forward
@@ -97,6 +97,20 @@ def test_stacked_layers_are_the_layers(tmp_path: Path, plain: OtherModel, axis: 
     packed = lwm.whole if numbers is None else partial(lwm.in_chunks, numbers=numbers)
     path = lwm.write(tmp_path / "params", lwm.scanned(PARAMS, axis=axis), packed=packed)
     assert_same(read_small(path), plain)
+
+
+@pytest.mark.parametrize("rows", [1, 7])
+def test_tables_in_parts_are_the_tables(tmp_path: Path, plain: OtherModel, monkeypatch, rows: int):
+    monkeypatch.setattr("ringworld.interop.lwm.PART_NUMBERS", rows * SIZES["embed"])
+    model = read_small(lwm.write(tmp_path / "params", PARAMS, packed=partial(lwm.in_chunks, numbers=100)))
+    for name, tables, transposed in (
+        ("model.embed_tokens.weight", ("transformer/wte/embedding", "transformer/vte/embedding"), 0),
+        ("lm_head.weight", ("lm_head/kernel", "vision_head/kernel"), 1),
+    ):
+        want = np.concatenate([PARAMS[one].T if transposed else PARAMS[one] for one in tables])
+        parts = list(model.tensors[name].parts())
+        assert max(map(len, parts)) == rows
+        np.testing.assert_array_equal(np.concatenate(parts), want)
 
 
 def test_tensors_are_in_the_order_of_the_layers_and_have_the_shapes_that_they_state(plain: OtherModel):
@@ -321,3 +335,5 @@ def test_values_are_read_when_a_tensor_is(tmp_path: Path):
     # Once as it lies in the file, and once with its rows in the other order.
     with allocating_at_most(2 * (2 * embed * embed) + 2**20):
         assert not model.tensors["model.layers.31.self_attn.k_proj.weight"].read().any()
+    with allocating_at_most(2 * PART_NUMBERS + 2**20):
+        assert not next(iter(model.tensors["lm_head.weight"].parts())).any()

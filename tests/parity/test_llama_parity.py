@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from tokenizers import processors
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -20,6 +21,7 @@ from transformers import (
 )
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
+import ringworld as rw
 from ringworld.artifacts.model_folder import ModelFolder, save_model
 from ringworld.artifacts.tokenizers import Tokenizers
 from ringworld.core.mesh import mesh_of
@@ -36,6 +38,7 @@ from ringworld.model.forward import Forward
 from ringworld.model.rope import frequencies, inverse_frequencies
 from ringworld.model.world_model import WorldModel, hidden, logits
 from tests.inference.tiny_world import ARCHITECTURE, TOKENIZER, make_world
+from tests.text.chat_templates import ENDS, TEMPLATES, tokenizer_of
 
 BATCH, SEQ = 2, 64
 SCALINGS = [
@@ -123,7 +126,7 @@ SIZES = {
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
-    "vocab_size": 96,
+    "vocab_size": 320,
     "max_position_embeddings": 512,
     # Far from uniform, so that what is likeliest does not hang on a rounding.
     "initializer_range": 0.2,
@@ -145,6 +148,10 @@ CONFIGS = {
 }
 
 
+TOKENIZERS = {"llama3": "llama-3", "llama": "smollm2", "mistral": "mistral", "qwen": "qwen"}
+"""Each model's own kind, by what its name begins with."""
+
+
 @pytest.fixture(scope="module", params=CONFIGS)
 def family(request, tmp_path_factory):
     """A random model of theirs, and its folder in files so small that there are several."""
@@ -157,7 +164,21 @@ def family(request, tmp_path_factory):
                 weight += 0.3 * torch.randn_like(weight)
     folder = tmp_path_factory.mktemp(request.param)
     theirs.save_pretrained(folder, max_shard_size="50KB")
+    assert len(list(folder.glob("*.safetensors"))) > 1
+    write_tokenizer(folder, next(kind for name, kind in TOKENIZERS.items() if request.param.startswith(name)))
     return theirs, folder
+
+
+def write_tokenizer(folder, kind):
+    words, (bos, eos) = tokenizer_of(kind), ENDS[kind]
+    said = {"bos_token": bos, "eos_token": eos, "chat_template": TEMPLATES[kind]}
+    if kind == "qwen":
+        said |= {"tokenizer_class": "Qwen2Tokenizer", "bos_token": None, "add_bos_token": False}
+    else:
+        begin = [(bos, words.token_to_id(bos))]
+        words.post_processor = processors.TemplateProcessing(single=f"{bos} $A", special_tokens=begin)
+    words.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(json.dumps(said))
 
 
 def test_our_logits_with_their_checkpoint(family):
@@ -167,6 +188,27 @@ def test_our_logits_with_their_checkpoint(family):
         model = read_weights(folder, architecture)
     tokens = draw_tokens(96)
     assert_near(our_logits(model, architecture, mesh, tokens), their_logits(theirs, tokens))
+
+
+def test_their_folder_is_converted_and_back_to_the_bit(family, tmp_path):
+    theirs, folder = family
+    ours = rw.convert(folder, out=tmp_path / "ours")
+    plain = rw.convert(ours, out=tmp_path / "plain", to="hf")
+    assert read_architecture(plain) == read_architecture(folder)
+    state, tokens = theirs.state_dict(), draw_tokens(SIZES["vocab_size"])
+    words, text = ModelFolder.open(ours).tokenizers.text, "A red circle moves.<s><|im_end|>"
+    read = AutoTokenizer.from_pretrained(folder)(text, split_special_tokens=True).input_ids
+    assert words.encode(text) == read[words.adds_bos :] and (read[0] == words.bos) == words.adds_bos
+    for each in (ours, plain):
+        again = AutoModelForCausalLM.from_pretrained(each)
+        assert type(again) is type(theirs)
+        assert again.state_dict().keys() == state.keys()
+        for name, weight in again.state_dict().items():
+            assert torch.equal(weight, state[name]), name
+        np.testing.assert_array_equal(their_logits(again, tokens), their_logits(theirs, tokens))
+        kept = AutoTokenizer.from_pretrained(each)
+        assert kept(text, split_special_tokens=True).input_ids == read
+        assert kept.chat_template == words.settings["chat_template"]
 
 
 def test_256_greedy_tokens_are_theirs(family):

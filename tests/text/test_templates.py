@@ -11,6 +11,7 @@ from ringworld.core.errors import InputError
 from ringworld.text import chat, templates
 from ringworld.text.templates import LLAMA_2, LWM, ChatTemplate, Message
 from ringworld.text.tokenizer import TextTokenizer
+from ringworld.text.training_template import wording_of
 from ringworld.text.vocabulary import Vocabulary
 from tests.text.chat_templates import ENDS, SPECIAL, TEMPLATES, tokenizer_of
 
@@ -161,6 +162,33 @@ def test_what_is_no_template_is_refused(wrong):
     with pytest.raises(InputError) as refused:
         ChatTemplate.of(tokenizer, vocabulary=VOCABULARY)
     assert refused.value.field == "chat_template"
+
+
+@pytest.mark.parametrize("file", ["tokenizer_config.json", "chat_template.jinja"])
+def test_an_error_names_the_file_of_the_template(tmp_path, file):
+    OURS.save(tmp_path)
+    settings_file = tmp_path / "tokenizer_config.json"
+    if file.endswith(".jinja"):
+        (tmp_path / file).write_text(ESCAPES["broken"])
+    else:
+        said = json.loads(settings_file.read_text())
+        settings_file.write_text(json.dumps(said | {"chat_template": ESCAPES["broken"]}))
+    tokenizer = TextTokenizer.load(tmp_path)
+    with pytest.raises(InputError) as refused:
+        ChatTemplate.of(tokenizer, vocabulary=VOCABULARY).encode([user("a")])
+    with pytest.raises(InputError) as refused_to_learn:
+        wording_of("own", tokenizer)([("user", "a", 0), ("assistant", "b", 0)])
+    assert refused.value.path == refused_to_learn.value.path == tmp_path / file
+
+
+def test_templates_of_ours_begin_where_the_model_names_no_begin():
+    settings = {"bos_token": None}
+    tokenizer = TextTokenizer(tokenizer_of("qwen"), bos="<|endoftext|>", eos="<|im_end|>", settings=settings)
+    for source in (LWM, LLAMA_2):
+        ids = ChatTemplate(source=source, tokenizer=tokenizer, vocabulary=VOCABULARY).encode([user("a")])
+        assert ids[0] == tokenizer.bos
+    theirs = ChatTemplate(source="{{ bos_token }}a", tokenizer=tokenizer, vocabulary=VOCABULARY)
+    assert theirs.encode([user("a")]).tolist() == tokenizer.encode("a")
 
 
 def test_a_clip_that_the_template_does_not_show_is_refused():

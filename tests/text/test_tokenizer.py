@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from ringworld.core.errors import InputError
 from ringworld.text.tokenizer import TextTokenizer
+from tests.text.chat_templates import tokenizer_of
 
 TEXTS = ["A red circle moves right.", "The special magic Oslo number is: 1234567", "na\u00efve \u6771\u4eac"]
 TOKENIZER = TextTokenizer.train(TEXTS * 3, vocab_size=340)
@@ -185,6 +186,83 @@ def test_ends_of_a_text_can_be_named(tmp_path: Path):
     with pytest.raises(InputError) as refused:
         TextTokenizer.load(tmp_path, bos="<|begin|>")
     assert (refused.value.field, refused.value.value) == ("bos", "<|begin|>")
+
+
+QWEN = {
+    "bos_token": None,
+    "eos_token": "<|im_end|>",
+    "add_bos_token": False,
+    "tokenizer_class": "Qwen2Tokenizer",
+}
+
+
+def test_where_bos_is_null_that_of_the_configuration_begins_and_null_is_kept(tmp_path: Path):
+    tokenizer = tokenizer_of("qwen")
+    begin, end = (tokenizer.token_to_id(name) for name in ("<|endoftext|>", "<|im_end|>"))
+    write(tokenizer, tmp_path, **QWEN)
+    assert TextTokenizer.load(tmp_path).bos == TextTokenizer.load(tmp_path).eos == end
+    (tmp_path / "config.json").write_text(json.dumps({"bos_token_id": begin}))
+    loaded = TextTokenizer.load(tmp_path)
+    assert (loaded.bos, loaded.eos, loaded.adds_bos) == (begin, end, False)
+    assert "bos_token" not in loaded.named
+    # Without the model's configuration beside it, as in a folder of examples.
+    again = loaded.with_settings({"chat_template": "x"})
+    again.save(tmp_path / "again")
+    settings = json.loads((tmp_path / "again/tokenizer_config.json").read_text())
+    assert settings["bos_token"] is None and settings["chat_template"] == "x"
+    assert TextTokenizer.load(tmp_path / "again").fingerprint == loaded.fingerprint
+
+
+@pytest.mark.parametrize("id", [5, 10**9, "a", None, [], True], ids=str)
+def test_an_id_of_the_configuration_that_is_no_special_token_begins_nothing(tmp_path: Path, id):
+    write(tokenizer_of("qwen"), tmp_path, **QWEN)
+    (tmp_path / "config.json").write_text(json.dumps({"bos_token_id": id}))
+    loaded = TextTokenizer.load(tmp_path)
+    assert loaded.bos == loaded.eos
+
+
+def test_a_plain_s_in_the_vocabulary_is_no_special_token_where_bos_is_null(tmp_path: Path):
+    tokenizer = llama_like(special=["<unk>", "</s>"])
+    loaded = TextTokenizer.load(write(tokenizer, tmp_path, bos_token=None, eos_token="</s>"))
+    assert loaded.bos == loaded.eos == 2
+    assert "<s>" not in loaded.special
+
+
+@pytest.mark.parametrize(
+    ("settings", "begins", "adds"),
+    [
+        ({"tokenizer_class": "LlamaTokenizer"}, False, True),
+        ({}, False, True),
+        ({"add_bos_token": False}, True, False),
+        ({"add_bos_token": True}, False, True),
+        ({"tokenizer_class": "PreTrainedTokenizerFast"}, True, True),
+        ({"tokenizer_class": "GPT2Tokenizer"}, False, False),
+        ({"bos_token": None}, False, False),
+    ],
+    ids=str,
+)
+def test_what_begins_a_text_is_added_where_the_files_say_so(tmp_path: Path, settings, begins, adds):
+    tokenizer = llama_like()
+    if begins:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single="<s> $A", special_tokens=[("<s>", tokenizer.token_to_id("<s>"))]
+        )
+    assert TextTokenizer.load(write(tokenizer, tmp_path, **settings)).adds_bos is adds
+
+
+def test_a_setting_that_is_neither_true_nor_false_is_refused(tmp_path: Path):
+    with pytest.raises(InputError) as refused:
+        TextTokenizer.load(write(llama_like(), tmp_path, add_bos_token="yes"))
+    assert (refused.value.field, refused.value.path) == ("add_bos_token", tmp_path / "tokenizer.json")
+
+
+@pytest.mark.parametrize("content", [b"{{ messages }}\xff", b"a" * (2**20 + 1)], ids=["bytes", "long"])
+def test_a_damaged_template_file_is_named(tmp_path: Path, content: bytes):
+    TOKENIZER.save(tmp_path)
+    (tmp_path / "chat_template.jinja").write_bytes(content)
+    with pytest.raises(InputError) as refused:
+        TextTokenizer.load(tmp_path)
+    assert refused.value.path == tmp_path / "chat_template.jinja"
 
 
 def test_saving_keeps_what_a_foreign_tokenizer_config_said(tmp_path: Path):

@@ -12,17 +12,20 @@ from ringworld.artifacts.tokenizers import FRAME_TOKENIZER_FOLDER, Tokenizers
 from ringworld.core.errors import InputError, not_a_choice
 from ringworld.core.files import sha256_file
 from ringworld.core.origin import Origin, check_replaceable, parent
+from ringworld.core.shared_files import OUR_KEY
 from ringworld.interop.gguf import read_gguf
 from ringworld.interop.gguf_file import MAGIC
-from ringworld.interop.hf_config import CONFIG_FILE, OUR_KEY
-from ringworld.interop.hf_folder import read_hf
+from ringworld.interop.hf_config import CONFIG_FILE
+from ringworld.interop.hf_folder import check_words, read_hf
 from ringworld.interop.hf_llama import Adapt
 from ringworld.interop.lwm import read_lwm
 from ringworld.interop.lwm_vqgan import read_lwm_vqgan
 from ringworld.interop.other_model import OtherModel
 from ringworld.interop.vision_ids import text_vocab, with_vision_ids, without_vision_ids
 from ringworld.model.config import StoredType
+from ringworld.text.templates import ChatTemplate, source_of
 from ringworld.text.tokenizer import TextTokenizer
+from ringworld.text.vocabulary import Vocabulary
 from ringworld.vision.config import PixelRange
 from ringworld.vision.frame_tokenizer import FrameTokenizer
 
@@ -112,7 +115,8 @@ def convert(
     if dtype is not None:
         model = model.stored_as(dtype)
     if to == "hf":
-        save_other_model(out, _plain(model, source), tokenizers=tokenizers, origin=None)
+        plain = replace(tokenizers, text=text.without_ours())
+        save_other_model(out, _plain(model, source), tokenizers=plain, origin=None)
     else:
         parents, configuration = {"source": parent(source, _fingerprint(source))}, None
         if adapted is not None and adapted.adapter is not None:
@@ -151,7 +155,7 @@ def _given(options: Mapping[str, Any]) -> dict[str, Any]:
 def _read(
     source: Path, *, tokenizer: TextTokenizer | None, of_lwm: Mapping[str, Any], adapt: Adapt | None
 ) -> OtherModel:
-    """Read a model of any kind, which its first bytes or its files tell."""
+    """Read a model of any kind, known by its first bytes or by the files in its folder."""
     if source.is_file() and _is_lwm(source):
         if "context_tokens" not in of_lwm:
             raise InputError(
@@ -229,7 +233,7 @@ def _checked_words(
     """Return the tokenizer that was named, or the model's own.
 
     Raises:
-        InputError: there is none, or it has more ids than the model.
+        InputError: there is none, it has more ids than the model, or its chat template cannot be used.
     """
     tokenizer, where = words or model.tokenizer, source if folder is None else Path(folder)
     if tokenizer is None:
@@ -239,13 +243,11 @@ def _checked_words(
             path=source,
             remedy="name a folder with its tokenizer.json",
         )
-    if tokenizer.size > (most := text_vocab(model.config)):
-        raise InputError(
-            f"the tokenizer of {where} has {tokenizer.size} ids, but the model in {source} has {most}",
-            field="tokenizer",
-            value=tokenizer.size,
-            path=where,
-        )
+    most = text_vocab(model.config)
+    check_words(tokenizer, most, tokenizer_folder=where, model=source)
+    if source_of(tokenizer) is not None:
+        vocabulary = Vocabulary(text_size=most, codes=0, codes_per_frame=0)
+        ChatTemplate.of(tokenizer, vocabulary=vocabulary).ends()
     return tokenizer
 
 

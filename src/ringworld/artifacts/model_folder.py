@@ -26,7 +26,8 @@ from ringworld.core.files import sha256_file, write_json_atomic, writing_folder
 from ringworld.core.fingerprint import fingerprint
 from ringworld.core.origin import ORIGIN_FILE, Origin, check_replaceable, made_by, read_origin, write_origin
 from ringworld.core.processes import by_writer, is_writer
-from ringworld.interop.hf_config import CONFIG_FILE, OUR_KEY, hf_config, read_architecture
+from ringworld.core.shared_files import OUR_KEY
+from ringworld.interop.hf_config import CONFIG_FILE, hf_config, read_architecture
 from ringworld.interop.hf_folder import GENERATION_FILE
 from ringworld.interop.hf_llama import (
     Adapt,

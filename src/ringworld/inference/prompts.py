@@ -64,7 +64,13 @@ class Prompts:
                 )
 
     def text(self, text: str) -> Ids:
-        """Return `<s>{text}`, to be continued."""
+        """Return `{text}`, to be continued, after `<s>` where the tokenizer adds it or there is no text."""
+        ids = self.tokenizer.encode(text)
+        begin = [self.tokenizer.bos] if self.tokenizer.adds_bos or not ids else []
+        return np.array([*begin, *ids], np.int32)
+
+    def scored(self, text: str) -> Ids:
+        """Return `<s>{text}`, in which each token of the text follows another, so that each has a score."""
         return np.array([self.tokenizer.bos, *self.tokenizer.encode(text)], np.int32)
 
     def question(

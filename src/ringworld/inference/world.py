@@ -307,7 +307,7 @@ class World:
         own = self.template
         return Conversation(
             self.generator,
-            template=own if template is None else replace(own, source=template),
+            template=own if template is None else replace(own, source=template, path=None),
             sampling=sampling_with(self.sampling.answer, sampling),
             max_new_tokens=whole_number("max_new_tokens", max_new_tokens, least=1),
             system=system,
@@ -453,7 +453,7 @@ class World:
         Raises:
             InputError: it has no tokens.
         """
-        ids = self.prompts.text(text_of("text", text))
+        ids = self.prompts.scored(text_of("text", text))
         if len(ids) == 1:
             raise InputError("a text without tokens has no score", field="text", value=text)
         return TextScore(token_nats=self.scorer.losses(ids))

@@ -120,7 +120,9 @@ def read_gguf(path: Path, *, tokenizer: TextTokenizer | None = None) -> OtherMod
     architecture = _architecture(said, header, path, problems)
     tensors = {} if architecture is None else _tensors(path, header, architecture, problems)
     try:
-        tokenizer = tokenizer or read_tokenizer(header.metadata)
+        if tokenizer is None:
+            tokenizer = read_tokenizer(header.metadata)
+            tokenizer.template_file = path
         if architecture is not None and tokenizer.size > architecture.vocab:
             problems.append(f"its tokenizer has {tokenizer.size} ids for {architecture.vocab} embeddings")
     except InputError as error:

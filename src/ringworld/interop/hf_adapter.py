@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from ringworld.core.config import read_as
 from ringworld.core.errors import InputError, listed
 from ringworld.core.files import write_json_atomic
+from ringworld.core.shared_files import FLOATS
 from ringworld.interop.hf_llama import in_order, whole_layer
 from ringworld.interop.tensors import Tensor, write_file
 from ringworld.model.config import Architecture
@@ -88,7 +89,7 @@ class HfAdapter:
                 for name in tensors.keys():
                     part = tensors.get_slice(name)
                     found = _named(name)
-                    if found is None or part.get_dtype() not in ("F32", "F16", "BF16", "F64"):
+                    if found is None or part.get_dtype() not in FLOATS:
                         problems.append(f"{name} is unknown, or holds no floats")
                     else:
                         shapes.setdefault(found[0], {})[found[1]] = tuple(part.get_shape())

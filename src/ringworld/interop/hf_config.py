@@ -7,11 +7,10 @@ from typing import Any
 
 from ringworld.core.config import read_as
 from ringworld.core.errors import InputError
+from ringworld.core.shared_files import OUR_KEY
 from ringworld.model.config import Architecture, Family, Linear, Llama3, Rope, Scaling, Yarn
 
 CONFIG_FILE = "config.json"
-OUR_KEY = "ringworld"
-"""Under which our own values stand in files that other libraries read too."""
 _SUPPORTED = {
     "hidden_act": "silu",
     "partial_rotary_factor": 1.0,

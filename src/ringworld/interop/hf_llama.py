@@ -24,6 +24,7 @@ from safetensors import SafetensorError, safe_open
 from ringworld.core.config import from_json, read_as
 from ringworld.core.errors import InputError, listed
 from ringworld.core.sharding import spec
+from ringworld.core.shared_files import FLOATS
 from ringworld.interop.tensors import INDEX_FILE, WEIGHTS_FILE, Tensor, write_tensors
 from ringworld.model.config import Architecture, WeightType
 from ringworld.model.decode import GenerationWeights
@@ -33,7 +34,6 @@ from ringworld.model.world_model import WorldModel
 T = TypeVar("T")
 Adapt = Callable[[Shaped[np.ndarray, "..."], str, tuple[slice, ...]], Shaped[np.ndarray, "..."]]
 """Returns a part of one of their tensors, by its key and slices, with what an adapter adds to it."""
-_FLOATS = ("F64", "F32", "F16", "BF16")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -332,8 +332,8 @@ def weight_files(folder: Path, architecture: Architecture) -> dict[str, Path]:
             shape, kind = tuple(found.get_shape()), found.get_dtype()
             if shape != expected[key].theirs:
                 problems.append(f"{key} has shape {shape}, expected {expected[key].theirs}")
-            if kind not in _FLOATS:
-                problems.append(f"{key} is stored as {kind}, expected one of {', '.join(_FLOATS)}")
+            if kind not in FLOATS:
+                problems.append(f"{key} is stored as {kind}, expected one of {', '.join(FLOATS)}")
     if problems := unreadable + sorted(problems):
         raise InputError(
             f"{folder} does not hold the weights of its config.json: {listed(problems)}",

@@ -30,7 +30,7 @@ from ringworld.interop.hf_config import hf_config
 from ringworld.interop.mapped_array import MappedArray
 from ringworld.interop.msgpack_stream import Record, find_records
 from ringworld.interop.other_model import OtherModel
-from ringworld.interop.tensors import NUMPY_TYPES, Tensor
+from ringworld.interop.tensors import NUMPY_TYPES, PART_NUMBERS, Tensor
 from ringworld.model.config import Architecture, Rope
 from ringworld.model.sizes import LWM_SIZES
 
@@ -283,11 +283,15 @@ def _tensors(
     def joined(*names: str, transposed: bool) -> Tensor:
         parts = [(arrays[name], ids) for name, ids in zip(names, vocabularies) if ids]
 
-        def read() -> Shaped[np.ndarray, "vocab embed"]:
-            tables = ((array.read().T if transposed else array.read())[:ids] for array, ids in parts)
-            return np.concatenate(list(tables))
+        def read_parts() -> Iterator[Shaped[np.ndarray, "part embed"]]:
+            rows = max(1, PART_NUMBERS // sizes.embed)
+            for array, ids in parts:
+                for start in range(0, ids, rows):
+                    part = array.read_range(start, min(start + rows, ids), axis=int(transposed))
+                    yield part.T if transposed else part
 
-        return Tensor(shape=(architecture.vocab, sizes.embed), dtype=parts[0][0].dtype, read=read)
+        shape = (architecture.vocab, sizes.embed)
+        return Tensor.in_parts(shape, dtype=parts[0][0].dtype, read_parts=read_parts)
 
     yield "model.embed_tokens.weight", joined(_TEXT, _VISION, transposed=False)
     for layer in range(sizes.layers):

@@ -16,6 +16,8 @@ from ringworld.interop.tensors import NUMPY_TYPES, FloatType
 FLOAT_TYPES: dict[str, FloatType] = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 """By NumPy's names, which are those of msgpack and pickle."""
 _MOST_DIMENSIONS = 8
+_RUNS = 64
+"""Places of a file that are read before their pages are given back: each may map two megabytes around it."""
 
 
 def map_file(path: Path, *, expected: str) -> mmap.mmap:
@@ -65,13 +67,22 @@ class MappedArray:
 
     def read_part(self, index: int, *, axis: int) -> Shaped[np.ndarray, "..."]:
         """Copy one of the arrays that are stacked along an axis, and no other."""
+        return self.read_range(index, index + 1, axis=axis).reshape(
+            self.shape[:axis] + self.shape[axis + 1 :]
+        )
+
+    def read_range(self, start: int, stop: int, *, axis: int) -> Shaped[np.ndarray, "..."]:
+        """Copy what has an index in a range along an axis, and nothing else."""
         assert self.order == "C"
         outer, stacked, inner = self.shape[:axis], self.shape[axis], self.shape[axis + 1 :]
-        runs = np.empty((math.prod(outer), math.prod(inner)), NUMPY_TYPES[self.dtype])
-        for number, run in enumerate(runs):
-            self._copy(run, begin=(number * stacked + index) * len(run))
+        numbers = math.prod(inner)
+        runs = np.empty((math.prod(outer), (stop - start) * numbers), NUMPY_TYPES[self.dtype])
+        for number, run in enumerate(runs, start=1):
+            self._copy(run, begin=((number - 1) * stacked + start) * numbers)
+            if number % _RUNS == 0:
+                self._release()
         self._release()
-        return runs.reshape(outer + inner)
+        return runs.reshape(*outer, stop - start, *inner)
 
     def _copy(self, into: Shaped[np.ndarray, " numbers"], *, begin: int) -> None:
         for piece in self.pieces:

@@ -35,7 +35,15 @@ class OtherModel:
             name: Tensor.in_parts(tensor.shape, dtype=kind, read_parts=partial(_rounded, tensor, kind))
             for name, tensor in self.tensors.items()
         }
-        return replace(self, config={**self.config, "torch_dtype": dtype}, tensors=tensors)
+        return replace(self, config=with_type(self.config, dtype), tensors=tensors)
+
+
+def with_type(config: Mapping[str, Any], dtype: StoredType) -> dict[str, Any]:
+    """Return a `config.json` that says how weights are stored, under the key of transformers 4 alone.
+
+    transformers 5 calls it `dtype`, and reads both.
+    """
+    return {**{key: value for key, value in config.items() if key != "dtype"}, "torch_dtype": dtype}
 
 
 def _rounded(tensor: Tensor, kind: FloatType) -> Iterator[Shaped[np.ndarray, "part ..."]]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Shaped
 
-from ringworld.interop.hf_config import OUR_KEY
+from ringworld.core.shared_files import OUR_KEY
 from ringworld.interop.other_model import OtherModel
 from ringworld.interop.tensors import Tensor
 from ringworld.model.extend import new_row

@@ -53,8 +53,15 @@ def read_text(path: Path, *, max_bytes: int) -> str:
     return text
 
 
-def decode_file(path: Path, *, max_bytes: int) -> str:
+def decode_file(
+    path: Path, *, max_bytes: int, remedy: str = "split it; what prepare reads, max_text_bytes bounds"
+) -> str:
     r"""Read a text file: UTF-8, or what its byte-order mark says, with `\n` line ends and without the mark.
+
+    Args:
+        path: of the file.
+        max_bytes: how large it may be.
+        remedy: what to do about one that is larger.
 
     Raises:
         InputError: the file is missing, larger than `max_bytes`, binary, or in another encoding; the message
@@ -67,7 +74,7 @@ def decode_file(path: Path, *, max_bytes: int) -> str:
                 f"{path} has {size} bytes; at most {max_bytes} are read",
                 path=path,
                 value=size,
-                remedy="split it; what prepare reads, max_text_bytes bounds",
+                remedy=remedy,
             )
         raw = path.read_bytes()
     except OSError as error:

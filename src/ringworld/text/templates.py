@@ -64,6 +64,8 @@ class ChatTemplate:
     """Of Jinja, as transformers reads it."""
     tokenizer: TextTokenizer
     vocabulary: Vocabulary
+    path: Path | None = None
+    """The file that it was read from, which errors name."""
 
     @staticmethod
     def of(tokenizer: TextTokenizer, *, vocabulary: Vocabulary) -> "ChatTemplate":
@@ -72,7 +74,13 @@ class ChatTemplate:
         Raises:
             InputError: what came with it is no template.
         """
-        return ChatTemplate(source=source_of(tokenizer) or LWM, tokenizer=tokenizer, vocabulary=vocabulary)
+        source = source_of(tokenizer)
+        return ChatTemplate(
+            source=source or LWM,
+            tokenizer=tokenizer,
+            vocabulary=vocabulary,
+            path=tokenizer.template_file if source else None,
+        )
 
     def encode(self, messages: Sequence[Message]) -> Int32[np.ndarray, " tokens"]:
         r"""Return the ids of a conversation, up to where the assistant continues.
@@ -119,7 +127,7 @@ class ChatTemplate:
         texts = [self.source, *(message.text for messages in conversations for message in messages)]
         mark, picture = unused(texts, 2)
         special = beginnings(self.tokenizer.special)
-        variables = {**self.tokenizer.named, "add_generation_prompt": reply}
+        variables = {**variables_of(self.source, self.tokenizer), "add_generation_prompt": reply}
         renderings = [
             {
                 **variables,
@@ -134,15 +142,18 @@ class ChatTemplate:
             for messages in conversations
         ]
         with Renderer() as renderer:
-            rendered = renderer.render(self.source, renderings)
+            rendered = renderer.render(self.source, renderings, path=self.path)
         encoded = []
         for text, messages in zip(rendered, conversations):
             clips = [clip for message in messages for clip in message.clips]
             words, *others = (self.tokenizer.encode_rendered(part, mark=mark) for part in text.split(picture))
             if len(others) != len(clips):
-                problem = f"the chat template shows {len(others)} of {len(clips)} clips"
                 raise InputError(
-                    problem, field="chat_template", value=self.source, remedy="use another model"
+                    f"the chat template{in_file(self.path)} shows {len(others)} of {len(clips)} clips",
+                    field="chat_template",
+                    value=self.source,
+                    path=self.path,
+                    remedy="use another model",
                 )
             ids: list[Any] = [words]
             for clip, after in zip(clips, others):
@@ -175,9 +186,30 @@ def source_of(tokenizer: TextTokenizer) -> str | None:
     if isinstance(found, list):
         found = _named(found)
     if not isinstance(found, str | None) or len(found or "") > _LONGEST_TEMPLATE:
-        problem = f"chat_template of the tokenizer is no template, but {type(found).__name__}"
-        raise InputError(problem, field="chat_template", value=found, remedy="copy the model again")
+        path = tokenizer.template_file
+        what = "longer than a megabyte" if isinstance(found, str) else f"{type(found).__name__}"
+        raise InputError(
+            f"chat_template of the tokenizer{in_file(path)} is no template, but {what}",
+            field="chat_template",
+            value=found,
+            path=path,
+            remedy="copy the model again",
+        )
     return found or None
+
+
+def variables_of(source: str, tokenizer: TextTokenizer) -> dict[str, str]:
+    """Return the names of tokens that a template is given, such as `bos_token`.
+
+    Templates of models know no name that is null in their `tokenizer_config.json`; ours begin with the token
+    with which such a model begins its texts.
+    """
+    return {**({"bos_token": tokenizer.begin} if source in (LWM, LLAMA_2) else {}), **tokenizer.named}
+
+
+def in_file(path: Path | None) -> str:
+    """Return how a message names the file of a template, if it has one."""
+    return f" in {path}" if path else ""
 
 
 def joined(before: Sequence[Message], after: Sequence[Message]) -> list[Message]:
@@ -260,8 +292,15 @@ class Renderer:
             process.kill()
             process.communicate()
 
-    def render(self, template: str, renderings: Sequence[Mapping[str, Any]]) -> list[str]:
+    def render(
+        self, template: str, renderings: Sequence[Mapping[str, Any]], *, path: Path | None = None
+    ) -> list[str]:
         """Return what a template makes of each of several sets of variables.
+
+        Args:
+            template: of Jinja.
+            renderings: of each what it may name.
+            path: the file that the template was read from.
 
         Raises:
             InputError: it refuses one, has an error, or needs too long, too much memory or too many
@@ -279,9 +318,10 @@ class Renderer:
             return answer["texts"]
         reason = answer.get("refused") or f"it needs more than {_SECONDS} seconds or two gigabytes"
         raise InputError(
-            f"the chat template cannot be used: {reason}",
+            f"the chat template{in_file(path)} cannot be used: {reason}",
             field="chat_template",
             value=template,
+            path=path,
             remedy="use the template of the model's authors",
         )
 

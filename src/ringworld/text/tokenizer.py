@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,22 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 from ringworld.core.config import read_as
 from ringworld.core.errors import InputError
 from ringworld.core.files import read_json, write_json_atomic, write_text_atomic
+from ringworld.core.shared_files import OUR_KEY
+from ringworld.text.read_text import decode_file
 
 BOS, EOS, VISION_START, VISION_END = "<s>", "</s>", "<vision>", "</vision>"
 SPECIAL = (BOS, EOS, VISION_START, VISION_END)
 _ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())
 _FILE, _SETTINGS_FILE, _TEMPLATE_FILE = "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"
+_CONFIG_FILE = "config.json"
+"""Of a model, where it is beside."""
+_LONGEST_TEMPLATE_BYTES = 2**20
 _SETTINGS = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
 """What transformers needs to know of a tokenizer that we trained."""
+_BEGINS_WITH = f"{OUR_KEY}_begins_with"
+"""Key of `tokenizer_config.json` for the token that stands in where its `bos_token` is null."""
+_ADD_NO_BOS = ("GPT2Tokenizer", "GPT2TokenizerFast", "Qwen2Tokenizer", "Qwen2TokenizerFast")
+"""Classes of transformers that put nothing before a text where neither file says so."""
 _PIECES = r"'s|'t|'re|'ve|'m|'ll|'d|\p{N}| ?\p{L}{1,64}| ?[^\s\p{L}\p{N}]{1,64}|\s{1,64}(?!\S)|\s{1,64}"
 """Words as GPT-2 finds them, but each digit alone and none longer than 64 characters, as no word of a
 language is: merging within a piece takes more than linear time."""
@@ -32,6 +42,8 @@ class TextTokenizer:
 
     bos: int
     """Id that begins every example (`<s>`)."""
+    adds_bos: bool
+    """Whether it begins a text that is to be continued, too, as transformers puts it there."""
     eos: int
     """Id that ends an example (`</s>`)."""
     vision_start: tuple[int, ...]
@@ -40,6 +52,8 @@ class TextTokenizer:
     """`</vision>`."""
     settings: Mapping[str, Any]
     """All that `tokenizer_config.json` says, with the chat template of a file beside it."""
+    template_file: Path | None = None
+    """From which the chat template was read."""
 
     def __init__(
         self,
@@ -55,23 +69,29 @@ class TextTokenizer:
             tokenizer: of the tokenizers library.
             bos: the token that begins a text.
             eos: the token that ends a text.
-            settings: what `tokenizer_config.json` says besides.
+            settings: what `tokenizer_config.json` says besides; a `bos_token` of None stays, as in the files
+                of Qwen, whose texts begin with nothing.
 
         Raises:
-            InputError: it lacks `bos` or `eos`, or some text is encoded as a special id.
+            InputError: it lacks `bos` or `eos`, `add_bos_token` is neither true nor false, or some text is
+                encoded as a special id.
         """
         tokenizer.encode_special_tokens = True
         self._rendered: Tokenizer | None = None
         tokenizer.no_truncation()
         tokenizer.no_padding()
-        self._tokenizer, self.settings = tokenizer, {**settings, "bos_token": bos, "eos_token": eos}
+        self._tokenizer, self._ends = tokenizer, (bos, eos)
+        named = {"bos_token": bos, "eos_token": eos}
+        if "bos_token" in settings and settings["bos_token"] is None:
+            named |= {"bos_token": None, _BEGINS_WITH: bos}
+        self.settings = {**settings, **named}
         for field, token in (("bos", bos), ("eos", eos)):
             if tokenizer.token_to_id(token) is None:
                 raise InputError(
                     f"the tokenizer has no token {token!r}",
                     field=field,
                     value=token,
-                    remedy="name the tokens that begin and end a text (bos, eos), such as <|begin_of_text|>",
+                    remedy=f"name bos_token and eos_token in its {_SETTINGS_FILE}, such as <|begin_of_text|>",
                 )
         # A dict, since one token may both begin and end a text.
         names = {name: tokenizer.token_to_id(name) for name in (bos, eos, VISION_START, VISION_END)}
@@ -83,6 +103,7 @@ class TextTokenizer:
         tokenizer.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in missing])
         self._refuse_leaks()
         self.bos, self.eos = self._special[bos], self._special[eos]
+        self.adds_bos = self._begins()
         self.vision_start = self._vision(VISION_START)
         self.vision_end = self._vision(VISION_END)
 
@@ -137,21 +158,36 @@ class TextTokenizer:
     def load(cls, path: Path, *, bos: str | None = None, eos: str | None = None) -> "TextTokenizer":
         """Load a folder that `save` wrote, or a foreign one (or file) that has a `tokenizer.json`.
 
+        A text begins with the first of these that there is:
+
+        | `bos_token` of `tokenizer_config.json` | token |
+        |---|---|
+        | a name | that one |
+        | null, as Qwen's, or absent | the special one of `bos_token_id` in a `config.json` beside it |
+        | absent | `<s>`, as LLaMA's |
+        | null or absent | the one that ends a text |
+
+        It ends with `eos_token`, that of `eos_token_id`, or `</s>`.
+
         Args:
             path: a folder, or the `tokenizer.json` itself.
-            bos: the token that begins a text; by default what `tokenizer_config.json` names, or `<s>`.
-            eos: the token that ends one; likewise, or `</s>`.
+            bos: the token that begins a text, whatever the files say.
+            eos: the token that ends one, likewise.
 
         Raises:
-            InputError: no such file, not a tokenizer, it lacks `bos` or `eos`, or it encodes some text as one
-                of them, as Unigram models do whose vocabulary holds `</s>`.
+            InputError: no such file, not a tokenizer, it lacks what begins or ends a text, or it encodes some
+                text as one of them, as Unigram models do whose vocabulary holds `</s>`.
         """
         file = path / _FILE if path.is_dir() else path
         read_json(file)  # names the file if it is missing or damaged
         settings_file, template_file = (file.parent / name for name in (_SETTINGS_FILE, _TEMPLATE_FILE))
         settings = read_as(dict[str, Any], settings_file) if settings_file.exists() else {**_SETTINGS}
         if template_file.exists():
-            settings["chat_template"] = template_file.read_text(encoding="utf-8")
+            settings["chat_template"] = decode_file(
+                template_file, max_bytes=_LONGEST_TEMPLATE_BYTES, remedy="copy the model again"
+            )
+        else:
+            template_file = settings_file
         try:
             tokenizer = Tokenizer.from_file(str(file))
         except Exception as error:  # the library raises bare Exception
@@ -160,15 +196,17 @@ class TextTokenizer:
                 path=file,
                 remedy="train a tokenizer, or name another file",
             ) from error
-        bos = bos or _named(settings, "bos_token", settings_file) or BOS
-        eos = eos or _named(settings, "eos_token", settings_file) or EOS
+        settings |= {key: name for key, name in (("bos_token", bos), ("eos_token", eos)) if name is not None}
+        bos, eos = _ends(tokenizer, settings, settings_file)
         try:
-            return cls(tokenizer, bos=bos, eos=eos, settings=settings)
+            loaded = cls(tokenizer, bos=bos, eos=eos, settings=settings)
         except InputError as error:
             problem = f"{file} cannot be used: {error.problem}"
             raise InputError(
                 problem, field=error.field, value=error.value, path=file, remedy=error.remedy
             ) from None
+        loaded.template_file = template_file if "chat_template" in settings else None
+        return loaded
 
     def save(self, directory: Path) -> None:
         """Write `tokenizer.json`, and `tokenizer_config.json` with all that it said when it was loaded."""
@@ -177,9 +215,18 @@ class TextTokenizer:
 
     def with_settings(self, settings: Mapping[str, Any]) -> "TextTokenizer":
         """Return a copy of which `tokenizer_config.json` says this besides."""
-        ends = {"bos": self.settings["bos_token"], "eos": self.settings["eos_token"]}
+        bos, eos = self._ends
         same = Tokenizer.from_str(self._tokenizer.to_str())
-        return TextTokenizer(same, **ends, settings={**self.settings, **settings})
+        return TextTokenizer(same, bos=bos, eos=eos, settings={**self.settings, **settings})
+
+    def without_ours(self) -> "TextTokenizer":
+        """Return a copy whose `tokenizer_config.json` has no key of ringworld's, for the folder of a model.
+
+        Its `config.json` says there what begins a text of which `bos_token` is null.
+        """
+        same = copy(self)
+        same.settings = {key: value for key, value in self.settings.items() if not key.startswith(OUR_KEY)}
+        return same
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of `text`, with none added and none special, whatever the text says.
@@ -221,6 +268,11 @@ class TextTokenizer:
         return ids
 
     @property
+    def begin(self) -> str:
+        """Name of the token of `bos`."""
+        return self._ends[0]
+
+    @property
     def special(self) -> tuple[str, ...]:
         """Names of the special tokens."""
         added = self._tokenizer.get_added_tokens_decoder().values()
@@ -249,9 +301,25 @@ class TextTokenizer:
     @property
     def fingerprint(self) -> str:
         """SHA-256 of all that decides the ids; prepared data carries it."""
-        ends = [self.settings["bos_token"], self.settings["eos_token"]]
-        parts = [json.loads(self._tokenizer.to_str()), *ends]
+        parts = [json.loads(self._tokenizer.to_str()), *self._ends]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    def _begins(self) -> bool:
+        said = self.settings.get("add_bos_token")
+        if not isinstance(said, bool | None):
+            raise InputError(
+                f"add_bos_token is {said!r:.60}, neither true nor false",
+                field="add_bos_token",
+                value=said,
+                remedy=f"copy {_SETTINGS_FILE} again, or edit it",
+            )
+        if said is not None:
+            return said
+        if self._tokenizer.post_processor is not None:
+            return self._tokenizer.encode("a").ids[:1] == [self.bos]
+        return self.settings["bos_token"] is not None and (
+            self.settings.get("tokenizer_class") not in _ADD_NO_BOS
+        )
 
     def _refuse_leaks(self) -> None:
         """Encode the names of the special tokens as a user might write them, and look for special ids."""
@@ -290,6 +358,24 @@ def _counted(texts: Iterable[str], on_progress: Callable[[int], None]) -> Iterat
         yield text
         characters += len(text)
         on_progress(characters)
+
+
+def _ends(tokenizer: Tokenizer, settings: Mapping[str, Any], file: Path) -> tuple[str, str]:
+    """Return the tokens that begin and end a text; see `TextTokenizer.load`."""
+    config_file = file.parent / _CONFIG_FILE
+    config = read_as(dict[str, Any], config_file) if config_file.exists() else {}
+    added = tokenizer.get_added_tokens_decoder()
+
+    def of_config(key: str) -> str | None:
+        ids = config.get(key)
+        id = ids[0] if isinstance(ids, list) and ids else ids
+        token = added.get(id) if type(id) is int else None
+        return token.content if token is not None and token.special else None
+
+    eos = _named(settings, "eos_token", file) or of_config("eos_token_id") or EOS
+    usual = "bos_token" not in settings and tokenizer.token_to_id(BOS) is not None
+    bos = _named(settings, "bos_token", file) or _named(settings, _BEGINS_WITH, file)
+    return bos or of_config("bos_token_id") or (BOS if usual else eos), eos
 
 
 def _named(settings: Mapping[str, Any], key: str, file: Path) -> str | None:

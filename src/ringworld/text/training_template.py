@@ -7,12 +7,24 @@ question with and the answer (for LLaMA-2 a blank), and what ends the answer.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
 from ringworld.core.errors import InputError
 from ringworld.text import chat
 from ringworld.text.chat import Role, Segment, Segments
 from ringworld.text.template_name import TemplateName
-from ringworld.text.templates import LLAMA_2, ChatTemplate, Renderer, beginnings, source_of, spelled, unused
+from ringworld.text.templates import (
+    LLAMA_2,
+    ChatTemplate,
+    Renderer,
+    beginnings,
+    in_file,
+    source_of,
+    spelled,
+    unused,
+    variables_of,
+)
 from ringworld.text.tokenizer import TextTokenizer
 from ringworld.text.vocabulary import Vocabulary
 
@@ -32,7 +44,8 @@ def wording_of(name: TemplateName, tokenizer: TextTokenizer) -> Wording:
     """
     if name == "lwm":
         return chat.conversation
-    return TrainingTemplate(_source(name, tokenizer), tokenizer)
+    path = tokenizer.template_file if name == "own" else None
+    return TrainingTemplate(_source(name, tokenizer), tokenizer, path=path)
 
 
 def with_template(tokenizer: TextTokenizer, name: TemplateName) -> TextTokenizer:
@@ -67,15 +80,15 @@ class _Around:
 class TrainingTemplate:
     """Lays out conversations by a template of Jinja; in each process by one of its own."""
 
-    def __init__(self, source: str, tokenizer: TextTokenizer) -> None:
-        """Take a template, and the tokenizer whose special tokens it names."""
-        self._source, self._tokenizer = source, tokenizer
+    def __init__(self, source: str, tokenizer: TextTokenizer, *, path: Path | None = None) -> None:
+        """Take a template, the tokenizer whose special tokens it names, and the file that it is from."""
+        self._source, self._tokenizer, self._path = source, tokenizer, path
         self._special = beginnings(tokenizer.special)
         self._renderer = Renderer()
         self._around: _Around | None = None
 
-    def __reduce__(self) -> tuple[type["TrainingTemplate"], tuple[str, TextTokenizer]]:
-        return TrainingTemplate, (self._source, self._tokenizer)
+    def __reduce__(self) -> tuple[Callable[..., "TrainingTemplate"], tuple[str, TextTokenizer]]:
+        return partial(TrainingTemplate, path=self._path), (self._source, self._tokenizer)
 
     def __call__(self, turns: Turns) -> Segments:
         """Lay out a whole conversation, with loss on the answers and what ends them.
@@ -140,14 +153,18 @@ class TrainingTemplate:
         )
 
     def _render(self, conversations: Sequence[Sequence[dict[str, str]]], *, reply: bool) -> list[str]:
-        variables = {**self._tokenizer.named, "add_generation_prompt": reply}
+        variables = {**variables_of(self._source, self._tokenizer), "add_generation_prompt": reply}
         renderings = [{**variables, "messages": messages} for messages in conversations]
-        return self._renderer.render(self._source, renderings)
+        return self._renderer.render(self._source, renderings, path=self._path)
 
     def _wrong(self, problem: str) -> InputError:
         remedy = "use another template for training, such as lwm"
         return InputError(
-            f"the chat template {problem}", field="chat_template", value=self._source, remedy=remedy
+            f"the chat template{in_file(self._path)} {problem}",
+            field="chat_template",
+            value=self._source,
+            path=self._path,
+            remedy=remedy,
         )
 
 

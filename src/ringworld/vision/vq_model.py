@@ -21,11 +21,11 @@ from safetensors.numpy import save_file
 from ringworld.core.config import from_json, read_as
 from ringworld.core.errors import InputError, listed
 from ringworld.core.files import reading, write_json_atomic, writing
+from ringworld.core.shared_files import FLOATS, OUR_KEY
 from ringworld.vision.config import FrameTokenizerConfig, PixelRange
 from ringworld.vision.vqgan import FrameAutoencoder
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "diffusion_pytorch_model.safetensors"
-OURS_KEY = "ringworld"
 
 _SIZES = {
     "channels": "block_out_channels",
@@ -59,7 +59,6 @@ _VQ_MODEL_NAMES = (
     (r"\.(kernel|scale)$", ".weight"),
 )
 """Part of the path of our weight, and its name there; the other parts are the same."""
-_FLOATS = ("F64", "F32", "F16", "BF16")
 
 
 def named_weights(
@@ -94,7 +93,7 @@ def write_vq_model(folder: Path, config: FrameTokenizerConfig, autoencoder: Fram
         **{key: [block] * len(config.channels) for key, block in _BLOCKS.items()},
         "sample_size": config.resolution,
         "lookup_from_codebook": True,
-        OURS_KEY: {"resolution": config.resolution, "pixel_range": config.pixel_range},
+        OUR_KEY: {"resolution": config.resolution, "pixel_range": config.pixel_range},
     }
     write_json_atomic(folder / CONFIG_FILE, described)
 
@@ -139,9 +138,9 @@ def _read_config(path: Path, resolution: int | None, pixel_range: PixelRange | N
         problems.append(f"vq_embed_dim is {theirs['vq_embed_dim']!r}, which is not latent_channels")
     shapes = {ours: theirs[key] for ours, key in _SIZES.items() if key in theirs}
     problems += [f"{key} is missing" for key in _SIZES.values() if key not in theirs]
-    own = theirs.get(OURS_KEY, {})
+    own = theirs.get(OUR_KEY, {})
     if not isinstance(own, dict):
-        problems.append(f"{OURS_KEY} is a {type(own).__name__}, not an object")
+        problems.append(f"{OUR_KEY} is a {type(own).__name__}, not an object")
         own = {}
     given = {"resolution": resolution, "pixel_range": pixel_range}
     shapes |= own | {key: value for key, value in given.items() if value is not None}
@@ -167,8 +166,8 @@ def _check_tensors(tensors: Any, expected: dict[str, tuple[int, ...]], problems:
             continue
         if tuple(found[name].get_shape()) != shape:
             problems.append(f"{name} has the shape {tuple(found[name].get_shape())}, not {shape}")
-        if found[name].get_dtype() not in _FLOATS:
-            problems.append(f"{name} is stored as {found[name].get_dtype()}, not as {', '.join(_FLOATS)}")
+        if found[name].get_dtype() not in FLOATS:
+            problems.append(f"{name} is stored as {found[name].get_dtype()}, not as {', '.join(FLOATS)}")
 
 
 def _to_theirs(array: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "..."]:
