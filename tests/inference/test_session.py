@@ -98,7 +98,8 @@ def test_what_does_not_fit_is_refused_and_the_session_goes_on():
 def test_sizes_of_chunks_are_few_and_hold_all():
     assert chunk_sizes(2700, most=1024, members=1) == [1024, 1024, 512, 128, 32]
     assert chunk_sizes(1, most=1024, members=3) == [36]
-    for tokens in range(1, 2000, 7):
-        sizes = chunk_sizes(tokens, most=512, members=1)
-        assert tokens <= sum(sizes) < tokens + max(32, sizes[-1] // 4 + 1)
-        assert set(sizes) <= {32, 64, 128, 256, 512}
+    for least, allowed in ((32, {32, 64, 128, 256, 512}), (128, {128, 256, 512})):
+        for tokens in range(1, 2000, 7):
+            sizes = chunk_sizes(tokens, most=512, members=1, least=least)
+            assert tokens <= sum(sizes) < tokens + max(least, sizes[-1] // 4 + 1)
+            assert set(sizes) <= allowed
