@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from ringworld.core.errors import InputError
+from ringworld.inference import reading
 from ringworld.inference.config import GREEDY, GenerationLimits, SamplingConfig
+from ringworld.inference.generate import Decoding
 from ringworld.inference.generator import Generator
 from ringworld.inference.reading import chunk_sizes
 from tests.inference.tiny_world import FORWARD, TOKENIZER, VOCABULARY, full_scores, make_world
@@ -71,6 +73,27 @@ def test_a_turn_that_was_stopped_or_changed_leaves_no_trace():
     assert list(session.write(max_new_tokens=5, sampling=GREEDY)) == expected.tokens.tolist()
     list(session.read(other))
     assert list(session.write(max_new_tokens=5, sampling=GREEDY)) == expected.tokens.tolist()
+
+
+@pytest.mark.parametrize("during", ["reading", "writing"])
+def test_what_a_ctrl_c_breaks_off_leaves_a_session_that_answers_as_before(monkeypatch, during):
+    made = generator(2)
+    session = made.session()
+    list(session.read(TEXT[:70]))
+    (expected,) = made.generate([TEXT[:110]], max_new_tokens=6)
+
+    def interrupted(*args, **rest):
+        broken(*args, **rest)  # The cache is used up.
+        raise KeyboardInterrupt
+
+    owner, name = (reading, "read_chunk") if during == "reading" else (Decoding, "advance")
+    broken = getattr(owner, name)
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(owner, name, interrupted)
+        list(session.read(TEXT[:110]))
+        list(session.write(max_new_tokens=6, sampling=GREEDY))
+    list(session.read(TEXT[:110]))
+    assert list(session.write(max_new_tokens=6, sampling=GREEDY)) == expected.tokens.tolist()
 
 
 def test_a_cache_grows_with_what_is_read():
