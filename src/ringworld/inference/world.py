@@ -320,7 +320,8 @@ class World:
         Raises:
             InputError: what came with it is no template.
         """
-        return ChatTemplate.of(self.prompts.tokenizer, vocabulary=self.prompts.vocabulary)
+        prompts = self.prompts
+        return prompts.template or ChatTemplate.of(prompts.tokenizer, vocabulary=prompts.vocabulary)
 
     def keep(
         self,
