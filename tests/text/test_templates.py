@@ -3,6 +3,7 @@
 import gc
 import json
 import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -97,6 +98,16 @@ def test_what_a_ctrl_c_breaks_off_is_no_answer_to_the_next_conversation(started,
         patched.setattr(started[0].stdout, "readline", interrupted)
         template.encode([user("Red?")])
     assert template.encode([user("Why?")]).tolist() == expected
+
+
+def test_a_program_that_holds_a_template_to_its_end_ends_without_a_word():
+    program = (
+        "from ringworld.text.templates import Renderer\n"
+        "held = Renderer()\n"
+        "print(held.render('{{ messages[0].content }}', [{'messages': [{'content': 'Red?'}]}]))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("['Red?']\n", "")
 
 
 def test_threads_that_share_a_template_get_each_their_own():

@@ -6,7 +6,8 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+import weakref
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -245,20 +246,17 @@ class Renderer:
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[str] | None = None
+        self._end: Callable[[], object] = lambda: None
         self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple[type["Renderer"], tuple[()]]:
         return Renderer, ()  # each process has its own
 
-    def __del__(self) -> None:
-        self.close()
-
     def close(self) -> None:
         """End the process."""
-        process, self._process = self._process, None
-        if process is not None:
-            process.kill()
-            process.communicate()
+        if self._process is not None:
+            self._process = None
+            self._end()
 
     def render(self, template: str, renderings: Sequence[Mapping[str, Any]]) -> list[str]:
         """Return what a template makes of each of several sets of variables.
@@ -298,6 +296,7 @@ class Renderer:
                 text=True,
                 start_new_session=True,  # a Ctrl-C is not for it
             )
+            self._end = weakref.finalize(self, _kill, self._process)
         process = self._process
         assert process.stdin is not None and process.stdout is not None
         late = threading.Timer(_WAIT_SECONDS, process.kill)
@@ -314,3 +313,8 @@ class Renderer:
             raise
         finally:
             late.cancel()
+
+
+def _kill(process: subprocess.Popen[str]) -> None:
+    process.kill()
+    process.communicate()
