@@ -65,7 +65,7 @@ class ChatTemplate:
     """Of Jinja, as transformers reads it."""
     tokenizer: TextTokenizer
     vocabulary: Vocabulary
-    renderer: "Renderer" = field(default_factory=lambda: Renderer())
+    _renderer: "Renderer" = field(default_factory=lambda: Renderer(), init=False, repr=False)
     """Whose process lives as long as the template."""
 
     @staticmethod
@@ -137,7 +137,7 @@ class ChatTemplate:
             }
             for messages in conversations
         ]
-        rendered = self.renderer.render(self.source, renderings)
+        rendered = self._renderer.render(self.source, renderings)
         encoded = []
         for text, messages in zip(rendered, conversations):
             clips = [clip for message in messages for clip in message.clips]
