@@ -1,9 +1,11 @@
 """Seconds from starting Python to the first token of a text model, with the compilation cache cold and warm.
 
-    python benchmarks/first_token.py > benchmarks/results/first_token_cpu.json
+    make smollm2
+    python benchmarks/first_token.py --chat models/smollm2-135m > benchmarks/results/first_token_cpu.json
 
 Weights are random. Each start is a fresh process, which calls `ringworld.load` on a model folder, as a user's
-does; what loading adds to the peak of its memory stands beside the bytes of the weights.
+does; what loading adds to the peak of its memory stands beside the bytes of the weights. With `--chat` the
+program itself is started twice with a real model, too, and asked a question of two lines.
 A token's time is the least of several calls, and the seconds of the processor stand beside those of the
 clock, so that what else the machine does can be told apart.
 """
@@ -11,6 +13,7 @@ clock, so that what else the machine does can be told apart.
 import argparse
 import json
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -26,6 +29,11 @@ SHAPES = {
     "smollm2_135m": dict(layers=30, embed=576, heads=9, kv_heads=3, head=64, mlp=1536, text_vocab=49152),
 }
 PROMPT_TOKENS, MORE_TOKENS, REPEATS = 32, 32, 5
+QUESTION = (
+    "I am going to Paris with two children in spring, for three days, and it may rain on one of them. "
+    "Which museum, which park and which street would you show them, and in which order?"
+)
+"""Two lines of a terminal, but one of stdin."""
 
 
 def start(folder: Path) -> None:
@@ -95,17 +103,46 @@ def measure(shape: str, work: Path) -> dict:
     return {"shape": SHAPES[shape], "parameters": count, "starts": starts}
 
 
+def chat(model: Path, work: Path) -> dict:
+    """Start `ringworld chat` twice with one new cache; time until the first character of an answer."""
+    environment = os.environ | {"RINGWORLD_COMPILATION_CACHE": str(work / "cache-chat")}
+    options = ["--model", str(model), "--max-new-tokens", "1"]
+    starts = []
+    for name in ("cold", "warm"):
+        begun = time.perf_counter()
+        with subprocess.Popen(
+            [sys.executable, "-m", "ringworld", "chat", *options],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            assert process.stdin and process.stdout
+            process.stdin.write(QUESTION + "\n")
+            process.stdin.flush()
+            shown = process.stdout.read(1)
+            seconds = time.perf_counter() - begun
+            _, said = process.communicate()
+        assert shown and process.returncode == 0, said
+        starts.append({"cache": name, "start_to_first_character_seconds": seconds, "said": said.strip()})
+    return {"model": model.name, "question": QUESTION, "starts": starts}
+
+
 def main() -> None:
     """Measure every shape and print one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--start", type=Path, metavar="MODEL")
+    parser.add_argument("--chat", type=Path, metavar="MODEL", help="folder of a model that answers")
     asked = parser.parse_args()
     if asked.start:
         return start(asked.start)
     with tempfile.TemporaryDirectory() as work:
         results = {shape: measure(shape, Path(work)) for shape in SHAPES}
+        if asked.chat:
+            results["chat"] = chat(asked.chat, Path(work))
     record = {
-        "command": "python benchmarks/first_token.py",
+        "command": shlex.join(["python", "benchmarks/first_token.py", *sys.argv[1:]]),
         "versions": versions("ringworld", "jax", "jaxlib", "numpy"),
         "machine": machine(),
         "compute": "float32",

@@ -53,6 +53,7 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path, origin):
     [
         ({"about": Path("f")}, "about"),
         ({"frames": 3}, "frames"),
+        ({"kind": "image", "samples": 2}, "samples"),
         ({"kind": "image", "frames": 3}, "frames"),
         ({"kind": "video", "max_new_tokens": 3}, "max_new_tokens"),
         ({"kind": "answer", "sampling": {"guidance_scale": 2.0}}, "guidance_scale"),

@@ -124,6 +124,19 @@ def test_a_model_of_another_shape_begins_no_run(made, tmp_path):
     assert (refused.value.field, refused.value.value) == ("init", ["mlp"])
 
 
+@pytest.mark.parametrize("run", ["all weights", "adapter"])
+def test_a_model_of_scaled_rotations_begins_no_run_without_them(made, tmp_path, run):
+    scaled = shutil.copytree(made / "run/models/256", tmp_path / "scaled")
+    config = json.loads((scaled / "config.json").read_text())
+    config["rope_parameters"] |= {"rope_type": "linear", "factor": 4.0}
+    (scaled / "config.json").write_text(json.dumps(config))
+    asked = {"all weights": RUN, "adapter": LORA}[run]
+    with pytest.raises(InputError) as refused:
+        rw.train(asked, data=made / "examples", out=tmp_path / "out", init=scaled)
+    assert (refused.value.field, refused.value.value) == ("init", ["rope.scaling"])
+    assert not (tmp_path / "out" / "origin.json").exists()
+
+
 def test_a_model_of_text_learns_to_see(made, tmp_path):
     """As in the paper: the vision stages begin from the text model, with its tokenizer."""
     frames = make_world(ring=1).frames

@@ -1,5 +1,6 @@
 """`ringworld chat` as a process: lines in, answers out."""
 
+import io
 import json
 import os
 import signal
@@ -8,7 +9,12 @@ import sys
 from pathlib import Path
 
 import ringworld
+from ringworld.api.chat import chat as talk
 from ringworld.api.load import load
+from ringworld.inference.config import TextSampling
+from ringworld.inference.world import World
+from ringworld.vision.write_media import write_image, write_video
+from tests.report.sample_run import moving_square
 
 
 def start(model: Path, *options: str) -> subprocess.Popen[str]:
@@ -60,6 +66,42 @@ def test_lines_are_answered_commands_are_obeyed_and_errors_do_not_end_the_chat(m
     assert "none.txt" in errors[1]
     assert chat.turn is not None
     assert f"{chat.turn.prompt_tokens:,}" in said
+
+
+def test_files_videos_and_images_are_shown_with_the_next_question(seeing, tmp_path):
+    book, video, image = (tmp_path / name for name in ("book.txt", "clip.mp4", "picture.png"))
+    book.write_text("A red circle moves to the right.", encoding="utf-8")
+    write_video(video, moving_square(color=(9, 99, 9)), frames_per_second=4)
+    write_image(image, moving_square(color=(99, 9, 9))[0])
+    options = ("--file", book, "--video", video, "--image", image, "--max-new-tokens", "6")
+    lines = ["Red?", f"/image {image}", f"/video {video}", f"/video {image.with_name('none')}", "Why?"]
+    process = start(seeing, *map(str, options))
+    _, said = process.communicate("\n".join([*lines, f"/save {tmp_path / 'said.json'}"]), timeout=300)
+    assert process.returncode == 0, said
+    assert len([line for line in said.splitlines() if line.startswith("error: ")]) == 1
+    world = load(seeing)
+    clips = {"video": world.codes(video=video), "image": world.codes(image=image)}
+    chat = world.chat(max_new_tokens=6)
+    chat.add_document(book.read_text())
+    for question, shown in (("Red?", ("video", "image")), ("Why?", ("image", "video"))):
+        for name in shown:
+            chat.add_clip(clips[name])
+        list(chat.ask(question))
+    assert json.loads((tmp_path / "said.json").read_text()) == chat.to_json()
+    assert len(clips["image"]) == 1 < len(clips["video"])
+
+
+def test_ctrl_c_stops_a_command_and_not_the_chat(seeing, tmp_path, monkeypatch):
+    said = tmp_path / "said.json"
+
+    def interrupted(world: World, **asked: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(World, "codes", interrupted)
+    monkeypatch.setattr(sys, "stdin", io.StringIO(f"/video a.mp4\n/save {said}\n"))
+    options = dict.fromkeys(("file", "video", "image", "system", "weights", "devices"))
+    talk(seeing, template="own", max_new_tokens=6, sampling=TextSampling(), **options)
+    assert json.loads(said.read_text()) == {"messages": []}
 
 
 def test_ctrl_c_stops_an_answer_and_not_the_chat(model, tmp_path):

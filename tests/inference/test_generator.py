@@ -1,5 +1,7 @@
 """Generation against the training-time forward pass, on a ring of one and of two."""
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 
 import jax
@@ -8,8 +10,10 @@ import numpy as np
 import pytest
 
 from ringworld.core.errors import InputError
+from ringworld.inference import reading
 from ringworld.inference.config import GREEDY, GenerationLimits, SamplingConfig
 from ringworld.inference.generator import Generator
+from ringworld.model.decode import read_chunk
 from ringworld.text.vocabulary import Vocabulary
 from tests.inference.tiny_world import FORWARD, TOKENIZER, VOCABULARY, full_scores, make_world
 
@@ -110,21 +114,52 @@ def test_sequences_over_data_members_draw_as_one_device_does():
     assert one.tolist() == four.tolist()
 
 
-def test_other_prompts_of_the_same_shape_compile_nothing():
-    made = make_world(ring=1)
-    draw_codes(made, CAPTIONS, sampling=GREEDY)
-    compiled = []
+@contextmanager
+def programs_compiled() -> Iterator[list[str]]:
+    compiled: list[str] = []
 
     def count(event: str, duration_secs: float, **kwargs: str | int) -> None:
         compiled.extend([event] if "backend_compile" in event else [])
 
     jax.monitoring.register_event_duration_secs_listener(count)
     try:
-        warm = SamplingConfig(temperature=0.7, top_k=3, top_p=0.5, min_p=0.1, repetition_penalty=2.0, seed=11)
-        draw_codes(made, ["to", "red"], frames=3, sampling=warm)
+        yield compiled
     finally:
         jax.monitoring.unregister_event_duration_listener(count)
+
+
+def test_other_prompts_of_the_same_shape_compile_nothing():
+    made = make_world(ring=1)
+    draw_codes(made, CAPTIONS, sampling=GREEDY)
+    with programs_compiled() as compiled:
+        warm = SamplingConfig(temperature=0.7, top_k=3, top_p=0.5, min_p=0.1, repetition_penalty=2.0, seed=11)
+        draw_codes(made, ["to", "red"], frames=3, sampling=warm)
     assert not compiled
+
+
+def test_prompts_in_chunks_compile_few_programs_and_compute_little_padding(monkeypatch):
+    limits = GenerationLimits(max_context_tokens=600, max_sequences=8, chunk_tokens=128)
+    made = generator(make_world(ring=2), limits=limits)
+    computed: list[int] = []
+
+    def counted(weights, cache, tokens, **rest):
+        computed.append(tokens.shape[1])
+        return read_chunk(weights, cache, tokens, **rest)
+
+    monkeypatch.setattr(reading, "read_chunk", counted)
+    ids = np.arange(600, dtype=np.int32) % VOCABULARY.text_size
+
+    def read(lengths: Sequence[int]) -> None:
+        for length in lengths:
+            computed.clear()
+            made.generate([ids[:length]], max_new_tokens=1)
+            assert length <= sum(computed) < length + 33
+
+    with programs_compiled() as all_sizes:
+        read([128 * 3 + size for size in (32, 64, 128)])
+    with programs_compiled() as others:
+        read([390, 420, 447, 475, 501])
+    assert all_sizes and not others
 
 
 @pytest.mark.parametrize("others", [[], [-1], list(range(10_000, 10_020))])

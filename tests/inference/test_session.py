@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from ringworld.core.errors import InputError
+from ringworld.inference import reading
 from ringworld.inference.config import GREEDY, GenerationLimits, SamplingConfig
+from ringworld.inference.generate import Decoding
 from ringworld.inference.generator import Generator
 from ringworld.inference.reading import chunk_sizes
 from tests.inference.tiny_world import FORWARD, TOKENIZER, VOCABULARY, full_scores, make_world
@@ -73,6 +75,27 @@ def test_a_turn_that_was_stopped_or_changed_leaves_no_trace():
     assert list(session.write(max_new_tokens=5, sampling=GREEDY)) == expected.tokens.tolist()
 
 
+@pytest.mark.parametrize("during", ["reading", "writing"])
+def test_what_a_ctrl_c_breaks_off_leaves_a_session_that_answers_as_before(monkeypatch, during):
+    made = generator(2)
+    session = made.session()
+    list(session.read(TEXT[:70]))
+    (expected,) = made.generate([TEXT[:110]], max_new_tokens=6)
+
+    def interrupted(*args, **rest):
+        broken(*args, **rest)  # The cache is used up.
+        raise KeyboardInterrupt
+
+    owner, name = (reading, "read_chunk") if during == "reading" else (Decoding, "advance")
+    broken = getattr(owner, name)
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(owner, name, interrupted)
+        list(session.read(TEXT[:110]))
+        list(session.write(max_new_tokens=6, sampling=GREEDY))
+    list(session.read(TEXT[:110]))
+    assert list(session.write(max_new_tokens=6, sampling=GREEDY)) == expected.tokens.tolist()
+
+
 def test_a_cache_grows_with_what_is_read():
     made = generator(2, max_context_tokens=6000, max_cache_tokens=64)
     session = made.session()
@@ -98,7 +121,8 @@ def test_what_does_not_fit_is_refused_and_the_session_goes_on():
 def test_sizes_of_chunks_are_few_and_hold_all():
     assert chunk_sizes(2700, most=1024, members=1) == [1024, 1024, 512, 128, 32]
     assert chunk_sizes(1, most=1024, members=3) == [36]
-    for tokens in range(1, 2000, 7):
-        sizes = chunk_sizes(tokens, most=512, members=1)
-        assert tokens <= sum(sizes) < tokens + max(32, sizes[-1] // 4 + 1)
-        assert set(sizes) <= {32, 64, 128, 256, 512}
+    for least, allowed in ((32, {32, 64, 128, 256, 512}), (128, {128, 256, 512})):
+        for tokens in range(1, 2000, 7):
+            sizes = chunk_sizes(tokens, most=512, members=1, least=least)
+            assert tokens <= sum(sizes) < tokens + max(least, sizes[-1] // 4 + 1)
+            assert set(sizes) <= allowed

@@ -55,6 +55,16 @@ def test_completions_say_what_was_written_how_likely_it_is_and_why_it_ended():
         assert each.finish == "length"
 
 
+def test_answers_are_drawn_beside_each_other_and_the_first_is_the_answer():
+    world = make_world(ring=1).world
+    frames = np.zeros((2, 8, 8, 3), np.uint8)
+    drawn = {"video": frames, "max_new_tokens": 8, "seed": 3, "temperature": 1.0}
+    three = world.answers("Which color?", samples=3, **drawn)
+    assert three[0].text == world.answer("Which color?", **drawn)
+    assert len({tuple(each.tokens.tolist()) for each in three}) == 3
+    assert all(each.text == each.text.strip() for each in three)
+
+
 def test_an_answer_ends_where_the_template_of_the_model_ends_turns(monkeypatch):
     made = make_world(ring=1).world
     turns = "{% for m in messages %}{{ m.content }}{{ '</vision>' if m.role == 'assistant' }}{% endfor %}"

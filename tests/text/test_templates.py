@@ -1,6 +1,10 @@
 """Conversations to ids: the template's special tokens, and never a user's."""
 
+import gc
 import json
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -55,6 +59,64 @@ def test_that_of_lwm_is_what_models_without_one_were_trained_on():
     asked_again = chat.encode(turns, tokenizer=OURS, vocabulary=VOCABULARY)
     longer = template.encode([user("Red?"), said("blue"), user("Why?")])
     assert longer.tolist() == asked_again.tokens.tolist()
+
+
+@pytest.fixture
+def started(monkeypatch) -> list[subprocess.Popen[str]]:
+    """What a test started, as it starts it."""
+    processes: list[subprocess.Popen[str]] = []
+
+    class Kept(subprocess.Popen[str]):
+        def __init__(self, *args, **options) -> None:
+            super().__init__(*args, **options)
+            processes.append(self)
+
+    monkeypatch.setattr(subprocess, "Popen", Kept)
+    return processes
+
+
+def test_turns_of_a_conversation_share_one_process_which_ends_with_the_template(started):
+    template = own(LWM)
+    ids = template.encode([user("Red?")]).tolist()
+    template.ends()
+    assert len(started) == 1
+    started[0].kill()
+    started[0].wait()
+    assert template.encode([user("Red?")]).tolist() == ids
+    del template
+    gc.collect()
+    assert len(started) == 2 and started[1].poll() is not None
+
+
+def test_what_a_ctrl_c_breaks_off_is_no_answer_to_the_next_conversation(started, monkeypatch):
+    template = own(LWM)
+    expected = template.encode([user("Why?")]).tolist()
+
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(started[0].stdout, "readline", interrupted)
+        template.encode([user("Red?")])
+    assert template.encode([user("Why?")]).tolist() == expected
+
+
+def test_a_program_that_holds_a_template_to_its_end_ends_without_a_word():
+    program = (
+        "from ringworld.text.templates import Renderer\n"
+        "held = Renderer()\n"
+        "print(held.render('{{ messages[0].content }}', [{'messages': [{'content': 'Red?'}]}]))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("['Red?']\n", "")
+
+
+def test_threads_that_share_a_template_get_each_their_own():
+    template = own(LWM)
+    questions = [user(f"Red {index}?") for index in range(16)]
+    alone = [template.encode([question]).tolist() for question in questions]
+    with ThreadPoolExecutor(8) as pool:
+        assert [ids.tolist() for ids in pool.map(lambda one: template.encode([one]), questions)] == alone
 
 
 def test_that_of_llama_2_keeps_the_system_message_inside_the_first_question():

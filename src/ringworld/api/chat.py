@@ -22,7 +22,7 @@ HELP = """\
 /image PATH   ask about an image          /save PATH    write the conversation as JSON
 /keep FOLDER  keep what was read          /reopen FOLDER  continue what was kept
 /history      show the conversation       /help, /quit  this list, the end
-Ctrl-C stops an answer; at the prompt, twice, it ends the chat."""
+Ctrl-C stops an answer or a command; at the prompt, twice, it ends the chat."""
 _WITH_PATH = ("file", "video", "image", "save", "keep", "reopen")
 _COMMANDS = (*_WITH_PATH, "system", "reset", "history", "help", "quit")
 _MOST_BYTES = 2**28
@@ -93,7 +93,7 @@ class _Terminal:
                 elif name == "quit":
                     return
                 else:
-                    self._command(name, rest.strip())
+                    self._interruptible(name, rest.strip())
             except InputError as error:
                 _say(f"error: {error}")
             except OSError as error:
@@ -125,6 +125,13 @@ class _Terminal:
                 continue
             if line:
                 return line
+
+    def _interruptible(self, name: str, rest: str) -> None:
+        """Obey a command; a Ctrl-C ends it and not the chat."""
+        try:
+            self._command(name, rest)
+        except KeyboardInterrupt:
+            _say(f"\n/{name} stops here")
 
     def _command(self, name: str, rest: str) -> None:
         if name not in _COMMANDS:

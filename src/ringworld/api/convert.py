@@ -155,7 +155,7 @@ def _given(options: Mapping[str, Any]) -> dict[str, Any]:
 def _read(
     source: Path, *, tokenizer: TextTokenizer | None, of_lwm: Mapping[str, Any], adapt: Adapt | None
 ) -> OtherModel:
-    """Read a model of any kind, known by its first bytes or by the files in its folder."""
+    """Read a model of any kind, recognized by its first bytes or by the files in its folder."""
     if source.is_file() and _is_lwm(source):
         if "context_tokens" not in of_lwm:
             raise InputError(

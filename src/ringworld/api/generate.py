@@ -18,7 +18,6 @@ from ringworld.core.origin import ORIGIN_FILE, Origin, parent, read_origin, writ
 from ringworld.data.find_sources import TEXT_SUFFIXES, why_no_file
 from ringworld.inference.completion import Completion
 from ringworld.inference.config import SamplingConfig
-from ringworld.inference.world import World
 from ringworld.model.config import WeightType
 from ringworld.vision.media import media_format
 from ringworld.vision.write_media import write_image, write_video
@@ -31,7 +30,7 @@ _ONLY_FOR = {
     "frames": ("video",),
     "max_new_tokens": ("text", "answer"),
     "stop": ("text", "answer"),
-    "samples": ("text",),
+    "samples": ("text", "answer"),
     "guidance_scale": ("image", "video"),
 }
 """What not every kind heeds."""
@@ -56,7 +55,7 @@ def generate(
 
     What is None is as usual: 6 frames, 64 tokens, one sample. In `sampling` are fields of `SamplingConfig`
     that differ from the model's defaults; None leaves one. The folder `out` gains `output.json`, with all
-    samples of a text, `origin.json`, and `image.png` or `video.mp4`.
+    samples of a text or answer, `origin.json`, and `image.png` or `video.mp4`.
 
     Raises:
         InputError: a number makes no sense, the kind does not heed what is given, or a file or folder cannot
@@ -86,13 +85,13 @@ def generate(
             path = out / ("video.mp4" if kind == "video" else "image.png")
             write_frames(path, drawn, frames_per_second=world.watching.frames_per_second)
             made = str(path)
-        elif kind == "text":
-            written = world.completions(
-                prompt, samples=samples, max_new_tokens=max_new_tokens, stop=stop, **given
-            )
-            made, more = written[0].text, {"completions": [_account(each) for each in written]}
         else:
-            made = _answer(world, prompt, file, max_new_tokens=max_new_tokens, stop=stop, **given)
+            options = {"samples": samples, "max_new_tokens": max_new_tokens, "stop": stop} | given
+            if kind == "answer":
+                written = world.answers(prompt, **_shown(file), **options)
+            else:
+                written = world.completions(prompt, **options)
+            made, more = written[0].text, {"completions": [_account(each) for each in written]}
         default = getattr(world.sampling, kind)
         used = to_json(replace(default, **given)) | {"kind": kind, "prompt": prompt, "frames": frames}
         used |= {"stop": [*stop], "samples": samples, "weights": weights}
@@ -123,14 +122,13 @@ def _account(completion: Completion) -> dict[str, Any]:
     }
 
 
-def _answer(world: World, question: str, file: Path | None, **options: Any) -> str:
+def _shown(file: Path | None) -> dict[str, Path]:
+    """Return a file as the argument of `World.answers` that takes its kind."""
     if file is None:
-        return world.answer(question, **options)
+        return {}
     if file.suffix.lower() in TEXT_SUFFIXES:
-        return world.answer(question, document=file, **options)
-    if media_format(file) == "video":
-        return world.answer(question, video=file, **options)
-    return world.answer(question, image=file, **options)
+        return {"document": file}
+    return {"video" if media_format(file) == "video" else "image": file}
 
 
 def _checked(about: Path) -> Path:

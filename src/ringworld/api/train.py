@@ -251,7 +251,8 @@ def _checked_init(folder: Path, run: RunConfig, tokenizers: Tokenizers) -> Model
     begun_from = ModelFolder.open(folder)
     if run.training.lora.rank:
         _check_adapts(begun_from, run, folder=folder)
-    theirs = replace(begun_from.architecture, rope=run.model.rope)
+    own = begun_from.architecture
+    theirs = replace(own, rope=replace(own.rope, base=run.model.rope.base))  # stages set the base
     if theirs.vision_vocab == 0:
         theirs = replace(theirs, vision_vocab=run.model.vision_vocab)
     if theirs != run.model:

@@ -29,7 +29,7 @@ class Generate:
     stop: Annotated[tuple[str, ...], otherwise("none", metavar="[TEXT [TEXT ...]]")] = ()
     """For text and answers: strings before which the result ends."""
     samples: Annotated[int | None, otherwise("1", metavar="INT")] = None
-    """For text: results that are drawn, the first of which is printed and all of which are written."""
+    """For text and answers: results that are drawn; the first is printed, and all are written."""
     guidance_scale: Annotated[float | None, otherwise(CONFIGURED, metavar="FLOAT")] = None
     """Classifier-free guidance of images and videos; 1 is none."""
     placement: Placed = Placement()

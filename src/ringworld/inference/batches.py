@@ -11,14 +11,14 @@ from jaxtyping import Bool, Int32, UInt32
 from ringworld.core.errors import InputError
 from ringworld.inference.config import GenerationLimits
 
-_LEAST_BUCKET_TOKENS = 32
+LEAST_BUCKET_TOKENS = 32
 
 
 class TooLong(InputError):
     """A prompt does not fit into the context with what follows it."""
 
 
-def chunk_size(tokens: int, *, most: int, least: int = _LEAST_BUCKET_TOKENS) -> int:
+def chunk_size(tokens: int, *, most: int, least: int = LEAST_BUCKET_TOKENS) -> int:
     """Return the size of the next chunk in which so many tokens are read, which may be more than there are.
 
     It is the most, or half of that, and so on. It is padded only where at most a quarter of it is padding, or
@@ -51,7 +51,7 @@ class PromptBatch:
     """Tokens that may be generated, rounded up."""
 
 
-def bucket(count: int, *, least: int = _LEAST_BUCKET_TOKENS) -> int:
+def bucket(count: int, *, least: int = LEAST_BUCKET_TOKENS) -> int:
     """Return the least of `least`, a power of two, and 3/2, 2, 3 and so on of it that is not below `count`.
 
     Example:

@@ -23,7 +23,7 @@ def _never() -> bool:
     return False
 
 
-def _untold(done: int, total: int) -> None:
+def _unreported(done: int, total: int) -> None:
     pass
 
 
@@ -112,7 +112,7 @@ class Conversation:
         question: str,
         *,
         stop: Callable[[], bool] = _never,
-        on_read: Callable[[int, int], None] = _untold,
+        on_read: Callable[[int, int], None] = _unreported,
     ) -> Iterator[str]:
         """Yield the answer as it is written.
 
@@ -158,7 +158,11 @@ class Conversation:
         self.messages = [*asked, Message(role="assistant", text=stream.text.strip())]
 
     def keep(
-        self, folder: str | PathLike[str], *, name: str = "", on_read: Callable[[int, int], None] = _untold
+        self,
+        folder: str | PathLike[str],
+        *,
+        name: str = "",
+        on_read: Callable[[int, int], None] = _unreported,
     ) -> Memory:
         """Keep the conversation in a folder, with what was read of it; what was added is read first.
 

@@ -15,7 +15,7 @@ from ringworld.core.errors import InputError
 from ringworld.core.mesh import members_of
 from ringworld.core.ranges import whole_number
 from ringworld.core.sharding import BATCH_AXES, SEQ_AXES
-from ringworld.inference.batches import PromptBatch, not_finite, plan_batches
+from ringworld.inference.batches import LEAST_BUCKET_TOKENS, PromptBatch, not_finite, plan_batches
 from ringworld.inference.config import GREEDY, EngineConfig, GenerationLimits, SamplingConfig
 from ringworld.inference.engine.engine import Engine
 from ringworld.inference.generate import Decoding, Written
@@ -35,6 +35,8 @@ Watch = Callable[[int, int], bool]
 """Called with the index of a continuation and each id of it in turn; True finishes it there."""
 _WATCHED_TOKENS = 8
 """Written between two looks."""
+_SMALLEST_SHARE = 8
+"""The largest chunk of a prompt is so many of the smallest: four sizes, each a program for each width."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -223,21 +225,26 @@ class Generator:
     def _read(self, batch: PromptBatch, request: Request, *, group: int) -> Decoding:
         """Read prompts, the longer ones in chunks, and write the first token of each."""
         members, chunk = members_of(self._mesh, SEQ_AXES), self.limits.chunk_tokens
-        longest = batch.tokens.shape[1]
-        sizes = chunk_sizes(longest, most=chunk, members=members)
-        width = padded_length(longest, members=members) if longest <= chunk else sum(sizes)
+        width, longest = batch.tokens.shape[1], int(batch.lengths.max())
+        chunked = width > chunk
+        if chunked:  # The width alone decides the slots; how much is computed, the longest prompt does.
+            least = max(LEAST_BUCKET_TOKENS, chunk // _SMALLEST_SHARE)
+            sizes = chunk_sizes(longest, most=chunk, members=members, least=least)
+        else:
+            sizes = [padded_length(width, members=members)]
+        read = sum(sizes)
         cache = KVCache.init(
             self._forward.architecture,
             batch=len(batch.lengths),
-            slots=padded_length(width + batch.room, members=members),
+            slots=padded_length(max(width, read) + batch.room, members=members),
             compute=self._forward.execution.compute,
         )
-        if longest > chunk:
+        if chunked:
             chunks = read_chunks(
                 self._weights,
                 cache,
-                batch.tokens,
-                order=batch.order,
+                batch.tokens[:, :longest],
+                order=batch.order[:, :longest],
                 sizes=sizes,
                 slot=0,
                 forward=self._forward,
@@ -245,7 +252,7 @@ class Generator:
             )
             scores, cache = deque(chunks, maxlen=1).pop()
         else:
-            padding = ((0, 0), (0, width - longest))
+            padding = ((0, 0), (0, read - width))
             host: tuple[Any, ...] = (
                 np.pad(batch.tokens, padding),
                 np.pad(batch.order, padding, constant_values=-1),
@@ -257,7 +264,7 @@ class Generator:
             scores,
             cache,
             request,
-            prompt_slots=width,
+            prompt_slots=read,
             forward=self._forward,
             room=batch.room,
             group=group,

@@ -11,22 +11,28 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float32, Int32
 
 from ringworld.core.sharding import spec
-from ringworld.inference.batches import chunk_size
+from ringworld.inference.batches import LEAST_BUCKET_TOKENS, chunk_size
 from ringworld.model.arrange import Layout
 from ringworld.model.cache import KVCache, padded_length
 from ringworld.model.decode import GenerationWeights, read_chunk
 from ringworld.model.forward import Forward
 
 
-def chunk_sizes(tokens: int, *, most: int, members: int) -> list[int]:
+def chunk_sizes(tokens: int, *, most: int, members: int, least: int = LEAST_BUCKET_TOKENS) -> list[int]:
     """Return the sizes of the chunks in which so many tokens are read; the last one may not be full.
+
+    Args:
+        tokens: to be read.
+        most: of a chunk.
+        members: of the ring, which share each chunk.
+        least: of a chunk, half of which is below it; the more, the fewer sizes, each of them a program.
 
     Example:
         `chunk_sizes(2700, most=1024, members=1)` is `[1024, 1024, 512, 128, 32]`.
     """
     sizes = []
     while tokens > 0:
-        sizes.append(padded_length(chunk_size(tokens, most=most), members=members))
+        sizes.append(padded_length(chunk_size(tokens, most=most, least=least), members=members))
         tokens -= sizes[-1]
     return sizes
 

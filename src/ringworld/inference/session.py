@@ -1,6 +1,7 @@
 """One sequence that grows: what was read of it stays in the cache, and only what is new is read."""
 
 from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 import jax
 import jax.numpy as jnp
@@ -71,14 +72,15 @@ class Session:
         """Make the sequence `ids`, reading what is not in the cache; yield the number held, after each chunk.
 
         What the cache holds beyond the tokens that it shares with `ids` is forgotten. A caller may stop
-        between two chunks: what was read until then is kept.
+        between two chunks: what was read until then is kept. Where a chunk ends in an error, as by a Ctrl-C,
+        nothing is held.
         """
         kept = self.reused = min(_shared(self._ids, ids), len(ids) - 1)
         if kept < len(self._ids):
             assert self._cache is not None
-            with jax.set_mesh(self._mesh):
+            with self._whole():
                 self._cache = forget(self._cache, kept=jnp.int32(kept))
-            del self._ids[kept:], self._slots[kept:]
+                del self._ids[kept:], self._slots[kept:]
         sizes = chunk_sizes(len(ids) - kept, most=self._limits.chunk_tokens, members=self._members)
         slot = self._next_slot()
         cache = self._cache_of(slot + sum(sizes))
@@ -96,13 +98,13 @@ class Session:
             mesh=self._mesh,
         )
         for size in sizes:
-            with jax.set_mesh(self._mesh):
+            with self._whole():
                 self._scores, self._cache = next(chunks)
                 self._scores.block_until_ready()
-            new = ids[len(self._ids) : len(self._ids) + size].tolist()
-            start = slot + len(self._ids) - kept
-            self._ids += new
-            self._slots += range(start, start + len(new))
+                new = ids[len(self._ids) : len(self._ids) + size].tolist()
+                start = slot + len(self._ids) - kept
+                self._ids += new
+                self._slots += range(start, start + len(new))
             yield len(self._ids)
 
     def write(self, *, max_new_tokens: int, sampling: SamplingConfig) -> Generator[int, None, None]:
@@ -141,20 +143,21 @@ class Session:
             )
         count = 0
         while True:
-            written = decoding.written()
+            with self._whole():
+                if count:
+                    decoding.advance(_BLOCK_TOKENS)
+                written = decoding.written()
+                tokens = written.tokens[0, : written.count].tolist()
+                # The last one has not been read yet.
+                self._ids += tokens[max(count - 1, 0) : -1]
+                self._slots = [*self._slots, *range(slot + max(count - 1, 0), slot + written.count - 1)]
+                self._cache = decoding.cache
             if not written.finite:
                 raise not_finite()
-            tokens = written.tokens[0, : written.count].tolist()
-            # The last one has not been read yet.
-            self._ids += tokens[max(count - 1, 0) : -1]
-            self._slots = [*self._slots, *range(slot + max(count - 1, 0), slot + written.count - 1)]
-            self._cache = decoding.cache
             new, count = tokens[count:], written.count
             yield from (id for id in new if id not in self._ends)
             if written.done[0] or count >= max_new_tokens:
                 return
-            with jax.set_mesh(self._mesh):
-                decoding.advance(_BLOCK_TOKENS)
 
     def spans(self) -> Iterator[KeyValues]:
         """Yield the keys and values of what is held, a span of tokens at a time."""
@@ -173,13 +176,26 @@ class Session:
             ids: of the tokens, fewer than a context.
             spans: their keys and values; an error of these leaves nothing held.
         """
-        self._cache, self._scores, self._ids, self._slots = None, None, [], []
+        self._hold_nothing()
         cache, start = self._cache_of(len(ids)), 0
         for span in cut(spans, multiple=self._members):
             with jax.set_mesh(self._mesh):
                 cache = put_slots(cache, span, start=start)
             start += span.shape[2]
         self._cache, self._ids, self._slots = cache, ids[:start].tolist(), [*range(start)]
+
+    def _hold_nothing(self) -> None:
+        self._cache, self._scores, self._ids, self._slots = None, None, [], []
+
+    @contextmanager
+    def _whole(self) -> Iterator[None]:
+        """Set the mesh for what uses up the cache: where that is not finished, nothing is held any more."""
+        try:
+            with jax.set_mesh(self._mesh):
+                yield
+        except BaseException:
+            self._hold_nothing()
+            raise
 
     def _next_slot(self) -> int:
         """Return the first empty slot that is the first of all members."""

@@ -13,7 +13,7 @@ from jaxtyping import Int32, UInt8
 
 from ringworld.core.errors import InputError
 from ringworld.core.ranges import whole_number
-from ringworld.inference.arguments import names_a_file, sampling_with, text_of, texts_of
+from ringworld.inference.arguments import sampling_with, text_of, texts_of
 from ringworld.inference.completion import Completion, TextScore
 from ringworld.inference.config import (
     DrawingSampling,
@@ -31,19 +31,13 @@ from ringworld.inference.engine.sequence import GenerationRequest
 from ringworld.inference.generator import Generator
 from ringworld.inference.memory import Memory, save_memory
 from ringworld.inference.prompts import Codes, Ids, Prompts
+from ringworld.inference.questions import Pictures, frames_of, question_prompt
 from ringworld.inference.scorer import Scorer
 from ringworld.model.decode import GenerationWeights
 from ringworld.model.forward import Forward
-from ringworld.text.read_text import read_text
 from ringworld.text.stream import TextStream
 from ringworld.text.templates import ChatTemplate, Message
-from ringworld.vision.media import media_format, read_image
-from ringworld.vision.sampling import fit_frames, read_spread
-
-_MOST_BYTES = 2**28
-"""Of a document; a million tokens are a few million bytes."""
-Pictures = Path | str | UInt8[np.ndarray, "..."]
-"""A file, or RGB arrays [height, width, 3] or [frames, height, width, 3] of any size."""
+from ringworld.vision.media import media_format
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -210,35 +204,68 @@ class World:
             sampling: as in `SamplingConfig`.
 
         Raises:
+            InputError: as for `answers`.
+        """
+        (answered,) = self.answers(
+            question,
+            video=video,
+            image=image,
+            document=document,
+            answers=answers,
+            max_new_tokens=max_new_tokens,
+            stop=stop,
+            **sampling,
+        )
+        return answered.text
+
+    def answers(
+        self,
+        question: str,
+        *,
+        samples: SupportsIndex = 1,
+        video: Pictures | None = None,
+        image: Pictures | None = None,
+        document: str | Path | None = None,
+        answers: Literal["one", "several"] = "one",
+        max_new_tokens: SupportsIndex = 64,
+        stop: str | Sequence[str] = (),
+        **sampling: Unpack[TextSampling],
+    ) -> list[Completion]:
+        """Answer a question several times; return text, tokens, their log-probabilities and why it ended.
+
+        Args:
+            question: what is asked.
+            samples: answers that are drawn, beside each other; the first is what `answer` gives.
+            video: as for `answer`, as is all else.
+            image: as there.
+            document: as there.
+            answers: as there.
+            max_new_tokens: most tokens of each.
+            stop: strings before which an answer ends.
+            sampling: as in `SamplingConfig`.
+
+        Raises:
             InputError: a file cannot be read, the question is about two things or does not fit into the
                 context, or the model has no frame tokenizer.
         """
-        if sum(about is not None for about in (video, image, document)) > 1:
-            problem = "a question is about one video, image or document, not about several"
-            raise InputError(problem, field="document", remedy="ask several questions")
-        text_of("question", question)
-        if document is not None and not isinstance(document, Path):
-            text_of("document", document)
-        if isinstance(document, str) and names_a_file(document):
-            problem = f"document is the text {document!r}, which is also the name of a file"
-            raise InputError(
-                problem, field="document", value=document, remedy="give a file as a pathlib.Path"
-            )
-        prompt = self.prompts.question(
+        prompt = question_prompt(
+            self.prompts,
             question,
-            frames=self._frames(video=video, image=image),
-            document=read_text(document, max_bytes=_MOST_BYTES) if isinstance(document, Path) else document,
+            video=video,
+            image=image,
+            document=document,
             answers=answers,
+            watching=self.watching,
         )
-        drawn = sampling_with(self.sampling.answer, sampling)
-        answered = self.reply(
+        written = self.reply(
             [prompt],
+            samples=samples,
             max_new_tokens=max_new_tokens,
             stop=stop,
             more_ends=self.prompts.more_ends,
-            sampling=drawn,
+            sampling=sampling_with(self.sampling.answer, sampling),
         )
-        return answered[0].text.strip()
+        return [replace(each, text=each.text.strip()) for each in written]
 
     def reply(
         self,
@@ -320,7 +347,8 @@ class World:
         Raises:
             InputError: what came with it is no template.
         """
-        return ChatTemplate.of(self.prompts.tokenizer, vocabulary=self.prompts.vocabulary)
+        prompts = self.prompts
+        return prompts.template or ChatTemplate.of(prompts.tokenizer, vocabulary=prompts.vocabulary)
 
     def keep(
         self,
@@ -369,8 +397,7 @@ class World:
         Raises:
             InputError: it cannot be read, or the model has no frame tokenizer.
         """
-        frames = self._frames(video=video, image=image)
-        assert frames is not None, "neither a video nor an image"
+        frames = frames_of(self.prompts, video=video, image=image, watching=self.watching)
         return self.prompts.seeing().encode(frames)
 
     @overload
@@ -469,21 +496,3 @@ class World:
         is_image = not isinstance(after, np.ndarray) and media_format(Path(after)) == "image"
         given = self.codes(image=after) if is_image else self.codes(video=after)
         return count, given, sampling_with(self.sampling.video, sampling)
-
-    def _frames(
-        self, *, video: Pictures | None, image: Pictures | None
-    ) -> UInt8[np.ndarray, "frames side side 3"] | None:
-        pictures = image if video is None else video
-        if pictures is None:
-            return None
-        resolution = self.prompts.seeing().config.resolution
-        if isinstance(pictures, np.ndarray):
-            return fit_frames(pictures, resolution)
-        if image is not None:
-            return read_image(Path(pictures), resolution=resolution)[None]
-        return read_spread(
-            Path(pictures),
-            most_frames=self.watching.max_frames,
-            frames_per_second=self.watching.frames_per_second,
-            resolution=resolution,
-        )

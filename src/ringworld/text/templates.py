@@ -6,8 +6,9 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -66,6 +67,8 @@ class ChatTemplate:
     vocabulary: Vocabulary
     path: Path | None = None
     """The file that it was read from, which errors name."""
+    _renderer: "Renderer" = field(default_factory=lambda: Renderer(), init=False, repr=False)
+    """Whose process lives as long as the template."""
 
     @staticmethod
     def of(tokenizer: TextTokenizer, *, vocabulary: Vocabulary) -> "ChatTemplate":
@@ -98,7 +101,8 @@ class ChatTemplate:
     def beginning(self, messages: Sequence[Message]) -> Int32[np.ndarray, " tokens"]:
         """Return the ids with which a conversation begins, whatever the user says next.
 
-        Two questions tell: what they leave alike. A question after a message of the user belongs to it.
+        It is what the ids of two conversations share that differ in the next question. A question after a
+        message of the user belongs to it.
 
         Raises:
             InputError: there are no messages, or the last one is a question about a clip, which stands after
@@ -123,7 +127,7 @@ class ChatTemplate:
     def encode_all(
         self, conversations: Sequence[Sequence[Message]], *, reply: bool = True
     ) -> list[Int32[np.ndarray, " tokens"]]:
-        """Return the ids of several conversations, of which the template is run in one process."""
+        """Return the ids of several conversations, which are rendered together."""
         texts = [self.source, *(message.text for messages in conversations for message in messages)]
         mark, picture = unused(texts, 2)
         special = beginnings(self.tokenizer.special)
@@ -141,8 +145,7 @@ class ChatTemplate:
             }
             for messages in conversations
         ]
-        with Renderer() as renderer:
-            rendered = renderer.render(self.source, renderings, path=self.path)
+        rendered = self._renderer.render(self.source, renderings, path=self.path)
         encoded = []
         for text, messages in zip(rendered, conversations):
             clips = [clip for message in messages for clip in message.clips]
@@ -165,7 +168,7 @@ class ChatTemplate:
     def ends(self) -> tuple[int, ...]:
         """Return the special id that the template writes after an answer, if it writes one.
 
-        Configurations of models forget it, and a model then answers and goes on without end.
+        Configurations of models often lack it; a model then never stops after its answer.
         """
         asked, said = Message(role="user", text="a"), Message(role="assistant", text="b")
         short, long = self.encode_all([[asked], [asked, said]], reply=False)
@@ -248,8 +251,8 @@ def unused(texts: Sequence[str], count: int) -> list[str]:
 def beginnings(special: Sequence[str]) -> re.Pattern[str] | None:
     """Return what finds the first character of all that a special token may begin with.
 
-    Three characters tell, in any case of letters, since a template may change it; so do fewer at the end of
-    a text, since a template may put another text behind it.
+    The first three characters are compared, in any case, since a template may change it; at the end of a text
+    fewer are enough, since a template may put another text behind it.
     """
     end = r"\s*\Z"
     found = set()
@@ -268,29 +271,24 @@ def spelled(text: str, special: re.Pattern[str] | None, mark: str) -> str:
 
 
 class Renderer:
-    """A process that renders templates, started when it is needed, and again where one has ended it."""
+    """A process that renders templates, started when it is needed, and again where it has ended.
+
+    Threads take turns.
+    """
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[str] | None = None
-
-    def __enter__(self) -> "Renderer":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
+        self._end: Callable[[], object] = lambda: None
+        self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple[type["Renderer"], tuple[()]]:
         return Renderer, ()  # each process has its own
 
-    def __del__(self) -> None:
-        self.close()
-
     def close(self) -> None:
         """End the process."""
-        process, self._process = self._process, None
-        if process is not None:
-            process.kill()
-            process.communicate()
+        if self._process is not None:
+            self._process = None
+            self._end()
 
     def render(
         self, template: str, renderings: Sequence[Mapping[str, Any]], *, path: Path | None = None
@@ -313,7 +311,8 @@ class Renderer:
             "most_characters": 2 * size + _MORE_CHARACTERS,
             "seconds": _SECONDS,
         }
-        answer = self._answer(json.dumps(request))
+        with self._lock:
+            answer = self._answer(json.dumps(request))
         if "texts" in answer:
             return answer["texts"]
         reason = answer.get("refused") or f"it needs more than {_SECONDS} seconds or two gigabytes"
@@ -327,7 +326,8 @@ class Renderer:
 
     def _answer(self, request: str) -> dict[str, Any]:
         """Return what the process answers; nothing where it has ended for that."""
-        if self._process is None:
+        if self._process is None or self._process.poll() is not None:
+            self.close()
             self._process = subprocess.Popen(
                 [sys.executable, "-I", str(_RENDERER)],
                 stdin=subprocess.PIPE,
@@ -336,6 +336,7 @@ class Renderer:
                 text=True,
                 start_new_session=True,  # a Ctrl-C is not for it
             )
+            self._end = weakref.finalize(self, _kill, self._process)
         process = self._process
         assert process.stdin is not None and process.stdout is not None
         late = threading.Timer(_WAIT_SECONDS, process.kill)
@@ -347,5 +348,13 @@ class Renderer:
         except (OSError, json.JSONDecodeError):
             self.close()
             return {}
+        except BaseException:  # such as a Ctrl-C: what comes late is no answer to the next request
+            self.close()
+            raise
         finally:
             late.cancel()
+
+
+def _kill(process: subprocess.Popen[str]) -> None:
+    process.kill()
+    process.communicate()

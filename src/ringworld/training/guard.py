@@ -69,7 +69,8 @@ def judge(
 def made_if(good: Bool[Array, ""], after: Tree, before: Tree) -> Tree:
     """Return the weights or moments after an update, or those before it where it is skipped.
 
-    Counts go on: what depends on the step, such as the learning rate, stays what the configuration says.
+    Integer counts advance all the same: what depends on the step, such as the learning rate, stays as
+    configured.
     """
 
     def chosen(new: Array, old: Array) -> Array:

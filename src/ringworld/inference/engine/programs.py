@@ -45,7 +45,7 @@ class _Likeliest(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """What a step is told of each row; nothing here makes a program compile again."""
+    """The inputs of a step for each row; no value of them compiles a program again."""
 
     tokens: Int32[Array, " batch"]
     order: Int32[Array, " batch"]
@@ -178,7 +178,7 @@ class Programs:
         ]
 
     def rows_of(self, sequences: Sequence[LiveSequence]) -> Rows:
-        """Return what a step is told, in NumPy: jit places it sooner than `jax.device_put` would."""
+        """Return the inputs of a step, in NumPy: jit places it sooner than `jax.device_put` would."""
         by_row = {each.row: each for each in sequences}
         rows = [by_row.get(row) for row in range(self._rows)]
         beside: Any = np.array(
