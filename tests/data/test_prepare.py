@@ -8,11 +8,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from ringworld.core import origin
 from ringworld.core.errors import InputError
 from ringworld.data.config import PrepareConfig, Split
 from ringworld.data.examples import Example
 from ringworld.data.loader import PackedLoader
 from ringworld.data.making import ExampleMaker, Problems
+from ringworld.data.readers.text import TextReader
 from ringworld.data.samples import Sample
 from ringworld.data.store import ExampleStore, read_examples
 from ringworld.quickstart.toy_world import ToyWorld
@@ -292,6 +294,30 @@ def test_examples_of_other_inputs_are_neither_replaced_nor_joined(tmp_path: Path
         assert (refused.value.field, refused.value.path) == (field, out)
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
     assert run_prepare(out, videos=(one,), config=only()).shards_made == 0
+
+
+def test_a_new_version_of_a_reader_reads_its_files_anew(tmp_path: Path, run_prepare, monkeypatch):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/a.txt").write_text("A short text.")
+    (tmp_path / "in/b.jsonl").write_text('{"text": "Another text."}\n')
+    run = {"texts": (tmp_path / "in",), "config": only(files_per_shard=1)}
+    assert run_prepare(tmp_path / "out", **run).shards_made == 2
+    monkeypatch.setattr(TextReader, "version", 2)
+    assert run_prepare(tmp_path / "out", **run).shards_made == 1
+
+
+def test_examples_of_another_decoder_are_not_joined(tmp_path: Path, run_prepare, write_clip, monkeypatch):
+    write_clip(tmp_path / "in/a.mp4", frames=1, said=SAID)
+    (tmp_path / "a.txt").write_text("A short text.")
+    clips = {"videos": (tmp_path / "in",), "config": only()}
+    text = {"texts": (tmp_path / "a.txt",), "config": only(), "frame_tokenizer": None}
+    run_prepare(tmp_path / "clips", **clips)
+    run_prepare(tmp_path / "text", **text)
+    monkeypatch.setattr(origin, "version", lambda library: "999")
+    with pytest.raises(InputError) as refused:
+        run_prepare(tmp_path / "clips", **clips)
+    assert refused.value.field == "made_by.decoders.av"
+    assert run_prepare(tmp_path / "text", **text).shards_made == 0
 
 
 def test_inputs_and_examples_may_move_together(tmp_path: Path, run_prepare, write_clip):

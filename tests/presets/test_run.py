@@ -20,7 +20,7 @@ def test_a_preset_comes_back_from_json_and_says_what_it_needs(preset):
 def test_the_catalog_names_every_preset_with_its_hardware():
     listed = catalog()
     for name, preset in presets().items():  # to the end of the sentence, which may take several lines
-        hardware = inspect.cleandoc(preset.__doc__).split("Hardware: ")[1].split("\n\n")[0]
+        hardware = inspect.cleandoc(preset.__doc__ or "").split("Hardware: ")[1].split("\n\n")[0]
         assert " ".join(hardware.split()) in " ".join(listed.split()), name
     assert all(f"{name}: " in listed for name in presets())
     assert listed.count("Hardware: ") == len(presets())

@@ -37,6 +37,9 @@ _LIBRARIES = (
     "orbax-checkpoint",
     "grain",
     "av",
+    "pillow",
+    "pyarrow",
+    "array-record",
     "tokenizers",
     "gguf",
     "numpy",
@@ -64,8 +67,12 @@ class Origin:
 
 def versions(*libraries: str) -> dict[str, str]:
     """Return the versions of Python and of libraries, by default of those that decide results."""
-    named = {name: version(name) for name in libraries or _LIBRARIES}
-    return {"python": platform.python_version()} | named
+    return {"python": platform.python_version()} | library_versions(*(libraries or _LIBRARIES))
+
+
+def library_versions(*libraries: str) -> dict[str, str]:
+    """Return the versions of libraries alone."""
+    return {name: version(name) for name in libraries}
 
 
 def machine() -> str:

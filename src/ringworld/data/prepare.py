@@ -19,7 +19,7 @@ import pyarrow as pa
 from ringworld.core.config import to_json
 from ringworld.core.errors import InputError
 from ringworld.core.files import write_jsonl_atomic
-from ringworld.core.origin import Origin, claim
+from ringworld.core.origin import Origin, claim, library_versions
 from ringworld.core.ranges import check_number
 from ringworld.core.tables import aligned
 from ringworld.data import store
@@ -43,6 +43,8 @@ Engine = Literal["pool", "ray"]
 OnProgress = Callable[[int, int, int], None]
 _BYTES_A_WORKER = 16 * 2**20
 """A worker takes seconds to start, in which another reads so much."""
+_DECODERS = ("av", "pillow")
+"""Libraries whose releases may decode a clip to other pixels."""
 _READING_FILE = ".reading"
 """Stands in the folder while files are read."""
 
@@ -271,7 +273,8 @@ def _fingerprint(sources: Iterable[Source], made_by: dict[str, Any]) -> str:
         stats = [path.stat() for path in (source.path, *source.sidecars)]
         changes = [(stat.st_size, stat.st_mtime_ns) for stat in stats]
         said = to_json(source.said)
-        named = (source.relative, source.dataset, source.reader.name, source.split, changes, said)
+        reader = (source.reader.name, source.reader.version)
+        named = (source.relative, source.dataset, *reader, source.split, changes, said)
         files.append((*named, sorted(source.left_out), source.unread))
     return hashlib.sha256(json.dumps([files, made_by]).encode()).hexdigest()[:16]
 
@@ -299,6 +302,7 @@ def _identity(
             "chat_template": maker.tokenizer.settings.get("chat_template") if own else None,
             "frame_tokenizer": frames.fingerprint if frames else None,
             "resolution": frames.resolution if frames else None,
+            "decoders": library_versions(*_DECODERS) if frames else None,
         },
     }
 

@@ -19,6 +19,8 @@ class Reader(ABC):
 
     name: str
     """What reports call such a file."""
+    version: int = 1
+    """Rises when what it yields changes, so that its files are read anew."""
     holds: Literal["one", "many"]
     """Whether a file is one sample (of a text perhaps its end besides) or many."""
     shows: Literal["text", "pictures", "either"]

@@ -18,9 +18,9 @@ from ringworld.vision.config import FrameTokenizerConfig, FrameTrainingConfig
 def quickstart() -> RunConfig:
     """The whole path in minutes, on a laptop: 32 px frames of 16 codes, a million parameters, contexts to 2K.
 
-    Hardware: two CPU cores, under 6 GB; about eleven minutes.
+    Hardware: two CPU cores, under 6 GB; about ten minutes.
     Expect more than 24 dB on toy frames of poses never seen, videos with the shape and color of a caption of
-    one scene, and mostly right answers about clips of one scene, none about documents.
+    one scene, and four of five answers about clips right, none about documents.
 
         ringworld quickstart --out runs/quickstart
     """
