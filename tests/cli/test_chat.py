@@ -64,8 +64,8 @@ def test_lines_are_answered_commands_are_obeyed_and_errors_do_not_end_the_chat(m
     errors = [line for line in said.splitlines() if line.startswith("error: ")]
     assert len(errors) == 5
     assert "none.txt" in errors[1]
-    assert chat.turn is not None
-    assert f"{chat.turn.prompt_tokens:,}" in said
+    assert chat.last_answer is not None
+    assert f"{chat.last_answer.prompt_tokens:,}" in said
 
 
 def test_files_videos_and_images_are_shown_with_the_next_question(seeing, tmp_path):

@@ -42,13 +42,13 @@ def test_the_first_answer_is_that_of_answer_and_later_turns_read_only_what_is_ne
     told = []
     first = ask(chat, "Red?", on_read=lambda done, total: told.append((done, total)))
     assert first.strip() == world.answer(f"{BOOK}\n\nRed?", max_new_tokens=8)
-    turn = chat.turn
+    turn = chat.last_answer
     assert turn is not None
     assert (turn.read_tokens, turn.written_tokens, turn.finish) == (turn.prompt_tokens, 8, "length")
     assert told[-1] == (turn.prompt_tokens, turn.prompt_tokens)
     assert len(told) > 1
     ask(chat, "Why?")
-    again = chat.turn
+    again = chat.last_answer
     assert again is not None
     assert again.prompt_tokens > turn.prompt_tokens
     assert again.read_tokens < 60 < turn.prompt_tokens
@@ -79,8 +79,8 @@ def test_an_answer_that_is_stopped_is_kept_and_a_question_that_was_not_read_is_n
     asked = iter([False] * 4 + [True] * 100)
     partly = ask(chat, "Red?", stop=lambda: next(asked))
     assert full.startswith(partly.rstrip("\N{REPLACEMENT CHARACTER}"))
-    assert chat.turn is not None
-    assert (chat.turn.finish, chat.turn.written_tokens) == ("stopped", 4)
+    assert chat.last_answer is not None
+    assert (chat.last_answer.finish, chat.last_answer.written_tokens) == ("stopped", 4)
     assert len(chat.messages) == 2
     before = chat.messages
     chat.add_document(BOOK)
@@ -98,9 +98,9 @@ def test_a_question_over_the_context_is_refused_and_the_conversation_goes_on():
     assert refused.value.field == "prompt"
     assert chat.messages == []
     ask(chat, "Red?")
-    assert chat.turn is not None
-    assert chat.turn.prompt_tokens + chat.turn.written_tokens == 96
-    assert chat.turn.context_share == 1.0
+    assert chat.last_answer is not None
+    assert chat.last_answer.prompt_tokens + chat.last_answer.written_tokens == 96
+    assert chat.last_answer.context_share == 1.0
 
 
 def test_another_template_may_be_given_and_one_that_is_none_is_refused():

@@ -136,12 +136,12 @@ def test_a_conversation_goes_on_where_it_was_kept_on_another_mesh(kept, tmp_path
     assert other.messages == [*memory.messages]
     assert other.messages[-1].text == first.strip()
     assert "".join(other.ask("Who?")) == second
-    assert other.turn is not None
-    assert other.turn.read_tokens == other.turn.prompt_tokens - len(memory.ids)
+    assert other.last_answer is not None
+    assert other.last_answer.read_tokens == other.last_answer.prompt_tokens - len(memory.ids)
     # What an engine kept is a conversation too.
     memory = other.reopen(kept[0])
     list(other.ask(QUESTION[0].text))
-    assert other.turn.read_tokens == other.turn.prompt_tokens - len(memory.ids)
+    assert other.last_answer.read_tokens == other.last_answer.prompt_tokens - len(memory.ids)
 
 
 def test_a_question_about_a_document_alone_belongs_to_its_message(tmp_path):
@@ -153,7 +153,7 @@ def test_a_question_about_a_document_alone_belongs_to_its_message(tmp_path):
     chat.reset()
     chat.reopen(tmp_path / "book")
     assert "".join(chat.ask("Why?")) == "".join(other.ask("Why?"))
-    assert chat.turn is not None and chat.turn.read_tokens < 60
+    assert chat.last_answer is not None and chat.last_answer.read_tokens < 60
 
 
 def test_a_conversation_outlives_a_memory_that_is_damaged(kept, tmp_path):

@@ -107,7 +107,7 @@ def test_an_answer_is_that_of_a_conversation(port):
     (choice,) = answered["choices"]
     assert choice["message"] == {"role": "assistant", "content": answer, "refusal": None}
     assert choice["finish_reason"] == "length"
-    turn = expected.turn
+    turn = expected.last_answer
     assert turn is not None
     usage = answered["usage"]
     assert usage["prompt_tokens"] == turn.prompt_tokens

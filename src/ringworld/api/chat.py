@@ -10,7 +10,7 @@ from ringworld.core.errors import InputError, Stopped, not_a_choice
 from ringworld.core.files import write_json_atomic
 from ringworld.core.stop import StopRequest
 from ringworld.inference.config import TextSampling
-from ringworld.inference.conversation import Conversation, Turn
+from ringworld.inference.conversation import AnswerStats, Conversation
 from ringworld.inference.world import World
 from ringworld.model.config import WeightType
 from ringworld.text.read_text import read_text
@@ -167,7 +167,7 @@ class _Terminal:
             print(f"\rread {done:,} of {total:,} tokens", end=end, file=sys.stderr, flush=True)
 
     def _answer(self, question: str) -> None:
-        said, before = False, self._conversation.turn
+        said, before = False, self._conversation.last_answer
         with StopRequest(says="the answer stops here; once more ends the chat") as request:
             for part in self._conversation.ask(
                 question, stop=lambda: request.signal is not None, on_read=self._on_read
@@ -178,11 +178,11 @@ class _Terminal:
             print(flush=True)
         if request.signal is signal.SIGTERM:
             raise Stopped("", number=request.signal)
-        if self._conversation.turn is not before and self._conversation.turn:
-            _say(summary(self._conversation.turn))
+        if self._conversation.last_answer is not before and self._conversation.last_answer:
+            _say(summary(self._conversation.last_answer))
 
 
-def summary(turn: Turn) -> str:
+def summary(answer: AnswerStats) -> str:
     """Return what an answer cost, in a line.
 
     Example:
@@ -191,15 +191,15 @@ def summary(turn: Turn) -> str:
     read, write = (
         f"{tokens / max(seconds, 1e-6):.3g} tokens/s"
         for tokens, seconds in (
-            (turn.read_tokens, turn.read_seconds),
-            (turn.written_tokens, turn.write_seconds),
+            (answer.read_tokens, answer.read_seconds),
+            (answer.written_tokens, answer.write_seconds),
         )
     )
-    cut = ", cut at the most tokens of an answer" if turn.finish == "length" else ""
+    cut = ", cut at the most tokens of an answer" if answer.finish == "length" else ""
     return (
-        f"[{turn.prompt_tokens:,} tokens, of which {turn.read_tokens:,} were read at {read}; "
-        f"{turn.written_tokens:,} written at {write}{cut}; "
-        f"{turn.context_share:.0%} of {turn.context_tokens:,}]"
+        f"[{answer.prompt_tokens:,} tokens, of which {answer.read_tokens:,} were read at {read}; "
+        f"{answer.written_tokens:,} written at {write}{cut}; "
+        f"{answer.context_share:.0%} of {answer.context_tokens:,}]"
     )
 
 

@@ -37,8 +37,8 @@ from ringworld.attention.pallas_hopper_kernels import (
     GRID,
     THREADS,
     Kept,
+    KernelSettings,
     Pipeline,
-    Plan,
     backward_kv_kernel,
     backward_q_kernel,
     forward_kernel,
@@ -196,7 +196,7 @@ def _run(
     bytes_of_head = sum(x.size * x.dtype.itemsize for x in streamed) // (batch * kv_heads)
     kv_heads_together = largest_divisor(kv_heads, limit=_CACHE_BYTES // bytes_of_head)
     heads_together = kv_heads_together * (heads // kv_heads)
-    plan = Plan(
+    plan = KernelSettings(
         heads_together=heads_together,
         group=max(heads, streamed[0].shape[1]) // kv_heads,
         scale=of_keys[0].shape[3] ** -0.5,

@@ -46,7 +46,7 @@ _CONSUMER_REGISTERS, _PRODUCER_REGISTERS = 240, 24
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Plan:
+class KernelSettings:
     """What a kernel knows when it is compiled."""
 
     heads_together: int
@@ -141,7 +141,7 @@ def forward_kernel(
     v_pipeline: Pipeline,
     matrix_unit: Any,
     *,
-    plan: Plan,
+    plan: KernelSettings,
 ) -> None:
     """Attend with running maximum and sum (FlashAttention-2, algorithm 1), with exponentials to base 2.
 
@@ -228,7 +228,7 @@ def backward_q_kernel(
     k_pipeline: Pipeline,
     v_pipeline: Pipeline,
     *,
-    plan: Plan,
+    plan: KernelSettings,
 ) -> None:
     """Sum the gradients of a block of queries over the keys that it sees."""
     here = _Program(live, together=plan.heads_together)
@@ -293,7 +293,7 @@ def backward_kv_kernel(
     q_pipeline: Pipeline,
     dout_pipeline: Pipeline,
     *,
-    plan: Plan,
+    plan: KernelSettings,
 ) -> None:
     """Sum the gradients of a block of keys over the queries that see it, and the heads of its group.
 

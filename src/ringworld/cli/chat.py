@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from ringworld.cli.options import Drawn, Placed, Placement, TokenOptions, given, otherwise
+from ringworld.cli.options import Drawn, Loaded, LoadOptions, TokenOptions, given, otherwise
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,7 +26,7 @@ class Chat:
     max_new_tokens: int = 1024
     """Longest answer, in tokens."""
     drawn: Drawn = TokenOptions()
-    placement: Placed = Placement()
+    loading: Loaded = LoadOptions()
 
     def run(self) -> None:
         """Answer lines of stdin until it ends."""
@@ -35,4 +35,4 @@ class Chat:
 
         options = given(self, "file", "video", "image", "system", "template", "max_new_tokens")
         sampling = TextSampling(**asdict(self.drawn))
-        chat(self.model, sampling=sampling, **options, **asdict(self.placement))
+        chat(self.model, sampling=sampling, **options, **asdict(self.loading))

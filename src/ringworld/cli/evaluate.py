@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
-from ringworld.cli.options import Placed, Placement, given, otherwise
+from ringworld.cli.options import Loaded, LoadOptions, given, otherwise
 from ringworld.evaluation.config import TaskName
 
 
@@ -24,7 +24,7 @@ class Evaluate:
     """What is measured."""
     preset: Annotated[str | None, otherwise("what the model was trained with", metavar="NAME")] = None
     """Configuration that says how it is measured."""
-    placement: Placed = Placement()
+    loading: Loaded = LoadOptions()
 
     def run(self) -> None:
         """Measure what is not measured yet, and print it."""
@@ -35,6 +35,6 @@ class Evaluate:
         if self.preset:
             tasks = load_preset(self.preset).evaluation
             tasks = tasks.only(self.tasks) if self.tasks else tasks
-        options = given(self, "out", "data", "haystack") | asdict(self.placement)
+        options = given(self, "out", "data", "haystack") | asdict(self.loading)
         evaluation = rw.evaluate(self.model, tasks=tasks, **options)
         print("\n".join(evaluation.lines()))

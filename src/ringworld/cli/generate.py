@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from ringworld.cli.options import CONFIGURED, Drawn, Placed, Placement, TokenOptions, given, otherwise
+from ringworld.cli.options import CONFIGURED, Drawn, Loaded, LoadOptions, TokenOptions, given, otherwise
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,7 +32,7 @@ class Generate:
     """For text and answers: results that are drawn; the first is printed, and all are written."""
     guidance_scale: Annotated[float | None, otherwise(CONFIGURED, metavar="FLOAT")] = None
     """Classifier-free guidance of images and videos; 1 is none."""
-    placement: Placed = Placement()
+    loading: Loaded = LoadOptions()
 
     def run(self) -> None:
         """Make it, and print it or where it is."""
@@ -40,4 +40,4 @@ class Generate:
 
         names = ("kind", "prompt", "out", "about", "frames", "max_new_tokens", "stop", "samples")
         sampling = {**asdict(self.drawn), "guidance_scale": self.guidance_scale}
-        print(generate(self.model, sampling=sampling, **given(self, *names), **asdict(self.placement)))
+        print(generate(self.model, sampling=sampling, **given(self, *names), **asdict(self.loading)))

@@ -58,7 +58,7 @@ Drawn = Annotated[TokenOptions, tyro.conf.arg(name="")]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Placement:
+class LoadOptions:
     """How the model is kept, and where."""
 
     weights: Annotated[
@@ -70,7 +70,7 @@ class Placement:
     """Devices of the ring; without an accelerator they are simulated."""
 
 
-Placed = Annotated[Placement, tyro.conf.arg(name="")]
+Loaded = Annotated[LoadOptions, tyro.conf.arg(name="")]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

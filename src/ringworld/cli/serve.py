@@ -6,7 +6,7 @@ from typing import Annotated
 
 import tyro
 
-from ringworld.cli.options import Placed, Placement, given, otherwise
+from ringworld.cli.options import Loaded, LoadOptions, given, otherwise
 from ringworld.inference.config import EngineConfig
 from ringworld.serving.config import ServingLimits
 
@@ -35,12 +35,12 @@ class Serve:
     """Longest prompt with what follows it."""
     engine: Annotated[EngineConfig, tyro.conf.arg(name="")] = EngineConfig()
     limits: Annotated[ServingLimits, tyro.conf.arg(name="")] = ServingLimits()
-    placement: Placed = Placement()
+    loading: Loaded = LoadOptions()
 
     def run(self) -> None:
         """Serve until a signal comes."""
         from ringworld.api.serve import serve
 
         names = "name", "host", "port", "key_file", "memory_folder", "allow_host", "context_tokens", "engine"
-        options = given(self, *names, "limits") | asdict(self.placement)
+        options = given(self, *names, "limits") | asdict(self.loading)
         serve(self.model, without_key=self.no_key, **options)

@@ -28,7 +28,7 @@ def _unreported(done: int, total: int) -> None:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Turn:
+class AnswerStats:
     """What one answer cost."""
 
     prompt_tokens: int
@@ -85,7 +85,7 @@ class Conversation:
             InputError: the template cannot be used, or a number is out of range.
         """
         self.messages: list[Message] = []
-        self.turn: Turn | None = None
+        self.last_answer: AnswerStats | None = None
         self._template, self._sampling = template, sampling
         self._most = whole_number("max_new_tokens", max_new_tokens, least=1)
         self._context = generator.limits.max_context_tokens
@@ -146,7 +146,7 @@ class Conversation:
             if stopped := stop():
                 break
         yield _after(stream.text, stream.close())
-        self.turn = Turn(
+        self.last_answer = AnswerStats(
             prompt_tokens=len(ids),
             read_tokens=len(ids) - self._session.reused,
             read_seconds=reading - begun,
@@ -196,7 +196,7 @@ class Conversation:
         self._check_room(memory.ids)
         self._session.recall(memory.ids, memory.spans)
         self.reset()
-        self.messages, self.turn = [*memory.messages], None
+        self.messages, self.last_answer = [*memory.messages], None
         return memory
 
     def _with_added(self) -> list[Message]:

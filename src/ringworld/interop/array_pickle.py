@@ -16,7 +16,7 @@ from reprlib import repr as short
 from typing import IO, Any, Literal, cast
 
 from ringworld.core.files import reading
-from ringworld.interop.mapped_array import FLOAT_TYPES, MappedArray, Piece, float_type, map_file
+from ringworld.interop.mapped_array import FLOAT_TYPES, MappedArray, StoredPiece, float_type, map_file
 
 _MOST_INSTRUCTIONS = 2**16
 _MOST_ARRAYS = 2**10
@@ -246,7 +246,7 @@ class _Machine:
             shape=shape,
             dtype=float_type(kind.name, shape=shape, size_bytes=numbers.count),
             buffer=self._buffer,
-            pieces=(Piece(begin=0, count=math.prod(shape), offset_bytes=numbers.offset),),
+            pieces=(StoredPiece(begin=0, count=math.prod(shape), offset_bytes=numbers.offset),),
             order=order,
         )
 

@@ -36,7 +36,7 @@ def map_file(path: Path, *, expected: str) -> mmap.mmap:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Piece:
+class StoredPiece:
     """Some of an array's numbers, one after another in the file."""
 
     begin: int
@@ -53,7 +53,7 @@ class MappedArray:
     shape: tuple[int, ...]
     dtype: FloatType
     buffer: mmap.mmap
-    pieces: tuple[Piece, ...]
+    pieces: tuple[StoredPiece, ...]
     """All of the numbers, in order."""
     order: Literal["C", "F"] = "C"
     """Whether the last dimension is the innermost, or the first."""

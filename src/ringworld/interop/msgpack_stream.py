@@ -20,7 +20,7 @@ from reprlib import repr as short
 from typing import TypeVar
 
 from ringworld.core.errors import InputError
-from ringworld.interop.mapped_array import MappedArray, Piece, float_type, map_file
+from ringworld.interop.mapped_array import MappedArray, StoredPiece, float_type, map_file
 
 T = TypeVar("T")
 _MOST_RECORDS = 2**16
@@ -178,7 +178,7 @@ def _array(cursor: _Cursor) -> MappedArray:
         shape=shape,
         dtype=float_type(name, shape=shape, size_bytes=size_bytes),
         buffer=cursor.buffer,
-        pieces=(Piece(begin=0, count=math.prod(shape), offset_bytes=offset),),
+        pieces=(StoredPiece(begin=0, count=math.prod(shape), offset_bytes=offset),),
     )
 
 

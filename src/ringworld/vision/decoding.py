@@ -18,7 +18,7 @@ from PIL import Image
 from ringworld.core.errors import InputError
 from ringworld.vision.bitstream import BitstreamCheck
 from ringworld.vision.config import MediaLimits
-from ringworld.vision.images import Picture, refuse_duration, refuse_missing, refuse_size, upright_rgb
+from ringworld.vision.images import DecodedPicture, refuse_duration, refuse_missing, refuse_size, upright_rgb
 from ringworld.vision.orientation import QUARTERS, SIDEWAYS, mirroring
 
 # FFmpeg's own words would interleave with ours from its threads. Reading them here instead can deadlock, as
@@ -120,7 +120,7 @@ class VideoDecoder:
         if self._next is None:
             raise InputError(f"{self._path} holds no frame", path=self._path, remedy=_DAMAGED_REMEDY)
 
-    def picture_at(self, seconds: float) -> Picture | None:
+    def picture_at(self, seconds: float) -> DecodedPicture | None:
         """Return what is on screen at `seconds` from the first frame, or None once the video has ended."""
         frame = self._frame_at(seconds)
         if frame is None:
@@ -131,7 +131,7 @@ class VideoDecoder:
         if transpose is not None:
             image = image.transpose(transpose)
         is_sideways = transpose in SIDEWAYS
-        return Picture(image=image, pixel_aspect=self._pixel_aspect ** (-1 if is_sideways else 1))
+        return DecodedPicture(image=image, pixel_aspect=self._pixel_aspect ** (-1 if is_sideways else 1))
 
     def read_to_end(self) -> None:
         """Decode to the end, of a longer video only from its last key frame.

@@ -26,7 +26,7 @@ _NEW_SUBFILE_TYPE, _REDUCED = 254, 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Picture:
+class DecodedPicture:
     """One frame, upright, in RGB."""
 
     image: Image.Image
@@ -59,14 +59,14 @@ class Animation:
         """Close the file."""
         self._image.close()
 
-    def picture_at(self, seconds: float) -> Picture | None:
+    def picture_at(self, seconds: float) -> DecodedPicture | None:
         """Return the picture on screen at `seconds`, or None once the animation has ended."""
         while self._next is not None and self._begins <= seconds + 1e-6:
             self._shown, self._next = self._next, None
             self._ends = self._begins + _seconds_shown(self._image)
             self._begins, self._next = self._ends, next(self._frames, None)
         is_over = self._next is None and seconds > self._ends - 1e-6
-        return None if is_over or self._shown is None else Picture(image=self._shown)
+        return None if is_over or self._shown is None else DecodedPicture(image=self._shown)
 
     def _decoded(self) -> Iterator[Image.Image]:
         # The default image of an APNG may be for programs that show no animations.

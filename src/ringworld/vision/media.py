@@ -15,7 +15,7 @@ from ringworld.core.errors import InputError
 from ringworld.core.ranges import check_number
 from ringworld.vision.config import DEFAULT_LIMITS, MediaLimits
 from ringworld.vision.decoding import Moments, VideoDecoder
-from ringworld.vision.images import Animation, Picture, is_animated, load_still, open_image
+from ringworld.vision.images import Animation, DecodedPicture, is_animated, load_still, open_image
 
 # Files of these names are opened when they are read, not when they are found.
 _VIDEO_SUFFIXES = frozenset(
@@ -74,7 +74,7 @@ def stream_video(
         )
 
 
-def _pictures(video: VideoDecoder | Animation, moments: Moments) -> Iterator[tuple[float, Picture]]:
+def _pictures(video: VideoDecoder | Animation, moments: Moments) -> Iterator[tuple[float, DecodedPicture]]:
     for seconds in moments:
         picture = video.picture_at(seconds)
         if picture is None:
