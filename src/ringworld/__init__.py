@@ -16,14 +16,17 @@ from ringworld.core.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from ringworld import presets
+    from ringworld.api.chat import chat
     from ringworld.api.convert import convert
     from ringworld.api.data import data_show, data_stats
     from ringworld.api.evaluate import evaluate
+    from ringworld.api.generate import generate
     from ringworld.api.load import load
     from ringworld.api.make_qa import make_qa
     from ringworld.api.plan import plan
     from ringworld.api.prepare import prepare
     from ringworld.api.runs import runs
+    from ringworld.api.serve import serve
     from ringworld.api.tokenizer import train_tokenizer
     from ringworld.api.train import train
     from ringworld.attention.api import attention
@@ -45,15 +48,18 @@ _MODULE_OF = {
     "RunConfig": "ringworld.presets.run",
     "Stopped": "ringworld.core.errors",
     "World": "ringworld.inference.world",
+    "chat": "ringworld.api.chat",
     "convert": "ringworld.api.convert",
     "data_show": "ringworld.api.data",
     "data_stats": "ringworld.api.data",
     "evaluate": "ringworld.api.evaluate",
+    "generate": "ringworld.api.generate",
     "load": "ringworld.api.load",
     "make_qa": "ringworld.api.make_qa",
     "plan": "ringworld.api.plan",
     "prepare": "ringworld.api.prepare",
     "runs": "ringworld.api.runs",
+    "serve": "ringworld.api.serve",
     "train": "ringworld.api.train",
     "train_tokenizer": "ringworld.api.tokenizer",
 }
@@ -69,16 +75,19 @@ __all__ = [
     "Stopped",
     "World",
     "attention",
+    "chat",
     "convert",
     "data_show",
     "data_stats",
     "evaluate",
+    "generate",
     "load",
     "make_qa",
     "plan",
     "prepare",
     "presets",
     "runs",
+    "serve",
     "train",
     "train_tokenizer",
 ]

@@ -30,9 +30,9 @@ class Chat:
 
     def run(self) -> None:
         """Answer lines of stdin until it ends."""
-        from ringworld.api.chat import chat
+        import ringworld as rw
         from ringworld.inference.config import TextSampling
 
         options = given(self, "file", "video", "image", "system", "template", "max_new_tokens")
         sampling = TextSampling(**asdict(self.drawn))
-        chat(self.model, sampling=sampling, **options, **asdict(self.loading))
+        rw.chat(self.model, sampling=sampling, **options, **asdict(self.loading))

@@ -36,8 +36,8 @@ class Generate:
 
     def run(self) -> None:
         """Make it, and print it or where it is."""
-        from ringworld.api.generate import generate
+        import ringworld as rw
 
         names = ("kind", "prompt", "out", "about", "frames", "max_new_tokens", "stop", "samples")
         sampling = {**asdict(self.drawn), "guidance_scale": self.guidance_scale}
-        print(generate(self.model, sampling=sampling, **given(self, *names), **asdict(self.loading)))
+        print(rw.generate(self.model, sampling=sampling, **given(self, *names), **asdict(self.loading)))

@@ -39,8 +39,8 @@ class Serve:
 
     def run(self) -> None:
         """Serve until a signal comes."""
-        from ringworld.api.serve import serve
+        import ringworld as rw
 
         names = "name", "host", "port", "key_file", "memory_folder", "allow_host", "context_tokens", "engine"
         options = given(self, *names, "limits") | asdict(self.loading)
-        serve(self.model, without_key=self.no_key, **options)
+        rw.serve(self.model, without_key=self.no_key, **options)

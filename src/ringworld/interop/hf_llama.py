@@ -246,10 +246,10 @@ def _stacked(read: Callable[[int], FrozenWeight], *, layers: int) -> FrozenWeigh
         where = PartitionSpec(None, *jax.typeof(of_layer).sharding.spec)
         return jnp.zeros((layers, *of_layer.shape), of_layer.dtype, out_sharding=where)
 
-    first = read(0)
-    stack = jax.tree.map(room, first)
+    lowest = read(0)
+    stack = jax.tree.map(room, lowest)
     for layer in range(layers):
-        weight = read(layer) if layer else first
+        weight = read(layer) if layer else lowest
         stack = jax.tree.map(partial(_put_layer, i=jnp.int32(layer)), stack, weight)
     return stack
 
