@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from ringworld.api.load import load
+from ringworld.api.machine import PathArgument
 from ringworld.core.errors import InputError, Stopped, not_a_choice
 from ringworld.core.files import write_json_atomic
 from ringworld.core.stop import StopRequest
@@ -33,17 +34,17 @@ _UNSEEN = {code: None for code in (*range(9), *range(11, 32), *range(127, 160))}
 
 
 def chat(
-    model: Path,
+    model: PathArgument,
     *,
-    file: Path | None,
-    video: Path | None,
-    image: Path | None,
-    system: str | None,
-    template: Literal["own", "lwm", "llama-2"],
-    max_new_tokens: int,
-    sampling: TextSampling,
-    weights: WeightType | None,
-    devices: int | None,
+    file: PathArgument | None = None,
+    video: PathArgument | None = None,
+    image: PathArgument | None = None,
+    system: str | None = None,
+    template: Literal["own", "lwm", "llama-2"] = "own",
+    max_new_tokens: int = 1024,
+    sampling: TextSampling | None = None,
+    weights: WeightType | None = None,
+    devices: int | None = None,
 ) -> None:
     """Answer the lines of stdin on stdout until it ends; all else is said on stderr.
 
@@ -64,11 +65,12 @@ def chat(
     """
     world = load(model, devices=devices, weights=weights)
     source = {"own": None, "lwm": LWM, "llama-2": LLAMA_2}[template]
-    conversation = world.chat(system=system, template=source, max_new_tokens=max_new_tokens, **sampling)
+    drawn = sampling or TextSampling()
+    conversation = world.chat(system=system, template=source, max_new_tokens=max_new_tokens, **drawn)
     terminal = _Terminal(world, conversation)
     for name, path in (("file", file), ("video", video), ("image", image)):
         if path is not None:
-            terminal.add(name, path)
+            terminal.add(name, Path(path))
     terminal.run()
 
 

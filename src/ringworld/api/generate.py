@@ -1,6 +1,6 @@
 """`ringworld generate`: one result of a model, with an account of how it was made."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from ringworld.api.load import load_opened
-from ringworld.api.machine import begin_process
+from ringworld.api.machine import PathArgument, begin_process
 from ringworld.artifacts.model_folder import ModelFolder
 from ringworld.core.config import to_json
 from ringworld.core.errors import InputError
@@ -37,21 +37,21 @@ _ONLY_FOR = {
 
 
 def generate(
-    model: Path,
+    model: PathArgument,
     *,
     kind: Kind,
     prompt: str,
-    out: Path,
-    about: Path | None,
+    out: PathArgument,
+    about: PathArgument | None = None,
     frames: int | None = None,
     max_new_tokens: int | None = None,
     stop: Sequence[str] = (),
     samples: int | None = None,
-    sampling: dict[str, Any],
-    weights: WeightType | None,
-    devices: int | None,
+    sampling: Mapping[str, Any] | None = None,
+    weights: WeightType | None = None,
+    devices: int | None = None,
 ) -> str:
-    """Do what the command `ringworld generate` says, and return the text or the path.
+    """Write a text, an answer, an image or a video to a folder, and return the text or the path.
 
     What is None is as usual: 6 frames, 64 tokens, one sample. In `sampling` are fields of `SamplingConfig`
     that differ from the model's defaults; None leaves one. The folder `out` gains `output.json`, with all
@@ -61,6 +61,7 @@ def generate(
         InputError: a number makes no sense, the kind does not heed what is given, or a file or folder cannot
             be used.
     """
+    model, out, sampling = Path(model), Path(out), sampling or {}
     asked = {"about": about, "frames": frames, "max_new_tokens": max_new_tokens, "samples": samples}
     asked |= {"stop": stop or None, "guidance_scale": sampling.get("guidance_scale")}
     for name, kinds in _ONLY_FOR.items():
@@ -72,7 +73,7 @@ def generate(
     samples = 1 if samples is None else samples
     given = {name: value for name, value in sampling.items() if value is not None}
     replace(SamplingConfig(), **given)  # refuses bad numbers before anything is read
-    file = None if about is None else _checked(about)
+    file = None if about is None else _checked(Path(about))
     with only_one(out):
         if (out / ORIGIN_FILE).exists():
             read_origin(out, kind="generation")  # of another kind it is kept
@@ -95,7 +96,7 @@ def generate(
         default = getattr(world.sampling, kind)
         used = to_json(replace(default, **given)) | {"kind": kind, "prompt": prompt, "frames": frames}
         used |= {"stop": [*stop], "samples": samples, "weights": weights}
-        about_file = None if about is None else str(about.resolve())
+        about_file = None if about is None else str(Path(about).resolve())
         write_json_atomic(out / "output.json", used | {"about": about_file, "output": made} | more)
         parents = {"model": parent(model, folder.fingerprint)}
         write_origin(out, Origin(kind="generation", configuration=used, parents=parents))

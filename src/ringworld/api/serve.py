@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from ringworld.api.load import load
+from ringworld.api.machine import PathArgument
 from ringworld.core.errors import InputError
 from ringworld.inference.config import EngineConfig
 from ringworld.model.config import WeightType
@@ -16,14 +17,14 @@ _MOST_BYTES = 2**20
 
 
 def serve(
-    model: Path,
+    model: PathArgument,
     *,
     name: str | None = None,
     host: str = "127.0.0.1",
     port: int = 8000,
-    key_file: Path | None = None,
+    key_file: PathArgument | None = None,
     without_key: bool = False,
-    memory_folder: Path | None = None,
+    memory_folder: PathArgument | None = None,
     allow_host: tuple[str, ...] = (),
     context_tokens: int | None = None,
     engine: EngineConfig | None = None,
@@ -57,19 +58,20 @@ def serve(
     except ModuleNotFoundError as error:
         problem = f"serving needs the package {error.name}"
         raise InputError(problem, field="serve", remedy="pip install 'ringworld[serve]'") from None
+    memories = None if memory_folder is None else Path(memory_folder)
     config = ServingConfig(
-        name=name or model.resolve().name,
+        name=name or Path(model).resolve().name,
         host=host,
         port=port,
-        keys=_keys(key_file),
+        keys=_keys(None if key_file is None else Path(key_file)),
         without_key=without_key,
         limits=limits or ServingLimits(),
-        memory_folder=memory_folder,
+        memory_folder=memories,
         allow_host=allow_host,
     )
     world = load(model, devices=devices, weights=weights, context_tokens=context_tokens)
-    if memory_folder is not None:
-        memory_folder.mkdir(parents=True, exist_ok=True)
+    if memories is not None:
+        memories.mkdir(parents=True, exist_ok=True)
 
     def say(address: str) -> None:
         print(f"{config.name} is served at {address}/v1; Ctrl-C stops it", file=sys.stderr, flush=True)
