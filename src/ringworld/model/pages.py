@@ -50,7 +50,7 @@ class PagePool(eqx.Module):
     ) -> "PagePool":
         """Return an empty pool; `page_tokens` is a multiple of the members.
 
-        int8 takes `1 + 4 / head` bytes a number with its scale: 10% more than its width for a head of 40.
+        int8 takes `1 + 4 / head` bytes a number with its scale, at most 1.1 for heads of 40 or wider.
         """
         shape = (pages, architecture.kv_heads, page_tokens, architecture.head)
 

@@ -67,10 +67,9 @@ class EngineState:
 class Engine:
     """One model that continues many prompts at once, with text or frames; they join and leave at every step.
 
-    What a request gives does not depend, to the bit, on what it is batched with. Tokens are the same, but
-    scores may differ by the rounding of the type, where another program read them: a prefix that is found in
-    the cache was read in other chunks, and a sequence that gave up its pages reads in chunks what it wrote.
-    Where two ids are as likely but for this rounding, the other one may be drawn.
+    What a request gives does not depend, to the bit, on what it is batched with, but for tokens that another
+    program read: a prefix that is found in the cache was read in other chunks, and a sequence that gave up
+    its pages reads in chunks what it wrote. Scores may then differ by the rounding of the type.
 
     Example:
         >>> with world.engine() as engine:
