@@ -49,6 +49,23 @@ def test_no_half_of_a_character_is_shown(text):
         assert not any("\ufffd" in part for part in parts)
 
 
+def test_bytes_that_are_no_characters_are_shown_meanwhile_and_each_is_decoded_a_few_times():
+    half, smile = TOKENIZER.encode("\U0001f600")[-1:], TOKENIZER.encode("\U0001f600")
+    ids = half * 500 + smile + half * 20 + smile[:-1]
+    decoded = 0
+
+    def decode(some):
+        nonlocal decoded
+        decoded += len(some)
+        return TOKENIZER.decode(some)
+
+    stream = TextStream(decode)
+    parts = [stream.push(id) for id in ids]
+    assert sum(map(len, parts[:500])) > 450
+    assert "".join(parts) + stream.close() == TOKENIZER.decode(ids)
+    assert decoded < 50 * len(ids)
+
+
 def test_bytes_that_never_become_a_character_are_shown_in_the_end():
     ids = TOKENIZER.encode("\U0001f600")[:-1]
     stream = TextStream(TOKENIZER.decode)

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -23,36 +23,63 @@ _AT_ONCE = 2
 """Decoders, each of which may use its memory and all cores."""
 _MOST_WAITING = 16
 """Files that wait for one."""
-_MOST_DRAWN = 256
-"""Clips of answers whose codes are known."""
+_MOST_KNOWN_BYTES = 2**26
+"""Of the codes of files that were drawn or shown before."""
 # Keys of the server stay with the server.
 _PASSED_ON = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TMPDIR", "SYSTEMROOT")
+
+
+class _Sent(NamedTuple):
+    """A file, and what it was shown as."""
+
+    sha256: bytes
+    kind: Kind | None
+    """None for one that the model drew, which is shown as whatever it is."""
 
 
 class Media:
     """What a model is shown by those who ask."""
 
-    def __init__(self, world: World, *, limits: ServingLimits) -> None:
-        """Keep the model and the limits."""
+    def __init__(
+        self, world: World, *, limits: ServingLimits, most_known_bytes: int = _MOST_KNOWN_BYTES
+    ) -> None:
+        """Keep the model, the limits, and how many bytes of codes are remembered."""
         self._world, self._limits = world, limits
         self._decoders = threading.BoundedSemaphore(_AT_ONCE)
         self._places = threading.BoundedSemaphore(_AT_ONCE + _MOST_WAITING)
-        self._drawn: dict[bytes, np.ndarray] = {}
+        self._most_known_bytes = most_known_bytes
+        # What was used last stands last.
+        self._known: dict[_Sent, np.ndarray] = {}
+        self._known_bytes = 0
         self._remembering = threading.Lock()
 
     def codes(self, content: bytes, *, kind: Kind, field: str) -> np.ndarray:
-        """Return the codes of the frames of a file, [frames, codes]; otherwise as `frames`."""
-        known = self._drawn.get(_name(content))
-        return (
-            self._world.codes(video=self.frames(content, kind=kind, field=field)) if known is None else known
-        )
+        """Return the codes of the frames of a file, [frames, codes]; otherwise as `frames`.
+
+        A file that was drawn, or shown as the same kind, is decoded no more while its codes are remembered.
+        """
+        name = hashlib.sha256(content).digest()
+        with self._remembering:
+            for key in (_Sent(name, None), _Sent(name, kind)):
+                if (known := self._known.pop(key, None)) is not None:
+                    self._known[key] = known
+                    return known
+        codes = self._world.codes(video=self.frames(content, kind=kind, field=field))
+        self._remember(_Sent(name, kind), codes)
+        return codes
 
     def remember(self, content: bytes, codes: np.ndarray) -> None:
         """Let a file that the model drew have the codes that it drew, when it is shown again."""
+        self._remember(_Sent(hashlib.sha256(content).digest(), None), codes)
+
+    def _remember(self, shown: _Sent, codes: np.ndarray) -> None:
+        """Remember codes in place of those that were used longest ago."""
         with self._remembering:
-            self._drawn[_name(content)] = codes
-            while len(self._drawn) > _MOST_DRAWN:
-                del self._drawn[next(iter(self._drawn))]
+            before = self._known.pop(shown, None)
+            self._known_bytes += codes.nbytes - (0 if before is None else before.nbytes)
+            self._known[shown] = codes
+            while self._known_bytes > self._most_known_bytes:
+                self._known_bytes -= self._known.pop(next(iter(self._known))).nbytes
 
     def frames(self, content: bytes, *, kind: Kind, field: str) -> np.ndarray:
         """Return the frames of a file as the model watches it; it takes long, so call it in a thread.
@@ -124,7 +151,3 @@ class Media:
         except subprocess.TimeoutExpired:
             return b""
         return ran.stdout if ran.returncode == 0 else b""
-
-
-def _name(content: bytes) -> bytes:
-    return hashlib.sha256(content).digest()

@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 
 _UNKNOWN = "\N{REPLACEMENT CHARACTER}"
 """What a decoder gives for bytes that are no character, or not a whole one yet."""
+_MOST_PENDING = 8
+"""Ids that are decoded again with each new one; a character of UTF-8 has four bytes."""
 
 
 class TextStream:
@@ -42,9 +44,16 @@ class TextStream:
         self._ids.append(id)
         before = self._decode(self._ids[self._context : self._shown])
         now = self._decode(self._ids[self._context :])
+        whole = len(self._ids)
         if now.endswith(_UNKNOWN) or len(now) <= len(before):
-            return ""
-        self._context, self._shown = self._shown, len(self._ids)
+            if whole - self._shown <= _MOST_PENDING:
+                return ""
+            # So many are not one character: all are shown but those of the one that may still be coming.
+            for end in range(whole - 1, whole - 4, -1):
+                if (text := self._decode(self._ids[self._context : end])) == now[:-1]:
+                    whole, now = end, text
+                    break
+        self._context, self._shown = self._shown, whole
         return self._give(now[len(before) :], last=False)
 
     def close(self) -> str:

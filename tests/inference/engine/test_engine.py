@@ -13,10 +13,13 @@ from ringworld.core.errors import Busy, InputError
 from ringworld.inference.clip_grammar import ClipGrammar
 from ringworld.inference.config import GREEDY, EngineConfig, GenerationLimits, SamplingConfig
 from ringworld.inference.engine.engine import Closed, Engine
+from ringworld.inference.engine.programs import Programs
 from ringworld.inference.engine.sequence import Clips, GenerationRequest
 from ringworld.model.config import CacheType
+from ringworld.model.decode import GenerationWeights
+from ringworld.model.forward import Forward
 from ringworld.model.pages import PagePool
-from tests.inference.tiny_world import FORWARD, TOKENIZER, VOCABULARY, make_world
+from tests.inference.tiny_world import ARCHITECTURE, EXECUTION, FORWARD, TOKENIZER, VOCABULARY, make_world
 
 TEXT = np.random.default_rng(0).integers(5, VOCABULARY.text_size, 400).astype(np.int32)
 PROMPTS = [TEXT[:100], TEXT[20:23], TEXT[30:95], TEXT[:1], TEXT[:101], TEXT[200:370], TEXT[5:133]]
@@ -25,11 +28,11 @@ SAMPLINGS = [GREEDY, WARM, WARM, GREEDY, WARM, GREEDY, GREEDY]
 NEW = [9, 30, 12, 40, 5, 25, 60]
 
 
-def make(weights=None, decode=TOKENIZER.decode, **config: Any) -> Engine:
+def make(weights=None, decode=TOKENIZER.decode, forward=FORWARD, **config: Any) -> Engine:
     made = make_world(ring=2)
     return Engine(
         made.weights if weights is None else weights,
-        forward=FORWARD,
+        forward=forward,
         vocabulary=VOCABULARY,
         ends=[TOKENIZER.eos],
         decode=decode,
@@ -85,6 +88,35 @@ def test_a_request_gives_what_it_gives_alone_whatever_it_is_batched_with(engine,
         assert "".join(piece.text for piece in pieces) == TOKENIZER.decode(tokens)
     state = engine.state
     assert (state.running, state.waiting, state.held_pages) == (0, 0, 0)
+
+
+def test_scores_of_bfloat16_are_to_the_bit_those_alone_where_no_pages_are_shared_or_given_up():
+    made, chosen = make_world(ring=2), (1, 2, 3, 5, 6)
+    forward = Forward.of(ARCHITECTURE, replace(EXECUTION, compute="bfloat16"))
+    with jax.set_mesh(made.mesh):
+        weights = GenerationWeights.from_model(made.model, compute="bfloat16")
+
+    def scored(stream) -> list[tuple[int, float]]:
+        return [(piece.token.id, piece.token.logprob) for piece in stream if piece.token]
+
+    with make(weights, forward=forward, cache_tokens=1024) as engine:
+        with ThreadPoolExecutor(len(chosen)) as pool:
+            together = list(pool.map(lambda i: scored(engine.stream(request(i))), chosen))
+        assert engine.state.preempted == engine.state.reused_tokens == 0
+    with make(weights, forward=forward, cache_tokens=1024) as engine:
+        assert together == [scored(engine.stream(request(i))) for i in reversed(chosen)][::-1]
+
+
+def test_what_others_write_while_a_prompt_is_read_is_no_repetition_of_its_own(engine):
+    # Two ids and a preference for what was seen, so that one more that counts as seen is drawn.
+    sampling = replace(GREEDY, repetition_penalty=0.1)
+    for start in range(0, 15, 5):
+        asked = request(0, prompt=np.tile(TEXT[start : start + 2], 80), sampling=sampling)
+        writing = engine.stream(request(1))
+        next(writing)
+        beside = ids_of(engine.stream(asked))
+        writing.close()
+        assert beside == ids_of(engine.stream(asked))
 
 
 def test_what_was_read_before_is_reused_and_changes_nothing(engine, expected):
@@ -206,6 +238,19 @@ def test_an_error_of_a_round_ends_those_that_run_and_no_others(expected):
         assert ids_of(engine.stream(request(2))) == expected[2][0]
         assert not engine.closed
     assert engine.closed
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_everyone_is_answered_where_the_cache_cannot_be_emptied_after_an_error(monkeypatch):
+    def fail(*_: object) -> None:
+        raise OSError("the device is lost")
+
+    monkeypatch.setattr(Programs, "clear", fail)
+    with make(decode=fail) as engine:
+        streams = [engine.stream(request(i)) for i in range(6)]
+        for stream in streams:
+            with pytest.raises(Closed):
+                list(stream)
 
 
 def test_a_cache_of_less_than_a_context_is_refused():

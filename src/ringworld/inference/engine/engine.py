@@ -67,8 +67,9 @@ class EngineState:
 class Engine:
     """One model that continues many prompts at once, with text or frames; they join and leave at every step.
 
-    What a request gives does not depend, to the bit, on what it is batched with; a prefix that is found in
-    the cache was read in other chunks, so that scores may differ by the rounding of the type.
+    What a request gives does not depend, to the bit, on what it is batched with, but for tokens that another
+    program read: a prefix that is found in the cache was read in other chunks, and a sequence that gave up
+    its pages reads in chunks what it wrote. Scores may then differ by the rounding of the type.
 
     Example:
         >>> with world.engine() as engine:
@@ -383,9 +384,10 @@ class Engine:
 
     def _begin_again(self, error: Exception | None) -> None:
         """Empty the pool; those that run end with the error, or read again where there is none."""
+        # First: where even this fails, `_run` ends those that the old scheduler still knows.
+        self._programs.clear()
         old, self._scheduler = self._scheduler, self._new_scheduler()
         self._preempted += old.preempted
-        self._programs.clear()
         for sequence in old.running:
             sequence.give_up()
             if error is not None:

@@ -302,7 +302,9 @@ def _step(
         finite=finite & finite[rows.beside],
         likeliest=jax.lax.cond(rows.asked, lambda x: _likeliest(x, count), lambda x: nothing, logprobs),
     )
-    return drawn, seen.at[jnp.arange(len(tokens)), tokens].set(True), pool
+    # Other rows draw too, and what they draw is dropped: their sequences may be half read.
+    seen = seen.at[jnp.arange(len(tokens)), tokens].max(rows.order >= 0)
+    return drawn, seen, pool
 
 
 @jax.jit
