@@ -54,6 +54,18 @@ def test_collectives_in_loops_count_as_often_as_they_run():
     )
 
 
+def test_what_is_begun_together_counts_each_result_once():
+    program = """ENTRY %main () -> f32[8] {
+  %sums = (f32[8]{0}, f32[16]{0}) all-reduce-start(%a, %b), channel_id=1, to_apply=%add
+  %all = ((f32[2]{0}, f32[4]{0}), (f32[8]{0}, f32[16]{0})) all-gather-start(%c, %d), channel_id=2
+}
+"""
+    assert collectives(program) == (
+        Collective(kind="all-gather", count=1, bytes_per_chip=(8 + 16) * 4),
+        Collective(kind="all-reduce", count=1, bytes_per_chip=(8 + 16) * 4),
+    )
+
+
 def test_a_program_that_sends_nothing_has_none():
     program = jax.jit(jnp.sin).lower(jnp.ones(3)).compile().as_text()
     assert program is not None and collectives(program) == ()

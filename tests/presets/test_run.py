@@ -94,9 +94,55 @@ def test_the_text_stages_take_all_chips_and_cut_short_sequences_least(machine):
         assert stage.mesh.fsdp == min(at_once, stage.mesh.devices // stage.mesh.tensor)
 
 
+# Tables 11 and 13 of the paper: context, RoPE base, steps, warm-up, tokens an update, learning rates.
+PAPER = {
+    "lwm_text_7b": [
+        (2**15, 1e6, 1_200, 100, 2**22, 4e-5, 4e-5),
+        (2**17, 1e7, 3_000, 200, 2**22, 4e-5, 4e-5),
+        (2**18, 1e7, 3_000, 200, 2**22, 4e-5, 4e-5),
+        (2**19, 25e6, 720, 50, 2**22, 4e-5, 4e-5),
+        (2**20, 5e7, 450, 25, 2**22, 4e-5, 4e-5),
+    ],
+    "lwm_7b": [
+        (2**10, 5e7, 45_000, 1_000, 2**23, 6e-4, 6e-5),
+        (2**13, 5e7, 14_000, 500, 2**23, 6e-4, 6e-5),
+    ],
+    "lwm_chat_7b": [
+        (2**15, 5e7, 1_200, 100, 2**23, 8e-5, 8e-5),
+        (2**17, 5e7, 450, 50, 2**23, 8e-5, 8e-5),
+        (2**20, 5e7, 50, 5, 2**23, 8e-5, 8e-5),
+    ],
+}
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_the_stages_of_the_paper_have_its_figures(name):
+    assert [
+        (
+            stage.context_tokens,
+            stage.rope_base,
+            stage.steps,
+            stage.warmup_steps,
+            stage.context_tokens * stage.batch_sequences,
+            stage.learning_rate,
+            stage.min_learning_rate,
+        )
+        for stage in load_preset(name).training.stages
+    ] == PAPER[name]
+
+
+def test_the_tasks_of_the_paper_have_its_shares():
+    for stage in load_preset("lwm_7b").training.stages:
+        assert stage.mixture.ratios["text"] == 0.16
+        assert sum(stage.mixture.ratios.values()) == pytest.approx(1)
+    for stage in load_preset("lwm_chat_7b").training.stages:
+        assert set(stage.mixture.ratios.values()) == {0.25} and len(stage.mixture.ratios) == 4
+
+
 def test_a_machine_that_is_too_small_or_a_size_that_is_none_is_named():
     for size, machine, field in (
         ("65b", "8xH100", "machine"),
+        ("7b", "48xH100", "machine"),
         ("7", "8xH100", "size"),
         ("7b", "8xH1", "GPU"),
     ):

@@ -48,6 +48,7 @@ def test_a_row_holds_the_losses_of_a_step_and_the_sums_of_its_interval():
         "vision_loss": None,
         "gradient_norm": 2.0,
         "learning_rate": 0.5,
+        "loss_tokens": 3,
         "skipped_steps": 3,
         "tokens": 10,
         "examples": 3,

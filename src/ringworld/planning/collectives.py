@@ -73,7 +73,9 @@ class _Computation:
         for _, shape, operation, rest in _INSTRUCTION.findall(body):
             kind = operation.removesuffix("-start")
             if kind in get_args(Kind):
-                made.sends.append((kind, _bytes_of(shape, begun=operation.endswith("-start"))))
+                # What an all-reduce begins with has the shape of its results alone.
+                begun = operation.endswith("-start") and kind != "all-reduce"
+                made.sends.append((kind, _bytes_of(shape, begun=begun)))
             condition = re.search(r"condition=%([\w.-]+)", rest) if operation == "while" else None
             begin = _constant(body, rest) if condition else 0
             for group in _CALLED.findall(rest):
@@ -82,12 +84,14 @@ class _Computation:
 
 
 def _bytes_of(shape: str, *, begun: bool) -> int:
-    """Return the bytes of a result; one that is begun is a tuple of operands, results and flags."""
+    """Return the bytes of a result; one that is begun is a tuple of operands, as many results, and flags."""
     sizes = [
         math.prod(map(int, filter(None, dimensions.split(",")))) * _BITS.get(kind, 32) // 8
         for kind, dimensions in _SHAPE.findall(re.sub(r"\{[^{}]*\}", "", shape))
+        if dimensions or not begun
     ]
-    return max(sizes) if begun else sum(sizes)
+    half = len(sizes) // 2
+    return max(sum(sizes[:half]), sum(sizes[half:])) if begun else sum(sizes)
 
 
 def _trips(condition: _Computation, begin: int) -> int:

@@ -94,6 +94,7 @@ class Plan:
         `stage` names; `fits` is of all of them, and seconds to compile and days are sums.
         """
         tightest = self.tightest
+        compilers = ["libtpu"] if any(one.by == "compiler" for one in self.stages) else []
         made = {
             "command": command,
             "machine": self.machine.name,
@@ -108,7 +109,7 @@ class Plan:
             "step_seconds_estimate": tightest.step_seconds_estimate,
             "days_estimate": sum(one.days_estimate for one in self.stages),
             "stages": [asdict(one) for one in self.stages],
-            "versions": {"ringworld": __version__, **versions("jax", "jaxlib")},
+            "versions": {"ringworld": __version__, **versions("jax", "jaxlib", *compilers)},
             "compiled_on": this_machine(),
         }
         return json.dumps(made, indent=2)
@@ -202,10 +203,14 @@ def best_mesh(
     execution: Execution,
     machine: Machine,
 ) -> str:
-    """Return in words the fastest mesh over which a stage fits by arithmetic; nothing where there is none."""
-    found = suggestions(
-        config, stage, architecture=architecture, execution=execution, machine=machine, room=_ROOM, most=1
-    )
+    """Return in words the fastest other mesh over which a stage fits by arithmetic, or nothing."""
+    found = [
+        one
+        for one in suggestions(
+            config, stage, architecture=architecture, execution=execution, machine=machine, room=_ROOM, most=2
+        )
+        if (one.mesh, one.accumulation_steps) != (stage.mesh, stage.accumulation_steps)
+    ]
     if not found:
         return ""
     best, strategy = found[0], ""
@@ -227,7 +232,7 @@ def _planned(
     how = {"architecture": architecture, "execution": execution}
     needs = memory_needs(stage, optimizer=config.optimizer, lora=config.lora, **how)
     needed, available = needs.total, machine.chip.hbm_bytes
-    fits, sent = needed <= available, None
+    fits, sent = needed <= _ROOM * available, None
     if program is not None:
         needed, available, fits = program.memory.peak_bytes, program.hbm_bytes, program.fits
         sent = program.collectives or None

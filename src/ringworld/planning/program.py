@@ -114,7 +114,9 @@ def compile_step(
     except jax.errors.JaxRuntimeError as error:
         needed, available = out_of_memory(str(error))
         if not needed:
-            raise
+            reason = str(error).strip().splitlines()[0]
+            problem = f"the compiler refuses the step of stage {stage.name}: {reason:.300}"
+            raise InputError(problem, field="stage", value=stage.name) from error
         return Program(
             memory=CompiledMemory(peak_bytes=needed),
             fits=False,

@@ -48,6 +48,13 @@ def text_run(size: str, machine: str, *, stages: Sequence[Stage] = TEXT_STAGES) 
     if size not in MODELS:
         raise not_a_choice("size", size, choices=MODELS)
     model, on = MODELS[size], tpu_slice(machine) if ":" in machine else gpu_machine(machine)
+    if on.chips & (on.chips - 1):
+        raise InputError(
+            f"{machine} has {on.chips} devices, which is no power of two, as every stage is",
+            field="machine",
+            value=machine,
+            remedy="take a power of two of them, or write the meshes of the stages yourself",
+        )
     for pieces in _PIECES:
         run = text_recipe(model, [_on(on.chips, stage, model, pieces) for stage in stages])
         if all(_fits(stage, model, run.execution, on) for stage in run.training.stages):

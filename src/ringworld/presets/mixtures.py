@@ -13,17 +13,17 @@ _TEXT_SHARE = 0.16
 
 TEXT = MixtureConfig(ratios={"text": 1.0})
 """Documents alone."""
-FOUR_TASKS = MixtureConfig(ratios=dict.fromkeys(_TASKS, 0.25))
-"""A quarter each of images and videos, understood and drawn."""
 FOUR_TASKS_AND_TEXT = MixtureConfig(
     ratios={"text": _TEXT_SHARE, **dict.fromkeys(_TASKS, (1 - _TEXT_SHARE) / len(_TASKS))}
 )
-"""The same with 16% of text, as in the first two stages that see."""
+"""Images and videos, described and drawn, with 16% of text, as in the first two stages that see."""
 CHAT = MixtureConfig(ratios={"chat": 0.7, "long_qa/chat": 0.3})
 """Seven conversations for each three about long documents, those that `make-qa` wrote (`long_qa`). Pack them
 apart (`PackingConfig(together="name")`): short ones would else outweigh the few answers of the long."""
-VIDEO_CHAT = MixtureConfig(ratios={"text_qa": 0.1, "video_caption": 0.2, "video_qa": 0.7})
-"""Questions about videos, and few about documents."""
+FOUR_TASKS = MixtureConfig(
+    ratios=dict.fromkeys(("image_caption", "video_qa", "caption_image", "caption_video"), 0.25)
+)
+"""A quarter each of images and videos, understood and drawn, as in the stages of LWM-Chat."""
 
 
 def documents(*, shortest_tokens: int, longest_tokens: int = 0) -> MixtureConfig:

@@ -17,7 +17,7 @@ from ringworld.vision.config import FrameTokenizerConfig, FrameTrainingConfig
 
 
 def laptop() -> RunConfig:
-    """Eight million parameters over one's own videos at 256 px and texts, to 4K tokens, overnight on a CPU.
+    """Nine million parameters over one's own videos at 256 px and texts, to 4K tokens, overnight on a CPU.
 
     Hardware: two CPU cores or more, 8 GB.
     Cost: about ten hours on two busy cores, by extrapolation: 1.2 s a step of the frame tokenizer, 3.3 s a

@@ -49,13 +49,13 @@ def metrics_row(
 ) -> dict[str, Any]:
     """Return what the row of a step says beside `step`, `steps` and `seconds`.
 
-    Losses, gradient norm and learning rate are those of the step; a modality without targets has the loss
-    None, and so has what is not finite, of an update that was skipped. `skipped_steps` counts such updates
-    since the run began. All else is summed over the interval that ends with the step, what `count` returned
-    of its batches; rates are over its time. `model_flops_per_second` counts the tokens that are no padding,
-    and nothing that is computed again. `data_wait_seconds` is how long devices waited for batches, at most.
-    `drawn_examples` and `drawn_tokens` are the shares that each of `names`, those of the mixture, has in the
-    examples and in the tokens.
+    Losses, the number of tokens that they are over (`loss_tokens`), gradient norm and learning rate are those
+    of the step; a modality without targets has the loss None, and so has what is not finite, of an update
+    that was skipped. `skipped_steps` counts such updates since the run began. All else is summed over the
+    interval that ends with the step, what `count` returned of its batches; rates are over its time.
+    `model_flops_per_second` counts the tokens that are no padding, and nothing that is computed again.
+    `data_wait_seconds` is how long devices waited for batches, at most. `drawn_examples` and `drawn_tokens`
+    are the shares that each of `names`, those of the mixture, has in the examples and in the tokens.
     """
     whole, drawn = len(BatchCounts._fields), len(names)
     loss, counts = output.loss, BatchCounts(*interval.counts[:whole])
@@ -68,6 +68,7 @@ def metrics_row(
         "vision_loss": _finite(loss.vision_loss) if int(loss.vision_targets) else None,
         "gradient_norm": _finite(output.gradient_norm),
         "learning_rate": float(output.learning_rate),
+        "loss_tokens": int(loss.text_targets) + int(loss.vision_targets),
         "skipped_steps": int(output.skipped),
         "tokens": counts.tokens,
         "examples": counts.examples,
