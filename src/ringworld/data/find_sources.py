@@ -195,7 +195,9 @@ def _is_output_folder(folder: Path) -> bool:
 
 def _find_media(root: _Root, names: _Names, config: PrepareConfig) -> Iterator[Path]:
     """Find the videos and images of a root, and yield what belongs to one, be it usable or not."""
-    manifests = [path for path in root.files if path.name == MANIFEST_NAME and path not in root.problems]
+    manifests = [
+        path for path in root.files if path.name.lower() == MANIFEST_NAME and path not in root.problems
+    ]
     for manifest in manifests:
         yield manifest
         for path, said in read_media_manifest(manifest, root.relative(manifest), config, into=root.listed):

@@ -30,8 +30,8 @@ def quarantine(path: str, *, into: list[Quarantined]) -> Iterator[None]:
         if error.errno in DISK_FULL:
             raise  # nothing is wrong with the file
         into.append(Quarantined(path=path, reason=f"{path}: {error.strerror or error}"))
-    except (UnicodeError, SyntaxError, RecursionError) as error:
-        # What libraries raise on names, tags and trees that nobody should write.
+    except (ValueError, OverflowError, SyntaxError, RecursionError) as error:
+        # What libraries raise on names, tags, numbers and trees that nobody should write.
         into.append(Quarantined(path=path, reason=f"{path}: damaged or hostile ({error})"))
 
 

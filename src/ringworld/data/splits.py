@@ -30,7 +30,7 @@ def hold_out(roots: Sequence[Sequence[Source]], config: PrepareConfig) -> list[S
     held_out: set[str] = set()
     drawn: list[Source] = []
     for sources in roots:
-        inside = [s for s in sources if HELD_OUT_FOLDER in Path(s.relative).parts[:-1]]
+        inside = [s for s in sources if HELD_OUT_FOLDER in Path(s.relative.lower()).parts[:-1]]
         held_out |= {content[source.path] for source in inside}
         drawn += [] if inside else sources
     held_out |= _draw(drawn, content, config)

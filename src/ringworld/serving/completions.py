@@ -50,7 +50,7 @@ class Completions:
         self._echo, self._logprobs = body.flag("echo"), "logprobs" in body
         most = body.whole("max_tokens", _NEW_TOKENS, least=0 if self._echo else 1)
         self.requests = self.wanted.requests(
-            prompts_of(body, world),
+            prompts_of(body, world, most=most_choices),
             most=most_choices,
             max_new_tokens=most,
             alternatives=body.whole("logprobs", 0, least=0, most=MOST_ALTERNATIVES),
@@ -111,14 +111,17 @@ class Completions:
         }
 
 
-def prompts_of(body: Body, world: World) -> list[Ids]:
-    """Return the ids of a text, of ids, or of a list of either.
+def prompts_of(body: Body, world: World, *, most: int) -> list[Ids]:
+    """Return the ids of a text, of ids, or of a list of at most so many of either.
 
     Raises:
-        InputError: it is none of them, or an id is none of the vocabulary.
+        InputError: it is none of them, there are more, or an id is none of the vocabulary.
     """
     given = body.value("prompt")
     several = given if isinstance(given, list) and given and not _are_ids(given) else [given]
+    if len(several) > most:
+        problem = f"prompt holds {len(several)} prompts, but at most {most} are answered at once"
+        raise InputError(problem, field="prompt", value=len(several))
     return [_prompt(each, world) for each in several]
 
 

@@ -55,10 +55,13 @@ class Texts:
 
     async def _detokenize(self, request: Request) -> Response:
         body = await self._gate.body(request)
+        return JSONResponse({"prompt": await asyncio.to_thread(self._words, body)})
+
+    def _words(self, body: Body) -> str:
         ids = body.value("tokens")
         if not isinstance(ids, list) or not all(type(id) is int and 0 <= id < 2**31 for id in ids):
             raise InputError("tokens is no list of ids", field="tokens")
-        return JSONResponse({"prompt": self._backend.world.prompts.tokenizer.decode(ids)})
+        return self._backend.world.prompts.tokenizer.decode(ids)
 
     async def _chat(self, request: Request) -> Response:
         body = await self._gate.body(request)

@@ -115,6 +115,27 @@ def test_a_table_is_read_row_by_row(tmp_path: Path):
     assert bad == ["a.parquet#3"]
 
 
+def test_what_python_cannot_hold_is_read_only_where_it_is_asked_for(tmp_path: Path):
+    path = tmp_path / "a.parquet"
+    odd = pa.array([1, 1000], pa.timestamp("ns"))  # the first is no whole number of microseconds
+    pq.write_table(pa.table({"text": ["One.", "Two."], "at": odd}), path)
+    samples, bad = read(path, PARQUET)
+    assert ([sample.text for sample in samples], bad) == (["One.", "Two."], [])
+    pq.write_table(pa.table({"fields": ["at,[q]"] * 2, "q": ["Why?"] * 2, "at": odd}), path)
+    with pytest.raises(InputError) as refused:
+        read(path, PARQUET)  # the second holds no words in `at`
+    assert refused.value.path == path
+
+
+def test_null_is_as_absent_in_every_format(tmp_path: Path):
+    record = {"text": "One.", "messages": None, "fields": None, "questions": None}
+    (of_line,), bad = read(lines(tmp_path / "a.jsonl", record), LINES)
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.Table.from_pylist([record]), path)
+    (of_row,), bad_rows = read(path, PARQUET)
+    assert (of_line.text, of_row.text, bad, bad_rows) == ("One.", "One.", [], [])
+
+
 def test_a_damaged_table_is_refused_by_name(tmp_path: Path):
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"text": ["word " * 50] * 500}), path, compression="none")
@@ -185,6 +206,8 @@ def user(*parts: Any) -> list[Any]:
         (user({"type": "image_url", "image_url": {}}), "messages[0].content[0].image_url"),
         (user({"type": "image", "image": "https://a/b.png"}), "messages[0].content[0].image"),
         (user({"type": "image", "image": "data:image/png;base64,@"}), "messages[0].content[0].image"),
+        (user({"type": "image", "image": "data:image/png;base64,é"}), "messages[0].content[0].image"),
+        (user({"type": "image", "image": "file://[a"}), "messages[0].content[0].image"),
         (user({"type": "video", "video": "a.png"}), "messages[0].content[0].video"),
         (
             [ASKED, {"role": "assistant", "content": [{"type": "image", "image": "a.png"}]}],

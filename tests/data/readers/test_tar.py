@@ -107,6 +107,17 @@ def test_what_is_no_tar_or_cut_is_refused_after_what_is_whole(tmp_path: Path):
         assert refused.value.path == path
 
 
+def test_a_header_that_python_cannot_read_is_damage(tmp_path: Path):
+    path = tmp_path / "a.tar"
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
+        member = tarfile.TarInfo("1.txt")
+        member.size, member.pax_headers = 3, {"GNU.sparse.map": "x,y"}
+        tar.addfile(member, io.BytesIO(b"one"))
+    with pytest.raises(InputError) as refused:
+        read(path)
+    assert refused.value.path == path
+
+
 def test_copies_are_held_out_together(tmp_path: Path, write_clip):
     images = [write_clip(tmp_path / "in" / f"{i}.png", frames=i + 1).read_bytes() for i in range(12)]
     members = [(f"{copy}{i}.png", content) for copy in "ab" for i, content in enumerate(images)]

@@ -1,7 +1,6 @@
 """Where in a file a record stands: what is wrong with it is said by file, line and field."""
 
 import base64
-import binascii
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -41,7 +40,10 @@ class Place:
         if scheme == "data":
             path = self._decoded(address, field=field)
         else:
-            named = unquote(urlsplit(address).path) if scheme == "file" else address
+            try:
+                named = unquote(urlsplit(address).path) if scheme == "file" else address
+            except ValueError as error:  # such as brackets that are left open
+                raise self.wrong(f"names no file in {field} ({error})", field=field, value=address) from None
             path = self.path.parent / named
             if not path.is_file():  # a pipe would never end
                 raise self.wrong(f"names {path} in {field}, which is no file", field=field, value=address)
@@ -57,7 +59,7 @@ class Place:
             raise self.wrong(problem, field=field)
         try:
             content = base64.b64decode(body, validate=True)
-        except binascii.Error as error:
+        except ValueError as error:
             raise self.wrong(f"holds no base64 in {field} ({error})", field=field) from None
         path = self._scratch / str(self._written)
         self._written += 1

@@ -36,6 +36,7 @@ from ringworld.text.read_text import is_text, read_lines
 
 Records = Generator[tuple[int, Mapping[str, Any] | InputError], None, None]
 _ROWS_AT_ONCE = 64
+_COLUMNS = ("messages", "text", "questions")
 _PARQUET_DAMAGE = (pa.ArrowException, OSError, UnicodeDecodeError, OverflowError)
 
 
@@ -84,6 +85,7 @@ def sample_of(
     Raises:
         InputError: it has none of the three forms; `path` and `field` name where.
     """
+    record = {name: value for name, value in record.items() if value is not None}
     content: dict[str, Any]
     if "messages" in record:
         content = {"turns": parse_messages(record["messages"], place)}
@@ -123,11 +125,22 @@ class ParquetReader(RecordsReader):
         """Yield each row."""
         try:
             with pq.ParquetFile(path, page_checksum_verification=True, pre_buffer=False) as file:
-                number = 0
-                for batch in file.iter_batches(_ROWS_AT_ONCE, use_threads=False):
-                    for row in batch.to_pylist():
-                        number += 1
-                        yield number, {name: value for name, value in row.items() if value is not None}
+                # Of `fields` any column may be one; else the others need not be what Python can hold.
+                named = set(file.schema_arrow.names)
+                columns = None if "fields" in named else [name for name in _COLUMNS if name in named] or None
+                rows = (
+                    batch.slice(i, 1)
+                    for batch in file.iter_batches(_ROWS_AT_ONCE, columns=columns, use_threads=False)
+                    for i in range(len(batch))
+                )
+                for number, row in enumerate(rows, start=1):
+                    try:
+                        (record,) = row.to_pylist()
+                    except (ValueError, OverflowError) as error:  # such as a time in nanoseconds
+                        problem = f"in {path}, row {number} cannot be read ({error})"
+                        yield number, InputError(problem, path=path, field=f"row {number}")
+                    else:
+                        yield number, record
         except _PARQUET_DAMAGE as error:
             reason = " ".join(str(error).split())
             raise InputError(f"{path} is no table of Parquet, or damaged ({reason})", path=path) from None

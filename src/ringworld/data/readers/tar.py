@@ -29,7 +29,7 @@ from ringworld.data.splits import is_drawn
 from ringworld.text.read_text import decode_file, read_text
 from ringworld.vision.media import media_format
 
-_DAMAGE = (tarfile.TarError, EOFError, zlib.error, OSError)
+_DAMAGE = (tarfile.TarError, EOFError, zlib.error, OSError, ValueError)
 _MOST_MEMBER_BYTES = 4 * 2**30
 _WRITTEN = (".json", ".txt", ".text", ".md")
 _RECORD_KEYS = ("messages", "fields", "text")
