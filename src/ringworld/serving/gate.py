@@ -1,5 +1,6 @@
 """What stands before each answer: the host, the key, the size and the type of what was sent."""
 
+import asyncio
 import hmac
 from collections.abc import Awaitable, Callable
 from urllib.parse import urlsplit
@@ -63,8 +64,10 @@ class Gate:
             # Any page may send other types to any server, without asking.
             problem = f"content-type is {type_of(request)!r:.80}; send application/json"
             raise ApiError(415, problem, param="content-type")
+        content = await self._bytes(request)
         try:
-            return Body(parse_json((await self._bytes(request)).decode("utf-8")))
+            # A long one takes seconds, in which streams go on.
+            return await asyncio.to_thread(lambda: Body(parse_json(content.decode("utf-8"))))
         except ValueError as error:
             if isinstance(error, InputError):
                 raise
