@@ -107,3 +107,10 @@ def test_texts_alone_hold_no_clips(port, monkeypatch):
     monkeypatch.setattr(WORLD.prompts, "frame_tokenizer", None)
     status, answered = chat(port, modalities=["image"])
     assert (status, answered["error"]["code"]) == (400, "vision_not_supported")
+
+
+def test_where_no_number_of_frames_is_given_no_more_are_drawn_than_may(port):
+    assert WORLD.watching.max_frames > 9
+    assert chat(port, modalities=["text", "video"], max_tokens=2)[0] == 200
+    status, video = send(port, "/v1/videos", {"prompt": TEXT})
+    assert (status, video["num_frames"]) == (200, 9)

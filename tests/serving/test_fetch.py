@@ -202,6 +202,9 @@ def test_bytes_and_seconds_are_bounded_for_all_of_a_request(double):
         "64:ff9b::a9fe:a9fe",
         "2002:7f00:1::",
         "2001:0:7f00:1::",
+        "fec0::1",
+        "::7f00:1",
+        "64:ff9b:1::a00:1",
     ],
 )
 def test_no_address_of_a_network_of_ours_is_public(address):

@@ -16,9 +16,13 @@ from PIL import Image
 
 from ringworld.core.errors import InputError
 from ringworld.inference.config import EngineConfig
-from ringworld.serving.config import ServingLimits
+from ringworld.serving.config import ServingConfig, ServingLimits
 from ringworld.serving.errors import ApiError
+from ringworld.serving.files import Files
+from ringworld.serving.form import Form, Upload
+from ringworld.serving.gate import Gate
 from ringworld.serving.media import Kind, Media
+from ringworld.serving.metrics import Metrics
 from ringworld.text.templates import ChatTemplate, Message
 from ringworld.vision.write_media import write_video
 from tests.inference.tiny_world import TOKENIZER, VOCABULARY
@@ -106,6 +110,32 @@ def test_files_are_bounded(port):
         assert fetch(port, f"/v1/files/{id}")[0] == 404
 
 
+def test_files_that_come_at_once_are_bounded_and_one_that_goes_meanwhile_is_unknown(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    config = ServingConfig(name="tiny", limits=ServingLimits(max_files=2))
+    with WORLD.engine(EngineConfig(max_sequences=1, chunk_tokens=64)) as engine:
+        files = Files(Gate(config, metrics=Metrics(engine)), limits=config.limits)
+    form = Form(texts={}, files={"file": Upload(name="a", content=bytes(2**20))})
+    together = threading.Barrier(8)
+
+    def add(_: int) -> Any:
+        together.wait()
+        try:
+            return files.add(form)["id"]
+        except ApiError as refused:
+            return refused.code
+
+    with ThreadPoolExecutor(8) as pool:
+        added = [*pool.map(add, range(8))]
+    assert added.count("too_many_files") == 6
+    for path in tmp_path.glob("*/file-*"):
+        path.unlink()
+        with pytest.raises(ApiError) as gone:
+            files.content(path.name)
+        assert (gone.value.status, gone.value.code) == (404, "file_not_found")
+    files.close()
+
+
 def png(side: int) -> bytes:
     file = io.BytesIO()
     Image.new("RGB", (side, side), (200, 20, 20)).save(file, "PNG")
@@ -143,6 +173,22 @@ def test_files_that_wait_for_a_decoder_are_few_and_let_nobody_else_wait(port, mo
         held.set()
     codes = Counter(each.result()[1]["error"]["code"] for each in asked)
     assert codes == {"queue_full": 2, "media_too_costly": 18}
+
+
+def test_no_more_is_decoded_than_the_context_holds(port, monkeypatch):
+    decoded = []
+
+    def forty_frames(command, **options):
+        decoded.append(command)
+        content = b'{"frames": 40}\n' + bytes(40 * 4 * 4 * 3)
+        return subprocess.CompletedProcess(command, 0, stdout=content)
+
+    monkeypatch.setattr(subprocess, "run", forty_frames)
+    shown = [{"type": "image_url", "image_url": picture(side=side)} for side in range(1, 20)]
+    status, answered = send(port, "/tokenize", {"messages": [{"role": "user", "content": shown}]})
+    assert (status, answered["error"]["code"]) == (400, "context_length_exceeded")
+    # Of 512 tokens, two of 40 frames of five tokens each fit.
+    assert len(decoded) == 3
 
 
 def test_a_decoder_sees_no_secret_and_leaves_no_file(film, tmp_path, monkeypatch):

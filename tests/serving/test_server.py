@@ -191,6 +191,29 @@ def test_texts_are_continued_and_echoed_with_their_scores(port):
     assert (bare["choices"][0]["text"], bare["choices"][0]["logprobs"]) == (TEXT, None)
 
 
+def test_tokens_are_found_at_their_offsets_in_the_text_also_of_a_stream(port):
+    same = {
+        "prompt": TEXT + "\u00e4\U0001f600",
+        "echo": True,
+        "logprobs": 1,
+        "temperature": 1.5,
+        "seed": 3,
+        "n": 2,
+    }
+    _, whole = complete(port, **same)
+    _, answered = complete(port, stream=True, **same)
+    chunks = [chunk["choices"][0] for chunk in events(answered)]
+    for choice in whole["choices"]:
+        scores = choice["logprobs"]
+        # <s> shows as no text.
+        assert scores["text_offset"][:2] == [0, 0]
+        for token, offset in zip(scores["tokens"], scores["text_offset"]):
+            assert token.startswith("token_id:") or choice["text"][offset:].startswith(token)
+        found = [each["logprobs"] for each in chunks if each["index"] == choice["index"]]
+        for name in ("tokens", "text_offset"):
+            assert [value for each in found for value in each[name]] == scores[name]
+
+
 def test_stop_strings_and_seeds_are_obeyed(port):
     seeded = {"temperature": 1.5, "seed": 2**63 - 1}
     text = complete(port, **seeded)[1]["choices"][0]["text"]
@@ -286,6 +309,14 @@ WRONG = [
     ("/v1/completions", {"prompt": TEXT, "logprobs": 21}, "logprobs"),
     ("/v1/completions", {"prompt": TEXT, "max_tokens": 0}, "max_tokens"),
     ("/v1/completions", {"prompt": TEXT, "logit_bias": {"5": 1}}, "logit_bias"),
+    ("/v1/completions", {"prompt": TEXT, "ignore_eos": True}, "ignore_eos"),
+    ("/v1/completions", {"prompt": TEXT, "min_tokens": 5}, "min_tokens"),
+    ("/v1/completions", {"prompt": TEXT, "skip_special_tokens": False}, "skip_special_tokens"),
+    ("/v1/completions", {"prompt": TEXT, "stop_token_ids": [5]}, "stop_token_ids"),
+    ("/v1/chat/completions", {"messages": ASKED, "max_frames": 8}, "max_frames"),
+    ("/v1/chat/completions", {"messages": ASKED, "fps": 1}, "fps"),
+    # How many there are is known before any of them is looked at.
+    ("/v1/completions", {"prompt": ["a"] * 4 + [{}]}, "n"),
     ("/tokenize", {"prompt": 3}, "prompt"),
     ("/detokenize", {"tokens": [2**40]}, "tokens"),
 ]

@@ -15,6 +15,12 @@ from ringworld.serving.errors import ApiError, unsupported
 _DRAWN = ("temperature", "top_p", "min_p", "repetition_penalty")
 _MOST_STOPS = 16
 _WITHOUT_EFFECT = {
+    "ignore_eos": (False, "use max_tokens and stop"),
+    "min_tokens": (0, "leave it out"),
+    "skip_special_tokens": (True, "leave it out"),
+    "stop_token_ids": ([], "use stop"),
+    "max_frames": (None, "how many frames are watched is set in the model folder; leave it out"),
+    "fps": (None, "how many frames are watched is set in the model folder; leave it out"),
     "frequency_penalty": (0, "use repetition_penalty"),
     "presence_penalty": (0, "use repetition_penalty"),
     "logit_bias": ({}, "leave it out"),
@@ -41,11 +47,17 @@ class Wanted:
     include_usage: bool
 
     @staticmethod
-    def of(body: Body, *, default: SamplingConfig) -> "Wanted":
-        """Read them; `default` holds where the request says nothing.
+    def of(body: Body, *, default: SamplingConfig, prompts: int, most_choices: int) -> "Wanted":
+        """Read them, before the prompts are encoded.
+
+        Args:
+            body: of the request.
+            default: holds where the request says nothing.
+            prompts: how many it has, each of which is answered `n` times.
+            most_choices: texts that it may ask for in all.
 
         Raises:
-            InputError: a field has another type or is out of range.
+            InputError: a field has another type or is out of range, or too many texts are asked for.
             ApiError: a field is not supported.
         """
         for name, (harmless, remedy) in _WITHOUT_EFFECT.items():
@@ -56,6 +68,14 @@ class Wanted:
         stop = body.texts("stop")
         if len(stop) > _MOST_STOPS:
             raise InputError(f"stop holds {len(stop)} strings, of {_MOST_STOPS} at most", field="stop")
+        choices = body.whole("n", 1, least=1)
+        if prompts * choices > most_choices:
+            raise InputError(
+                f"{prompts} prompts with n={choices} are more than {most_choices} texts",
+                field="n",
+                value=choices,
+                remedy="ask for fewer at once",
+            )
         return Wanted(
             sampling=replace(
                 default,
@@ -65,24 +85,13 @@ class Wanted:
                 **{name: body.number(name, getattr(default, name)) for name in _DRAWN},
             ),
             stop=stop,
-            choices=body.whole("n", 1, least=1),
+            choices=choices,
             stream=body.flag("stream"),
             include_usage=body.part("stream_options").flag("include_usage"),
         )
 
-    def requests(self, prompts: Sequence[Any], *, most: int, **others: Any) -> list[GenerationRequest]:
-        """Return what the engine is asked: `n` texts of each prompt, beside each other.
-
-        Raises:
-            InputError: more than `most` texts.
-        """
-        if len(prompts) * self.choices > most:
-            raise InputError(
-                f"{len(prompts)} prompts with n={self.choices} are more than {most} texts",
-                field="n",
-                value=self.choices,
-                remedy="ask for fewer at once",
-            )
+    def requests(self, prompts: Sequence[Any], **others: Any) -> list[GenerationRequest]:
+        """Return what the engine is asked: `n` texts of each prompt, beside each other."""
         return [
             GenerationRequest(prompt=prompt, sampling=self.sampling, sample=i, stop=self.stop, **others)
             for prompt in prompts

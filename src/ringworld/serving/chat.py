@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ringworld.core.errors import InputError
+from ringworld.inference.batches import TooLong
 from ringworld.inference.engine.sequence import MOST_ALTERNATIVES, Piece, ScoredToken
 from ringworld.inference.world import World
 from ringworld.serving.asked import Wanted, token_text, usage
@@ -29,6 +30,7 @@ class Speech:
 
     Attributes:
         template: how turns become ids.
+        context_tokens: most of them.
         show: begins to read what a request shows.
         remembered: the conversation of a memory that it names.
     """
@@ -47,6 +49,7 @@ class Speech:
         """
         self.show, self.remembered = show, remembered
         self.template = world.template
+        self.context_tokens = world.generator.limits.max_context_tokens
 
     @cached_property
     def ends(self) -> tuple[int, ...]:
@@ -80,26 +83,27 @@ class Chat:
             "created": int(time.time()),
             "model": name,
         }
-        self.wanted = Wanted.of(body, default=world.sampling.answer)
+        self.wanted = Wanted.of(
+            body, default=world.sampling.answer, prompts=1, most_choices=limits.max_choices
+        )
         prompt = speech.template.encode(messages_of(body, speech))
         clips, begins = clips_of(body, world, sampling=self.wanted.sampling, limits=limits)
         self.draws = clips is not None
         if clips is not None and begins:
             prompt = np.concatenate([prompt, np.array(clips.grammar.begin, np.int32)])
         guided = clips is not None and clips.sampling.guidance_scale != 1
-        context = world.generator.limits.max_context_tokens
         asked = "max_completion_tokens" if "max_completion_tokens" in body else "max_tokens"
         self._logprobs = body.flag("logprobs")
         alternatives = body.whole("top_logprobs", 0, least=0, most=MOST_ALTERNATIVES)
         self.requests = self.wanted.requests(
             [prompt],
-            most=limits.max_choices,
             clips=clips,
             unconditional=world.prompts.unconditional() if guided else None,
-            max_new_tokens=body.whole(asked, max(1, context - len(prompt)), least=1),
+            max_new_tokens=body.whole(asked, max(1, speech.context_tokens - len(prompt)), least=1),
             ends=speech.ends,
             alternatives=alternatives if self._logprobs else 0,
         )
+        self._begun = [False] * len(self.requests)
 
     def whole(self, pieces: Sequence[Sequence[Piece]]) -> dict[str, Any]:
         """Return the response with all answers."""
@@ -127,14 +131,15 @@ class Chat:
             for i in range(len(self.requests))
         ]
 
-    def chunk(self, i: int, piece: Piece, *, before: Sequence[Piece]) -> dict[str, Any]:
-        """Return what a stream says of a piece; an answer begins with its first word."""
-        begun = any(each.text.strip() for each in before)
-        text = piece.text if begun else piece.text.lstrip()
+    def chunk(self, i: int, pieces: Sequence[Piece]) -> dict[str, Any]:
+        """Return what a stream says of the last piece of an answer, which begins with its first word."""
+        piece = pieces[-1]
+        text = piece.text if self._begun[i] else piece.text.lstrip()
+        self._begun[i] |= bool(text)
         scores = self._scores([piece.token] if piece.token else [])
         delta: dict[str, Any] = {"content": text} if text else {}
         if self.draws:
-            delta |= shown_as(last_clip(before, piece, self._world), self._world, shown=self._shown)
+            delta |= shown_as(last_clip(pieces, self._world), self._world, shown=self._shown)
         return self._chunk(i, delta, logprobs=scores, finish=piece.finish)
 
     def closing(self, pieces: Sequence[Sequence[Piece]]) -> dict[str, Any]:
@@ -171,11 +176,13 @@ def messages_of(body: Body, speech: Speech) -> list[Message]:
 
     Raises:
         InputError: there is none, or one has another type, or a picture cannot be read or seen.
+        TooLong: they show more frames than the context holds; those beyond are not read.
         ApiError: a part of a message is not supported, or there is no such memory.
     """
     before = speech.remembered(body.text("memory")) if "memory" in body else ()
     shown = speech.show()
     messages: list[Message] = []
+    room = speech.context_tokens - sum(_clip_tokens(each.clips, speech) for each in before)
     for each in body.parts("messages"):
         role = each.text("role")
         if role in ("tool", "function") or "tool_calls" in each:
@@ -186,7 +193,8 @@ def messages_of(body: Body, speech: Speech) -> list[Message]:
                 field=each.path("role"),
                 value=role,
             )
-        texts, clips = _content(each, shown)
+        texts, clips = _content(each, shown, speech, room=room)
+        room -= _clip_tokens(clips, speech)
         role = "system" if role == "developer" else role
         messages.append(Message(role=role, text="\n".join(texts), clips=tuple(clips)))
     if not messages:
@@ -194,7 +202,12 @@ def messages_of(body: Body, speech: Speech) -> list[Message]:
     return joined(before, messages)
 
 
-def _content(message: Body, shown: Shown) -> tuple[list[str], list[np.ndarray]]:
+def _content(message: Body, shown: Shown, speech: Speech, *, room: int) -> tuple[list[str], list[np.ndarray]]:
+    """Return the texts and the codes of the clips of a message; see `messages_of`.
+
+    Raises:
+        TooLong: its clips have more than `room` tokens.
+    """
     if not isinstance(message.value("content"), list):
         return [message.text("content")], []
     texts, clips = [], []
@@ -216,7 +229,21 @@ def _content(message: Body, shown: Shown) -> tuple[list[str], list[np.ndarray]]:
                 texts.append(text)
         else:
             raise unsupported(part.path("type"), remedy=f"use one of text, {', '.join(_PICTURES)}, file")
+        tokens = _clip_tokens(clips, speech)
+        if tokens > room:
+            # Before the next one is decoded, which takes a process.
+            raise TooLong(
+                f"{message.path('content')} shows {tokens} tokens of pictures and films, but the context has "
+                f"room for {room}",
+                field="messages",
+                value=tokens,
+                remedy="show fewer, or use a model of a longer context",
+            )
     return texts, clips
+
+
+def _clip_tokens(clips: Sequence[np.ndarray], speech: Speech) -> int:
+    return sum(map(len, clips)) * speech.template.vocabulary.frame_tokens
 
 
 def _as_text(content: bytes) -> str | None:

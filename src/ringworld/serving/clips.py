@@ -52,7 +52,7 @@ def clips_of(
     world.prompts.seeing()
     frames = 1
     if "video" in asked:
-        frames = body.whole("num_frames", world.watching.max_frames, least=1)
+        frames = body.whole("num_frames", min(world.watching.max_frames, limits.max_frames), least=1)
     if frames > limits.max_frames:
         problem = f"num_frames is {frames}, of {limits.max_frames} at most"
         raise ApiError(400, problem, param="num_frames", code="too_many_frames")
@@ -85,14 +85,14 @@ def clips_in(pieces: Sequence[Piece], world: World) -> Iterator[np.ndarray]:
             ids = []
 
 
-def last_clip(before: Sequence[Piece], piece: Piece, world: World) -> list[np.ndarray]:
-    """Return the codes of the clip that a piece ends, if it ends one."""
-    vocabulary, start = world.prompts.vocabulary, len(before)
-    if piece.token is None or piece.token.id != vocabulary.eov:
+def last_clip(pieces: Sequence[Piece], world: World) -> list[np.ndarray]:
+    """Return the codes of the clip that the last piece ends, if it ends one."""
+    vocabulary, start, last = world.prompts.vocabulary, len(pieces) - 1, pieces[-1].token
+    if last is None or last.id != vocabulary.eov:
         return []
-    while start and (token := before[start - 1].token) and token.id >= vocabulary.code_offset:
+    while start and (token := pieces[start - 1].token) and token.id >= vocabulary.code_offset:
         start -= 1
-    return [*clips_in([*before[start:], piece], world)]
+    return [*clips_in(pieces[start:], world)]
 
 
 def shown_as(clips: Sequence[np.ndarray], world: World, *, shown: Shown) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from ringworld.inference.world import World
 from ringworld.serving.asked import Wanted, token_text, usage
 from ringworld.serving.body import Body
 from ringworld.serving.errors import unsupported
+from ringworld.text.stream import TextStream
 
 _NEW_TOKENS = 16  # OpenAI's default
 
@@ -46,35 +47,40 @@ class Completions:
             "created": int(time.time()),
             "model": name,
         }
-        self.wanted = Wanted.of(body, default=world.sampling.text)
+        prompts = _given(body)
+        self.wanted = Wanted.of(
+            body, default=world.sampling.text, prompts=len(prompts), most_choices=most_choices
+        )
         self._echo, self._logprobs = body.flag("echo"), "logprobs" in body
         most = body.whole("max_tokens", _NEW_TOKENS, least=0 if self._echo else 1)
         self.requests = self.wanted.requests(
-            prompts_of(body, world, most=most_choices),
-            most=most_choices,
+            [_prompt(each, world) for each in prompts],
             max_new_tokens=most,
             alternatives=body.whole("logprobs", 0, least=0, most=MOST_ALTERNATIVES),
             score_prompt=self._echo and (self._logprobs or not most),
         )
+        self._offsets = [
+            _Offsets(world, start=len(self._echoed(i)) if self._logprobs else 0)
+            for i in range(len(self.requests))
+        ]
 
     def whole(self, pieces: Sequence[Sequence[Piece]]) -> dict[str, Any]:
         """Return the response with all texts."""
         choices = []
         for i, each in enumerate(pieces):
-            scored = [token for piece in each for token in (*piece.prompt, piece.token) if token]
             text = self._echoed(i) + "".join(piece.text for piece in each)
-            choices.append(self._choice(i, text, self._scores(i, scored, begin=True), each[-1].finish))
+            choices.append(self._choice(i, text, self._scores(i, each, begin=True), each[-1].finish))
         return {**self._head, "choices": choices, "usage": usage(self.requests, pieces)}
 
     def opening(self) -> list[dict[str, Any]]:
         """Return what a stream begins with."""
         return []
 
-    def chunk(self, i: int, piece: Piece, *, before: Sequence[Piece]) -> dict[str, Any]:
-        """Return what a stream says of a piece."""
-        text = (self._echoed(i) if not before else "") + piece.text
-        scored = [token for token in (*piece.prompt, piece.token) if token]
-        scores = self._scores(i, scored, begin=not before)
+    def chunk(self, i: int, pieces: Sequence[Piece]) -> dict[str, Any]:
+        """Return what a stream says of the last of the pieces of a text."""
+        piece, begin = pieces[-1], len(pieces) == 1
+        text = (self._echoed(i) if begin else "") + piece.text
+        scores = self._scores(i, [piece], begin=begin)
         return {**self._head, "choices": [self._choice(i, text, scores, piece.finish)]}
 
     def closing(self, pieces: Sequence[Sequence[Piece]]) -> dict[str, Any]:
@@ -88,10 +94,14 @@ class Completions:
     def _choice(i: int, text: str, logprobs: Any, finish: Any) -> dict[str, Any]:
         return {"index": i, "text": text, "logprobs": logprobs, "finish_reason": finish}
 
-    def _scores(self, i: int, scored: Sequence[ScoredToken], *, begin: bool) -> dict[str, Any] | None:
+    def _scores(self, i: int, pieces: Sequence[Piece], *, begin: bool) -> dict[str, Any] | None:
         """Return log-probabilities as four lists; the first token of a prompt follows nothing."""
         if not self._logprobs:
             return None
+        of_prompt = [token for piece in pieces for token in piece.prompt]
+        written = [piece.token for piece in pieces if piece.token]
+        scored: list[ScoredToken] = [*of_prompt, *written]
+        offsets = [self._offsets[i].of(token.id) for token in written]
         tokens = [token_text(self._world, token.id) for token in scored]
         logprobs: list[float | None] = [token.logprob for token in scored]
         tops: list[dict[str, float] | None] = [
@@ -99,33 +109,54 @@ class Completions:
             for token in scored
         ]
         if self._echo and begin:
-            tokens.insert(0, token_text(self._world, int(self.requests[i].prompt[0])))
+            prompt = self.requests[i].prompt.tolist()
+            tokens.insert(0, token_text(self._world, prompt[0]))
             logprobs.insert(0, None)
             tops.insert(0, None)
-        offsets = [0, *np.cumsum([len(token) for token in tokens])[:-1].tolist()]
+            echoed = _Offsets(self._world, start=0)
+            offsets = [*(echoed.of(id) for id in prompt), *offsets]
         return {
             "tokens": tokens,
             "token_logprobs": logprobs,
             "top_logprobs": tops,
-            "text_offset": offsets[: len(tokens)],
+            "text_offset": offsets,
         }
 
 
-def prompts_of(body: Body, world: World, *, most: int) -> list[Ids]:
-    """Return the ids of a text, of ids, or of a list of at most so many of either.
+class _Offsets:
+    r"""Where each token of a text begins in it, in characters; those that show as no text take none.
 
-    Raises:
-        InputError: it is none of them, there are more, or an id is none of the vocabulary.
+    Example:
+        With `<s>`, "A", "\xc3" and "\xa4", of which the last two are the bytes of one character, the offsets
+        are 0, 0, 1 and 1.
     """
+
+    def __init__(self, world: World, *, start: int) -> None:
+        """Begin after so many characters."""
+        self._start, self._decode = start, world.prompts.tokenizer.decode
+        self._text = TextStream(self._decode)
+
+    def of(self, id: int) -> int:
+        """Return where the next token begins."""
+        before, own = len(self._text.text), self._decode([id])
+        new = self._text.push(id)
+        # Bytes that were held back as half of a character, and are none, come with what follows them.
+        begin = len(self._text.text) - len(own) if own and new.endswith(own) else before
+        return self._start + begin
+
+
+def _given(body: Body) -> list[Any]:
+    """Return what is continued: one prompt, or several of a list, not looked at yet."""
     given = body.value("prompt")
-    several = given if isinstance(given, list) and given and not _are_ids(given) else [given]
-    if len(several) > most:
-        problem = f"prompt holds {len(several)} prompts, but at most {most} are answered at once"
-        raise InputError(problem, field="prompt", value=len(several))
-    return [_prompt(each, world) for each in several]
+    return given if isinstance(given, list) and given and not _are_ids(given) else [given]
 
 
 def _prompt(given: Any, world: World) -> Ids:
+    """Return the ids of a text, or of ids.
+
+    Raises:
+        InputError: it is neither, or an id is none of the vocabulary.
+    """
     if isinstance(given, str):
         return world.prompts.text(given)
     if not isinstance(given, list) or not _are_ids(given):

@@ -27,8 +27,7 @@ _PIECE_BYTES = 2**16
 _LONGEST_URL = 4096
 _GRACE_SECONDS = 0.05
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
-_INTERNET = ipaddress.IPv6Network("2000::/3")
-"""All that IANA has given out; what else Python calls global differs by its release."""
+_UNICAST = ipaddress.IPv6Network("2000::/3")
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
@@ -38,9 +37,10 @@ def is_public(address: Address) -> bool:
         inner = [address.ipv4_mapped, address.sixtofour, *(address.teredo or ())]
         if address in _NAT64:
             inner.append(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
-        if not all(each is None or is_public(each) for each in inner):
+        # Outside of these two no address is assigned, whatever Python's tables say of it.
+        if not (address in _UNICAST or address in _NAT64):
             return False
-        if address not in _INTERNET and address not in _NAT64:
+        if not all(each is None or is_public(each) for each in inner):
             return False
     return address.is_global and not address.is_multicast
 

@@ -3,6 +3,7 @@
 import asyncio
 import secrets
 import tempfile
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ class Files:
         self._gate, self._limits = gate, limits
         self._folder = tempfile.TemporaryDirectory(prefix="ringworld-files-")
         self._files: dict[str, _File] = {}
+        self._adding = threading.Lock()
 
     def routes(self) -> list[Route]:
         """Return the routes."""
@@ -61,18 +63,20 @@ class Files:
         if upload is None or not upload.content:
             raise ApiError(400, "file is missing or empty; send one as a part of the form", param="file")
         self._forget_old()
-        if len(self._files) >= self._limits.max_files:
-            problem = f"{len(self._files)} files are kept, as many as may; delete one"
-            raise ApiError(429, problem, kind="rate_limit_error", code="too_many_files")
         id = f"file-{secrets.token_hex(16)}"
-        self._path(id).write_bytes(upload.content)
-        self._files[id] = _File(
+        file = _File(
             name=upload.name,
             bytes=len(upload.content),
             purpose=form.texts.get("purpose", "user_data")[:40],
             created=int(time.time()),
         )
-        return self.get(id)
+        with self._adding:
+            if len(self._files) >= self._limits.max_files:
+                problem = f"{len(self._files)} files are kept, as many as may; delete one"
+                raise ApiError(429, problem, kind="rate_limit_error", code="too_many_files")
+            self._path(id).write_bytes(upload.content)
+            self._files[id] = file
+        return self._described(id, file)
 
     def get(self, id: str) -> dict[str, Any]:
         """Describe a file.
@@ -80,7 +84,9 @@ class Files:
         Raises:
             ApiError: there is none.
         """
-        file = self._find(id)
+        return self._described(id, self._find(id))
+
+    def _described(self, id: str, file: _File) -> dict[str, Any]:
         return {
             "id": id,
             "object": "file",
@@ -94,7 +100,11 @@ class Files:
     def list(self) -> dict[str, Any]:
         """Describe all."""
         self._forget_old()
-        return {"object": "list", "data": [self.get(id) for id in [*self._files]], "has_more": False}
+        return {
+            "object": "list",
+            "data": [self._described(*each) for each in [*self._files.items()]],
+            "has_more": False,
+        }
 
     def content(self, id: str) -> bytes:
         """Return what a file holds.
@@ -103,7 +113,10 @@ class Files:
             ApiError: there is none.
         """
         self._find(id)
-        return self._path(id).read_bytes()
+        try:
+            return self._path(id).read_bytes()
+        except FileNotFoundError:  # deleted since
+            raise _unknown(id) from None
 
     def delete(self, id: str) -> Mapping[str, Any]:
         """Delete a file.
@@ -134,8 +147,7 @@ class Files:
         self._forget_old()
         file = self._files.get(id)
         if file is None:
-            problem = f"there is no file {id!r:.80}"
-            raise ApiError(404, problem, kind="not_found_error", param="file_id", code="file_not_found")
+            raise _unknown(id)
         return file
 
     def _forget_old(self) -> None:
@@ -148,3 +160,8 @@ class Files:
         # Two requests may end the same file at once.
         if self._files.pop(id, None) is not None:
             self._path(id).unlink(missing_ok=True)
+
+
+def _unknown(id: str) -> ApiError:
+    problem = f"there is no file {id!r:.80}"
+    return ApiError(404, problem, kind="not_found_error", param="file_id", code="file_not_found")

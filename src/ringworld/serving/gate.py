@@ -64,10 +64,10 @@ class Gate:
             # Any page may send other types to any server, without asking.
             problem = f"content-type is {type_of(request)!r:.80}; send application/json"
             raise ApiError(415, problem, param="content-type")
+        content = await self._bytes(request)
         try:
-            text = (await self._bytes(request)).decode("utf-8")
-            # A list of millions takes seconds, in which nobody else would be answered.
-            return Body(await asyncio.to_thread(parse_json, text))
+            # A long one takes seconds, in which nobody else would be answered.
+            return await asyncio.to_thread(lambda: Body(parse_json(content.decode("utf-8"))))
         except ValueError as error:
             if isinstance(error, InputError):
                 raise

@@ -55,9 +55,9 @@ class Texts:
 
     async def _detokenize(self, request: Request) -> Response:
         body = await self._gate.body(request)
-        return JSONResponse({"prompt": await asyncio.to_thread(self._words, body)})
+        return JSONResponse({"prompt": await asyncio.to_thread(self._text, body)})
 
-    def _words(self, body: Body) -> str:
+    def _text(self, body: Body) -> str:
         ids = body.value("tokens")
         if not isinstance(ids, list) or not all(type(id) is int and 0 <= id < 2**31 for id in ids):
             raise InputError("tokens is no list of ids", field="tokens")
@@ -93,8 +93,8 @@ class Texts:
             if found is None:
                 yield KEEP_ALIVE
                 continue
-            i, piece = found
-            say = partial(asked.chunk, i, piece, before=exchange.pieces[i][:-1])
+            i, _ = found
+            say = partial(asked.chunk, i, exchange.pieces[i])
             yield event(await asyncio.to_thread(say) if asked.draws else say())
         if asked.wanted.include_usage:
             yield event(asked.closing(exchange.pieces))

@@ -58,7 +58,10 @@ class VideoAsked:
         world.prompts.seeing()
         rate = body.number("fps", world.watching.frames_per_second, least=_LEAST_RATE, most=_MOST_RATE)
         if "num_frames" in body or "seconds" not in body:
-            name, frames = "num_frames", body.whole("num_frames", world.watching.max_frames, least=1)
+            name, frames = (
+                "num_frames",
+                body.whole("num_frames", min(world.watching.max_frames, limits.max_frames), least=1),
+            )
         else:
             name, frames = (
                 "seconds",
