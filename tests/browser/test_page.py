@@ -115,9 +115,64 @@ def test_an_answer_is_stopped(page, slowly):
     page.get_by_label("Question").fill("On")
     page.get_by_role("button", name="Send").click()
     expect(page.locator("#status")).to_have_text("Answering")
-    page.get_by_role("button", name="Stop").first.click()
+    # Whoever sent it by the button stops it by the same key.
+    assert page.evaluate("document.activeElement.id") == "stop"
+    page.keyboard.press("Enter")
     expect(page.locator("#status")).to_have_text("Stopped")
     expect(page.get_by_role("button", name="Send")).to_be_enabled()
+    # What was written counts, though the stream did not say how much it was.
+    said = page.locator("#log .assistant span").last.text_content()
+    assert said
+    page.wait_for_function("() => document.querySelector('#context').value > 8")
+
+
+def test_what_is_written_of_one_conversation_is_not_part_of_the_next(page, slowly, tmp_path):
+    page.get_by_label("Temperature").evaluate("each => each.value = 5")
+    page.get_by_label("Seed").first.evaluate("each => each.value = 3")
+    page.get_by_label("Question").fill("On")
+    page.get_by_role("button", name="Send").click()
+    expect(page.locator("#status")).to_have_text("Answering")
+    page.get_by_role("button", name="New conversation").click()
+    expect(page.get_by_role("button", name="Send")).to_be_enabled()
+    expect(page.get_by_role("button", name="Export")).to_be_disabled()
+    assert page.locator("#log li").count() == 0
+    page.get_by_label("Most tokens").evaluate("each => each.value = 2")
+    page.get_by_label("Question").fill("Anew")
+    page.get_by_role("button", name="Send").click()
+    expect(page.get_by_role("button", name="Export")).to_be_enabled()
+    with page.expect_download() as saved:
+        page.get_by_role("button", name="Export").click()
+    saved.value.save_as(tmp_path / "conversation.json")
+    messages = json.loads((tmp_path / "conversation.json").read_text())["messages"]
+    assert [each["content"] for each in messages][0::2] == ["Anew"]
+
+
+# Drags files, or a text where there are none, over an element and drops them; whether the page took them.
+DROP = """(target, files) => {
+  const dataTransfer = new DataTransfer();
+  for (const [name, type, bytes] of files)
+    dataTransfer.items.add(new File([new Uint8Array(bytes)], name, { type }));
+  if (!files.length) dataTransfer.setData("text/plain", "some words");
+  return ["dragover", "drop"].map((kind) => !target.dispatchEvent(
+    new DragEvent(kind, { dataTransfer, bubbles: true, cancelable: true })));
+}"""
+
+
+def test_files_are_dropped_and_words_left_to_the_browser(page, tmp_path):
+    frames = np.random.default_rng(0).integers(0, 255, (4, 64, 64, 3)).astype(np.uint8)
+    write_video(tmp_path / "film.mp4", frames, frames_per_second=4)
+    film = [*(tmp_path / "film.mp4").read_bytes()]
+    question = page.locator("#question")
+    assert question.evaluate(DROP, []) == [False, False]
+    # A browser knows no type of some films, such as Matroska's.
+    dropped = [["book.txt", "text/plain", [*b"A red circle."]], ["film", "", film]]
+    assert question.evaluate(DROP, dropped) == [True, True]
+    expect(page.get_by_role("button", name="Remove")).to_have_count(2)
+    page.get_by_label("Most tokens").evaluate("each => each.value = 2")
+    page.get_by_label("Question").fill("What?")
+    page.get_by_role("button", name="Send").click()
+    expect(page.get_by_role("button", name="Export")).to_be_enabled()
+    expect(page.get_by_role("alert")).to_be_hidden()
 
 
 def test_a_picture_a_film_and_a_book_are_attached_and_counted(page, tmp_path):
@@ -195,7 +250,9 @@ def test_images_and_videos_are_drawn_frame_by_frame(page):
     page.locator("#drawseed").fill("7")
     start = page.locator("#start")
     start.click()
+    assert page.evaluate("document.activeElement.id") in ("halt", "start")
     expect(page.locator("#status")).to_have_text("Drawn")
+    expect(start).to_be_focused()
     expect(page.locator("figure img")).to_have_count(1)
     expect(page.locator("figcaption").first).to_contain_text("seed 7, guidance 2")
     page.get_by_label("Kind").select_option("video")

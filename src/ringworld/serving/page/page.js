@@ -45,6 +45,13 @@ function complain(error) {
   at("problem").textContent = error ? String(error.message ?? error) : "";
 }
 
+/** Let one button be pressed in place of another, with the focus where it was there: none stays on what is disabled. */
+function swap(from, to) {
+  at(to).disabled = false;
+  if (document.activeElement === at(from)) at(to).focus();
+  at(from).disabled = true;
+}
+
 function element(tag, properties = {}, ...children) {
   const made = Object.assign(document.createElement(tag), properties);
   made.append(...children);
@@ -56,6 +63,7 @@ async function begin() {
     const { data: [model] } = await (await call("v1/models")).json();
     Object.assign(shown, { model: model.id, context: model.max_model_len, sees: model.vision });
     at("model").textContent = model.id;
+    if (at("access").contains(document.activeElement)) at("question").focus();
     at("access").open = false;
     at("show-draw").hidden = !model.vision;
     if (model.vision) at("frames").value = model.vision.max_frames;
@@ -94,20 +102,32 @@ function asDataAddress(file) {
   });
 }
 
+/** Return what a file of UTF-8 says; undefined of any other, as the server decides. */
+async function asText(file) {
+  try {
+    const text = new TextDecoder("utf-8", { fatal: true }).decode(await file.arrayBuffer());
+    return text.includes("\0") ? undefined : text;
+  } catch (error) {
+    if (error instanceof TypeError) return undefined;
+    throw error;
+  }
+}
+
 async function attach(file) {
   say(`Reading ${file.name}`);
   const kind = file.type.split("/")[0];
   const each = { name: file.name, tokens: 0 };
-  if (kind === "image" || kind === "video") {
-    if (!shown.sees) throw new Error(`${shown.model} is a model of text alone, which sees no ${kind}`);
+  const isPicture = kind === "image" || kind === "video";
+  if (!isPicture) each.text = await asText(file);
+  if (each.text === undefined) {
+    if (!shown.sees) throw new Error(`${shown.model} is a model of text alone, which sees no ${isPicture ? kind : "other file"}`);
     const url = await asDataAddress(file);
-    each.part = { type: `${kind}_url`, [`${kind}_url`]: { url } };
+    // What a browser has no type for, such as a Matroska film, the server knows by what is inside.
+    each.part = isPicture ? { type: `${kind}_url`, [`${kind}_url`]: { url } } : { type: "file", file: { file_data: url } };
     const [seen, blank] = await Promise.all([[{ type: "text", text: "." }, each.part], "."].map(async (content) =>
       (await (await call("tokenize", { messages: [{ role: "user", content }] })).json()).count));
     each.tokens = seen - blank;
     each.strip = await strip(file, kind);
-  } else {
-    each.text = new TextDecoder("utf-8", { fatal: true }).decode(await file.arrayBuffer());
   }
   shown.attached.push(each);
   showAttached();
@@ -198,19 +218,21 @@ async function ask(event) {
   showAttached();
   shown.answering = new AbortController();
   at("log").ariaBusy = "true";
-  at("stop").disabled = false;
-  at("send").disabled = true;
+  swap("send", "stop");
   say("Reading");
-  let written = "";
+  const messages = shown.messages;
+  let written = "", counted = Promise.resolve();
   const drawn = [];
+  const isShown = () => shown.messages === messages;  // Until another conversation begins.
   const settled = () => {
+    if (!isShown()) return;
     const content = drawn.length ? [{ type: "text", text: written }, ...drawn] : written;
-    shown.messages.push(asked, { role: "assistant", content });
+    messages.push(asked, { role: "assistant", content });
     at("export").disabled = at("keep").disabled = false;
   };
   try {
     const body = {
-      model: shown.model, messages: [...shown.messages, asked], stream: true,
+      model: shown.model, messages: [...messages, asked], stream: true,
       stream_options: { include_usage: true },
     };
     if (shown.memory) body.memory = shown.memory;
@@ -221,7 +243,7 @@ async function ask(event) {
     if (at("seed").value) body.seed = Number(at("seed").value);
     const response = await call("v1/chat/completions", body, { signal: shown.answering.signal });
     for await (const { choices: [choice], usage } of events(response)) {
-      if (usage) shown.used = usage.total_tokens;
+      if (usage && isShown()) shown.used = usage.total_tokens;
       for (const part of [...(choice?.delta?.images ?? []), ...(choice?.delta?.videos ?? [])]) {
         drawn.push(part);
         answer.item.append(picture(part));
@@ -235,9 +257,11 @@ async function ask(event) {
     settled();
     say("");
   } catch (error) {
+    if (!isShown()) return;
     if (error.name === "AbortError" && (written || drawn.length)) {
       settled();
       say("Stopped");
+      counted = recount();
     } else {
       mine.item.remove();
       answer.item.remove();
@@ -250,11 +274,17 @@ async function ask(event) {
   } finally {
     shown.answering = null;
     at("log").ariaBusy = "false";
-    at("stop").disabled = true;
-    at("send").disabled = false;
+    swap("stop", "send");
     at("question").focus();
-    measure();
+    counted.then(measure, measure);
   }
+}
+
+/** Count the tokens of the conversation, of which a stream that was stopped says none. */
+async function recount() {
+  const { messages, memory } = shown;
+  const { count } = await (await call("tokenize", { messages, memory })).json();
+  if (shown.messages === messages) shown.used = count;
 }
 
 function save(name, content) {
@@ -286,9 +316,10 @@ async function listMemories() {
 }
 
 async function keep() {
+  if (at("keep").ariaDisabled === "true") return;
   complain(null);
   say("Keeping");
-  at("keep").disabled = true;
+  at("keep").ariaDisabled = "true";  // A button that is disabled loses the focus.
   try {
     const first = [...shown.before, ...shown.messages].find((each) => each.role === "user").content;
     const question = typeof first === "string" ? first : first[0].text;
@@ -300,7 +331,7 @@ async function keep() {
   } catch (error) {
     complain(error);
     say("");
-  } finally { at("keep").disabled = !shown.messages.length; }
+  } finally { at("keep").ariaDisabled = "false"; }
 }
 
 async function reopen({ id, name }) {
@@ -329,8 +360,7 @@ async function draw(event) {
   if (shown.drawing) return;
   complain(null);
   shown.drawing = new AbortController();
-  at("halt").disabled = false;
-  at("start").disabled = true;
+  swap("start", "halt");
   const kind = at("kind").value, prompt = at("caption").value;
   const seed = at("drawseed").value ? Number(at("drawseed").value) : crypto.getRandomValues(new Uint32Array(1))[0];
   const body = { model: shown.model, prompt, seed };
@@ -349,8 +379,7 @@ async function draw(event) {
     if (error.name !== "AbortError") complain(error);
   } finally {
     shown.drawing = null;
-    at("halt").disabled = true;
-    at("start").disabled = false;
+    swap("halt", "start");
   }
 }
 
@@ -419,9 +448,15 @@ function listen() {
     if (event.key === "Enter" && !event.shiftKey && !event.isComposing) ask(event);
   });
   at("files").addEventListener("change", async () => { await attachAll(at("files").files); at("files").value = ""; });
-  document.addEventListener("dragover", (event) => { event.preventDefault(); at("ask").classList.add("over"); });
+  const holdsFiles = (event) => event.dataTransfer.types.includes("Files");  // Text goes where it is dropped.
+  document.addEventListener("dragover", (event) => {
+    if (!holdsFiles(event)) return;
+    event.preventDefault();
+    at("ask").classList.add("over");
+  });
   document.addEventListener("dragleave", () => at("ask").classList.remove("over"));
   document.addEventListener("drop", (event) => {
+    if (!holdsFiles(event)) return;
     event.preventDefault();
     at("ask").classList.remove("over");
     show("chat");
