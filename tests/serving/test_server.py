@@ -255,7 +255,7 @@ def test_ids_and_text_are_turned_into_each_other(port):
     assert send(port, "/detokenize", {"tokens": made["tokens"]})[1] == {"prompt": TEXT}
 
 
-def test_the_model_and_the_server_describe_themselves(port):
+def test_the_model_and_the_server_describe_themselves(port, engine):
     _, models = send(port, "/v1/models")
     (model,) = models["data"]
     assert (model["id"], model["max_model_len"]) == ("tiny", 512)
@@ -268,6 +268,31 @@ def test_the_model_and_the_server_describe_themselves(port):
     assert float(values['ringworld_http_requests_total{path="/v1/completions",status="200"}']) >= 1
     assert float(values["ringworld_generation_tokens_total"]) >= 8
     assert float(values["ringworld_first_token_seconds_count"]) >= 1
+    assert float(values["ringworld_next_token_seconds_count"]) >= 7
+    assert float(values["ringworld_cache_pages"]) == engine.state.pages
+    for name in ("cache_held_pages", "waiting_requests", "running_requests"):
+        assert float(values[f"ringworld_{name}"]) == 0
+    for path, body, status in (("/v1/nothing", None, 404), ("/health", {}, 405)):
+        name = f'ringworld_http_requests_total{{path="",status="{status}"}}'
+        send(port, path, body)
+        counted = dict(line.rsplit(" ", 1) for line in send(port, "/metrics")[1].splitlines())
+        assert float(counted[name]) == float(values.get(name, 0)) + 1
+
+
+def test_a_queue_is_seen_while_it_is_full(port, engine):
+    with ThreadPoolExecutor(6) as pool:
+        answers = [pool.submit(complete, port, prompt=[5 + i], max_tokens=80) for i in range(6)]
+        seen = set()
+
+        def full() -> bool:
+            lines = send(port, "/metrics")[1].splitlines()
+            values = dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
+            names = ("waiting_requests", "running_requests", "cache_held_pages")
+            seen.update(name for name in names if float(values[f"ringworld_{name}"]) > 0)
+            return len(seen) == 3
+
+        eventually(full)
+        assert all(each.result()[0] == 200 for each in answers)
 
 
 WRONG = [

@@ -54,6 +54,14 @@ class Gate:
 
         return Route(path, answer, methods=[method])
 
+    async def no_such_path(self, request: Request, error: Exception) -> Response:
+        """Answer what no route does."""
+        problem = f"{request.method} {request.url.path!r:.80} is nothing that this server answers"
+        status = getattr(error, "status_code", 404)
+        # Not by its path: whoever asks would choose the names of metrics.
+        self._metrics.requests.labels("", status).inc()
+        return _refusal(ApiError(status, problem, kind="not_found_error"))
+
     async def body(self, request: Request) -> Body:
         """Read a body of JSON.
 
@@ -137,13 +145,6 @@ def _netloc(origin: str) -> str | None:
         return urlsplit(origin).netloc
     except ValueError:  # such as http://[
         return None
-
-
-async def no_such_path(request: Request, error: Exception) -> Response:
-    """Answer what no route does."""
-    problem = f"{request.method} {request.url.path!r:.80} is nothing that this server answers"
-    status = getattr(error, "status_code", 404)
-    return _refusal(ApiError(status, problem, kind="not_found_error"))
 
 
 def _refusal(error: BaseException) -> Response:

@@ -76,7 +76,7 @@ class Videos:
             ApiError: as many are kept as may.
             InputError, Busy, Closed: as for `Engine.submit`.
         """
-        self._forget_old()
+        self.forget_old()
         if len(self._videos) >= self._limits.max_videos:
             problem = f"{len(self._videos)} videos are kept, as many as may; delete one"
             raise ApiError(429, problem, kind="rate_limit_error", code="too_many_videos")
@@ -116,7 +116,7 @@ class Videos:
         Raises:
             ApiError: there is none of that id.
         """
-        self._forget_old()
+        self.forget_old()
         ids = [*self._videos]
         ids = ids[::-1] if newest_first else ids
         start = 0 if after is None else ids.index(self._find(after).id) + 1
@@ -161,6 +161,13 @@ class Videos:
         if not 0 <= index * self._world.prompts.vocabulary.frame_tokens < len(ids):
             raise ApiError(404, f"there is nothing of frame {index} of {id}", kind="not_found_error")
         return await asyncio.to_thread(frame_png, self._world.prompts, ids, index=index)
+
+    def forget_old(self) -> None:
+        """Delete the videos that were drawn and kept as long as they may be."""
+        oldest = time.time() - self._limits.keep_seconds
+        for id, video in [*self._videos.items()]:
+            if video.completed is not None and video.completed < oldest:
+                del self._videos[id]
 
     async def close(self) -> None:
         """Draw no further."""
@@ -239,12 +246,6 @@ class Videos:
             problem = f"there is no video {id!r:.80}"
             raise ApiError(404, problem, kind="not_found_error", param="video_id", code="video_not_found")
         return video
-
-    def _forget_old(self) -> None:
-        oldest = time.time() - self._limits.keep_seconds
-        for id, video in [*self._videos.items()]:
-            if video.completed is not None and video.completed < oldest:
-                del self._videos[id]
 
     def _described(self, video: _Video) -> dict[str, Any]:
         asked, drawn = video.asked, video.asked.drawn
