@@ -176,6 +176,19 @@ def test_bytes_and_seconds_are_bounded_for_all_of_a_request(double):
             late.fetch(f"{at}/slow", field="image_url")
 
 
+def test_a_name_that_is_looked_up_too_long_is_given_up():
+    over = threading.Event()
+    hasty = ServingConfig(name="tiny", limits=ServingLimits(max_fetch_seconds=0.2), allow_host=HOSTS)
+    late = Fetch(
+        hasty, resolve=lambda *_: [HERE] if over.wait(60) else [], allows=lambda _: True, ports=(80,)
+    )
+    with pytest.raises(ApiError) as refused:
+        late.fetch("http://pictures.test/red.png", field="image_url")
+    assert not over.is_set()
+    over.set()
+    assert refused.value.code == "address_not_fetched"
+
+
 @pytest.mark.parametrize(
     "address",
     [

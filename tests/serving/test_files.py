@@ -69,6 +69,7 @@ def test_a_film_is_sent_once_and_shown_by_its_id_or_as_it_is(port, film, tmp_pat
     assert (status, kept["filename"], kept["bytes"]) == (200, "film.txt", len(film))
     assert send(port, f"/v1/files/{kept['id']}")[1] == kept
     assert send(port, "/v1/files")[1]["data"] == [kept]
+    assert fetch(port, f"/v1/files/{kept['id']}/content") == (200, "application/octet-stream", film)
     path = tmp_path / "film.mp4"
     path.write_bytes(film)
     template = ChatTemplate.of(TOKENIZER, vocabulary=VOCABULARY)
@@ -108,6 +109,17 @@ def test_files_are_bounded(port):
     assert send(port, "/v1/files", {})[0] == 415
     for id in ("..", "%2e%2e%2fetc", "file-0", "x" * 5000):
         assert fetch(port, f"/v1/files/{id}")[0] == 404
+
+
+def test_what_is_kept_too_long_is_deleted_though_nobody_asks(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with (
+        WORLD.engine(EngineConfig(max_sequences=1, chunk_tokens=64)) as engine,
+        serving(engine, limits={"keep_seconds": 0.2}) as port,
+    ):
+        assert upload(port, b"text")[0] == 200
+        assert [*tmp_path.glob("*/file-*")]
+        eventually(lambda: not [*tmp_path.glob("*/file-*")])
 
 
 def test_files_that_come_at_once_are_bounded_and_one_that_goes_meanwhile_is_unknown(tmp_path, monkeypatch):

@@ -6,10 +6,11 @@ import http.client
 import io
 import json
 import socket
+import subprocess
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from typing import Any
 
 import numpy as np
@@ -255,7 +256,7 @@ def test_ids_and_text_are_turned_into_each_other(port):
     assert send(port, "/detokenize", {"tokens": made["tokens"]})[1] == {"prompt": TEXT}
 
 
-def test_the_model_and_the_server_describe_themselves(port):
+def test_the_model_and_the_server_describe_themselves(port, engine):
     _, models = send(port, "/v1/models")
     (model,) = models["data"]
     assert (model["id"], model["max_model_len"]) == ("tiny", 512)
@@ -268,6 +269,31 @@ def test_the_model_and_the_server_describe_themselves(port):
     assert float(values['ringworld_http_requests_total{path="/v1/completions",status="200"}']) >= 1
     assert float(values["ringworld_generation_tokens_total"]) >= 8
     assert float(values["ringworld_first_token_seconds_count"]) >= 1
+    assert float(values["ringworld_next_token_seconds_count"]) >= 7
+    assert float(values["ringworld_cache_pages"]) == engine.state.pages
+    for name in ("cache_held_pages", "waiting_requests", "running_requests"):
+        assert float(values[f"ringworld_{name}"]) == 0
+    for path, body, status in (("/v1/nothing", None, 404), ("/health", {}, 405)):
+        name = f'ringworld_http_requests_total{{path="",status="{status}"}}'
+        send(port, path, body)
+        counted = dict(line.rsplit(" ", 1) for line in send(port, "/metrics")[1].splitlines())
+        assert float(counted[name]) == float(values.get(name, 0)) + 1
+
+
+def test_a_queue_is_seen_while_it_is_full(port, engine):
+    with ThreadPoolExecutor(6) as pool:
+        answers = [pool.submit(complete, port, prompt=[5 + i], max_tokens=80) for i in range(6)]
+        seen = set()
+
+        def full() -> bool:
+            lines = send(port, "/metrics")[1].splitlines()
+            values = dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
+            names = ("waiting_requests", "running_requests", "cache_held_pages")
+            seen.update(name for name in names if float(values[f"ringworld_{name}"]) > 0)
+            return len(seen) == 3
+
+        eventually(full)
+        assert all(each.result()[0] == 200 for each in answers)
 
 
 WRONG = [
@@ -386,6 +412,41 @@ def test_a_body_whose_length_is_not_said_is_cut_off(port):
     )
     assert connection.getresponse().status == 413
     connection.close()
+
+
+def test_bodies_that_are_held_leave_no_room_for_another(engine):
+    head = b"POST /v1/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+    with serving(engine, limits={"max_body_bytes": 20_000}) as port, ExitStack() as stack:
+        for _ in range(16):
+            sock = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+            sock.sendall(head + b"Content-Length: 20000\r\n\r\n" + b" " * 19_990)
+        body = {"prompt": TEXT, "max_tokens": 1}
+
+        def refused() -> bool:
+            status, answered = send(port, "/v1/completions", {**body, "user": "x" * 2000})
+            return status == 429 and answered["error"]["code"] == "too_many_bytes"
+
+        eventually(refused)
+        assert send(port, "/health")[0] == 200
+        stack.close()
+        eventually(lambda: not refused())
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/memories", "/tokenize"])
+def test_time_is_bounded_also_before_the_engine_is_asked(engine, path, tmp_path, monkeypatch):
+    over = threading.Event()
+
+    def late(command, **_):
+        assert over.wait(60)
+        return subprocess.CompletedProcess(command, 1, stdout=b"")
+
+    monkeypatch.setattr(subprocess, "run", late)
+    shown = [{"role": "user", "content": [{"type": "image_url", "image_url": picture()}]}]
+    with serving(engine, limits={"max_seconds": 0.3}, memory_folder=tmp_path) as port:
+        status, answered = send(port, path, {"messages": shown})
+        assert not over.is_set()
+        over.set()
+    assert (status, answered["error"]["code"]) == (504, "time_limit_exceeded")
 
 
 @pytest.mark.parametrize(

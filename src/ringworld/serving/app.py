@@ -18,7 +18,7 @@ from ringworld.serving.config import ServingConfig
 from ringworld.serving.errors import ApiError
 from ringworld.serving.fetch import Fetch
 from ringworld.serving.files import Files
-from ringworld.serving.gate import Gate, no_such_path
+from ringworld.serving.gate import Gate
 from ringworld.serving.images import ImageRoutes
 from ringworld.serving.media import Media
 from ringworld.serving.memories import Memories
@@ -31,6 +31,7 @@ from ringworld.serving.web_page import NAMES, show_page
 
 _THREADS = 64
 """More than files that may wait for a decoder, so that nobody waits for a thread."""
+_SWEEP_SECONDS = 60.0
 
 
 class Server:
@@ -50,6 +51,7 @@ class Server:
     ) -> None:
         """Join a model and its engine, which the caller closes; `fetch` begins to fetch for a request."""
         self._engine, self._metrics = engine, Metrics(engine)
+        self._keep_seconds = config.limits.keep_seconds
         gate = Gate(config, metrics=self._metrics)
         backend = Backend(world=world, engine=engine, config=config, metrics=self._metrics)
         self._files = Files(gate, limits=config.limits)
@@ -75,15 +77,24 @@ class Server:
                 *self._videos.routes(),
             ],
             lifespan=self._lifespan,
-            exception_handlers={404: no_such_path, 405: no_such_path},
+            exception_handlers={404: gate.no_such_path, 405: gate.no_such_path},
         )
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_THREADS))
+        sweeping = asyncio.create_task(self._sweep())
         yield
+        sweeping.cancel()
         await self._videos.close()
         self._files.close()
+
+    async def _sweep(self) -> None:
+        """Delete what is kept too long, also where nobody asks for it."""
+        while True:
+            await asyncio.sleep(min(_SWEEP_SECONDS, self._keep_seconds))
+            self._files.forget_old()
+            self._videos.forget_old()
 
     async def _health(self, request: Request) -> Response:
         if self._engine.closed:

@@ -7,6 +7,7 @@ from ringworld.inference.engine.engine import Engine
 from ringworld.inference.engine.sequence import GenerationRequest
 from ringworld.inference.world import World
 from ringworld.serving.config import ServingConfig
+from ringworld.serving.deadline import Deadline
 from ringworld.serving.exchange import Exchange
 from ringworld.serving.metrics import Metrics
 
@@ -20,7 +21,6 @@ class Backend:
     config: ServingConfig
     metrics: Metrics
 
-    def ask(self, requests: Sequence[GenerationRequest]) -> Exchange:
-        """Ask the engine, for an answer within the time that a request may take; see `Exchange`."""
-        seconds = self.config.limits.max_seconds
-        return Exchange(self.engine, requests, metrics=self.metrics, seconds=seconds)
+    def ask(self, requests: Sequence[GenerationRequest], *, deadline: Deadline) -> Exchange:
+        """Ask the engine, for an answer within the time that an HTTP request has left; see `Exchange`."""
+        return Exchange(self.engine, requests, metrics=self.metrics, deadline=deadline)

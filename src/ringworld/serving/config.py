@@ -40,7 +40,7 @@ class ServingLimits:
     max_fetch_seconds: float = 30.0
     """How long the fetching for one request may take; of bytes it may hold as many as a request."""
     max_seconds: float = 3600.0
-    """How long a request may take, waiting included."""
+    """How long a request may take, from its body to the last of its answer."""
 
     def __post_init__(self) -> None:
         """Refuse limits that nothing passes."""

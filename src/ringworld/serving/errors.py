@@ -19,6 +19,7 @@
 | its decoder needs too much | 400 | invalid_request_error | media_too_costly |
 | a file that there is not | 404 | not_found_error | file_not_found |
 | as many files are kept as may | 429 | rate_limit_error | too_many_files |
+| the bodies of others leave no room | 429 | rate_limit_error | too_many_bytes |
 | memories where there is no folder for them | 400 | invalid_request_error | memories_not_kept |
 | a memory that is damaged, or another model's | 400 | invalid_request_error | memory_not_usable |
 | a memory that there is not | 404 | not_found_error | memory_not_found |

@@ -8,7 +8,7 @@ from functools import partial
 
 from ringworld.inference.engine.engine import Engine
 from ringworld.inference.engine.sequence import GenerationRequest, Piece
-from ringworld.serving.errors import ApiError
+from ringworld.serving.deadline import Deadline
 from ringworld.serving.metrics import Metrics
 
 
@@ -20,16 +20,15 @@ class Exchange:
     """
 
     def __init__(
-        self, engine: Engine, requests: Sequence[GenerationRequest], *, metrics: Metrics, seconds: float
+        self, engine: Engine, requests: Sequence[GenerationRequest], *, metrics: Metrics, deadline: Deadline
     ) -> None:
-        """Ask, for an answer within so many seconds; call it in the event loop.
+        """Ask, for an answer until the deadline; call it in the event loop.
 
         Raises:
             InputError, Busy, Closed: as for `Engine.submit`; then nothing is asked.
         """
         self.pieces: list[list[Piece]] = [[] for _ in requests]
-        self._left, self._seconds = len(requests), seconds
-        self._until = time.monotonic() + seconds
+        self._left, self._deadline = len(requests), deadline
         self._queue: asyncio.Queue[tuple[int, Piece | BaseException]] = asyncio.Queue()
         self._metrics, self._last = metrics, [time.monotonic()] * len(requests)
         self._cancels = []
@@ -53,17 +52,16 @@ class Exchange:
             ApiError: the time is over; all texts are cancelled.
             Exception: what ended one of the texts; the others are cancelled.
         """
-        left = self._until - time.monotonic()
+        left = self._deadline.left_seconds
         try:
             i, piece = await asyncio.wait_for(
-                self._queue.get(), max(0.0, left if seconds is None else min(left, seconds))
+                self._queue.get(), left if seconds is None else min(left, seconds)
             )
         except TimeoutError:
-            if time.monotonic() < self._until:
+            if self._deadline.left_seconds:
                 return None
             self.cancel()
-            problem = f"it was not finished within {self._seconds:g} s; ask for less at once"
-            raise ApiError(504, problem, kind="server_error", code="time_limit_exceeded") from None
+            raise self._deadline.over() from None
         if isinstance(piece, BaseException):
             self.cancel()
             raise piece

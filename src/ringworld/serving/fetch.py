@@ -14,6 +14,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from urllib.parse import SplitResult, urljoin, urlsplit
 
 from ringworld.core.version import __version__
@@ -153,7 +154,7 @@ class Fetch:
     def _connected(self, parts: SplitResult, port: int, *, until: float, field: str) -> socket.socket:
         """Connect to an address that was looked at."""
         host = parts.hostname or ""
-        addresses = self._resolve(host, port)
+        addresses = self._resolved(host, port, until=until)
         if not addresses or not all(map(self._allows, addresses)):
             raise _refused(field, f"is at {host!r:.80}, which is an address of a network that is not public")
         sock = _first_of(addresses, port, until=until)
@@ -161,6 +162,23 @@ class Fetch:
             return sock
         context = ssl.create_default_context()
         return context.wrap_socket(sock, server_hostname=host, do_handshake_on_connect=False)
+
+    def _resolved(self, host: str, port: int, *, until: float) -> Sequence[Address]:
+        """Return what a name stands for; a resolver that takes longer is left to itself.
+
+        Raises:
+            OSError: it stands for nothing, or time is over.
+        """
+        found: Future[Sequence[Address]] = Future()
+
+        def look_up() -> None:
+            try:
+                found.set_result(self._resolve(host, port))
+            except Exception as error:
+                found.set_exception(error)
+
+        threading.Thread(target=look_up, daemon=True).start()
+        return found.result(timeout=max(0.0, until - time.monotonic()))
 
     def _content(self, response: http.client.HTTPResponse, *, until: float, field: str) -> bytes:
         if response.status != 200:

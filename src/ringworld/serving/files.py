@@ -46,7 +46,15 @@ class Files:
             route("/v1/files", self._list),
             route("/v1/files/{id}", self._get),
             route("/v1/files/{id}", self._delete, method="DELETE"),
+            route("/v1/files/{id}/content", self._content),
         ]
+
+    def forget_old(self) -> None:
+        """Delete the files that were kept as long as they may be."""
+        oldest = time.time() - self._limits.keep_seconds
+        for id, file in [*self._files.items()]:
+            if file.created < oldest:
+                self._forget(id)
 
     def close(self) -> None:
         """Delete all."""
@@ -62,7 +70,7 @@ class Files:
         upload: Upload | None = form.files.get("file")
         if upload is None or not upload.content:
             raise ApiError(400, "file is missing or empty; send one as a part of the form", param="file")
-        self._forget_old()
+        self.forget_old()
         id = f"file-{secrets.token_hex(16)}"
         file = _File(
             name=upload.name,
@@ -99,7 +107,7 @@ class Files:
 
     def list(self) -> dict[str, Any]:
         """Describe all."""
-        self._forget_old()
+        self.forget_old()
         return {
             "object": "list",
             "data": [self._described(*each) for each in [*self._files.items()]],
@@ -137,6 +145,12 @@ class Files:
     async def _get(self, request: Request) -> Response:
         return JSONResponse(self.get(request.path_params["id"]))
 
+    async def _content(self, request: Request) -> Response:
+        content = await asyncio.to_thread(self.content, request.path_params["id"])
+        # Whatever it is, a browser saves it and runs nothing of it.
+        headers = {"Content-Disposition": "attachment", "X-Content-Type-Options": "nosniff"}
+        return Response(content, media_type="application/octet-stream", headers=headers)
+
     async def _delete(self, request: Request) -> Response:
         return JSONResponse(self.delete(request.path_params["id"]))
 
@@ -144,17 +158,11 @@ class Files:
         return Path(self._folder.name) / id
 
     def _find(self, id: str) -> _File:
-        self._forget_old()
+        self.forget_old()
         file = self._files.get(id)
         if file is None:
             raise _unknown(id)
         return file
-
-    def _forget_old(self) -> None:
-        oldest = time.time() - self._limits.keep_seconds
-        for id, file in [*self._files.items()]:
-            if file.created < oldest:
-                self._forget(id)
 
     def _forget(self, id: str) -> None:
         # Two requests may end the same file at once.

@@ -13,11 +13,14 @@ from ringworld.core.errors import InputError
 from ringworld.core.files import parse_json
 from ringworld.serving.body import Body
 from ringworld.serving.config import ServingConfig
+from ringworld.serving.deadline import Deadline
 from ringworld.serving.errors import ApiError, told_of
 from ringworld.serving.form import Form, parse_form
 from ringworld.serving.metrics import Metrics
 
 _OWN_NAMES = ("localhost", "127.0.0.1", "::1")
+_MOST_BODIES = 16
+"""Longest bodies that are held at once: 512 MiB, unless longer ones are taken."""
 _CLOSED_REQUEST = 499  # what nginx calls a request whose client went away
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -28,6 +31,7 @@ class Gate:
     def __init__(self, config: ServingConfig, *, metrics: Metrics) -> None:
         """Keep who may ask, and how much."""
         self._config, self._metrics = config, metrics
+        self._held_bytes = 0
 
     def route(self, path: str, handler: Handler, *, method: str = "GET", open_to_all: bool = False) -> Route:
         """Return the route of a path, whose errors are answered in OpenAI's form.
@@ -40,19 +44,34 @@ class Gate:
         """
 
         async def answer(request: Request) -> Response:
+            deadline = request.state.deadline = Deadline(self._config.limits.max_seconds)
+            request.state.held_bytes = 0
             try:
-                self._check_host(request)
-                if not open_to_all:
-                    self._check_key(request)
-                response = await handler(request)
+                async with asyncio.timeout(deadline.left_seconds):
+                    self._check_host(request)
+                    if not open_to_all:
+                        self._check_key(request)
+                    response = await handler(request)
             except ClientDisconnect:
                 response = Response(status_code=_CLOSED_REQUEST)
+            except TimeoutError as error:
+                response = _refusal(error if deadline.left_seconds else deadline.over())
             except Exception as error:
                 response = _refusal(error)
+            finally:
+                self._held_bytes -= request.state.held_bytes
             self._metrics.requests.labels(path, response.status_code).inc()
             return response
 
         return Route(path, answer, methods=[method])
+
+    async def no_such_path(self, request: Request, error: Exception) -> Response:
+        """Answer what no route does."""
+        problem = f"{request.method} {request.url.path!r:.80} is nothing that this server answers"
+        status = getattr(error, "status_code", 404)
+        # Not by its path: whoever asks would choose the names of metrics.
+        self._metrics.requests.labels("", status).inc()
+        return _refusal(ApiError(status, problem, kind="not_found_error"))
 
     async def body(self, request: Request) -> Body:
         """Read a body of JSON.
@@ -89,10 +108,10 @@ class Gate:
         return parse_form(request.headers["content-type"], await self._bytes(request))
 
     async def _bytes(self, request: Request) -> bytes:
-        """Read a body, no more of it than is taken.
+        """Read a body, no more of it than is taken; until it is answered, it counts with those of others.
 
         Raises:
-            ApiError: it is too long.
+            ApiError: it is too long, or those of others leave no room for it.
         """
         most = self._config.limits.max_body_bytes
         too_long = ApiError(413, f"the body has more than {most} bytes", code="request_too_large")
@@ -104,6 +123,11 @@ class Gate:
             size += len(part)
             if size > most:
                 raise too_long
+            request.state.held_bytes += len(part)
+            self._held_bytes += len(part)
+            if self._held_bytes > _MOST_BODIES * most:
+                problem = "the bodies that are being answered have as many bytes as may; ask again later"
+                raise ApiError(429, problem, kind="rate_limit_error", code="too_many_bytes")
         return b"".join(parts)
 
     def _check_host(self, request: Request) -> None:
@@ -137,13 +161,6 @@ def _netloc(origin: str) -> str | None:
         return urlsplit(origin).netloc
     except ValueError:  # such as http://[
         return None
-
-
-async def no_such_path(request: Request, error: Exception) -> Response:
-    """Answer what no route does."""
-    problem = f"{request.method} {request.url.path!r:.80} is nothing that this server answers"
-    status = getattr(error, "status_code", 404)
-    return _refusal(ApiError(status, problem, kind="not_found_error"))
 
 
 def _refusal(error: BaseException) -> Response:

@@ -130,7 +130,7 @@ class ImageRoutes:
         check_model(body, self._backend.config.name)
         most = self._backend.config.limits.max_choices
         asked = await asyncio.to_thread(Images, body, self._backend.world, most_choices=most)
-        exchange = self._backend.ask(asked.requests)
+        exchange = self._backend.ask(asked.requests, deadline=request.state.deadline)
         if asked.stream:
             return streamed(self._events(asked, exchange), exchange)
         await unless_gone(finished(exchange), request)

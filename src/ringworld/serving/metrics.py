@@ -16,7 +16,7 @@ class Metrics:
     """The measurements of one server.
 
     Attributes:
-        requests: by path and status.
+        requests: by path and status; the path is empty where no route answers.
         first_token: seconds from asking to the first token.
         next_token: seconds from each token to the next.
     """

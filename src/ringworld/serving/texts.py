@@ -79,7 +79,7 @@ class Texts:
         return await self._answer(await asyncio.to_thread(asked, body, self._backend.world), request)
 
     async def _answer(self, asked: Chat | Completions, request: Request) -> Response:
-        exchange = self._backend.ask(asked.requests)
+        exchange = self._backend.ask(asked.requests, deadline=request.state.deadline)
         if asked.wanted.stream:
             return streamed(self._events(asked, exchange), exchange)
         await unless_gone(finished(exchange), request)

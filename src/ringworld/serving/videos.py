@@ -19,6 +19,7 @@ from ringworld.inference.world import World
 from ringworld.serving.asked import check_model
 from ringworld.serving.backend import Backend
 from ringworld.serving.body import Body
+from ringworld.serving.deadline import Deadline
 from ringworld.serving.drawing import size_of
 from ringworld.serving.errors import ApiError, told_of, unsupported
 from ringworld.serving.exchange import Exchange
@@ -69,24 +70,24 @@ class Videos:
             route("/v1/videos/{id}/frames/{index}", self._frame_asked),
         ]
 
-    def create(self, asked: VideoAsked) -> dict[str, Any]:
+    def create(self, asked: VideoAsked, *, deadline: Deadline) -> dict[str, Any]:
         """Begin to draw a video, and describe it.
 
         Raises:
             ApiError: as many are kept as may.
             InputError, Busy, Closed: as for `Engine.submit`.
         """
-        self._forget_old()
+        self.forget_old()
         if len(self._videos) >= self._limits.max_videos:
             problem = f"{len(self._videos)} videos are kept, as many as may; delete one"
             raise ApiError(429, problem, kind="rate_limit_error", code="too_many_videos")
-        exchange = self._backend.ask([asked.drawn])
+        exchange = self._backend.ask([asked.drawn], deadline=deadline)
         video = _Video(asked=asked)
         self._videos[video.id] = video
         video.task = asyncio.get_running_loop().create_task(self._draw(video, exchange))
         return self._described(video)
 
-    async def draw(self, asked: VideoAsked) -> bytes:
+    async def draw(self, asked: VideoAsked, *, deadline: Deadline) -> bytes:
         """Return a video as MP4 once it is drawn; whoever is cancelled cancels it.
 
         Raises:
@@ -94,7 +95,7 @@ class Videos:
             ApiError: it took too long.
         """
         video = _Video(asked=asked)
-        await self._finish(video, self._backend.ask([asked.drawn]))
+        await self._finish(video, self._backend.ask([asked.drawn], deadline=deadline))
         return video.file
 
     def get(self, id: str) -> dict[str, Any]:
@@ -116,7 +117,7 @@ class Videos:
         Raises:
             ApiError: there is none of that id.
         """
-        self._forget_old()
+        self.forget_old()
         ids = [*self._videos]
         ids = ids[::-1] if newest_first else ids
         start = 0 if after is None else ids.index(self._find(after).id) + 1
@@ -162,6 +163,13 @@ class Videos:
             raise ApiError(404, f"there is nothing of frame {index} of {id}", kind="not_found_error")
         return await asyncio.to_thread(frame_png, self._world.prompts, ids, index=index)
 
+    def forget_old(self) -> None:
+        """Delete the videos that were drawn and kept as long as they may be."""
+        oldest = time.time() - self._limits.keep_seconds
+        for id, video in [*self._videos.items()]:
+            if video.completed is not None and video.completed < oldest:
+                del self._videos[id]
+
     async def close(self) -> None:
         """Draw no further."""
         videos = [*self._videos.values()]
@@ -183,11 +191,12 @@ class Videos:
 
     async def _create_asked(self, request: Request) -> Response:
         asked = await self._asked(request)
-        return JSONResponse(self.create(asked))
+        return JSONResponse(self.create(asked, deadline=request.state.deadline))
 
     async def _draw_asked(self, request: Request) -> Response:
         asked = await self._asked(request)
-        return Response(await unless_gone(self.draw(asked), request), media_type="video/mp4")
+        drawing = self.draw(asked, deadline=request.state.deadline)
+        return Response(await unless_gone(drawing, request), media_type="video/mp4")
 
     async def _list_asked(self, request: Request) -> Response:
         query = Body.of_form(request.query_params, words=("after", "order"))
@@ -239,12 +248,6 @@ class Videos:
             problem = f"there is no video {id!r:.80}"
             raise ApiError(404, problem, kind="not_found_error", param="video_id", code="video_not_found")
         return video
-
-    def _forget_old(self) -> None:
-        oldest = time.time() - self._limits.keep_seconds
-        for id, video in [*self._videos.items()]:
-            if video.completed is not None and video.completed < oldest:
-                del self._videos[id]
 
     def _described(self, video: _Video) -> dict[str, Any]:
         asked, drawn = video.asked, video.asked.drawn
