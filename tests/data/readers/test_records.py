@@ -148,12 +148,15 @@ def test_a_damaged_table_is_refused_by_name(tmp_path: Path):
 
 
 def test_what_is_held_out_of_a_file_hangs_on_what_a_record_holds(tmp_path: Path):
-    records = [{"messages": [{"role": "user", "content": f"{i % 20}?"}, SAID]} for i in range(40)]
-    samples, _ = read(
-        lines(tmp_path / "a.jsonl", *records), LINES, config=PrepareConfig(held_out_fraction=0.4)
-    )
-    splits = [sample.split for sample in samples]
+    config = PrepareConfig(held_out_fraction=0.4)
+    records = [{"messages": [{"role": "user", "content": f"{i % 20}?"}, SAID], "id": i} for i in range(40)]
+    table = tmp_path / "a.parquet"
+    pq.write_table(pa.Table.from_pylist(records), table)
+    of_lines, _ = read(lines(tmp_path / "a.jsonl", *records), LINES, config=config)
+    of_rows, _ = read(table, PARQUET, config=config)
+    splits = [sample.split for sample in of_lines]
     assert splits[:20] == splits[20:] and set(splits) == {"train", "held_out"}
+    assert [sample.split for sample in of_rows] == splits
 
 
 def test_a_conversation_shows_pictures_by_path_and_as_data(tmp_path: Path, write_clip):
