@@ -14,8 +14,10 @@ from ringworld.data.config import PrepareConfig, Split
 from ringworld.data.examples import Example
 from ringworld.data.loader import PackedLoader
 from ringworld.data.making import ExampleMaker, Problems
+from ringworld.data.quarantine import Quarantined
 from ringworld.data.readers.text import TextReader
 from ringworld.data.samples import Sample
+from ringworld.data.sources import Reader, Source
 from ringworld.data.store import ExampleStore, read_examples
 from ringworld.quickstart.toy_world import ToyWorld
 from ringworld.text.tokenizer import TextTokenizer
@@ -269,6 +271,25 @@ def test_a_changed_file_or_option_makes_its_shard_anew(tmp_path: Path, run_prepa
     assert run_prepare(tmp_path / "out", **run).shards_made == 1
     assert len(list((tmp_path / "out/shards").iterdir())) == 2
     assert {e.source for e in train(tmp_path / "out")} == {"0.mp4", "1.mp4"}
+
+
+class VanishingReader(Reader):
+    """Of files that are deleted by somebody else while they are prepared."""
+
+    name, holds, shows = "vanishing", "many", "text"
+
+    def read(self, source: Source, *, config: PrepareConfig, quarantined: list[Quarantined]):
+        source.path.unlink()
+        yield Sample(key=source.relative, split="train", text="Words.")
+
+
+def test_a_file_that_is_deleted_while_others_are_read_is_quarantined(tmp_path: Path, run_prepare):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/a.txt").write_text("A short text.")
+    (tmp_path / "in/b.gone").touch()
+    config, readers = only(duplicates="exact"), {".gone": VanishingReader()}
+    report = run_prepare(tmp_path / "out", texts=(tmp_path / "in",), config=config, readers=readers)
+    assert [item.path for item in report.quarantined] == ["b.gone"] and report.counts[0].examples == 1
 
 
 class Retrained(Quarters):

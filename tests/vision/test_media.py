@@ -1,6 +1,7 @@
 """Files that users bring, made by PyAV and Pillow: what is read from each, or why it is refused."""
 
 import itertools
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import cast
@@ -296,6 +297,13 @@ def test_white_of_a_high_dynamic_range_is_white(tmp_path):
     assert frame.min() > 245
 
 
+def test_colors_that_cannot_be_converted_are_refused_by_name(tmp_path):
+    color = "colorprim=bt2020:transfer=smpte2084:colormatrix=ictcp"
+    frames, options = grey_frames(3), {"x264-params": color}
+    path = write_movie(tmp_path / "dolby.mp4", frames, pix_fmt="yuv420p10le", codec_options=options)
+    refusal(path)
+
+
 def test_gif_of_one_frame_without_a_rate(tmp_path):
     path = tmp_path / "one.gif"
     Image.fromarray(grey_frames(9)[8]).save(path)
@@ -312,6 +320,21 @@ def test_animated_images_are_clips(tmp_path, suffix):
     assert read(path, rate=8, start_seconds=0.4) == [2, 4, 4, 6, 6]
     refusal(path, start_seconds=1.01)
     check_video(path)
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".avif"])
+def test_whatever_a_library_raises_on_a_damaged_animation_is_said_as_damage(tmp_path, suffix):
+    path, draw = tmp_path / f"moving{suffix}", np.random.default_rng(0)
+    images = [Image.fromarray(frame) for frame in noise(2)]
+    images[0].save(path, save_all=True, append_images=images[1:], duration=250)
+    whole = np.frombuffer(path.read_bytes(), np.uint8)
+    for _ in range(200):
+        changed = whole.copy()
+        changed[draw.integers(0, len(whole), 3)] = draw.integers(0, 256, 3)
+        path.write_bytes(changed.tobytes()[: draw.integers(len(whole) // 2, 2 * len(whole))])
+        for use in (media_format, read, lambda path: read_image(path, resolution=8)):
+            with suppress(InputError):
+                use(path)
 
 
 def test_frames_of_an_animated_image_without_a_time_last_a_tenth_of_a_second(tmp_path):

@@ -11,7 +11,7 @@ from ringworld.core.errors import InputError
 from ringworld.core.files import parse_json
 from ringworld.core.origin import ORIGIN_FILE
 from ringworld.data.config import PrepareConfig
-from ringworld.data.quarantine import Quarantined, nothing_usable
+from ringworld.data.quarantine import Quarantined, nothing_usable, quarantine
 from ringworld.data.readers.manifest import MANIFEST_NAME, read_media_manifest
 from ringworld.data.readers.media import IMAGE, VIDEO
 from ringworld.data.readers.records import LINES, PARQUET
@@ -121,7 +121,7 @@ def find_sources(
     media = [_walk(path, "videos", readers) for path in videos]
     words = [_walk(path, "texts", readers) for path in texts]
     roots = (*media, *words)
-    names = cache(lambda folder: FolderNames(sorted(file for file in folder.iterdir() if file.is_file())))
+    names = cache(_names_in)
     captions = {sidecar for root in media for sidecar in _find_media(root, names, config)}
     sidecars = captions | {sidecar for root in words for sidecar in _find_texts(root, names, captions)}
     known = {source.path for root in roots for source in root.sources} | sidecars
@@ -184,6 +184,13 @@ def _walk(path: Path, parameter: Literal["videos", "texts"], readers: Mapping[st
     return root
 
 
+def _names_in(folder: Path) -> FolderNames:
+    try:
+        return FolderNames(sorted(file for file in folder.iterdir() if file.is_file()))
+    except OSError:  # it is gone since it was walked
+        return FolderNames(())
+
+
 def _is_output_folder(folder: Path) -> bool:
     """Return whether ringworld wrote a folder: its origin has a key that other programs do not write."""
     try:
@@ -217,12 +224,12 @@ def _find_media(root: _Root, names: _Names, config: PrepareConfig) -> Iterator[P
 def _add_media(
     root: _Root, path: Path, *, sidecars: tuple[Path, ...] = (), said: Sidecar | None = None
 ) -> None:
-    reader = VIDEO
-    try:
+    problems: list[Quarantined] = []
+    with quarantine(str(path), into=problems):
         reader = {"video": VIDEO, "image": IMAGE}[media_format(path)]
-    except (InputError, OSError) as error:
-        root.problems.setdefault(path, str(error))
-    root.add(path, reader, sidecars=sidecars, said=said)
+        root.add(path, reader, sidecars=sidecars, said=said)
+    for problem in problems:
+        root.problems.setdefault(path, problem.reason)
 
 
 def _find_texts(root: _Root, names: _Names, captions: set[Path]) -> Iterator[Path]:

@@ -242,7 +242,8 @@ def _count_workers(workers: int | None, groups: Sequence[Files], *, apart: bool)
     By default there is one for each `_BYTES_A_WORKER`, where these are two or more.
     """
     if workers is None:
-        size = sum(source.path.stat().st_size for group in groups for source in group)
+        files = (_version(source.path) for group in groups for source in group)
+        size = sum(version[0] for version in files if version)
         workers = min(os.cpu_count() or 1, len(groups), size // _BYTES_A_WORKER)
     else:
         check_number("workers", workers, least=1)
@@ -270,13 +271,21 @@ def _check_frames(
 def _fingerprint(sources: Iterable[Source], made_by: dict[str, Any]) -> str:
     files = []
     for source in sources:
-        stats = [path.stat() for path in (source.path, *source.sidecars)]
-        changes = [(stat.st_size, stat.st_mtime_ns) for stat in stats]
+        changes = [_version(path) for path in (source.path, *source.sidecars)]
         said = to_json(source.said)
         reader = (source.reader.name, source.reader.version)
         named = (source.relative, source.dataset, *reader, source.split, changes, said)
         files.append((*named, sorted(source.left_out), source.unread))
     return hashlib.sha256(json.dumps([files, made_by]).encode()).hexdigest()[:16]
+
+
+def _version(path: Path) -> tuple[int, int] | None:
+    """Return the size of a file and when it changed; None where it is gone, which shows when it is read."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return stat.st_size, stat.st_mtime_ns
 
 
 def _identity(

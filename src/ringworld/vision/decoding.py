@@ -125,7 +125,14 @@ class VideoDecoder:
         frame = self._frame_at(seconds)
         if frame is None:
             return None
-        image, transpose = _rgb(frame), self._mirroring
+        try:
+            image, transpose = _rgb(frame), self._mirroring
+        except (FFmpegError, ValueError) as error:
+            raise InputError(
+                f"{self._path} has frames of {frame.format.name} that cannot be shown in sRGB ({error})",
+                path=self._path,
+                remedy="convert it, to H.264 in the colors of BT.709 say",
+            ) from None
         if transpose is None:
             transpose = QUARTERS[round(frame.rotation / 90) % 4]
         if transpose is not None:

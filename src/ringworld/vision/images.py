@@ -3,6 +3,7 @@
 import io
 import struct
 import warnings
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +17,11 @@ from ringworld.vision.config import MediaLimits
 # Others that Pillow knows run programs (EPS) or have no signature (TGA).
 _FORMATS = ("AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "PSD", "TIFF", "WEBP")
 _ANIMATED_FORMATS = ("AVIF", "GIF", "PNG", "WEBP")
-# What Pillow raises on damaged or hostile files, besides OSError.
-_DAMAGE = (OSError, ValueError, SyntaxError, EOFError, KeyError, TypeError, struct.error, ZeroDivisionError)
+# What Pillow and the libraries that it calls raise on damaged or hostile files.
+_DAMAGE = (
+    *(OSError, ValueError, ArithmeticError, LookupError, RuntimeError, SyntaxError, EOFError, TypeError),
+    *(AttributeError, struct.error, zlib.error, Image.DecompressionBombError),
+)
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_TEXT = frozenset({b"iCCP", b"iTXt", b"tEXt", b"zTXt"})
 # As in browsers and FFmpeg: a frame that is shown no longer than the first is shown for the second.
@@ -71,7 +75,11 @@ class Animation:
     def _decoded(self) -> Iterator[Image.Image]:
         # The default image of an APNG may be for programs that show no animations.
         first = 1 if self._image.info.get("default_image") else 0
-        for index in range(first, getattr(self._image, "n_frames", 1)):
+        try:
+            frames = getattr(self._image, "n_frames", 1)
+        except _DAMAGE as error:
+            raise _damaged(self._path, f"its frames cannot be counted: {error}") from None
+        for index in range(first, frames):
             refuse_duration(self._path, self._begins, self._limits)
             try:
                 self._image.seek(index)
@@ -109,7 +117,7 @@ def load_still(path: Path, limits: MediaLimits) -> Image.Image:
     """
     with open_image(path) as image:
         refuse_size(path, *image.size, limits)
-        if is_animated(image):
+        if is_animated(image, path=path):
             raise InputError(f"{path} is an animation, not one picture", path=path)
         try:
             pages = _full_pages(image)
@@ -129,9 +137,16 @@ def load_still(path: Path, limits: MediaLimits) -> Image.Image:
             ) from None
 
 
-def is_animated(image: Image.Image) -> bool:
-    """Return whether an open image is a clip; the further pictures of other formats are pages or previews."""
-    return image.format in _ANIMATED_FORMATS and bool(getattr(image, "is_animated", False))
+def is_animated(image: Image.Image, *, path: Path) -> bool:
+    """Return whether the open image of a file is a clip; further pictures of other formats are its pages.
+
+    Raises:
+        InputError: its frames cannot be counted, as GIF is read through for it.
+    """
+    try:
+        return image.format in _ANIMATED_FORMATS and bool(getattr(image, "is_animated", False))
+    except _DAMAGE as error:
+        raise _damaged(path, f"{image.format}: {error}") from None
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:

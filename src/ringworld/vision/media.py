@@ -113,10 +113,12 @@ def media_format(path: Path) -> Literal["video", "image"]:
         InputError: it is neither. A file that is named like a video is opened only when it is read.
     """
     try:
-        with open_image(path) as image:
-            return "video" if is_animated(image) else "image"
+        image = open_image(path)
     except InputError as error:
         no_image = error
+    else:
+        with image:
+            return "video" if is_animated(image, path=path) else "image"
     suffix = path.suffix.lower()
     if suffix in _VIDEO_SUFFIXES:
         return "video"
@@ -159,10 +161,11 @@ def _open_video(
     path: Path, limits: MediaLimits, *, moments: Moments | None = None
 ) -> VideoDecoder | Animation:
     try:
-        with open_image(path) as image:
-            format_, is_clip = image.format, is_animated(image) or image.format == "GIF"
+        image = open_image(path)
     except InputError:
         return VideoDecoder(path, limits, moments=moments)
+    with image:
+        format_, is_clip = image.format, is_animated(image, path=path) or image.format == "GIF"
     if not is_clip:
         raise InputError(f"{path} is a still image ({format_}), not a video", path=path)
     return Animation(path, limits)

@@ -211,6 +211,8 @@ def user(*parts: Any) -> list[Any]:
         (user({"type": "image", "image": "data:image/png;base64,@"}), "messages[0].content[0].image"),
         (user({"type": "image", "image": "data:image/png;base64,é"}), "messages[0].content[0].image"),
         (user({"type": "image", "image": "file://[a"}), "messages[0].content[0].image"),
+        (user({"type": "image", "image": "file://a%00"}), "messages[0].content[0].image"),
+        (user({"type": "image", "image": "a" * 300}), "messages[0].content[0].image"),
         (user({"type": "video", "video": "a.png"}), "messages[0].content[0].video"),
         (
             [ASKED, {"role": "assistant", "content": [{"type": "image", "image": "a.png"}]}],

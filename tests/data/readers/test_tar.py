@@ -118,6 +118,20 @@ def test_a_header_that_python_cannot_read_is_damage(tmp_path: Path):
     assert refused.value.path == path
 
 
+def test_members_of_one_sample_are_copied_up_to_a_limit(tmp_path: Path, write_clip, monkeypatch):
+    image = write_clip(tmp_path / "b.png").read_bytes()
+    monkeypatch.setattr("ringworld.data.readers.tar._MOST_GROUP_BYTES", len(image) + 100)
+    members = [("1.png", image), ("1.txt", b"a" * 101), ("2.png", image), ("2.txt", b"A picture.")]
+    samples, bad = read(write(tmp_path / "a.tar", members))
+    assert [sample.caption for sample in samples] == ["A picture."] and bad == ["a.tar#1"]
+
+
+def test_null_in_a_member_is_as_good_as_absent(tmp_path: Path):
+    members = [("1.json", b'{"text": null, "messages": null}'), ("1.txt", b"A document.")]
+    samples, bad = read(write(tmp_path / "a.tar", members))
+    assert [sample.text for sample in samples] == ["A document."] and bad == []
+
+
 def test_copies_are_held_out_together(tmp_path: Path, write_clip):
     images = [write_clip(tmp_path / "in" / f"{i}.png", frames=i + 1).read_bytes() for i in range(12)]
     members = [(f"{copy}{i}.png", content) for copy in "ab" for i, content in enumerate(images)]

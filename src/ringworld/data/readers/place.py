@@ -40,17 +40,21 @@ class Place:
         if scheme == "data":
             path = self._decoded(address, field=field)
         else:
-            try:
-                named = unquote(urlsplit(address).path) if scheme == "file" else address
-            except ValueError as error:  # such as brackets that are left open
-                raise self.wrong(f"names no file in {field} ({error})", field=field, value=address) from None
-            path = self.path.parent / named
-            if not path.is_file():  # a pipe would never end
-                raise self.wrong(f"names {path} in {field}, which is no file", field=field, value=address)
+            path = self._named(address, field=field, is_url=scheme == "file")
         found = media_format(path)
         if found != form:
             raise self.wrong(f"says {form} in {field}, but {path} is a {found}", field=field, value=address)
         return MediaFile(path=path, form=form)
+
+    def _named(self, address: str, *, field: str, is_url: bool) -> Path:
+        try:
+            path = self.path.parent / (unquote(urlsplit(address).path) if is_url else address)
+            is_file = path.is_file()  # a pipe would never end
+        except (ValueError, OSError) as error:  # such as brackets that are left open, or too long a name
+            raise self.wrong(f"names no file in {field} ({error})", field=field, value=address) from None
+        if not is_file:
+            raise self.wrong(f"names {path} in {field}, which is no file", field=field, value=address)
+        return path
 
     def _decoded(self, address: str, *, field: str) -> Path:
         head, comma, body = address.partition(",")

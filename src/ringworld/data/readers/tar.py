@@ -30,7 +30,7 @@ from ringworld.text.read_text import decode_file, read_text
 from ringworld.vision.media import media_format
 
 _DAMAGE = (tarfile.TarError, EOFError, zlib.error, OSError, ValueError)
-_MOST_MEMBER_BYTES = 4 * 2**30
+_MOST_GROUP_BYTES = 4 * 2**30
 _WRITTEN = (".json", ".txt", ".text", ".md")
 _RECORD_KEYS = ("messages", "fields", "text")
 _PASSED_OVER = (".cls", ".id", ".key", "__key__")
@@ -43,13 +43,29 @@ class _Group:
     key: str
     files: dict[str, Path] = field(default_factory=dict)
     """By their ending."""
+    size: int = 0
+    """Bytes of all."""
     problem: str = ""
+
+    def add(self, ending: str, size: int, *, folder: Path) -> Path | None:
+        """Return where a member of the group is copied to; None where there is a problem with the group."""
+        self.size += size
+        if self.size > _MOST_GROUP_BYTES:
+            self.problem = f"has more than {_MOST_GROUP_BYTES} bytes"
+        elif ending in self.files:
+            self.problem = f"comes twice with the ending {ending}"
+        elif ending not in _WRITTEN and (others := self.files.keys() - set(_WRITTEN)):
+            self.problem = f"has several videos or images ({', '.join(sorted({ending, *others}))})"
+        if self.problem:
+            return None
+        self.files[ending] = folder / f"{len(self.files)}{ending}"
+        return self.files[ending]
 
 
 class TarReader(Reader):
     """A tar, compressed or not, of many samples."""
 
-    name, holds, shows = "tar", "many", "either"
+    name, holds, shows, version = "tar", "many", "either", 2
 
     def read(
         self, source: Source, *, config: PrepareConfig, quarantined: list[Quarantined]
@@ -72,20 +88,17 @@ class TarReader(Reader):
 def _sample(group: _Group, *, source: Source, key: str, config: PrepareConfig) -> Sample:
     where = f"{source.path}, member {group.key}"
     if group.problem:
-        raise InputError(f"{where} {group.problem}", path=source.path, field=group.key)
+        remedy = "give each video or image a name of its own, and what is said of it the same name"
+        raise InputError(f"{where} {group.problem}", path=source.path, field=group.key, remedy=remedy)
     written = {ending: path for ending, path in group.files.items() if ending in _WRITTEN}
-    media = [path for ending, path in group.files.items() if ending not in _WRITTEN]
-    if len(media) > 1:
-        endings = ", ".join(sorted(group.files))
-        problem = f"{where} has several videos or images ({endings})"
-        raise InputError(problem, path=source.path, field=group.key, remedy="give each a name of its own")
-    if media:
+    media = next((path for ending, path in group.files.items() if ending not in _WRITTEN), None)
+    if media is not None:
         said = read_sidecars(tuple(written.values()))
-        drawn = is_drawn(sha256_file(media[0]), config)
+        drawn = is_drawn(sha256_file(media), config)
         return Sample(
             key=key,
             split="held_out" if drawn else source.split,
-            clip=MediaFile(path=media[0], form=media_format(media[0])),
+            clip=MediaFile(path=media, form=media_format(media)),
             caption=said.caption,
             questions=said.questions,
             unanswered=said.unanswered,
@@ -99,7 +112,7 @@ def _sample(group: _Group, *, source: Source, key: str, config: PrepareConfig) -
             raise InputError(f"{where} holds no JSON ({error})", path=source.path, field=group.key) from None
     if not isinstance(record, dict):
         raise InputError(f"{where} holds no JSON object", path=source.path, field=group.key)
-    if not any(name in record for name in _RECORD_KEYS):
+    if all(record.get(name) is None for name in _RECORD_KEYS):
         document = next((path for ending, path in written.items() if ending != ".json"), None)
         if document is None:
             problem = f"{where} has neither a video, an image nor a text"
@@ -131,13 +144,8 @@ def _groups(path: Path) -> Iterator[_Group]:
                     group = group or _Group(key=key)
                     content = tar.extractfile(member)
                     assert content is not None
-                    if member.size > _MOST_MEMBER_BYTES:
-                        group.problem = f"has a file of {member.size} bytes"
-                    elif ending in group.files:
-                        group.problem = f"comes twice with the ending {ending}"
-                    else:
-                        group.files[ending] = Path(folder.name) / f"{len(group.files)}{ending}"
-                        with group.files[ending].open("wb") as stream:
+                    if copy := group.add(ending, member.size, folder=Path(folder.name)):
+                        with copy.open("wb") as stream:
                             shutil.copyfileobj(content, stream)
                 if group is not None:
                     yield group
