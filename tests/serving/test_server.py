@@ -432,6 +432,32 @@ def test_bodies_that_are_held_leave_no_room_for_another(engine):
         eventually(lambda: not refused())
 
 
+def test_a_stream_is_kept_alive_while_what_it_shows_is_decoded(engine, monkeypatch):
+    over = threading.Event()
+
+    def late(command, **_):
+        assert over.wait(60)
+        return subprocess.CompletedProcess(command, 1, stdout=b"")
+
+    monkeypatch.setattr(subprocess, "run", late)
+    body = {
+        "messages": [{"role": "user", "content": [{"type": "image_url", "image_url": picture()}]}],
+        "stream": True,
+    }
+    with serving(engine, keep_alive_seconds=0.05) as port:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        connection.request(
+            "POST", "/v1/chat/completions", json.dumps(body), {"Content-Type": "application/json"}
+        )
+        response = connection.getresponse()
+        assert (response.status, response.readline()) == (200, b": keep-alive\n")
+        over.set()
+        last = [line for line in response.read().decode().splitlines() if line.startswith("data:")]
+        connection.close()
+    # What is found wrong after the status was sent is an event.
+    assert json.loads(last[-1].removeprefix("data: "))["error"]["code"] == "media_too_costly"
+
+
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/memories", "/tokenize"])
 def test_time_is_bounded_also_before_the_engine_is_asked(engine, path, tmp_path, monkeypatch):
     over = threading.Event()

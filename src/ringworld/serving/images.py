@@ -132,7 +132,7 @@ class ImageRoutes:
         asked = await asyncio.to_thread(Images, body, self._backend.world, most_choices=most)
         exchange = self._backend.ask(asked.requests, deadline=request.state.deadline)
         if asked.stream:
-            return streamed(self._events(asked, exchange), exchange)
+            return streamed(self._events(asked, exchange), end=exchange.cancel)
         await unless_gone(finished(exchange), request)
         return JSONResponse(await asyncio.to_thread(asked.whole, exchange.pieces))
 

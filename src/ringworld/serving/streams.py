@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
@@ -17,20 +17,20 @@ DONE = "data: [DONE]\n\n"
 T = TypeVar("T")
 
 
-def streamed(events: AsyncIterator[str], exchange: Exchange) -> Response:
-    """Return events as they come; an error ends them, and the engine does nothing more for who went away."""
+def streamed(events: AsyncIterator[str], *, end: Callable[[], object]) -> Response:
+    """Return events as they come, until one is an error; whenever they end, `end` is called."""
     headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-    return StreamingResponse(_ended(events, exchange), media_type="text/event-stream", headers=headers)
+    return StreamingResponse(_ended(events, end), media_type="text/event-stream", headers=headers)
 
 
-async def _ended(events: AsyncIterator[str], exchange: Exchange) -> AsyncIterator[str]:
+async def _ended(events: AsyncIterator[str], end: Callable[[], object]) -> AsyncIterator[str]:
     try:
         async for each in events:
             yield each
     except Exception as error:
         yield event(told_of(error).to_json())
     finally:
-        exchange.cancel()
+        end()
 
 
 def event(content: dict[str, Any]) -> str:

@@ -1,7 +1,7 @@
 """The paths of text: `/v1/chat/completions`, `/v1/completions`, `/tokenize` and `/detokenize`."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 
 from starlette.requests import Request
@@ -14,10 +14,13 @@ from ringworld.serving.backend import Backend
 from ringworld.serving.body import Body
 from ringworld.serving.chat import Chat, Speech, messages_of
 from ringworld.serving.completions import Completions
+from ringworld.serving.deadline import Deadline
 from ringworld.serving.exchange import Exchange
 from ringworld.serving.gate import Gate
 from ringworld.serving.memories import Memories
 from ringworld.serving.streams import DONE, KEEP_ALIVE, event, finished, streamed, unless_gone
+
+_Begun = tuple[Chat | Completions, Exchange]
 
 
 class Texts:
@@ -66,30 +69,61 @@ class Texts:
     async def _chat(self, request: Request) -> Response:
         body = await self._gate.body(request)
         check_model(body, self._name)
-        if "memory" in body:
-            await self._memories.recall(body.text("memory"))
-        limits = self._backend.config.limits
-        asked = partial(Chat, speech=self._speech, name=self._name, limits=limits)
-        return await self._answer(await asyncio.to_thread(asked, body, self._backend.world), request)
+        asked = partial(Chat, speech=self._speech, name=self._name, limits=self._backend.config.limits)
+
+        async def read() -> Chat:
+            if "memory" in body:
+                await self._memories.recall(body.text("memory"))
+            return await asyncio.to_thread(asked, body, self._backend.world)
+
+        return await self._answer(read, request, stream=body.flag("stream"))
 
     async def _completions(self, request: Request) -> Response:
         body = await self._gate.body(request)
         check_model(body, self._name)
         asked = partial(Completions, name=self._name, most_choices=self._backend.config.limits.max_choices)
-        return await self._answer(await asyncio.to_thread(asked, body, self._backend.world), request)
 
-    async def _answer(self, asked: Chat | Completions, request: Request) -> Response:
-        exchange = self._backend.ask(asked.requests, deadline=request.state.deadline)
-        if asked.wanted.stream:
-            return streamed(self._events(asked, exchange), exchange)
-        await unless_gone(finished(exchange), request)
-        return JSONResponse(await asyncio.to_thread(asked.whole, exchange.pieces))
+        async def read() -> Completions:
+            return await asyncio.to_thread(asked, body, self._backend.world)
 
-    async def _events(self, asked: Chat | Completions, exchange: Exchange) -> AsyncIterator[str]:
+        return await self._answer(read, request, stream=body.flag("stream"))
+
+    async def _answer(
+        self, read: Callable[[], Awaitable[Chat | Completions]], request: Request, *, stream: bool
+    ) -> Response:
+        """Answer what `read` makes of a request; where that takes long, a stream begins before it is done."""
+        deadline: Deadline = request.state.deadline
+
+        async def begin() -> _Begun:
+            asked = await read()
+            return asked, self._backend.ask(asked.requests, deadline=deadline)
+
+        if not stream:
+            asked, exchange = await unless_gone(begin(), request)
+            await unless_gone(finished(exchange), request)
+            return JSONResponse(await asyncio.to_thread(asked.whole, exchange.pieces))
+        begun = asyncio.create_task(begin())
+        try:
+            await asyncio.wait([begun], timeout=self._backend.config.keep_alive_seconds)
+            if begun.done():
+                await begun  # What is wrong with it has a status of its own, and is no event yet.
+        except BaseException:
+            _end(begun)
+            raise
+        return streamed(self._events(begun, deadline), end=partial(_end, begun))
+
+    async def _events(self, begun: "asyncio.Task[_Begun]", deadline: Deadline) -> AsyncIterator[str]:
+        keep_alive = self._backend.config.keep_alive_seconds
+        while not begun.done():
+            if not deadline.left_seconds:
+                raise deadline.over()
+            yield KEEP_ALIVE
+            await asyncio.wait([begun], timeout=min(keep_alive, deadline.left_seconds))
+        asked, exchange = await begun
         for opening in asked.opening():
             yield event(opening)
         while not exchange.finished:
-            found = await exchange.next(seconds=self._backend.config.keep_alive_seconds)
+            found = await exchange.next(seconds=keep_alive)
             if found is None:
                 yield KEEP_ALIVE
                 continue
@@ -99,3 +133,10 @@ class Texts:
         if asked.wanted.include_usage:
             yield event(asked.closing(exchange.pieces))
         yield DONE
+
+
+def _end(begun: "asyncio.Task[_Begun]") -> None:
+    """Let nothing more be done for a request, whether the engine is asked already or not."""
+    begun.cancel()
+    if begun.done() and not begun.cancelled() and begun.exception() is None:
+        begun.result()[1].cancel()
