@@ -282,10 +282,10 @@ def test_the_model_and_the_server_describe_themselves(port, engine):
 
 def test_a_queue_is_seen_while_it_is_full(port, engine):
     with ThreadPoolExecutor(6) as pool:
-        answers = [pool.submit(complete, port, prompt=[5 + i], max_tokens=80) for i in range(6)]
-        seen = set()
+        answers, seen = [], set()
 
         def full() -> bool:
+            answers.append(pool.submit(complete, port, prompt=[5 + len(answers) % 90], max_tokens=80))
             lines = send(port, "/metrics")[1].splitlines()
             values = dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
             names = ("waiting_requests", "running_requests", "cache_held_pages")

@@ -29,7 +29,7 @@ from ringworld.text.vocabulary import Vocabulary
 from ringworld.vision.config import PixelRange
 from ringworld.vision.frame_tokenizer import FrameTokenizer
 
-Family = Literal["ringworld", "hf"]
+Target = Literal["ringworld", "hf"]
 Vision = Literal["keep", "drop"]
 
 
@@ -37,7 +37,7 @@ def convert(
     source: PathArgument,
     *,
     out: PathArgument,
-    to: Family = "ringworld",
+    to: Target = "ringworld",
     tokenizer: PathArgument | None = None,
     add_vision: PathArgument | None = None,
     vision: Vision = "keep",
@@ -82,7 +82,7 @@ def convert(
     """
     source, out = Path(source), Path(out)
     for name, value, choices in (
-        ("to", to, Family),
+        ("to", to, Target),
         ("vision", vision, Vision),
         ("dtype", dtype, StoredType),
     ):
@@ -197,7 +197,7 @@ def _fingerprint(source: Path) -> str:
     return fingerprint_of_files(source) if source.is_dir() else sha256_file(source)
 
 
-def _check_place(out: Path, *, to: Family) -> None:
+def _check_place(out: Path, *, to: Target) -> None:
     """Refuse to write over what is no model folder, or over one with what no longer says so."""
     if to == "ringworld":
         check_replaceable(out, kind="model")

@@ -6,7 +6,7 @@ from typing import Final, Generic, Literal, TypeVar, get_args
 
 from ringworld.core.divisors import largest_divisor
 from ringworld.core.errors import InputError, not_a_choice
-from ringworld.core.ranges import check_number, check_range
+from ringworld.core.ranges import check_number, check_range, whole_number
 
 LayoutName = Literal["contiguous", "zigzag", "striped", "balanced"]
 """Which tokens of a packed sequence live on which member of the ring; `layouts` has the table."""
@@ -144,8 +144,8 @@ class AttentionConfig:
     """How devices share a sequence; it changes speed and memory, never the result."""
     layout: LayoutName = "zigzag"
     """Which tokens of a sequence live on which ring member; it changes speed, never the result."""
-    block_q_tokens: int = 256
-    """Queries of one block, at most.
+    block_q_tokens: int | None = None
+    """Queries of one block, at most; by default 256, or 512 where one device has all cores of a CPU.
 
     | kernel | `block_q_tokens` | `block_kv_tokens` |
     |---|---|---|
@@ -172,7 +172,16 @@ class AttentionConfig:
             if getattr(self, name) not in get_args(kind):
                 raise not_a_choice(name, str(getattr(self, name)), choices=get_args(kind))
         remedy = "use 256, or less where memory is short"
-        check_range(self, "block_q_tokens", "block_kv_tokens", least=1, remedy=remedy)
+        check_range(self, "block_kv_tokens", least=1, remedy=remedy)
+        if self.block_q_tokens is not None:
+            whole_number("block_q_tokens", self.block_q_tokens, least=1, remedy=remedy)
+
+    def most_q_tokens(self, *, all_cores: bool = False) -> int:
+        """Return how many queries a block may have on a device, which may have all cores of a CPU.
+
+        XLA shares only large products among threads (`docs/log.md`).
+        """
+        return self.block_q_tokens or (512 if all_cores else 256)
 
 
 def kept_together_tokens(config: AttentionConfig, *, platform: str) -> int:
@@ -189,4 +198,4 @@ def kept_together_tokens(config: AttentionConfig, *, platform: str) -> int:
     """
     if platform == "tpu" and config.kernel in ("auto", "pallas_tpu") and config.pallas_mode == "compiled":
         return max(TPU_Q_BLOCK_TOKENS, TPU_KV_BLOCK_TOKENS)
-    return max(config.block_q_tokens, config.block_kv_tokens)
+    return max(config.most_q_tokens(), config.block_kv_tokens)

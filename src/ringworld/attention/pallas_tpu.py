@@ -210,7 +210,7 @@ def _specs(places: Places, *, q_block: int, kv_block: int, head: int) -> dict[st
 def _cuts(q: Array, k: Array, config: AttentionConfig, *, most_pairs: int) -> tuple[_Cut, _Cut]:
     """Cut queries and keys into blocks, and into strips so short that a walk over one fits its memory."""
     if config.pallas_mode == "interpreted":
-        limits = config.block_q_tokens, config.block_kv_tokens
+        limits = config.most_q_tokens(), config.block_kv_tokens
     else:
         limits = TPU_Q_BLOCK_TOKENS, TPU_KV_BLOCK_TOKENS
     (batch, _, q_seq, _), kv_seq = q.shape, k.shape[2]

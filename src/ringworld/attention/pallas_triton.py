@@ -322,7 +322,7 @@ def _sum_of_products(a: list[Array], b: list[Array]) -> Array:
 
 def _within(tile: TritonTile, config: AttentionConfig, *, q_seq: int, kv_seq: int) -> TritonTile:
     """Shrink a tile to the blocks that `config` allows and to the sequence."""
-    q = min(tile.q, pl.next_power_of_2(q_seq), _power_of_two(config.block_q_tokens))
+    q = min(tile.q, pl.next_power_of_2(q_seq), _power_of_two(config.most_q_tokens()))
     kv = min(tile.kv, pl.next_power_of_2(kv_seq), _power_of_two(config.block_kv_tokens))
     return dataclasses.replace(tile, q=max(q, _SMALLEST), kv=max(kv, _SMALLEST))
 

@@ -37,7 +37,8 @@ Carry = TypeVar("Carry")
 
 _SEQ = 2  # of queries, keys and values [batch, heads, seq, head]
 _WIDEST_TOKENS = 2048  # of a block of keys that few queries see
-_CACHED_BYTES = 2**18  # of the scores of a block, so that they and their exponentials stay in a core's cache
+_CORE_BYTES = 2**18  # of the scores of a block, so that they and their exponentials stay in a core's cache
+_CORES_BYTES = 2**21  # where one device has all cores, whose threads XLA keeps busy with large products only
 
 
 class _Group(NamedTuple):
@@ -215,8 +216,9 @@ def backward(
 def _schedule(q: Array, k: Array, mask: MaskSpec, config: AttentionConfig) -> _Schedule:
     """Choose blocks of equal sizes; where queries are few, a block takes more rows and more keys."""
     batch, q_seq, kv_seq = q.shape[0], q.shape[_SEQ], k.shape[_SEQ]
-    q_block = even_block(q_seq, config.block_q_tokens)
-    room = max(1, config.block_q_tokens // q_block)
+    most = config.most_q_tokens(all_cores=_has_all_cores())
+    q_block = even_block(q_seq, most)
+    room = max(1, most // q_block)
     rows = largest_divisor(batch, limit=room)
     widened = min(config.block_kv_tokens * (room // rows), _WIDEST_TOKENS)
     kv_block = even_block(kv_seq, max(config.block_kv_tokens, widened))
@@ -235,14 +237,18 @@ def _schedule(q: Array, k: Array, mask: MaskSpec, config: AttentionConfig) -> _S
 def _heads_together(kv_heads: int, *, head_bytes: int) -> int:
     """Return how many heads of keys a block holds, given the bytes of the scores of one.
 
-    Devices that share the cores of a CPU have about one each, whose cache should hold the scores and their
-    exponentials, of at least one head of keys with all its queries. A device with all cores, or an
-    accelerator, is only busy with large products.
+    A core of a CPU should keep the scores and their exponentials in its cache, of at least one head of keys
+    with all its queries. An accelerator is only busy with large products.
     """
-    sharing = min(jax.sharding.get_abstract_mesh().size, jax.local_device_count())
-    if mesh_device().platform != "cpu" or sharing <= 1:
+    if mesh_device().platform != "cpu":
         return kv_heads
-    return largest_divisor(kv_heads, limit=_CACHED_BYTES // head_bytes)
+    return largest_divisor(kv_heads, limit=(_CORES_BYTES if _has_all_cores() else _CORE_BYTES) // head_bytes)
+
+
+def _has_all_cores() -> bool:
+    """Return whether the device is a CPU whose cores no other device of the mesh has."""
+    alone = min(jax.sharding.get_abstract_mesh().size, jax.local_device_count()) <= 1
+    return alone and mesh_device().platform == "cpu"
 
 
 def _by_key_head(x: Shaped[Array, "rows heads q *rest"], kv_heads: int) -> Shaped[Array, "rows _ _ *rest"]:

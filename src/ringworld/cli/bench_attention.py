@@ -44,7 +44,7 @@ class BenchAttention:
     """Which of them holds which tokens."""
     kernel: KernelName = "auto"
     """What computes one shard of queries against one of keys."""
-    block_q_tokens: int = 256
+    block_q_tokens: Annotated[int | None, otherwise("as the device likes", metavar="INT")] = None
     """Queries of one block, at most."""
     block_kv_tokens: int = 256
     """Keys of one block, at most."""

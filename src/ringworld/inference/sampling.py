@@ -76,10 +76,21 @@ def sample(
     scaled = jnp.where(kept > -jnp.inf, scaled, -jnp.inf)
     scaled = _if(top_p < 1, scaled, lambda x: nucleus(x, mass=top_p))
     scaled = jnp.where(scaled >= jnp.log(min_p), scaled, -jnp.inf)
-    fresh = jax.vmap(jax.random.fold_in)(keys, index)
-    noise = jax.vmap(lambda key: jax.random.gumbel(key, kept.shape[1:]))(fresh)
-    drawn = jnp.where(temperature > 0, scaled + noise, below)
-    return jnp.argmax(jnp.where(scaled > -jnp.inf, drawn, -jnp.inf), axis=-1).astype(jnp.int32)
+
+    def noisy(x: Float32[Array, "batch vocab"]) -> Float32[Array, "batch vocab"]:
+        fresh = jax.vmap(jax.random.fold_in)(keys, index)
+        noise = jax.vmap(lambda key: jax.random.gumbel(key, x.shape[1:]))(fresh)
+        return jnp.where(temperature > 0, scaled + noise, x)
+
+    drawn = jax.lax.cond((temperature > 0).any(), noisy, lambda x: x, below)
+    return _first_greatest(jnp.where(scaled > -jnp.inf, drawn, -jnp.inf))
+
+
+def _first_greatest(scores: Float32[Array, "batch vocab"]) -> Int32[Array, " batch"]:
+    """Return what argmax does, by two plain reductions: XLA on a CPU makes argmax a number at a time."""
+    ids = jnp.arange(scores.shape[1], dtype=jnp.int32)
+    greatest = scores == jnp.max(scores, axis=1, keepdims=True)
+    return jnp.where(greatest, ids, ids[-1]).min(axis=1)
 
 
 def likeliest(

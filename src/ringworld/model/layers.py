@@ -102,7 +102,9 @@ class Attention(eqx.Module):
             q = rotate(project(ready.wq, bias=ready.bq, norm=ready.q_norm), rotation)
             k = rotate(project(ready.wk, bias=ready.bk, norm=ready.k_norm), rotation)
             out = attend(q, k, project(ready.wv, bias=ready.bv, norm=None))
-            return product("bshd,hde->bse", out, ready.wo, out_sharding=jax.typeof(x).sharding)
+            # einsum sums over dimensions in the order of their letters: of another than that of the weight,
+            # XLA would lay the weight out anew in each call.
+            return product("bshk,hke->bse", out, ready.wo, out_sharding=jax.typeof(x).sharding)
 
 
 def _project(
