@@ -26,7 +26,7 @@ from ringworld.core.steps import (
     check_rows,
     run_steps,
 )
-from tests.core.test_checkpoint import room_in_a_file
+from tests.core.full_disk import room_in_a_file
 
 LAST = 10
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +22,7 @@ from ringworld.core.errors import InputError, not_a_choice
 from ringworld.core.files import differences, only_one
 from ringworld.core.fingerprint import fingerprint
 from ringworld.core.origin import Origin, check_replaceable, parent
-from ringworld.core.processes import by_writer, join
+from ringworld.core.processes import by_all, by_writer, join
 from ringworld.evaluation.runner import evaluate as run_tasks
 from ringworld.evaluation.subject import subject_of
 from ringworld.inference.config import GenerationLimits, WatchingConfig
@@ -77,9 +78,7 @@ def train(
     out = Path(out)
     with _only_this_run(out):
         run = on_this_machine(run, devices=devices)
-        examples = ExamplesFolder.open(Path(data))
-        examples.check(run.vocabulary)
-        begun_from = None if init is None else _checked_init(Path(init), run, examples.tokenizers)
+        examples, begun_from = by_all(partial(_opened, run, data=Path(data), init=init))
         if begun_from is None and run.training.lora.rank:
             problem = "training.lora.rank asks for an adapter, but there is no model to adapt"
             raise InputError(problem, field="init", remedy="name its folder (init), or use rank 0")
@@ -87,7 +86,7 @@ def train(
             raise not_a_choice("evaluate", evaluate, choices=("stages", "never"))
         job = _Job(run=run, examples=examples, out=out, begun_from=begun_from, evaluate=evaluate)
         for stage in run.training.stages:
-            check_replaceable(job.folder(stage), kind=job.kind)
+            by_writer(partial(check_replaceable, job.folder(stage), kind=job.kind))
         train_stages(
             run.training,
             architecture=run.model,
@@ -96,7 +95,7 @@ def train(
             out=out,
             initial=None if begun_from is None or job.adapts else job.initial,
             frozen=job.frozen if job.adapts else None,
-            origin=job.origin(),
+            origin=by_all(job.origin),
             on_stage=job.at_stage,
         )
     return job.folder(run.training.stages[-1])
@@ -245,6 +244,15 @@ def _only_this_run(out: Path) -> Iterator[None]:
 def evaluation_folder(out: Path, stage: str, when: When) -> Path:
     """Return where the evaluation before or after a stage is."""
     return out / EVALUATIONS_FOLDER / f"{when}-{stage}"
+
+
+def _opened(
+    run: RunConfig, *, data: Path, init: PathArgument | None
+) -> tuple[ExamplesFolder, ModelFolder | None]:
+    """Return what a run reads, which fits it."""
+    examples = ExamplesFolder.open(data)
+    examples.check(run.vocabulary)
+    return examples, None if init is None else _checked_init(Path(init), run, examples.tokenizers)
 
 
 def _checked_init(folder: Path, run: RunConfig, tokenizers: Tokenizers) -> ModelFolder:

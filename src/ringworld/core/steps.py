@@ -17,9 +17,10 @@ import jax
 from ringworld.core.checkpoint import Checkpoints, Restored
 from ringworld.core.errors import Diverged, InputError, Stopped
 from ringworld.core.files import append_jsonl, keep_jsonl, read_jsonl, reading, sync
-from ringworld.core.processes import StopVote, by_writer, is_writer
+from ringworld.core.processes import by_writer, is_writer
 from ringworld.core.progress import Progress
 from ringworld.core.stop import StopRequest
+from ringworld.core.stop_vote import StopVote
 from ringworld.core.tracker import Tracker
 
 METRICS_FILE, CHECKPOINTS_FOLDER = "metrics.jsonl", "checkpoints"
@@ -131,7 +132,8 @@ def run_steps(
 
     The host waits for the devices where a row or a checkpoint is due, and otherwise only for the step before
     the last, so that no more than two steps are queued when a signal asks to stop. Of several processes, each
-    of which runs every step, one writes the rows, and all of them stop after the same step; see `StopVote`.
+    of which runs every step, one writes the rows, and all of them stop after the same step, also where one
+    fails to read a batch or to write; see `StopVote`.
 
     Args:
         start: the state, and what was not yet logged of it.
@@ -146,6 +148,7 @@ def run_steps(
 
     Raises:
         Diverged: a value of a row is NaN or infinite; neither row nor checkpoint is written.
+        InputError: there was no room on the disk, or what `batches` raised, in any of the processes.
         Stopped: on SIGINT or SIGTERM, after the step was finished and saved.
     """
     state, interval = start.state, start.interval
@@ -162,13 +165,19 @@ def run_steps(
             interval = interval.plus(batch.counts)
             # The devices compute while the host prepares what they need next.
             asked_at = time.perf_counter()
-            following = next(batches) if step < last else batch
+            following = batch
+            with vote.held():
+                following = next(batches) if step < last else batch
             if step < last and _is_computed(output):
                 waited = interval.data_wait_seconds + time.perf_counter() - asked_at
                 interval = interval._replace(data_wait_seconds=waited)
             jax.block_until_ready(before)
-            files.checkpoints.check()
-            asked = vote.agreed(stop.signal, last=step == last)
+            with vote.held():
+                files.checkpoints.check()
+            asked = vote.agreed(
+                stop.signal, last=step == last, behind=(state, output), written=files.checkpoints.written
+            )
+            files.checkpoints.allow(vote.written)
             logs = step == last or step % files.log_every_steps == 0
             saves = step == last or bool(asked) or step % files.checkpoint_every_steps == 0
             if logs or saves:
@@ -178,13 +187,16 @@ def run_steps(
                 values |= row(output, interval)
                 _refuse_infinite(values, step=step, of=title)
                 if logs:
-                    if writes:
-                        append_jsonl(files.metrics, values)
-                        files.tracker.log(values)
+                    with vote.held():
+                        if writes:
+                            append_jsonl(files.metrics, values)
+                            files.tracker.log(values)
                     interval = Interval()
                 if saves:
-                    if writes:
-                        sync(files.metrics)  # a checkpoint never outlives the rows before it
+                    with vote.held():
+                        if writes:
+                            sync(files.metrics)  # a checkpoint never outlives the rows before it
+                    vote.settle()
                     beside = {"loader_state": batch.loader_state, "interval": interval._asdict()}
                     files.checkpoints.save(step, state, beside)
                 if asked or step == last:

@@ -3,7 +3,7 @@
 import itertools
 import sys
 from bisect import bisect_left
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,7 +17,7 @@ from ringworld.core.checkpoint import Checkpoints
 from ringworld.core.config import to_json
 from ringworld.core.mesh import mesh_of
 from ringworld.core.origin import Origin, claim
-from ringworld.core.processes import by_writer, is_writer
+from ringworld.core.processes import by_all, by_writer, is_writer
 from ringworld.core.steps import CHECKPOINTS_FOLDER, Batch, Interval, Resumed, RunFiles, run_steps
 from ringworld.core.tracker import check_tracker, tracking
 from ringworld.data.loader import PackedLoader
@@ -75,7 +75,8 @@ def train(
     validate(config, architecture, execution)
     check_tracker(config.tracker)
     meshes = [mesh_of(stage.mesh) for stage in config.stages]
-    made_of = identity(config, architecture, execution, data=ExampleStore(data_dir).fingerprint)
+    data = by_all(lambda: ExampleStore(data_dir).fingerprint)
+    made_of = identity(config, architecture, execution, data=data)
     whole = replace(origin, identity=made_of | origin.identity)
     by_writer(lambda: claim(out, whole, results=f"{CHECKPOINTS_FOLDER}/*"))
     run = _Run(config=config, architecture=architecture, execution=execution, data_dir=data_dir)
@@ -132,9 +133,14 @@ class _Run:
     ) -> Resumed[TrainState]:
         """Run what is left of one stage; its last state is on disk when this returns."""
         stage, last = self.config.stages[index], self.config.boundaries[index + 1]
-        loader = self.loader(index, mesh, start.loader_state)
-        with closing(loader), closing(self.batches(stage, mesh, loader)) as batches:
-            first = next(batches)
+        with ExitStack() as stack:
+
+            def begin() -> tuple[PackedLoader, Iterator[Batch[Pieces]], Batch[Pieces]]:
+                loader = stack.enter_context(closing(self.loader(index, mesh, start.loader_state)))
+                batches = stack.enter_context(closing(self.batches(stage, mesh, loader)))
+                return loader, batches, next(batches)
+
+            loader, batches, first = by_all(begin)
             title = f"train {stage.name}"
             if is_writer():
                 print(f"{title}: compiling for {stage.context_tokens} tokens", file=sys.stderr, flush=True)
