@@ -129,6 +129,8 @@ def test_the_stages_of_the_paper_have_its_figures(name):
         )
         for stage in load_preset(name).training.stages
     ] == PAPER[name]
+    # Each begins from weights alone.
+    assert {stage.moments for stage in load_preset(name).training.stages} == {"reset"}
 
 
 def test_the_tasks_of_the_paper_have_its_shares():

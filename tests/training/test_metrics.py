@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from ringworld.core.errors import InputError
 from ringworld.core.steps import Interval
 from ringworld.data.batch import Drawn
 from ringworld.model.arrange import PlacedBatch
+from ringworld.training.guard import Guard
 from ringworld.training.loss import LossOutput
 from ringworld.training.metrics import BatchCounts, check_rows, count, metrics_row
 from ringworld.training.step import StepOutput
@@ -28,8 +30,7 @@ def row_of(*, vision_targets: int, loss: float = 1.5) -> dict[str, Any]:
         gradient_norm=jnp.float32(2),
         learning_rate=jnp.float32(0.5),
         step=jnp.int32(7),
-        skipped=jnp.int32(3),
-        skipped_in_a_row=jnp.int32(0),
+        guard=replace(Guard.new(), skipped=jnp.int32(3)),
     )
     counts = BatchCounts(tokens=4, examples=1, pairs=8, ring_efficiency=0.5)
     others = BatchCounts(tokens=6, examples=2, pairs=12, ring_efficiency=1.0)

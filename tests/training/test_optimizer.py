@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ringworld.training.config import OptimizerConfig
-from ringworld.training.optimizer import apply_gradient, decayed, init_moments, learning_rate
+from ringworld.training.optimizer import apply_gradient, decayed, init_moments, learning_rate, reset_moments
 from tests.training.meshes import mesh_of, model_on
 from tests.training.tiny_run import stage, training
 
@@ -92,6 +92,23 @@ def test_updates_of_muon_are_orthogonal_and_as_large_as_those_of_adamw():
                 wanted = _orthogonalized(gradient_of.reshape(rows, -1))
                 # Five iterations, each of which makes an error of float32 up to 3.4 times as large.
                 np.testing.assert_allclose(layer.reshape(rows, -1), wanted, atol=3.4**5 * 2.0**-22)
+
+
+def test_moments_that_are_reset_are_those_of_a_first_update_but_the_schedule_goes_on():
+    for kind in ("adamw", "muon"):
+        config = training(optimizer=OptimizerConfig(kind=kind))
+        mesh = mesh_of()
+        with jax.set_mesh(mesh):
+            params = model_on(mesh)
+            first = init_moments(config, params)
+            old = jax.tree.map(lambda leaf: leaf + 3 if leaf.dtype == jnp.int32 else leaf + 0.5, first)
+            fresh = reset_moments(config, old, params)
+        for began, left, begins in zip(*map(jax.tree.leaves, (first, old, fresh))):
+            if began.dtype != jnp.int32:
+                np.testing.assert_array_equal(begins, began)
+            assert begins.dtype == left.dtype
+        counts = Counter(int(leaf) for leaf in jax.tree.leaves(fresh) if leaf.dtype == jnp.int32)
+        assert counts.keys() == {0, 3}  # of updates that the moments are over, and of the schedule
 
 
 def _orthogonalized(matrix: np.ndarray) -> np.ndarray:

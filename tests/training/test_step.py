@@ -109,8 +109,10 @@ def test_the_rate_and_the_norm_are_reported():
 def test_an_update_whose_loss_is_no_number_changes_nothing_but_counts():
     ring = on_a_ring()
     assert np.isnan(ring.spoiled.loss.loss)
-    assert (ring.spoiled.skipped, ring.spoiled.skipped_in_a_row, ring.spoiled.step) == (1, 1, 61)
-    assert {int(output.skipped) for output in ring.outputs} == {0}
+    guard = ring.spoiled.guard
+    assert (guard.skipped, guard.in_a_row, ring.spoiled.step) == (1, 1, 61)
+    assert np.isnan(guard.loss)
+    assert {int(output.guard.skipped) for output in ring.outputs} == {0}
     assert ring.after.step == ring.before.step + 1 == 61
     jax.tree.map(np.testing.assert_array_equal, ring.after.params, ring.before.params)
     for after, before in zip(*map(jax.tree.leaves, (ring.after.optimizer, ring.before.optimizer))):

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
 
-from ringworld.core.errors import InputError
+from ringworld.core.errors import InputError, not_a_choice
 from ringworld.core.mesh_config import MeshConfig
 from ringworld.core.ranges import check_range
 from ringworld.core.tracker import TrackerName
@@ -19,7 +19,7 @@ _FOLDER_NAME = re.compile(r"\w([\w.-]{0,62}[\w-])?")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stage:
-    """One step of context extension; it begins from the weights and moments that the last stage left."""
+    """One step of context extension; it begins from the weights that the last stage left."""
 
     name: str
     """What metrics and reports call the stage."""
@@ -43,6 +43,9 @@ class Stage:
     """How often which examples are drawn."""
     clips: ClipConfig = field(default_factory=ClipConfig)
     """Which of the prepared frames of a clip are drawn: most frames, and frames a second."""
+    moments: Literal["kept", "reset"] = "kept"
+    """Whether the optimizer goes on with the moments that the last stage left, or begins anew, as a run does
+    that is given weights alone (LWM's `train.py` with `params::`)."""
     mesh: MeshConfig = field(default_factory=MeshConfig)
     """Devices of this stage; weights and moments are resharded where it begins."""
 
@@ -54,6 +57,8 @@ class Stage:
         check("learning_rate", above=0)
         check("min_learning_rate", least=0, most=self.learning_rate)
         check("warmup_steps", least=0, below=self.steps)
+        if self.moments not in ("kept", "reset"):
+            raise not_a_choice(f"stage {self.name}.moments", self.moments, choices=("kept", "reset"))
         # The model and the evaluations of a stage are folders of its name.
         if not _FOLDER_NAME.fullmatch(self.name):
             raise InputError(
@@ -123,7 +128,7 @@ class TrainingConfig:
     stages: tuple[Stage, ...]
     """At least one; contexts and rope bases never fall from one to the next."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    """The same through all stages; its moments carry over."""
+    """The same through all stages; each says whether its moments carry over."""
     guard: GuardConfig = field(default_factory=GuardConfig)
     """Which updates are skipped."""
     lora: LoraConfig = field(default_factory=LoraConfig)

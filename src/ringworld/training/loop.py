@@ -31,7 +31,7 @@ from ringworld.training.guard import check_skipped
 from ringworld.training.identity import identity
 from ringworld.training.metrics import check_rows, count, metrics_row
 from ringworld.training.stage_loader import stage_loader
-from ringworld.training.state import TrainState, abstract_state, init_state, shardings
+from ringworld.training.state import TrainState, abstract_state, begin_stage, init_state, shardings
 from ringworld.training.step import Pieces, StepOutput, make_step
 
 OnStage = Callable[[Literal["before", "after"], Stage, WorldModel, Mesh], None]
@@ -108,6 +108,8 @@ def train(
             at = replace(at, state=jax.device_put(at.state, where, donate=True))
             base = _moved(base, mesh)
             with jax.set_mesh(mesh):
+                if index and at.step == config.boundaries[index]:
+                    at = replace(at, state=begin_stage(at.state, config, stage))
                 if at.step < config.boundaries[index + 1]:
                     at = run.stage(index, at, files, mesh, frozen=base)
                 on_stage("after", stage, whole_model(at.state.params, base), mesh)
@@ -163,14 +165,7 @@ class _Run:
         self, stage: Stage, title: str, names: Sequence[str], output: StepOutput, interval: Interval
     ) -> dict[str, Any]:
         """Return the row of a step, unless too many updates up to it were skipped."""
-        check_skipped(
-            in_a_row=int(output.skipped_in_a_row),
-            loss=float(output.loss.loss),
-            norm=float(output.gradient_norm),
-            step=int(output.step),
-            of=title,
-            config=self.config.guard,
-        )
+        check_skipped(output.guard, step=int(output.step), of=title, config=self.config.guard)
         return metrics_row(
             output,
             stage=stage.name,

@@ -69,7 +69,7 @@ def metrics_row(
         "gradient_norm": _finite(output.gradient_norm),
         "learning_rate": float(output.learning_rate),
         "loss_tokens": int(loss.text_targets) + int(loss.vision_targets),
-        "skipped_steps": int(output.skipped),
+        "skipped_steps": int(output.guard.skipped),
         "tokens": counts.tokens,
         "examples": counts.examples,
         "data_wait_seconds": interval.data_wait_seconds,

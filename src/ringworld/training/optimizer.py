@@ -44,6 +44,23 @@ def init_moments(config: TrainingConfig, params: Trainable) -> optax.OptState:
     return _optimizer(config).init(tree)
 
 
+def reset_moments(config: TrainingConfig, moments: optax.OptState, params: Trainable) -> optax.OptState:
+    """Return moments as `init_moments` does, in a run that is as far as `moments`.
+
+    The schedule of learning rates goes on; what corrects moments for their beginning at zero does not.
+    """
+
+    def kept(fresh: Any, old: Any) -> Any:
+        return old if isinstance(old, optax.ScaleByScheduleState) else fresh
+
+    return jax.tree.map(
+        kept,
+        init_moments(config, params),
+        moments,
+        is_leaf=lambda node: isinstance(node, optax.ScaleByScheduleState),
+    )
+
+
 def apply_gradient(
     config: TrainingConfig, gradient: T, moments: optax.OptState, params: T
 ) -> tuple[T, optax.OptState]:
