@@ -8,6 +8,7 @@ import sys
 import time
 from collections import Counter
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -202,6 +203,20 @@ def test_a_stage_that_needs_more_devices_is_refused_before_the_folder_is_made(ru
             origin=Origin(kind="run"),
         )
     assert refusal.value.field == "mesh"
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_would_be_offloaded_is_refused_where_devices_have_no_other_memory(runs: Runs, tmp_path: Path):
+    with pytest.raises(InputError) as refusal:
+        train(
+            training(),
+            architecture=MODEL,
+            execution=replace(EXECUTION, remat="offload"),
+            data_dir=runs.data,
+            out=tmp_path / "out",
+            origin=Origin(kind="run"),
+        )
+    assert refusal.value.field == "execution.remat"
     assert not (tmp_path / "out").exists()
 
 

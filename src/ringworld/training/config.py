@@ -4,7 +4,7 @@ import itertools
 import re
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal
+from typing import Literal, get_args
 
 from ringworld.core.errors import InputError, not_a_choice
 from ringworld.core.mesh_config import MeshConfig
@@ -74,6 +74,9 @@ class Stage:
         return self.steps * self.batch_sequences * self.context_tokens
 
 
+MomentType = Literal["float32", "bfloat16"]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OptimizerConfig:
     """AdamW as LWM uses it (section 3.1 and its training scripts), or Muon; clipped by the global norm."""
@@ -91,12 +94,20 @@ class OptimizerConfig:
     """Pull of every matrix towards zero, times the learning rate; norms and the embedding are left alone."""
     clip_norm: float = 1.0
     """Largest global norm of a gradient; a longer one is shortened to it."""
+    moment_dtype: MomentType = "float32"
+    """Type in which moments are kept between updates, which are computed in float32."""
 
     def __post_init__(self) -> None:
-        """Refuse values for which AdamW is not defined."""
+        """Refuse values for which AdamW is not defined, or moments that would stand still."""
         check_range(self, "beta1", "beta2", least=0, below=1)
         check_range(self, "epsilon", "clip_norm", above=0)
         check_range(self, "weight_decay", least=0)
+        if self.moment_dtype not in get_args(MomentType):
+            raise not_a_choice("moment_dtype", str(self.moment_dtype), choices=get_args(MomentType))
+        if self.moment_dtype == "bfloat16":
+            # It rounds to 2 ** -8: a moment that moves by less of itself would often be what it was.
+            remedy = "use a smaller one, or moment_dtype float32"
+            check_range(self, "beta1", "beta2", most=1 - 2**-7, remedy=remedy)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

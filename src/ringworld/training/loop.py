@@ -25,7 +25,7 @@ from ringworld.data.store import ExampleStore
 from ringworld.model.arrange import Layout
 from ringworld.model.config import Architecture, Execution
 from ringworld.model.lora import whole_model
-from ringworld.model.world_model import WorldModel
+from ringworld.model.world_model import WorldModel, check_offload
 from ringworld.training.config import Stage, TrainingConfig, validate
 from ringworld.training.guard import check_skipped
 from ringworld.training.identity import identity
@@ -75,6 +75,7 @@ def train(
     validate(config, architecture, execution)
     check_tracker(config.tracker)
     meshes = [mesh_of(stage.mesh) for stage in config.stages]
+    check_offload(execution, meshes[0])
     data = by_all(lambda: ExampleStore(data_dir).fingerprint)
     made_of = identity(config, architecture, execution, data=data)
     whole = replace(origin, identity=made_of | origin.identity)

@@ -32,7 +32,7 @@ class TrainState(eqx.Module):
     params: Trainable
     """Float32 master weights, or those of an adapter, spread over the mesh."""
     optimizer: optax.OptState
-    """Moments, float32, spread as the weights that they belong to."""
+    """Moments, in the type that they are kept in, spread as the weights that they belong to."""
     step: Int32[Array, ""]
     """Updates done since the run began, over all stages; skipped ones count."""
     guard: Guard
