@@ -34,8 +34,8 @@ def test_norms_and_the_embedding_do_not_decay():
 
 @pytest.mark.parametrize(
     ("moment_dtype", "error"),
-    # Moments of bfloat16 are off by 2 ** -9 of themselves after the first update. The second one would otherwise
-    # move a weight by the rate at most, 2/5 of 1e-2, and each error counts for less than whole.
+    # Moments of bfloat16 are off by 2 ** -9 of themselves after the first update. But for that the second one
+    # moves a weight by the rate at most, 2/5 of 1e-2, and the error of each moment counts for less than all.
     [("float32", 0.0), ("bfloat16", 2 * 2.0**-9 * 4e-3)],
 )
 def test_updates_are_those_of_adamw_over_clipped_gradients(moment_dtype: MomentType, error: float):

@@ -1,6 +1,7 @@
 """`ringworld.train`: a world model in stages, with an evaluation and a model folder after each."""
 
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -23,8 +24,10 @@ from ringworld.core.files import differences, only_one
 from ringworld.core.fingerprint import fingerprint
 from ringworld.core.origin import Origin, check_replaceable, parent
 from ringworld.core.processes import by_all, by_writer, join
+from ringworld.core.results import Evaluation
 from ringworld.evaluation.runner import evaluate as run_tasks
 from ringworld.evaluation.subject import subject_of
+from ringworld.evaluation.task import TaskConfig
 from ringworld.inference.config import GenerationLimits, WatchingConfig
 from ringworld.inference.prompts import Prompts
 from ringworld.inference.world import World
@@ -32,7 +35,9 @@ from ringworld.model.decode import GenerationWeights
 from ringworld.model.extend import add_vision_ids
 from ringworld.model.forward import Forward
 from ringworld.model.world_model import WorldModel
+from ringworld.planning.machines import peak_flops_per_second
 from ringworld.presets.run import RunConfig
+from ringworld.report.grids import in_short
 from ringworld.text.training_template import learned_template
 from ringworld.training.config import Stage
 from ringworld.training.loop import train as train_stages
@@ -62,7 +67,8 @@ def train(
             or, where `training.lora` asks for an adapter, `adapters/STAGE`, an adapter folder each.
         init: model folder whose weights the first stage begins from; by default they are drawn. A model of
             text alone gains the vision ids of the run, each the mean of the text ids. An adapter needs it.
-        evaluate: measure before the first stage and after each, or never.
+        evaluate: measure before the first stage and after each, and within them as `run.evaluation` says, or
+            never.
         devices: of the ring; by default as the run says, or all accelerators that there are.
 
     Returns:
@@ -97,6 +103,9 @@ def train(
             frozen=job.frozen if job.adapts else None,
             origin=by_all(job.origin),
             on_stage=job.at_stage,
+            measure=job.within_stage,
+            measure_every_steps=0 if evaluate == "never" else run.evaluation.every_steps,
+            peak_flops_per_second=peak_flops_per_second(jax.devices()[0].device_kind),
         )
     return job.folder(run.training.stages[-1])
 
@@ -144,8 +153,21 @@ class _Job:
         step = self.run.training.boundaries[self.run.training.stages.index(stage) + (when == "after")]
         if when == "after":
             self._save(stage, model, mesh, step=step)
-        if self.evaluate == "never":
-            return
+        if self.evaluate != "never":
+            self._evaluated(stage, model, mesh, when=when, tasks=self.run.evaluation.tasks)
+
+    def within_stage(self, step: int, stage: Stage, model: WorldModel, mesh: Mesh) -> dict[str, float]:
+        """Measure what the run asks for within a stage, and return it in short."""
+        when = f"at {step}"
+        # A run that was killed after it may have had other weights here, on another mesh.
+        folder = evaluation_folder(self.out, stage.name, f"at-{step}")
+        by_writer(lambda: shutil.rmtree(folder, ignore_errors=True))
+        tasks = self.run.evaluation.of_a_stage()
+        return in_short(self._evaluated(stage, model, mesh, when=when, tasks=tasks))
+
+    def _evaluated(
+        self, stage: Stage, model: WorldModel, mesh: Mesh, *, when: str, tasks: Sequence[TaskConfig]
+    ) -> Evaluation:
         with jax.set_mesh(mesh):
             weights = GenerationWeights.from_model(model, compute=self.run.execution.compute)
             weights_fingerprint = fingerprint(model)
@@ -171,11 +193,11 @@ class _Job:
             sampling=self.run.sampling,
             watching=self._defaults.watching,
         )
-        run_tasks(
+        return run_tasks(
             subject_of(world),
-            self.run.evaluation.tasks,
+            tasks,
             data=packed_as(self.run, folder=self.examples.path),
-            out=evaluation_folder(self.out, stage.name, when),
+            out=evaluation_folder(self.out, stage.name, when.replace(" ", "-")),
             label={"when": when, "stage": stage.name},
             identity={"weights": weights_fingerprint},
         )
@@ -241,8 +263,8 @@ def _only_this_run(out: Path) -> Iterator[None]:
         yield
 
 
-def evaluation_folder(out: Path, stage: str, when: When) -> Path:
-    """Return where the evaluation before or after a stage is."""
+def evaluation_folder(out: Path, stage: str, when: str) -> Path:
+    """Return where the evaluation of a stage is: `before` it, `after` it, or `at-120`, after update 120."""
     return out / EVALUATIONS_FOLDER / f"{when}-{stage}"
 
 

@@ -40,7 +40,7 @@ class RunConfig:
     training: TrainingConfig
     """Stages and optimizer."""
     evaluation: EvaluationConfig
-    """What is measured before and after each stage."""
+    """What is measured before and after each stage, and within."""
     sampling: SamplingDefaults = field(default_factory=SamplingDefaults)
     """How text, images and videos are drawn where a caller does not say."""
 
@@ -48,6 +48,7 @@ class RunConfig:
         """Refuse parts that do not fit together."""
         check_range(self, "frame_training_frames", least=1)
         validate(self.training, self.model, self.execution)
+        self.evaluation.of_a_stage()
         if (self.frames is None) != (self.frame_training is None):
             problem = "frames and frame_training describe one frame tokenizer: give both, or neither"
             raise InputError(problem, field="frame_training")

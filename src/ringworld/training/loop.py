@@ -37,6 +37,8 @@ from ringworld.training.step import Pieces, StepOutput, make_step
 OnStage = Callable[[Literal["before", "after"], Stage, WorldModel, Mesh], None]
 """What happens before the first stage and after each one, such as an evaluation. A run that is killed during
 it calls it again, and a finished run calls it for its last stage, so it must skip what it finds done."""
+Measure = Callable[[int, Stage, WorldModel, Mesh], Mapping[str, float]]
+"""What is measured of the weights after an update, within a stage; the row of the update has it."""
 
 
 def train(
@@ -50,6 +52,9 @@ def train(
     frozen: Callable[[Mesh], WorldModel] | None = None,
     origin: Origin,
     on_stage: OnStage = lambda when, stage, model, mesh: None,
+    measure: Measure = lambda step, stage, model, mesh: {},
+    measure_every_steps: int = 0,
+    peak_flops_per_second: float | None = None,
 ) -> TrainState:
     """Train through all stages, or what is left of them in the folder `out`.
 
@@ -65,6 +70,9 @@ def train(
         origin: of the run, to which the identity of what is trained is added; it claims `out`.
         on_stage: called with when, the stage, the weights, with the adapter where one is trained, and the
             mesh on which they lie.
+        measure: called likewise with the number of the update.
+        measure_every_steps: how often; 0 is never.
+        peak_flops_per_second: of one device; where it is known, rows have the share of it that is reached.
 
     Raises:
         InputError: the configuration does not fit together, or there is no data, or `out` holds another run.
@@ -80,7 +88,15 @@ def train(
     made_of = identity(config, architecture, execution, data=data)
     whole = replace(origin, identity=made_of | origin.identity)
     by_writer(lambda: claim(out, whole, results=f"{CHECKPOINTS_FOLDER}/*"))
-    run = _Run(config=config, architecture=architecture, execution=execution, data_dir=data_dir)
+    run = _Run(
+        config=config,
+        architecture=architecture,
+        execution=execution,
+        data_dir=data_dir,
+        measure=measure,
+        measure_every_steps=measure_every_steps,
+        peak_flops_per_second=peak_flops_per_second,
+    )
     with closing(Checkpoints(out / CHECKPOINTS_FOLDER)) as checkpoints, ExitStack() as stack:
         files = RunFiles(
             folder=out,
@@ -124,6 +140,9 @@ class _Run:
     architecture: Architecture
     execution: Execution
     data_dir: Path
+    measure: Measure
+    measure_every_steps: int
+    peak_flops_per_second: float | None
 
     def stage(
         self,
@@ -155,15 +174,25 @@ class _Run:
                 last=last,
                 files=files,
                 update=lambda state, inputs: compiled(state, inputs, frozen),
-                row=partial(self.row, stage, title, loader.names),
+                row=partial(self.row, stage, title, loader.names, mesh),
                 title=title,
                 total=self.config.boundaries[-1],
-                shown=("loss", "tokens_per_second"),
+                shown=("loss", "tokens_per_second", "mfu"),
+                measure=lambda state, step: self.measure(
+                    step, stage, whole_model(state.params, frozen), mesh
+                ),
+                measure_every_steps=self.measure_every_steps,
             )
         return Resumed(step=last, state=state)
 
     def row(
-        self, stage: Stage, title: str, names: Sequence[str], output: StepOutput, interval: Interval
+        self,
+        stage: Stage,
+        title: str,
+        names: Sequence[str],
+        mesh: Mesh,
+        output: StepOutput,
+        interval: Interval,
     ) -> dict[str, Any]:
         """Return the row of a step, unless too many updates up to it were skipped."""
         check_skipped(output.guard, step=int(output.step), of=title, config=self.config.guard)
@@ -174,6 +203,7 @@ class _Run:
             architecture=self.architecture,
             names=names,
             lora=self.config.lora,
+            peak_flops_per_second=self.peak_flops_per_second and self.peak_flops_per_second * mesh.size,
         )
 
     def loader(self, index: int, mesh: Mesh, state: Mapping[str, Any] | None) -> PackedLoader:
