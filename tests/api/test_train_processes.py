@@ -15,6 +15,7 @@ import pytest
 from safetensors.numpy import load_file
 
 import ringworld as rw
+from ringworld.core.errors import InputError
 from ringworld.core.files import read_jsonl
 from ringworld.core.mesh_config import MeshConfig
 from ringworld.core.processes import COORDINATOR, COUNT, INDEX
@@ -33,6 +34,7 @@ STAGES = tuple(
         context_tokens=64,
         batch_sequences=8,
         steps=steps,
+        moments="reset",
         mesh=MeshConfig(**{name: 8}),
     )
     for name, steps in STEPS.items()
@@ -102,6 +104,25 @@ def test_two_processes_train_as_one_over_stages_and_a_signal_to_either_stops_bot
     # AdamW divides by the size of a gradient, so that later updates spread the rounding of small ones.
     losses = [[row["loss"] for row in of] for of in (every, whole)]
     np.testing.assert_allclose(*losses, rtol=2e-3)
+
+
+def test_a_part_of_the_stages_begins_from_the_model_before_and_ends_as_the_whole_run(made: Path):
+    data, init = made / "examples", made / "one" / "models" / "ring"
+    rw.train(RUN, stages=["fsdp"], init=init, data=data, out=made / "part", evaluate="never")
+    part, whole = rows(made / "part"), rows(made / "one")[STEPS["ring"] :]
+    assert [row["step"] for row in part] == list(range(1, STEPS["fsdp"] + 1))
+    np.testing.assert_allclose(part[0]["loss"], whole[0]["loss"], rtol=ROUNDING)
+    np.testing.assert_allclose([row["loss"] for row in part], [row["loss"] for row in whole], rtol=2e-3)
+
+
+def test_stages_that_are_not_there_or_begin_from_nothing_are_refused(made: Path, tmp_path: Path):
+    three = replace(STAGES[1], name="last")
+    run = replace(RUN, training=replace(RUN.training, stages=(*STAGES, three)))
+    for stages, field in ((["rings"], "stage"), (["fsdp"], "init"), (["ring", "last"], "stages")):
+        with pytest.raises(InputError) as refused:
+            rw.train(run, stages=stages, data=made / "examples", out=tmp_path / "out")
+        assert refused.value.field == field
+    assert not (tmp_path / "out" / "origin.json").exists()
 
 
 THIN = replace(STAGES[-1], steps=2, warmup_steps=0)

@@ -41,7 +41,7 @@ class EvaluationConfig:
         Raises:
             InputError: there is none of a name.
         """
-        return self.only(self.within).tasks if self.every_steps else ()
+        return self.only(self.within).tasks if self.every_steps and self.within else ()
 
     @property
     def longest_context_tokens(self) -> int:
@@ -49,7 +49,7 @@ class EvaluationConfig:
         return max((task.longest_context_tokens for task in self.tasks), default=0)
 
     def only(self, names: TaskName | Sequence[TaskName]) -> "EvaluationConfig":
-        """Return these tasks alone, or this one.
+        """Return these tasks alone, or this one; without names, all.
 
         Raises:
             InputError: there is none of a name.
@@ -58,7 +58,7 @@ class EvaluationConfig:
         for name in names:
             if name not in get_args(TaskName):
                 raise not_a_choice("task", str(name), choices=get_args(TaskName))
-        kinds = tuple(_CONFIGS[name] for name in names)
+        kinds = tuple(_CONFIGS[name] for name in names or get_args(TaskName))
         tasks = tuple(task for task in self.tasks if isinstance(task, kinds))
         if not tasks:
             problem = f"the configuration measures nothing of {', '.join(names)}"

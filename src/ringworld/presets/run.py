@@ -4,7 +4,7 @@ import importlib
 import inspect
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from ringworld.core.errors import InputError, not_a_choice
@@ -74,6 +74,19 @@ class RunConfig:
     def devices(self) -> int:
         """Devices of the stage that has most."""
         return max(stage.mesh.devices for stage in self.training.stages)
+
+    def with_stages(self, names: Sequence[str]) -> "RunConfig":
+        """Return the same run with the stages of these names alone, in its order; without names, with all.
+
+        Raises:
+            InputError: there is no stage of a name.
+        """
+        there = {stage.name: stage for stage in self.training.stages}
+        for name in names:
+            if name not in there:
+                raise not_a_choice("stage", name, choices=there)
+        chosen = tuple(stage for name, stage in there.items() if not names or name in names)
+        return replace(self, training=replace(self.training, stages=chosen))
 
     def on_devices(self, count: int) -> "RunConfig":
         """Return the same run with the ring as large as `count` devices allow, the other axes kept.
