@@ -3,10 +3,12 @@
 import importlib
 import inspect
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
+from ringworld.core.config import parts
 from ringworld.core.errors import InputError, not_a_choice
 from ringworld.core.mesh_config import MeshConfig
 from ringworld.core.ranges import check_range
@@ -117,7 +119,8 @@ def load_preset(name: str) -> RunConfig:
     A module is looked for in the current folder too.
 
     Raises:
-        InputError: there is none, and the message names the nearest; or it returns something else.
+        InputError: there is none, and the message names the nearest; or it gives a part of the run a field
+            that this has not, of which the nearest is named, too; or it returns something else.
     """
     module_name, function_name = name.split(":", 1) if ":" in name else ("ringworld.presets", name)
     if not all(part.isidentifier() for part in (*module_name.split("."), function_name)):
@@ -127,6 +130,11 @@ def load_preset(name: str) -> RunConfig:
     sys.path.insert(0, here)
     try:
         return _run_of(module_name, function_name)
+    except TypeError as error:
+        unknown = _unknown_field(error)
+        if unknown is None:
+            raise
+        raise unknown from error
     finally:
         sys.path.remove(here)
 
@@ -155,6 +163,20 @@ def _run_of(module_name: str, function_name: str) -> RunConfig:
         )
         raise InputError(problem, field="preset", value=function_name)
     return run
+
+
+def _unknown_field(error: TypeError) -> InputError | None:
+    """Return what a part of a run is given that has no such field; None for any other error.
+
+    Python says so in words alone: "Stage.__init__() got an unexpected keyword argument 'learning_rat'".
+    """
+    said = re.match(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error))
+    fields = said and parts(RunConfig).get(said[1])
+    if not said or not fields:
+        return None
+    refusal = not_a_choice(f"field of {said[1]}", said[2], choices=fields)
+    refusal.field = f"{said[1]}.{said[2]}"
+    return refusal
 
 
 def catalog() -> str:
