@@ -32,6 +32,7 @@ CASES = (
     Execution(remat="layer"),
     Execution(remat="none", mlp_block_tokens=1024),
     Execution(remat="none"),
+    Execution(remat="all", mlp_block_tokens=1024),
 )
 
 

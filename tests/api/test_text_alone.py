@@ -32,7 +32,9 @@ RUN = replace(
     frame_training=None,
     model=replace(rw.presets.smoke().model, vision_vocab=0, text_vocab=300),
     training=replace(rw.presets.smoke().training, stages=rw.presets.smoke().training.stages[1:]),
-    evaluation=EvaluationConfig(tasks=(HeldOutConfig(examples_per_kind=4, position_edges=(0, 16)),)),
+    evaluation=EvaluationConfig(
+        tasks=(HeldOutConfig(examples_per_kind=4, position_edges=(0, 16)),), every_steps=4
+    ),
 )
 
 
@@ -56,6 +58,15 @@ def test_it_trains_and_is_measured(made):
     evaluation = json.loads((made / "run/evaluation/after-256/evaluation.json").read_text())["evaluation"]
     measured = {one["metric"]: one["value"] for one in evaluation["results"] if one["task"] == "held_out"}
     assert measured["text_loss"] > 0
+    # Within the stage after 4 of its 6 updates, and not once more at its end.
+    losses = [row.get("held_out_text_loss") for row in rows]
+    assert [loss is not None for loss in losses] == [False] * 3 + [True] + [False] * 2
+    before, within, after = (
+        held_out(made / "run/evaluation" / when) for when in ("before-256", "at-4-256", "after-256")
+    )
+    assert len({before, within, after}) == 3 and within == losses[3]
+    (run,) = rw.runs(made / "run").runs
+    assert run.held_out == {"text": after}
 
 
 def test_files_at_an_address_are_prepared_and_copied_once(made, tmp_path):

@@ -15,29 +15,37 @@ import pytest
 from safetensors.numpy import load_file
 
 import ringworld as rw
+from ringworld.core.errors import InputError
 from ringworld.core.files import read_jsonl
 from ringworld.core.mesh_config import MeshConfig
 from ringworld.core.processes import COORDINATOR, COUNT, INDEX
 from ringworld.core.steps import CHECKPOINTS_FOLDER, METRICS_FILE
 from ringworld.model.lora_config import LoraConfig
+from tests.api import two_processes
 from tests.core.test_roll_call import free_port
 from tests.training.test_loss import ROUNDING
 
-STEPS = 24
-STAGE = replace(
-    rw.presets.smoke().training.stages[-1],
-    name="only",
-    context_tokens=64,
-    batch_sequences=4,
-    steps=STEPS,
-    mesh=MeshConfig(data=4, ring=2),
+ROOT = Path(__file__).parents[2]
+STEPS = {"ring": 4, "fsdp": 16}
+STAGES = tuple(
+    replace(
+        rw.presets.smoke().training.stages[-1],
+        name=name,
+        context_tokens=64,
+        batch_sequences=8,
+        steps=steps,
+        moments="reset",
+        mesh=MeshConfig(**{name: 8}),
+    )
+    for name, steps in STEPS.items()
 )
+LAST = sum(STEPS.values())
 RUN = replace(
     rw.presets.smoke(),
     frames=None,
     frame_training=None,
     model=replace(rw.presets.smoke().model, layers=1, vision_vocab=0, text_vocab=280),
-    training=replace(rw.presets.smoke().training, checkpoint_every_steps=3, stages=(STAGE,)),
+    training=replace(rw.presets.smoke().training, checkpoint_every_steps=3, stages=STAGES),
 )
 
 
@@ -54,13 +62,13 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def start_both(root: Path, *options: str) -> list[subprocess.Popen[str]]:
-    """Start two processes of one run, of the data that there is."""
-    command = [sys.executable, "-m", "ringworld", "train", "--data", "examples", "--evaluate", "never"]
+def start_both(root: Path, *command: str) -> list[subprocess.Popen[str]]:
+    """Start two processes of one program."""
     named = {COORDINATOR: f"127.0.0.1:{free_port()}", COUNT: "2"}
+    named["PYTHONPATH"] = os.pathsep.join([str(ROOT / "src"), str(ROOT)])
     return [
         subprocess.Popen(
-            [*command, *options],
+            [sys.executable, "-m", *command],
             cwd=root,
             env=os.environ | named | {INDEX: index},
             stderr=subprocess.PIPE,
@@ -75,45 +83,91 @@ def rows(folder: Path) -> list[dict[str, Any]]:
     return read_jsonl(folder / METRICS_FILE)
 
 
-def test_two_processes_train_as_one_and_a_signal_to_either_stops_both(made: Path):
+def test_two_processes_train_as_one_over_stages_and_a_signal_to_either_stops_both(made: Path):
     """One process resumes where they stopped, and ends as if it had been alone."""
-    folder = made / "two"
-    both = start_both(made, "--config", "one", "--out", "two")
-    while all(process.poll() is None for process in both) and len(rows(folder)) < 4:
+    folder, train = made / "two", ("ringworld", "train", "--data", "examples", "--evaluate", "never")
+    both = start_both(made, *train, "--config", "one", "--out", "two")
+    while all(process.poll() is None for process in both) and len(rows(folder)) < STEPS["ring"] + 3:
         time.sleep(0.01)
     both[1].send_signal(signal.SIGTERM)
     said = [process.communicate(timeout=300) for process in both]
     assert [process.returncode for process in both] == [128 + signal.SIGTERM] * 2, said
     (at,) = {row["step"] for row in rows(folder)[-1:]}
-    assert 4 <= at < STEPS and (folder / CHECKPOINTS_FOLDER / str(at)).is_dir()
+    assert STEPS["ring"] + 3 <= at < LAST and (folder / CHECKPOINTS_FOLDER / str(at)).is_dir()
     assert "compiling" in said[0][1] and "compiling" not in said[1][1]
 
     last = rw.train(RUN, data=made / "examples", out=folder, evaluate="never")
     assert json.loads((last / "config.json").read_text())["vocab_size"] == 280
     every, whole = rows(folder), rows(made / "one")
-    assert [row["step"] for row in every] == [row["step"] for row in whole]
+    assert [(row["step"], row["stage"]) for row in every] == [(row["step"], row["stage"]) for row in whole]
     np.testing.assert_allclose(every[0]["loss"], whole[0]["loss"], rtol=ROUNDING)
     # AdamW divides by the size of a gradient, so that later updates spread the rounding of small ones.
     losses = [[row["loss"] for row in of] for of in (every, whole)]
     np.testing.assert_allclose(*losses, rtol=2e-3)
 
 
-def test_two_processes_train_the_adapter_of_one(made: Path):
-    stage = replace(STAGE, steps=2, warmup_steps=0)
-    lora = LoraConfig(rank=2, base="int8")
-    thin = replace(RUN, training=replace(RUN.training, stages=(stage,), lora=lora))
-    init = made / "one" / "models" / "only"
-    alone = rw.train(thin, data=made / "examples", out=made / "thin", init=init, evaluate="never")
-    both = start_both(made, "--config", "thin", "--init", str(init), "--out", "thin2")
+def test_a_part_of_the_stages_begins_from_the_model_before_and_ends_as_the_whole_run(made: Path):
+    data, init = made / "examples", made / "one" / "models" / "ring"
+    rw.train(RUN, stages=["fsdp"], init=init, data=data, out=made / "part", evaluate="never")
+    part, whole = rows(made / "part"), rows(made / "one")[STEPS["ring"] :]
+    assert [row["step"] for row in part] == list(range(1, STEPS["fsdp"] + 1))
+    np.testing.assert_allclose(part[0]["loss"], whole[0]["loss"], rtol=ROUNDING)
+    np.testing.assert_allclose([row["loss"] for row in part], [row["loss"] for row in whole], rtol=2e-3)
+
+
+def test_stages_that_are_not_there_or_begin_from_nothing_are_refused(made: Path, tmp_path: Path):
+    three = replace(STAGES[1], name="last")
+    run = replace(RUN, training=replace(RUN.training, stages=(*STAGES, three)))
+    for stages, field in ((["rings"], "stage"), (["fsdp"], "init"), (["ring", "last"], "stages")):
+        with pytest.raises(InputError) as refused:
+            rw.train(run, stages=stages, data=made / "examples", out=tmp_path / "out")
+        assert refused.value.field == field
+    assert not (tmp_path / "out" / "origin.json").exists()
+
+
+THIN = replace(STAGES[-1], steps=2, warmup_steps=0)
+
+
+@pytest.fixture(scope="module")
+def together(made: Path) -> list[dict[str, Any]]:
+    """What two processes say who trained the adapter of one, and then failed."""
+    thin = replace(RUN, training=replace(RUN.training, stages=(THIN,), lora=LoraConfig(rank=2, base="int8")))
+    init = made / "one" / "models" / "fsdp"
+    rw.train(thin, data=made / "examples", out=made / "thin", init=init, evaluate="never")
+    both = start_both(made, "tests.api.two_processes", str(made))
     said = [process.communicate(timeout=300) for process in both]
     assert [process.returncode for process in both] == [0, 0], said
+    return [json.loads(out.splitlines()[-1]) for out, _ in said]
+
+
+def test_two_processes_train_the_adapter_of_one(made: Path, together: list[dict[str, Any]]):
     losses = [[row["loss"] for row in rows(made / name)] for name in ("thin", "thin2")]
     np.testing.assert_allclose(*losses, rtol=2e-3)
     wanted, found = (
-        load_file(folder / "adapter_model.safetensors") for folder in (alone, made / "thin2/adapters/only")
+        load_file(made / name / "adapters/fsdp/adapter_model.safetensors") for name in ("thin", "thin2")
     )
     assert wanted.keys() == found.keys()
     # AdamW moves every number by the rate in its first steps, but for those whose gradients are rounding.
-    moved = stage.learning_rate * stage.steps
+    moved = THIN.learning_rate * THIN.steps
     for name, values in wanted.items():
         assert np.abs(values - found[name]).mean() < 0.05 * moved
+
+
+@pytest.mark.parametrize(
+    ("failure", "path"),
+    [
+        (two_processes.a_batch_that_one_cannot_read, "shards/7"),
+        (two_processes.a_disk_that_is_full_for_one, "full/checkpoints/2"),
+        (two_processes.a_model_that_one_cannot_read, "model1"),
+        (two_processes.a_checkpoint_that_one_cannot_read, "copy{}/3"),
+    ],
+)
+def test_what_one_process_fails_with_is_raised_in_both_and_names_it(made, together, failure, path):
+    for index, said in enumerate(together):
+        message, of = said[failure.__name__]
+        assert of == str(made / path.format(index))
+        assert f"process {two_processes.FAILS}" in message
+
+
+def test_where_one_process_cannot_read_the_newest_checkpoint_both_resume_from_the_one_before(made, together):
+    assert [path.name for path in (made / "copy0-damaged").iterdir()] == ["4-0"]

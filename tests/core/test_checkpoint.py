@@ -1,11 +1,9 @@
 """A checkpoint comes back whole, in part, or not at all."""
 
 import gc
-import resource
 import shutil
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,7 @@ from ringworld.core.errors import InputError
 from ringworld.core.mesh import make_mesh
 from ringworld.core.mesh_config import MeshConfig
 from ringworld.core.sharding import spec
+from tests.core.full_disk import room_in_a_file
 
 WEIGHTS = 2**18
 DEVICE = jax.sharding.SingleDeviceSharding(jax.devices()[0])
@@ -62,17 +61,6 @@ def test_the_state_that_was_saved_is_written_while_the_next_steps_take_over_its_
         restored = checkpoints.restore({"weights": abstract(2**24)})
     assert not whole, "it was written before the steps began"
     np.testing.assert_array_equal(restored.tree["weights"], np.arange(2**24, dtype=np.float32))
-
-
-@contextmanager
-def room_in_a_file(size: int) -> Iterator[None]:
-    """Let no file grow beyond some bytes, as on a full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.parametrize("found_by", ["check", "wait", "save", "close"])

@@ -6,7 +6,7 @@ from typing import Literal
 
 import pytest
 
-from ringworld.core.config import from_json, read_as, to_json, typed_command
+from ringworld.core.config import from_json, parts, read_as, to_json, typed_command
 from ringworld.core.errors import InputError
 from ringworld.core.ranges import check_range
 
@@ -31,6 +31,13 @@ class Outer:
 
 
 OUTER = Outer(weights={"text": 0.5}, folder=Path("x"), notes=["a"])
+
+
+def test_the_parts_of_a_configuration_are_those_of_its_types():
+    assert parts(Outer) == {
+        "Outer": ["inner", "sizes", "stages", "folder", "weights", "notes"],
+        "Inner": ["kind", "rate"],
+    }
 
 
 def test_a_configuration_comes_back_from_json_as_it_was():

@@ -26,7 +26,7 @@ from ringworld.core.steps import (
     check_rows,
     run_steps,
 )
-from tests.core.test_checkpoint import room_in_a_file
+from tests.core.full_disk import room_in_a_file
 
 LAST = 10
 
@@ -43,6 +43,7 @@ def run(
     first: Any = 0,
     log_every: int = 3,
     checkpoint_every: int = 4,
+    **options: Any,
 ) -> float:
     """Run what is left of ten steps, the batches of which count 2 tokens each."""
     first = jnp.asarray(first, jnp.int32)
@@ -71,6 +72,7 @@ def run(
             title="numbers",
             total=LAST,
             shown=("value",),
+            **options,
         )
     return int(state)
 
@@ -112,6 +114,23 @@ def test_outputs_are_read_only_where_a_row_or_a_checkpoint_is_due(tmp_path: Path
 
     run(tmp_path, update=lambda state, step: (state + step, step), value=value)
     assert read == [3, 4, 6, 8, 9, 10]
+
+
+def test_what_is_measured_within_is_in_the_row_of_its_step_and_not_at_the_end(tmp_path: Path):
+    measured = []
+
+    def measure(state: jax.Array, step: int) -> dict[str, float]:
+        measured.append(step)
+        return {"measured": float(state)}
+
+    run(tmp_path, measure=measure, measure_every_steps=5, log_every=4)
+    assert measured == [5]
+    assert [(row["step"], row.get("measured")) for row in rows(tmp_path)] == [
+        (4, None),
+        (5, 15.0),
+        (8, None),
+        (10, None),
+    ]
 
 
 @pytest.mark.parametrize("killed_at", [1, 4, 5, 7, 10])

@@ -1,13 +1,21 @@
 """Files that are written tensor by tensor read back through the library of safetensors."""
 
 import json
+from dataclasses import replace
 
 import ml_dtypes
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from ringworld.interop.tensors import INDEX_FILE, WEIGHTS_FILE, FloatType, Tensor, write_tensors
+from ringworld.interop.tensors import (
+    INDEX_FILE,
+    WEIGHTS_FILE,
+    FloatType,
+    Tensor,
+    read_in_any_case,
+    write_tensors,
+)
 
 ARRAYS = {
     "matrix": np.arange(6, dtype=np.float32).reshape(2, 3),
@@ -53,3 +61,17 @@ def test_several_files_with_an_index(tmp_path, largest, files):
         assert all(index["weight_map"][key] == name for key in held)
         found |= held
     assert_equal(found)
+
+
+def test_where_writing_fails_what_is_left_is_still_read_once(tmp_path):
+    """Other processes that hold parts of a tensor wait for it to be read."""
+    read = []
+    counted = {
+        name: replace(tensor, read=lambda name=name, tensor=tensor: read.append(name) or tensor.read())
+        for name, tensor in lazy(ARRAYS).items()
+    }
+    with pytest.raises(OSError, match="full"), read_in_any_case(counted) as tensors:
+        tensors["half"].read()
+        raise OSError("full")
+    assert sorted(read) == sorted(ARRAYS)
+    assert read[0] == "half"

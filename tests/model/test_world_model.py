@@ -119,7 +119,8 @@ def expected():
 
 
 @pytest.mark.parametrize(
-    ("mesh_name", "change"), [("one", {"remat": "none"}), ("ulysses", {"mlp_block_tokens": 5})]
+    ("mesh_name", "change"),
+    [("one", {"remat": "none"}), ("ulysses", {"remat": "all", "mlp_block_tokens": 5})],
 )
 def test_loss_and_gradients_equal_the_dense_model(expected, mesh_name, change):
     want_model, want_loss, want_gradients = expected

@@ -1,7 +1,7 @@
 import pytest
 
 from ringworld.core.errors import InputError
-from ringworld.planning.machines import GPUS, TPUS, gpu_machine, tpu_slice
+from ringworld.planning.machines import GPUS, TPUS, gpu_machine, peak_flops_per_second, tpu_slice
 
 
 @pytest.mark.parametrize(
@@ -52,3 +52,26 @@ def test_gpus_of_several_nodes_are_joined_by_network_cards():
 def test_what_names_no_gpus_is_an_input_error(gpus):
     with pytest.raises(InputError):
         gpu_machine(gpus)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("TPU v5 lite", "v5e"),
+        ("TPU v5", "v5p"),
+        ("TPU v6 lite", "v6e"),
+        ("NVIDIA H100 80GB HBM3", "H100"),
+        ("NVIDIA A100-SXM4-40GB", "A100"),
+        ("NVIDIA H200", "H200"),
+    ],
+)
+def test_the_peak_of_a_device_is_found_by_what_jax_calls_it(kind, name):
+    assert peak_flops_per_second(kind) == (TPUS | GPUS)[name].flops_per_second
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["cpu", "NVIDIA H100 PCIe", "NVIDIA H200 NVL", "NVIDIA GH200 480GB", "NVIDIA H100 MIG 1g.10gb", ""],
+)
+def test_the_peak_of_another_device_is_not_known(kind):
+    assert peak_flops_per_second(kind) is None

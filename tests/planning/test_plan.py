@@ -99,6 +99,7 @@ def test_what_does_not_fit_says_what_to_change():
     many = replace(one, batch_sequences=64)
     assert not _planned(many).fits
     assert "accumulation_steps=" in _planned(many).remedy
+    assert 'remat="offload"' in _planned(replace(one, context_tokens=2**21, batch_sequences=1)).remedy
     assert "more chips" in _planned(replace(one, context_tokens=2**24)).remedy
 
 

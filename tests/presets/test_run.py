@@ -60,6 +60,33 @@ def test_a_preset_of_ones_own_is_found_in_the_current_folder(tmp_path, monkeypat
         assert refused.value.field == "preset"
 
 
+def test_a_field_that_there_is_not_is_an_input_error_and_other_errors_of_a_preset_are_its_own(
+    tmp_path, monkeypatch
+):
+    (tmp_path / "misspelled_module_of_runs.py").write_text(
+        "from dataclasses import dataclass, replace\n"
+        "from ringworld.presets import smoke\n"
+        "from ringworld.data.config import PrepareConfig\n"
+        "@dataclass\n"
+        "class Mine:\n"
+        "    size: int\n"
+        "def of_data():\n"
+        "    return PrepareConfig(documents_tokens=9)\n"
+        "def of_run():\n"
+        "    return replace(smoke(), modle=smoke().model)\n"
+        "def mine():\n"
+        "    return Mine(sise=3)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    for name, field in (("of_data", "PrepareConfig.documents_tokens"), ("of_run", "RunConfig.modle")):
+        with pytest.raises(InputError) as refused:
+            load_preset(f"misspelled_module_of_runs:{name}")
+        assert (refused.value.field, refused.value.value) == (field, field.split(".")[1])
+    assert "model" in refused.value.remedy
+    with pytest.raises(TypeError, match="Mine"):
+        load_preset("misspelled_module_of_runs:mine")
+
+
 @pytest.mark.parametrize(
     "name", ["quickstrat", "no_such_module:run", "ringworld.presets:nothing", "", ":f", ".x:f", "os:f x"]
 )
@@ -129,6 +156,8 @@ def test_the_stages_of_the_paper_have_its_figures(name):
         )
         for stage in load_preset(name).training.stages
     ] == PAPER[name]
+    # Each begins from weights alone.
+    assert {stage.moments for stage in load_preset(name).training.stages} == {"reset"}
 
 
 def test_the_tasks_of_the_paper_have_its_shares():

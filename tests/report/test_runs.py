@@ -14,8 +14,13 @@ from ringworld.report.plots import svg
 from ringworld.report.runs import read_runs
 
 
-def row(step, *, stage="4K", loss=2.0, tokens=100, seconds=0.5):
-    counted = {"tokens": tokens, "tokens_per_second": tokens / seconds, "skipped_steps": step // 10}
+def row(step, *, stage="4K", loss=2.0, tokens=100, seconds=0.5, mfu=None):
+    counted = {
+        "tokens": tokens,
+        "tokens_per_second": tokens / seconds,
+        "skipped_steps": step // 10,
+        "mfu": mfu,
+    }
     return {"step": step, "steps": 1, "seconds": seconds, "stage": stage, "loss": loss} | counted
 
 
@@ -26,7 +31,7 @@ def write_run(folder, rows, *, cut=""):
 
 
 def write_evaluation(folder, when, stage, results):
-    path = folder / "evaluation" / f"{when}-{stage}" / "evaluation.json"
+    path = folder / "evaluation" / f"{when.replace(' ', '-')}-{stage}" / "evaluation.json"
     path.parent.mkdir(parents=True)
     evaluation = Evaluation(label={"when": when, "stage": stage}, results=results)
     path.write_text(json.dumps({"asked": [], "evaluation": to_json(evaluation)}))
@@ -46,15 +51,20 @@ def needle(value, depth):
 def folders(tmp_path):
     whole = tmp_path / "quickstart" / "train"
     whole.mkdir(parents=True)
-    first = [row(step, stage="4K", loss=5.0) for step in range(1, 21)]
-    second = [row(step, stage="8K", loss=3.0 if step < 30 else 1.0, tokens=200) for step in range(21, 31)]
+    first = [row(step, stage="4K", loss=5.0, mfu=0.9) for step in range(1, 21)]
+    losses = {step: 3.0 if step < 30 else 1.0 for step in range(21, 31)}
+    second = [row(step, stage="8K", loss=loss, tokens=200, mfu=0.3) for step, loss in losses.items()]
+    second[-1] |= {"mfu": 0.6}
     write_run(whole, [*first, *second])
     write_evaluation(whole, "before", "4K", (held_out(9.0),))
+    write_evaluation(whole, "at 25", "8K", (held_out(3.0), needle(0.0, 0.0)))
     write_evaluation(whole, "after", "8K", (held_out(2.5), held_out(7.0, kind="text"), needle(0.5, 0.0)))
     write_evaluation(whole, "after", "4K", (held_out(4.0), needle(0.25, 0.0), needle(0.25, 50.0)))
     killed = tmp_path / "killed"
     killed.mkdir()
     write_run(killed, [row(1) | {"loss": None}, row(2)], cut='{"step": 3, "lo')
+    for when, loss in (("at 9", 8.0), ("at 10", 7.0), ("before", 9.0)):
+        write_evaluation(killed, when, "4K", (held_out(loss),))
     (killed / "evaluation" / "after-4K").mkdir(parents=True)
     (killed / "evaluation" / "after-4K" / "evaluation.json").write_text("{}")
     begun = tmp_path / "begun"
@@ -73,14 +83,15 @@ def test_every_run_is_summed_up_and_what_is_none_is_named(folders):
     assert (whole.steps, whole.planned_steps, whole.stage, whole.tokens) == (30, 30, "8K", 4000)
     assert (whole.loss, whole.seconds, whole.tokens_per_second) == (1.0, 15.0, 400.0)
     assert (whole.held_out, whole.needles, whole.skipped_steps) == ({"text": 2.5}, 0.5, 3)
-    assert (killed.steps, killed.planned_steps, killed.loss, killed.held_out) == (2, 30, 2.0, {})
+    assert whole.mfu == pytest.approx(0.33) and killed.mfu is None
+    assert (killed.steps, killed.planned_steps, killed.loss, killed.held_out) == (2, 30, 2.0, {"text": 7.0})
     assert (begun.steps, begun.planned_steps, begun.loss) == (0, None, None)
     assert len(report.problems) == 3
     for name, problem in zip(("foreign", "missing", "killed"), report.problems):
         assert name in problem
     heads, *lines = report.lines()
-    assert lines[0].split()[1:] == "8K 30 of 30 4,000 1.000 2.500 - 50% 3 400 0.00".split()
-    assert {len(re.split(r" {2,}", line)) for line in (heads, *lines[:3])} == {11}
+    assert lines[0].split()[1:] == "8K 30 of 30 4,000 1.000 2.500 - 50% 3 400 33% 0.00".split()
+    assert {len(re.split(r" {2,}", line)) for line in (heads, *lines[:3])} == {12}
 
 
 def test_the_figure_has_a_line_for_each_run_that_has_rows(folders):

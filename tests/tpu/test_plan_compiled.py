@@ -10,7 +10,7 @@ from jax.sharding import SingleDeviceSharding
 import ringworld as rw
 from ringworld.attention.config import AttentionConfig
 from ringworld.core.mesh_config import MeshConfig
-from ringworld.model.config import Architecture, Execution
+from ringworld.model.config import Architecture, Execution, RematName
 from ringworld.planning.machines import TPUS, tpu_slice
 from ringworld.planning.program import devices_of, out_of_memory
 from ringworld.presets import RunConfig, one_gpu
@@ -19,7 +19,7 @@ SHAPES = {"v4": "2x2x1", "v5e": "2x2", "v5p": "2x2x1", "v6e": "2x2"}
 LAYERS, MEMBERS, HEADS, HEAD, CONTEXT = 3, 4, 4, 128, 2**13
 
 
-def _run(*, batch_sequences: int = 1) -> RunConfig:
+def _run(*, batch_sequences: int = 1, remat: RematName = "layer") -> RunConfig:
     """Return one stage of a narrow model over a ring of four chips."""
     run = one_gpu()
     stage = replace(
@@ -42,7 +42,10 @@ def _run(*, batch_sequences: int = 1) -> RunConfig:
             vision_vocab=run.model.vision_vocab,
         ),
         execution=Execution(
-            attention=AttentionConfig(layout="contiguous"), mlp_block_tokens=512, compute="bfloat16"
+            attention=AttentionConfig(layout="contiguous"),
+            mlp_block_tokens=512,
+            compute="bfloat16",
+            remat=remat,
         ),
         training=replace(run.training, stages=(stage,)),
     )
@@ -81,6 +84,14 @@ def test_a_stage_that_fits_is_counted_by_the_compiler():
     assert sent["collective-permute"].bytes_per_chip == pytest.approx(
         LAYERS * kv * (2 * 2 * hops + 4 * hops + 2), rel=1e-3
     )
+
+
+def test_what_is_offloaded_lies_in_the_memory_of_the_host():
+    (one,) = rw.plan(_run(remat="offload"), topology="v5e:2x2").stages
+    assert one.compiled is not None
+    assert one.compiled.host_bytes == pytest.approx(one.host_bytes_per_chip, rel=0.01)
+    tokens = CONTEXT // MEMBERS
+    assert one.host_bytes_per_chip == LAYERS * tokens * 2 * 2 * HEADS * HEAD
 
 
 def test_a_stage_that_does_not_fit_says_by_how_much_and_what_to_change():

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from ringworld.attention.config import AttentionConfig
 from ringworld.core.mesh import make_mesh
 from ringworld.core.mesh_config import MeshConfig
 from ringworld.data.batch import PackedBatch, PackedRows
@@ -77,7 +78,9 @@ def with_rows(packed: PackedRows, rows: int) -> PackedRows:
     return PackedRows(batch=batch, lengths=[*packed.lengths, *[[]] * more])
 
 
-def on_devices(packed: PackedRows, mesh: Mesh, *, pieces: int = 1) -> Pieces:
-    """Put a batch on the mesh in the model's layout, in pieces of equal numbers of rows."""
-    layout = Layout(EXECUTION.attention, mesh=mesh)
+def on_devices(
+    packed: PackedRows, mesh: Mesh, *, pieces: int = 1, attention: AttentionConfig = EXECUTION.attention
+) -> Pieces:
+    """Put a batch on the mesh in a layout, in pieces of equal numbers of rows."""
+    layout = Layout(attention, mesh=mesh)
     return tuple(layout.place(part.batch, part.lengths).arrays for part in packed.split(pieces))

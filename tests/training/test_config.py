@@ -2,6 +2,7 @@ import dataclasses
 from math import inf, nan
 from typing import Any
 
+import jaxtyping
 import pytest
 
 from ringworld.attention.config import AttentionConfig
@@ -106,6 +107,26 @@ def test_an_optimizer_that_is_not_defined_is_refused(field: str, value: float):
     with pytest.raises(InputError) as refusal:
         OptimizerConfig(**dict[str, Any]({field: value}))
     assert refusal.value.field == field
+
+
+def test_moments_of_bfloat16_that_would_stand_still_are_refused():
+    OptimizerConfig(moment_dtype="bfloat16", beta2=0.99)
+    with pytest.raises(InputError) as refusal:
+        OptimizerConfig(moment_dtype="bfloat16", beta2=0.999)
+    assert refusal.value.field == "beta2"
+
+
+def test_a_name_that_is_none_of_those_that_there_are_is_refused(monkeypatch):
+    """Also where types are not checked, as with users."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    for make, field in (
+        (lambda: stage(moments="zero"), "stage short.moments"),
+        (lambda: OptimizerConfig(moment_dtype="int8"), "moment_dtype"),  # pyright: ignore
+        (lambda: Execution(remat="some"), "execution.remat"),  # pyright: ignore
+    ):
+        with pytest.raises(InputError) as refusal:
+            make()
+        assert refusal.value.field == field
 
 
 @pytest.mark.parametrize(

@@ -51,13 +51,29 @@ def test_a_run_that_may_go_on_no_more_makes_no_update_until_the_host_looks():
     assert (int(guard.skipped), int(guard.in_a_row)) == (4, 3)
 
 
-def test_too_many_in_a_row_end_the_run_and_name_what_was_wrong():
-    config = GuardConfig(most_in_a_row=3)
-    check_skipped(in_a_row=2, loss=NAN, norm=NAN, step=9, of="train 4K", config=config)
-    for loss, norm, name in ((NAN, 1.0, "loss"), (2.0, INF, "gradient_norm"), (2.0, 1e9, "gradient_norm")):
-        with pytest.raises(Diverged) as ended:
-            check_skipped(in_a_row=3, loss=loss, norm=norm, step=9, of="train 4K", config=config)
-        assert (ended.value.name, ended.value.step, ended.value.in_a_row) == (name, 9, 3)
+@pytest.mark.parametrize(
+    ("norm", "loss", "name"), [(1.0, NAN, "loss"), (INF, 2.0, "gradient_norm"), (1e9, 2.0, "gradient_norm")]
+)
+def test_too_many_in_a_row_end_the_run_and_name_the_last_of_them(norm: float, loss: float, name: str):
+    """The host looks three updates later, when loss and norm are as they should be again."""
+    config = GuardConfig(most_in_a_row=2, spike_factor=10.0)
+    norms, losses = [*[1.0] * 40, norm, norm], [*[2.0] * 40, loss, loss]
+    check_skipped(judged(norms[:-1], config, losses=losses[:-1])[1], step=41, of="train 4K", config=config)
+    made, guard = judged([*norms, 1.0, 1.0, 1.0], config, losses=[*losses, 2.0, 2.0, 2.0])
+    assert made == [True] * 40 + [False] * 5
+    with pytest.raises(Diverged) as ended:
+        check_skipped(guard, step=45, of="train 4K", config=config)
+    assert (ended.value.name, ended.value.step, ended.value.in_a_row) == (name, 42, 2)
+    assert ended.value.value == pytest.approx(loss if name == "loss" else norm, nan_ok=True)
+
+
+def test_a_stage_begins_without_the_norms_of_the_one_before():
+    config = GuardConfig(spike_factor=10.0)
+    made, guard = judged([*[1.0] * 40, 20.0], config)
+    assert not made[-1]
+    begun = guard.next_stage()
+    assert (int(begun.skipped), int(begun.in_a_row)) == (1, 0)
+    assert bool(judge(begun, loss=jnp.float32(1), norm=jnp.float32(20), config=config)[0])
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,8 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,8 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh
 
-from ringworld.core.errors import InputError
+from ringworld.core.checkpoint import Checkpoints
+from ringworld.core.errors import Diverged, InputError
 from ringworld.core.files import read_jsonl
 from ringworld.core.mesh_config import MeshConfig
 from ringworld.core.origin import Origin
@@ -23,11 +26,12 @@ from ringworld.core.steps import CHECKPOINTS_FOLDER, METRICS_FILE
 from ringworld.data.loader import PackedLoader
 from ringworld.model.forward import Forward
 from ringworld.model.world_model import WorldModel
-from ringworld.training.config import Stage
+from ringworld.training.config import GuardConfig, Stage
 from ringworld.training.loop import train
 from ringworld.training.metrics import TIMED
+from ringworld.training.state import abstract_state
 from ringworld.training.step import loss_and_gradient
-from tests.training.meshes import model_on, on_devices, state_on
+from tests.training.meshes import mesh_of, model_on, on_devices, state_on
 from tests.training.test_loss import ROUNDING
 from tests.training.tiny_run import EXECUTION, MODEL, run, stage, training, write_data
 
@@ -202,6 +206,20 @@ def test_a_stage_that_needs_more_devices_is_refused_before_the_folder_is_made(ru
     assert not (tmp_path / "out").exists()
 
 
+def test_what_would_be_offloaded_is_refused_where_devices_have_no_other_memory(runs: Runs, tmp_path: Path):
+    with pytest.raises(InputError) as refusal:
+        train(
+            training(),
+            architecture=MODEL,
+            execution=replace(EXECUTION, remat="offload"),
+            data_dir=runs.data,
+            out=tmp_path / "out",
+            origin=Origin(kind="run"),
+        )
+    assert refusal.value.field == "execution.remat"
+    assert not (tmp_path / "out").exists()
+
+
 def test_training_begins_from_given_weights_and_resumes_without_them(runs: Runs, tmp_path: Path):
     only = stage(steps=2, warmup_steps=0)
     config, reads = training(stages=(only,)), []
@@ -248,3 +266,36 @@ def test_training_begins_from_given_weights_and_resumes_without_them(runs: Runs,
         loss_of = jax.jit(lambda *args: loss_and_gradient(*args, config=config, forward=forward)[0].loss)
         loss = loss_of(state_on(mesh, config).params, pieces)
     np.testing.assert_allclose(rows[0]["loss"], loss, rtol=ROUNDING)
+
+
+def test_a_stage_begins_with_its_own_moments_and_guard_and_a_run_that_diverges_names_the_step(
+    runs: Runs, tmp_path: Path
+):
+    """The second stage breaks the weights by its first update, step 3, and the host looks at every third."""
+    stages = (
+        stage(steps=2, warmup_steps=0),
+        stage("long", steps=6, warmup_steps=0, learning_rate=1e30, moments="reset"),
+    )
+    config = training(
+        stages=stages,
+        guard=GuardConfig(most_in_a_row=2),
+        log_every_steps=3,
+        checkpoint_every_steps=3,
+    )
+    with pytest.raises(Diverged) as ended:
+        train(
+            config,
+            architecture=MODEL,
+            execution=EXECUTION,
+            data_dir=runs.data,
+            out=tmp_path,
+            origin=Origin(kind="run"),
+        )
+    assert (ended.value.name, ended.value.step, ended.value.in_a_row) == ("loss", 5, 2)
+    assert [row["step"] for row in read_jsonl(tmp_path / METRICS_FILE)] == [2, 3]
+    with closing(Checkpoints(tmp_path / CHECKPOINTS_FOLDER)) as checkpoints:
+        state = checkpoints.restore(abstract_state(config, MODEL, mesh=mesh_of())).tree
+    assert state.step == 3
+    # Moments are over one update, as is the guard, and the schedule of learning rates over three.
+    assert {int(leaf) for leaf in jax.tree.leaves(state.optimizer) if leaf.ndim == 0} == {1, 3}
+    assert np.isfinite(state.guard.norms).sum() == 1

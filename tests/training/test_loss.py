@@ -1,4 +1,8 @@
-"""Packing is exact: the loss and its gradient are those of the same examples, padded one to a row."""
+"""Packing is exact: the loss and its gradient are those of the same examples, padded one to a row.
+
+So they are on every mesh, in every layout and strategy: the order in which numbers are summed is all that
+differs. What a seed draws is compared in `test_world_model.py`.
+"""
 
 import functools
 from dataclasses import replace
@@ -7,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 
+from ringworld.attention.config import LayoutName, Strategy
 from ringworld.model.forward import Forward
 from ringworld.training.loss import LossOutput, loss_weights
 from ringworld.training.step import loss_and_gradient
@@ -16,12 +21,13 @@ from tests.training.tiny_run import EXECUTION, MODEL, VOCABULARY, training
 
 CONFIG = training()
 ROWS, CONTEXT = 8, 32
-CASES = [
-    ({}, 1),
-    ({"data": 2, "ring": 4}, 1),
-    ({"fsdp": 2, "ring": 2, "tensor": 2}, 4),
+CASES: list[tuple[dict[str, int], int, LayoutName, Strategy]] = [
+    ({}, 1, "balanced", "ring"),
+    ({"ring": 8}, 1, "striped", "ring"),
+    ({"data": 2, "ring": 2, "ulysses": 2}, 1, "zigzag", "hybrid"),
+    ({"fsdp": 2, "ring": 2, "tensor": 2}, 4, "balanced", "all_gather"),
 ]
-"""Meshes, and the number of pieces in which the batch is computed."""
+"""Meshes, the number of pieces in which the batch is computed, and how the mesh shares a sequence."""
 # A gradient is a float32 sum over 192 tokens, through layers that are sums of up to 32 products, in an order
 # that depends on packing and mesh: some 200 roundings of 2 ** -24 each, relative to its largest terms.
 ROUNDING = 200 * 2.0**-24
@@ -37,15 +43,23 @@ def batches():
 
 
 @functools.cache
-def compiled(axes: tuple[tuple[str, int], ...], pieces: int = 1):
+def compiled(
+    axes: tuple[tuple[str, int], ...] = (),
+    pieces: int = 1,
+    layout: LayoutName = "balanced",
+    strategy: Strategy = "ring",
+):
     """Return a function from a batch to loss and gradient on the host; both batches have one shape."""
     mesh = mesh_of(**dict(axes))
     params = state_on(mesh, CONFIG).params
-    run = jax.jit(functools.partial(loss_and_gradient, config=CONFIG, forward=Forward.of(MODEL, EXECUTION)))
+    attention = replace(EXECUTION.attention, layout=layout, strategy=strategy)
+    forward = Forward.of(MODEL, replace(EXECUTION, attention=attention))
+    run = jax.jit(functools.partial(loss_and_gradient, config=CONFIG, forward=forward))
 
     def call(batch):
         with jax.set_mesh(mesh):
-            return jax.device_get(run(params, on_devices(batch, mesh, pieces=pieces)))
+            placed = on_devices(batch, mesh, pieces=pieces, attention=attention)
+            return jax.device_get(run(params, placed))
 
     return call
 
@@ -55,15 +69,17 @@ def assert_equal_trees(got, expected):
         np.testing.assert_allclose(a, b, rtol=ROUNDING, atol=ROUNDING * np.abs(b).max())
 
 
-@pytest.mark.parametrize("axes, pieces", CASES, ids=str)
+@pytest.mark.parametrize(("axes", "pieces", "layout", "strategy"), CASES, ids=str)
 @pytest.mark.parametrize("kind", ["packed", "padded"])
-def test_packed_and_padded_agree_on_every_mesh(batches, axes: dict[str, int], pieces: int, kind: str):
-    expected = compiled(())(batches["padded"])
-    assert_equal_trees(compiled(tuple(axes.items()), pieces)(batches[kind]), expected)
+def test_packed_and_padded_agree_over_meshes_layouts_and_strategies(
+    batches, axes, pieces, layout, strategy, kind
+):
+    expected = compiled()(batches["padded"])
+    assert_equal_trees(compiled(tuple(axes.items()), pieces, layout, strategy)(batches[kind]), expected)
 
 
 def test_each_modality_counts_by_its_examples_and_half_of_the_loss(batches):
-    loss: LossOutput = compiled(())(batches["padded"])[0]
+    loss: LossOutput = compiled()(batches["padded"])[0]
     np.testing.assert_allclose(loss.loss, (loss.text_loss + loss.vision_loss) / 2, rtol=1e-6)
     assert loss.text_targets == (batches["packed"].batch.text_weights > 0).sum()
     assert loss.vision_targets == (batches["packed"].batch.vision_weights > 0).sum()
@@ -72,8 +88,8 @@ def test_each_modality_counts_by_its_examples_and_half_of_the_loss(batches):
 def test_a_batch_of_text_alone_counts_text_alone(batches):
     padded = batches["padded"]
     no_vision = padded.batch._replace(vision_weights=np.zeros_like(padded.batch.vision_weights))
-    loss: LossOutput = compiled(())(replace(padded, batch=no_vision))[0]
-    np.testing.assert_allclose(loss.loss, compiled(())(padded)[0].text_loss, rtol=1e-6)
+    loss: LossOutput = compiled()(replace(padded, batch=no_vision))[0]
+    np.testing.assert_allclose(loss.loss, compiled()(padded)[0].text_loss, rtol=1e-6)
     assert (loss.vision_loss, loss.vision_targets) == (0, 0)
 
 

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,16 @@ from ringworld.core.errors import InputError
 from ringworld.core.steps import Interval
 from ringworld.data.batch import Drawn
 from ringworld.model.arrange import PlacedBatch
+from ringworld.training.guard import Guard
 from ringworld.training.loss import LossOutput
 from ringworld.training.metrics import BatchCounts, check_rows, count, metrics_row
 from ringworld.training.step import StepOutput
 from tests.training.tiny_run import MODEL, stage, training
 
 
-def row_of(*, vision_targets: int, loss: float = 1.5) -> dict[str, Any]:
+def row_of(
+    *, vision_targets: int, loss: float = 1.5, peak_flops_per_second: float | None = None
+) -> dict[str, Any]:
     losses = LossOutput(
         loss=jnp.float32(loss),
         text_loss=jnp.float32(1.5),
@@ -28,8 +32,7 @@ def row_of(*, vision_targets: int, loss: float = 1.5) -> dict[str, Any]:
         gradient_norm=jnp.float32(2),
         learning_rate=jnp.float32(0.5),
         step=jnp.int32(7),
-        skipped=jnp.int32(3),
-        skipped_in_a_row=jnp.int32(0),
+        guard=replace(Guard.new(), skipped=jnp.int32(3)),
     )
     counts = BatchCounts(tokens=4, examples=1, pairs=8, ring_efficiency=0.5)
     others = BatchCounts(tokens=6, examples=2, pairs=12, ring_efficiency=1.0)
@@ -37,7 +40,14 @@ def row_of(*, vision_targets: int, loss: float = 1.5) -> dict[str, Any]:
     interval = Interval().plus((*counts, 1, 1, 4, 0)).plus((*others, 2, 0, 1, 5))
     interval = interval._replace(seconds=0.5, data_wait_seconds=0.125)
     names = ("text", "in/chat")
-    return metrics_row(output, stage="4k", interval=interval, architecture=MODEL, names=names)
+    return metrics_row(
+        output,
+        stage="4k",
+        interval=interval,
+        architecture=MODEL,
+        names=names,
+        peak_flops_per_second=peak_flops_per_second,
+    )
 
 
 def test_a_row_holds_the_losses_of_a_step_and_the_sums_of_its_interval():
@@ -57,11 +67,14 @@ def test_a_row_holds_the_losses_of_a_step_and_the_sums_of_its_interval():
         # Forward and backward are 3 times forward, in half a second. Each of 2 layers has 2 x 16 x 16 weights
         # for queries and output, 2 x 16 x 8 for keys and values, 3 x 16 x 32 for the rest; the head 16 x 32.
         "model_flops_per_second": 6.0 * (10 * 2 * (2 * 2304 + 512) + 20 * 4 * 2 * 16),
+        "mfu": None,
         "ring_efficiency": 0.75,
         "drawn_examples": {"text": 0.75, "in/chat": 0.25},
         "drawn_tokens": {"text": 0.5, "in/chat": 0.5},
     }
     assert row_of(vision_targets=4)["vision_loss"] == 0
+    known = row_of(vision_targets=0, peak_flops_per_second=1e7)
+    assert known["mfu"] == known["model_flops_per_second"] / 1e7
 
 
 def test_a_loss_that_is_not_finite_is_none():

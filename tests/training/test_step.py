@@ -15,6 +15,7 @@ from ringworld.model.forward import Forward
 from ringworld.model.lora_config import LoraConfig
 from ringworld.presets import RunConfig, lwm_chat_7b
 from ringworld.presets.run import presets
+from ringworld.training.config import MomentType, OptimizerConfig
 from ringworld.training.state import TrainState, abstract_state
 from ringworld.training.step import StepOutput, abstract_pieces, loss_and_gradient, make_step, update
 from tests.training.meshes import mesh_of, on_devices, state_on
@@ -54,9 +55,14 @@ class Trained(NamedTuple):
     spoiled: StepOutput
 
 
-def run_steps(execution: Execution, *, steps: int, **axes: int) -> Trained:
+def run_steps(
+    execution: Execution, *, steps: int, moment_dtype: MomentType = "float32", **axes: int
+) -> Trained:
     """Train on the same rows again and again."""
-    config = training(stages=(stage(steps=steps, learning_rate=0.03, rope_base=ROPE_BASE),))
+    config = training(
+        stages=(stage(steps=steps, learning_rate=0.03, rope_base=ROPE_BASE),),
+        optimizer=OptimizerConfig(moment_dtype=moment_dtype),
+    )
     mesh = mesh_of(**axes)
     with jax.set_mesh(mesh):
         state, pieces = state_on(mesh, config), on_devices(copy_batch(), mesh)
@@ -82,9 +88,10 @@ def test_the_loss_of_a_copy_task_falls():
     assert losses[-1] < losses[0] / 4, losses
 
 
-def test_bfloat16_compute_trains_as_float32_does():
-    outputs = run_steps(replace(EXECUTION, compute="bfloat16"), steps=60, ring=2)[1]
-    first, last = outputs[0].loss.loss, outputs[-1].loss.loss
+def test_bfloat16_compute_and_moments_train_as_float32_does():
+    narrow = run_steps(replace(EXECUTION, compute="bfloat16"), steps=60, moment_dtype="bfloat16", ring=2)
+    assert {str(leaf.dtype) for leaf in jax.tree.leaves(narrow.before.optimizer)} == {"bfloat16", "int32"}
+    first, last = narrow.outputs[0].loss.loss, narrow.outputs[-1].loss.loss
     # bfloat16 keeps 8 bits: the loss of equal weights agrees to a few of its rounding errors, 2 ** -9 each.
     np.testing.assert_allclose(first, on_a_ring()[1][0].loss.loss, rtol=4 * 2**-9)
     assert last < first / 4
@@ -109,8 +116,10 @@ def test_the_rate_and_the_norm_are_reported():
 def test_an_update_whose_loss_is_no_number_changes_nothing_but_counts():
     ring = on_a_ring()
     assert np.isnan(ring.spoiled.loss.loss)
-    assert (ring.spoiled.skipped, ring.spoiled.skipped_in_a_row, ring.spoiled.step) == (1, 1, 61)
-    assert {int(output.skipped) for output in ring.outputs} == {0}
+    guard = ring.spoiled.guard
+    assert (guard.skipped, guard.in_a_row, ring.spoiled.step) == (1, 1, 61)
+    assert np.isnan(guard.loss)
+    assert {int(output.guard.skipped) for output in ring.outputs} == {0}
     assert ring.after.step == ring.before.step + 1 == 61
     jax.tree.map(np.testing.assert_array_equal, ring.after.params, ring.before.params)
     for after, before in zip(*map(jax.tree.leaves, (ring.after.optimizer, ring.before.optimizer))):

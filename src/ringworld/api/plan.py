@@ -1,7 +1,6 @@
 """`ringworld.plan`: what the stages of a run need of a machine that need not be there."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import get_args
 
 from ringworld.api.machine import check_run
@@ -79,16 +78,11 @@ def _machine(topology: str | None, gpus: str | None) -> Machine:
 
 
 def _stages(run: RunConfig, names: Sequence[str], machine: Machine) -> tuple[Stage, ...]:
-    there = {stage.name: stage for stage in run.training.stages}
-    for name in names:
-        if name not in there:
-            raise not_a_choice("stage", name, choices=there)
-    chosen = tuple(stage for name, stage in there.items() if not names or name in names)
+    chosen = run.with_stages(names)
     try:
-        on_machine = replace(run, training=replace(run.training, stages=chosen)).on_devices(machine.chips)
+        return chosen.on_devices(machine.chips).training.stages
     except InputError as error:
-        raise _with_mesh(error, run, chosen[-1], machine) from error
-    return on_machine.training.stages
+        raise _with_mesh(error, run, chosen.training.stages[-1], machine) from error
 
 
 def _with_mesh(error: InputError, run: RunConfig, stage: Stage, machine: Machine) -> InputError:

@@ -1,29 +1,33 @@
 """`ringworld.train`: a world model in stages, with an evaluation and a model folder after each."""
 
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
 from jax.sharding import Mesh
 
+from ringworld.api.begin_from import opened
 from ringworld.api.evaluate import packed_as
 from ringworld.api.load import ModelDefaults
 from ringworld.api.machine import PathArgument, begin_process, on_this_machine
-from ringworld.artifacts.adapter_folder import is_adapter, is_saved_adapter, save_adapter
+from ringworld.artifacts.adapter_folder import is_saved_adapter, save_adapter
 from ringworld.artifacts.examples_folder import ExamplesFolder
 from ringworld.artifacts.model_folder import ModelFolder, is_saved, save_model
-from ringworld.artifacts.tokenizers import Tokenizers
 from ringworld.core.config import to_json
 from ringworld.core.errors import InputError, not_a_choice
-from ringworld.core.files import differences, only_one
+from ringworld.core.files import only_one
 from ringworld.core.fingerprint import fingerprint
 from ringworld.core.origin import Origin, check_replaceable, parent
-from ringworld.core.processes import by_writer, join
+from ringworld.core.processes import by_all, by_writer, join
+from ringworld.core.results import Evaluation
 from ringworld.evaluation.runner import evaluate as run_tasks
 from ringworld.evaluation.subject import subject_of
+from ringworld.evaluation.task import TaskConfig
 from ringworld.inference.config import GenerationLimits, WatchingConfig
 from ringworld.inference.prompts import Prompts
 from ringworld.inference.world import World
@@ -31,7 +35,9 @@ from ringworld.model.decode import GenerationWeights
 from ringworld.model.extend import add_vision_ids
 from ringworld.model.forward import Forward
 from ringworld.model.world_model import WorldModel
+from ringworld.planning.machines import peak_flops_per_second
 from ringworld.presets.run import RunConfig
+from ringworld.report.grids import in_short
 from ringworld.text.training_template import learned_template
 from ringworld.training.config import Stage
 from ringworld.training.loop import train as train_stages
@@ -46,6 +52,7 @@ def train(
     data: PathArgument,
     out: PathArgument,
     init: PathArgument | None = None,
+    stages: Sequence[str] = (),
     evaluate: Literal["stages", "never"] = "stages",
     devices: int | None = None,
 ) -> Path:
@@ -61,7 +68,11 @@ def train(
             or, where `training.lora` asks for an adapter, `adapters/STAGE`, an adapter folder each.
         init: model folder whose weights the first stage begins from; by default they are drawn. A model of
             text alone gains the vision ids of the run, each the mean of the text ids. An adapter needs it.
-        evaluate: measure before the first stage and after each, or never.
+        stages: names of one or several that follow each other, by default all. Where the first is left out,
+            they begin from the model of the one before (`init`), with the examples that they would draw in
+            the whole run; moments begin anew.
+        evaluate: measure before the first stage and after each, and within them as `run.evaluation` says, or
+            never.
         devices: of the ring; by default as the run says, or all accelerators that there are.
 
     Returns:
@@ -76,10 +87,9 @@ def train(
     begin_process(run, devices=devices if processes > 1 else None, processes=processes)
     out = Path(out)
     with _only_this_run(out):
+        run = _part(run, stages, init=init)
         run = on_this_machine(run, devices=devices)
-        examples = ExamplesFolder.open(Path(data))
-        examples.check(run.vocabulary)
-        begun_from = None if init is None else _checked_init(Path(init), run, examples.tokenizers)
+        examples, begun_from = by_all(partial(opened, run, data=Path(data), init=init))
         if begun_from is None and run.training.lora.rank:
             problem = "training.lora.rank asks for an adapter, but there is no model to adapt"
             raise InputError(problem, field="init", remedy="name its folder (init), or use rank 0")
@@ -87,7 +97,7 @@ def train(
             raise not_a_choice("evaluate", evaluate, choices=("stages", "never"))
         job = _Job(run=run, examples=examples, out=out, begun_from=begun_from, evaluate=evaluate)
         for stage in run.training.stages:
-            check_replaceable(job.folder(stage), kind=job.kind)
+            by_writer(partial(check_replaceable, job.folder(stage), kind=job.kind))
         train_stages(
             run.training,
             architecture=run.model,
@@ -96,10 +106,34 @@ def train(
             out=out,
             initial=None if begun_from is None or job.adapts else job.initial,
             frozen=job.frozen if job.adapts else None,
-            origin=job.origin(),
+            origin=by_all(job.origin),
             on_stage=job.at_stage,
+            measure=job.within_stage,
+            measure_every_steps=0 if evaluate == "never" else run.evaluation.every_steps,
+            peak_flops_per_second=peak_flops_per_second(jax.devices()[0].device_kind),
         )
     return job.folder(run.training.stages[-1])
+
+
+def _part(run: RunConfig, names: Sequence[str], *, init: PathArgument | None) -> RunConfig:
+    """Return a run of some stages of another."""
+    part = run.with_stages(names)
+    order, chosen = ([stage.name for stage in one.training.stages] for one in (run, part))
+    first = order.index(chosen[0])
+    if chosen != order[first : first + len(chosen)]:
+        raise InputError(
+            f"stages {', '.join(chosen)} do not follow each other",
+            field="stages",
+            value=tuple(chosen),
+            remedy=f"name neighbors of {', '.join(order)}",
+        )
+    if first and init is None:
+        raise InputError(
+            f"stage {chosen[0]} begins from the weights of stage {order[first - 1]}, which are not given",
+            field="init",
+            remedy="name the folder of its model (init)",
+        )
+    return replace(part, training=replace(part.training, seed=run.training.seed + first))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -145,8 +179,21 @@ class _Job:
         step = self.run.training.boundaries[self.run.training.stages.index(stage) + (when == "after")]
         if when == "after":
             self._save(stage, model, mesh, step=step)
-        if self.evaluate == "never":
-            return
+        if self.evaluate != "never":
+            self._evaluated(stage, model, mesh, when=when, tasks=self.run.evaluation.tasks)
+
+    def within_stage(self, step: int, stage: Stage, model: WorldModel, mesh: Mesh) -> dict[str, float]:
+        """Measure what the run asks for within a stage, and return it in short."""
+        when = f"at {step}"
+        # A run that was killed after it may have had other weights here, on another mesh.
+        folder = evaluation_folder(self.out, stage.name, f"at-{step}")
+        by_writer(lambda: shutil.rmtree(folder, ignore_errors=True))
+        tasks = self.run.evaluation.of_a_stage()
+        return in_short(self._evaluated(stage, model, mesh, when=when, tasks=tasks))
+
+    def _evaluated(
+        self, stage: Stage, model: WorldModel, mesh: Mesh, *, when: str, tasks: Sequence[TaskConfig]
+    ) -> Evaluation:
         with jax.set_mesh(mesh):
             weights = GenerationWeights.from_model(model, compute=self.run.execution.compute)
             weights_fingerprint = fingerprint(model)
@@ -172,11 +219,11 @@ class _Job:
             sampling=self.run.sampling,
             watching=self._defaults.watching,
         )
-        run_tasks(
+        return run_tasks(
             subject_of(world),
-            self.run.evaluation.tasks,
+            tasks,
             data=packed_as(self.run, folder=self.examples.path),
-            out=evaluation_folder(self.out, stage.name, when),
+            out=evaluation_folder(self.out, stage.name, when.replace(" ", "-")),
             label={"when": when, "stage": stage.name},
             identity={"weights": weights_fingerprint},
         )
@@ -242,72 +289,6 @@ def _only_this_run(out: Path) -> Iterator[None]:
         yield
 
 
-def evaluation_folder(out: Path, stage: str, when: When) -> Path:
-    """Return where the evaluation before or after a stage is."""
+def evaluation_folder(out: Path, stage: str, when: str) -> Path:
+    """Return where the evaluation of a stage is: `before` it, `after` it, or `at-120`, after update 120."""
     return out / EVALUATIONS_FOLDER / f"{when}-{stage}"
-
-
-def _checked_init(folder: Path, run: RunConfig, tokenizers: Tokenizers) -> ModelFolder:
-    begun_from = ModelFolder.open(folder)
-    if run.training.lora.rank:
-        _check_adapts(begun_from, run, folder=folder)
-    own = begun_from.architecture
-    theirs = replace(own, rope=replace(own.rope, base=run.model.rope.base))  # stages set the base
-    if theirs.vision_vocab == 0:
-        theirs = replace(theirs, vision_vocab=run.model.vision_vocab)
-    if theirs != run.model:
-        differing = differences(to_json(run.model), to_json(theirs))
-        raise InputError(
-            f"the model in {folder} differs from the run's in {', '.join(differing)}",
-            field="init",
-            value=differing,
-            path=folder,
-            remedy="override these fields of the run's model, or begin from another folder",
-        )
-    ours = begun_from.tokenizers.fingerprint
-    differing = [name for name, value in tokenizers.fingerprint.items() if ours[name] not in (None, value)]
-    if differing:
-        raise InputError(
-            f"the ids of the model in {folder} mean something else: the data was prepared with another "
-            f"tokenizer of {' and '.join(differing)}",
-            field="init",
-            value=differing,
-            path=folder,
-            remedy="prepare the data with its tokenizers; to add frames to a model of text, take over "
-            f"its text tokenizer when tokenizers are trained (text_tokenizer={folder})",
-        )
-    return begun_from
-
-
-def _check_adapts(base: ModelFolder, run: RunConfig, *, folder: Path) -> None:
-    """Refuse to train an adapter that could not say what it learned.
-
-    Raises:
-        InputError: the model is an adapter itself, lacks ids, or a stage has another RoPE base.
-    """
-    if is_adapter(folder):
-        raise InputError(
-            f"{folder} is an adapter, to which no other is trained",
-            field="init",
-            path=folder,
-            remedy="merge it into its model with convert, and begin from that",
-        )
-    if base.architecture.vocab < run.model.vocab:
-        raise InputError(
-            f"the model in {folder} has {base.architecture.vocab} ids and the run {run.model.vocab}, but an "
-            "adapter teaches no new ids",
-            field="init",
-            value=base.architecture.vocab,
-            path=folder,
-            remedy="train all weights (lora.rank=0)",
-        )
-    for stage in run.training.stages:
-        if stage.rope_base != base.architecture.rope.base:
-            raise InputError(
-                f"stage {stage.name} has the RoPE base {stage.rope_base:g}, but an adapter keeps that of the "
-                f"model in {folder}, {base.architecture.rope.base:g}",
-                field=f"stage {stage.name}.rope_base",
-                value=stage.rope_base,
-                path=folder,
-                remedy="give the stage the base of the model, or train all weights (lora.rank=0)",
-            )

@@ -16,7 +16,7 @@ from ringworld.core.config import from_json
 from ringworld.core.errors import InputError
 from ringworld.core.files import sha256_file, writing_folder
 from ringworld.core.origin import ORIGIN_FILE, Origin, check_replaceable, made_by, read_origin, write_origin
-from ringworld.core.processes import by_writer, is_writer
+from ringworld.core.processes import by_all, by_writer, is_writer
 from ringworld.interop.hf_adapter import ADAPTER_CONFIG_FILE, HfAdapter, write_adapter
 from ringworld.model.config import Architecture
 from ringworld.model.lora_config import LoraConfig
@@ -115,13 +115,16 @@ def save_adapter(
         InputError: something else stands there.
     """
     by_writer(lambda: check_replaceable(folder, kind="adapter"))
-    with writing_folder(folder) if is_writer() else nullcontext() as unfinished:
-        with jax.set_mesh(mesh):
-            write_adapter(unfinished, model, architecture, config=config, base=str(base.resolve()))
-        if unfinished is not None:
-            weights = AdapterFolder.open(unfinished).fingerprint
-            write_origin(unfinished, replace(origin, identity={**origin.identity, "weights": weights}))
-    by_writer(lambda: None)
+
+    def write() -> None:
+        with writing_folder(folder) if is_writer() else nullcontext() as unfinished:
+            with jax.set_mesh(mesh):
+                write_adapter(unfinished, model, architecture, config=config, base=str(base.resolve()))
+            if unfinished is not None:
+                weights = AdapterFolder.open(unfinished).fingerprint
+                write_origin(unfinished, replace(origin, identity={**origin.identity, "weights": weights}))
+
+    by_all(write)
 
 
 def is_saved_adapter(folder: Path, origin: Origin) -> bool:

@@ -25,7 +25,7 @@ from ringworld.core.errors import InputError
 from ringworld.core.files import sha256_file, write_json_atomic, writing_folder
 from ringworld.core.fingerprint import fingerprint
 from ringworld.core.origin import ORIGIN_FILE, Origin, check_replaceable, made_by, read_origin, write_origin
-from ringworld.core.processes import by_writer, is_writer
+from ringworld.core.processes import by_all, by_writer, is_writer
 from ringworld.core.shared_files import OUR_KEY
 from ringworld.interop.hf_config import CONFIG_FILE, hf_config, read_architecture
 from ringworld.interop.hf_folder import GENERATION_FILE
@@ -190,12 +190,14 @@ def save_model(
         tokenizers.save(unfinished)
         write_origin(unfinished, replace(origin, identity=identity))
 
-    with writing_folder(folder) if is_writer() else nullcontext() as unfinished:
-        with jax.set_mesh(mesh):
-            write_weights(unfinished, model, architecture)
-        if unfinished is not None:
-            finish(unfinished)
-    by_writer(lambda: None)
+    def write() -> None:
+        with writing_folder(folder) if is_writer() else nullcontext() as unfinished:
+            with jax.set_mesh(mesh):
+                write_weights(unfinished, model, architecture)
+            if unfinished is not None:
+                finish(unfinished)
+
+    by_all(write)
 
 
 def save_other_model(

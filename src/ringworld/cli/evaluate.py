@@ -33,8 +33,7 @@ class Evaluate:
 
         tasks = self.tasks
         if self.preset:
-            tasks = load_preset(self.preset).evaluation
-            tasks = tasks.only(self.tasks) if self.tasks else tasks
+            tasks = load_preset(self.preset).evaluation.only(self.tasks or ())
         options = given(self, "out", "data", "haystack") | asdict(self.loading)
         evaluation = rw.evaluate(self.model, tasks=tasks, **options)
         print("\n".join(evaluation.lines()))

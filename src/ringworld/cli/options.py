@@ -33,6 +33,7 @@ _HINT = otherwise("none: name one, or a --config", metavar="NAME|MODULE:FUNCTION
 PresetName = Annotated[str | None, _HINT]
 _CONFIG = "A folder that a command wrote; its configuration is used instead of a preset."
 ConfigFolder = Annotated[Path | None, otherwise("the preset", metavar="PATH", help=_CONFIG)]
+Stages = Annotated[tuple[str, ...], otherwise("all", metavar="[NAME ...]", help="Some stages, by name.")]
 CONFIGURED = "as the model folder says"
 
 

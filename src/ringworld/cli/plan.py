@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from ringworld.cli.options import given, otherwise
+from ringworld.cli.options import Stages, given, otherwise
 from ringworld.core.config import typed_command
 from ringworld.presets.run import RunConfig
 
@@ -20,8 +20,7 @@ class Plan:
     """TPU slice, such as v5p:4x8x8."""
     gpus: Annotated[str | None, otherwise("give --topology", metavar="NxGPU")] = None
     """GPUs, such as 8xH200."""
-    stages: Annotated[tuple[str, ...], otherwise("all", metavar="[NAME [NAME ...]]")] = ()
-    """Stages to plan."""
+    stages: Stages = ()
     by: Annotated[
         Literal["compiler", "arithmetic"] | None,
         otherwise("the compiler for TPU, arithmetic for GPUs", metavar="{compiler,arithmetic}"),
@@ -36,6 +35,6 @@ class Plan:
         """Print the plan."""
         import ringworld as rw
 
-        options = given(self, "topology", "gpus", "stages", "by")
-        made = rw.plan(config, suggest=5 if self.suggest else 0, **options)
+        suggest = 5 if self.suggest else 0
+        made = rw.plan(config, suggest=suggest, **given(self, "topology", "gpus", "stages", "by"))
         print(made.json(command=typed_command()) if self.json else made.table())

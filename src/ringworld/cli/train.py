@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from ringworld.cli.options import ConfigFolder, Devices, PresetName, given, otherwise
+from ringworld.cli.options import ConfigFolder, Devices, PresetName, Stages, given, otherwise
 from ringworld.presets.run import RunConfig
 
 
@@ -18,6 +18,7 @@ class Train:
     """Folder for checkpoints, metrics.jsonl, evaluations, and a model or adapter folder for each stage."""
     init: Annotated[Path | None, otherwise("random weights", metavar="PATH")] = None
     """Model folder whose weights the first stage begins from."""
+    stages: Stages = ()
     evaluate: Literal["stages", "never"] = "stages"
     """Measure needles and held-out loss before the first stage and after each, or never."""
     devices: Devices = None
@@ -29,4 +30,4 @@ class Train:
         """Train what is left, and print the folder of the last stage's model or adapter."""
         import ringworld as rw
 
-        print(rw.train(config, **given(self, "data", "out", "init", "evaluate", "devices")))
+        print(rw.train(config, **given(self, "data", "out", "init", "stages", "evaluate", "devices")))

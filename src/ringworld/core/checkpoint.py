@@ -3,10 +3,11 @@
 import itertools
 import logging
 import sys
+import tempfile
 import textwrap
-import threading
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,10 +15,11 @@ import jax
 import orbax.checkpoint as ocp
 from jax.sharding import Mesh, NamedSharding
 
+from ringworld.core.commit import Commit, FailedElsewhere
 from ringworld.core.errors import InputError
 from ringworld.core.files import room_for
 from ringworld.core.fingerprint import fingerprint
-from ringworld.core.processes import all_agree, by_writer, is_writer
+from ringworld.core.processes import by_all, by_writer, is_alone, is_writer
 
 _LEAST_SHARE_BYTES = 1 << 20
 _MOST_WRITE_SECONDS = 4 * 3_600
@@ -37,7 +39,8 @@ class Checkpoints:
 
     Threads write a checkpoint while the run continues. Until it is whole it is named otherwise, and only
     then goes the oldest. Of several processes each calls every method at the same time, and writes and reads
-    its shards.
+    its shards; what one of them fails with is raised in all, but by `check` and `close`. Theirs is whole with
+    the next `wait`, `save` or `allow` after all have written their parts.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -45,7 +48,9 @@ class Checkpoints:
         self.directory = directory
         self._newest = directory
         """Where the last checkpoint that was begun goes."""
+        self._commit = Commit()
         logging.getLogger("absl").addFilter(_not_raised)
+        by_writer(self._make_room)
         policies = ocp.checkpoint_managers
         self._manager = ocp.CheckpointManager(
             directory.absolute(),
@@ -55,7 +60,7 @@ class Checkpoints:
                 cleanup_tmp_directories=True,
                 async_options=ocp.AsyncOptions(
                     timeout_secs=_MOST_WRITE_SECONDS,
-                    barrier_sync_fn=_barrier(),
+                    barrier_sync_fn=self._commit,
                     # Else threads that wait for a folder would not learn that there is no room for it.
                     create_directories_asynchronously=False,
                 ),
@@ -66,7 +71,7 @@ class Checkpoints:
     @property
     def latest_step(self) -> int | None:
         """Return the step of the newest checkpoint, or None."""
-        return self._manager.latest_step()
+        return by_writer(self._manager.latest_step)
 
     def save(self, step: int, tree: Any, meta: dict[str, Any]) -> None:
         """Copy `tree` (arrays, sharded or not) and `meta` (JSON), and return while they are being written.
@@ -82,24 +87,51 @@ class Checkpoints:
         # What Orbax reads back is not compared with what it wrote, so that a bit that flips goes unseen.
         beside = {"fingerprint": _fingerprint(tree), "meta": meta}
         items = ocp.args.Composite(tree=ocp.args.PyTreeSave(tree), meta=ocp.args.JsonSave(beside))
+        by_writer(self._make_room)
+        self._commit.begin()
         with room_for(self._newest):
             # On accelerators Orbax copies to the host before this returns. On CPU it holds the arrays
             # themselves, and a program that is to take over their memory then gets a copy from jax.
             self._manager.save(step, args=items)
 
+    @property
+    def written(self) -> int:
+        """How many checkpoints this process has written its part of since the folder was opened."""
+        return self._commit.written
+
+    def allow(self, count: int) -> None:
+        """Let the first so many checkpoints have their names, of which every process has written its part."""
+        self._commit.allow(count)
+
     def check(self) -> None:
-        """Raise what the last save failed with, once; this waits for nothing.
+        """Raise what the last save failed with in this process, once; this waits for nothing.
 
         Raises:
             InputError: there was no room on the disk; the checkpoints before are still there.
         """
         if not self._manager.is_saving_in_progress():
-            self.wait()
+            self._wait()
 
     def wait(self) -> None:
-        """Return when the last checkpoint that was saved is on disk, or raise as `check` does."""
+        """Return when the last checkpoint is on disk, or raise what any process failed to write it with."""
+        if not is_alone():
+            by_all(self._write_part)
+            self._commit.allow(self._commit.written)
+        by_all(self._wait)
+
+    def _write_part(self) -> None:
+        if not self._commit.part_is_written():
+            self._wait()
+
+    def _wait(self) -> None:
         with room_for(self._newest):
             self._manager.wait_until_finished()
+
+    def _make_room(self) -> None:
+        """Make the folder, and see whether it takes another: process 0 makes them while the others wait."""
+        with room_for(self._newest):
+            self.directory.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryDirectory(dir=self.directory).cleanup()
 
     def restore(self, abstract: Any, *, read: Callable[[Restored], Any] = lambda restored: restored) -> Any:
         """Read the newest checkpoint that is whole into the shapes, dtypes and shardings of `abstract`.
@@ -122,15 +154,11 @@ class Checkpoints:
             InputError: no checkpoint is whole, or they are of another tree; of the newest.
         """
         refusals: dict[int, InputError] = {}
-        for step in sorted(self._manager.all_steps(), reverse=True):
-            found, refusal = None, None
+        for step in by_writer(lambda: sorted(self._manager.all_steps(), reverse=True)):
             try:
-                found = read(self._read(step, abstract))
+                found = self._whole(step, abstract, read)
             except Exception as error:  # Orbax and TensorStore raise many kinds
-                refusal = self._refusal(step, error)
-            if not all_agree(refusal is None):
-                other = RuntimeError("another process could not read its part")
-                refusals[step] = refusal or self._refusal(step, other)
+                refusals[step] = self._refusal(step, error)
                 continue
             for damaged, why in refusals.items():
                 aside = self._move_aside(damaged)
@@ -143,7 +171,15 @@ class Checkpoints:
             raise refusals[newest] from refusals[newest].__cause__
         return None
 
-    def _read(self, step: int, abstract: Any) -> Restored:
+    def _whole(self, step: int, abstract: Any, read: Callable[[Restored], Any]) -> Any:
+        """Return what is made of a checkpoint, or raise in every process what any of them found."""
+        restored, saved = by_all(partial(self._read, step, abstract))
+        if saved != _fingerprint(restored.tree):
+            raise ValueError("its values are not those that were saved")
+        return by_all(partial(read, restored))
+
+    def _read(self, step: int, abstract: Any) -> tuple[Restored, str]:
+        """Return what devices of this process hold of a checkpoint, and the fingerprint that was saved."""
         abstract = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), abstract
         )
@@ -151,11 +187,14 @@ class Checkpoints:
             abstract, restore_args=ocp.checkpoint_utils.construct_restore_args(abstract)
         )
         items = ocp.args.Composite(tree=tree, meta=ocp.args.JsonRestore())
-        restored = self._manager.restore(step, args=items)
+        handlers = ocp.CompositeCheckpointHandler(tree=_arrays(), meta=ocp.JsonCheckpointHandler())
+        me = jax.process_index()
+        # The manager's own would meet the others when it has read, and wait for one that could not.
+        alone = ocp.options.MultiprocessingOptions(primary_host=me, active_processes={me})
+        with ocp.Checkpointer(handlers, multiprocessing_options=alone) as reader:
+            restored = reader.restore(self.directory.absolute() / str(step), args=items)
         beside = restored["meta"]
-        if beside["fingerprint"] != _fingerprint(restored["tree"]):
-            raise ValueError("its values are not those that were saved")
-        return Restored(step, restored["tree"], beside["meta"])
+        return Restored(step, restored["tree"], beside["meta"]), beside["fingerprint"]
 
     def _refusal(self, step: int, error: Exception) -> InputError:
         path = self.directory / str(step)
@@ -165,7 +204,9 @@ class Checkpoints:
             path=path,
             remedy="check the configuration; delete the folder only if it is damaged",
         )
-        # Its frames hold what was read, for which there may be no room beside the checkpoint before it.
+        # Their frames hold what was read, for which there may be no room beside the checkpoint before it.
+        if error.__cause__ is not None:
+            error.__cause__.with_traceback(None)
         refusal.__cause__ = error.with_traceback(None)
         return refusal
 
@@ -184,28 +225,17 @@ class Checkpoints:
         return Path(to)
 
     def close(self) -> None:
-        """Wait for what is being written, and release the folder; raises as `check` does."""
+        """Release the folder; a process that is alone waits for what is being written, and raises as `check`.
+
+        Several have waited before, or one of them failed.
+        """
+        self._commit.give_up()
         try:
-            self.wait()
+            with suppress(FailedElsewhere):
+                self._wait()
         finally:
             self._manager.close()
             logging.getLogger("absl").removeFilter(_not_raised)
-
-
-def _barrier() -> Callable[..., None]:
-    """Return how Orbax's threads wait for those of other processes: not at all once one failed.
-
-    A thread that failed to write meets the others before its failure can be raised, but they wait elsewhere,
-    for that writing.
-    """
-    begun_by = threading.get_ident()
-
-    def wait(*, key: str, timeout_ms: int) -> None:
-        failed = threading.get_ident() != begun_by and sys.exc_info()[1] is not None
-        if not failed:
-            ocp.multihost.get_barrier_sync_fn()(key=key, timeout_ms=timeout_ms)
-
-    return wait
 
 
 def _not_raised(record: logging.LogRecord) -> bool:

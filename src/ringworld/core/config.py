@@ -42,6 +42,24 @@ def from_json(cls: Callable[..., T], value: Any, *, where: Path | str = "configu
         raise
 
 
+def parts(cls: type[Any]) -> dict[str, list[str]]:
+    """Return the names of the fields of a dataclass, and of all that are in it, by the name of each.
+
+    Example:
+        `parts(Run)` of a `Run(model: Model, seed: int)` is `{"Run": ["model", "seed"], "Model": [...]}`.
+    """
+    found: dict[str, list[str]] = {}
+    waiting: list[Any] = [cls]
+    while waiting:
+        one = waiting.pop()
+        if not dataclasses.is_dataclass(one):
+            waiting += get_args(one)
+        elif isinstance(one, type) and one.__name__ not in found:
+            found[one.__name__] = [field.name for field in dataclasses.fields(one)]
+            waiting += typing.get_type_hints(one).values()
+    return found
+
+
 def read_as(cls: Callable[..., T], path: Path) -> T:
     """Read a JSON file that holds what `to_json` made of a `cls`.
 

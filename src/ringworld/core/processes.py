@@ -1,4 +1,4 @@
-"""One run over several processes: how they find each other, who writes, and when all of them stop.
+"""One run over several processes: how they find each other, who writes, and what all of them raise.
 
 Every process runs the same program and takes part in every computation; the folders of the run lie on a file
 system that all of them see. Process 0 alone writes, but for checkpoints, of which each writes its shards.
@@ -8,18 +8,15 @@ import json
 import os
 import re
 from collections.abc import Callable
-from pathlib import Path
-from signal import Signals
 from typing import Any, TypeVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import NamedSharding, PartitionSpec
-from jaxtyping import Array, Int32
+from jaxtyping import Array, UInt8
 
 from ringworld.core.errors import InputError, not_a_choice
+from ringworld.core.failures import heard, told
 from ringworld.core.ranges import check_number
 from ringworld.core.roll_call import call_roll
 
@@ -117,7 +114,7 @@ def join(
 
 def is_writer() -> bool:
     """Return whether this process is the one that writes files and shows progress."""
-    return _alone() or jax.process_index() == 0
+    return is_alone() or jax.process_index() == 0
 
 
 def by_writer(action: Callable[[], T]) -> T:
@@ -129,36 +126,67 @@ def by_writer(action: Callable[[], T]) -> T:
         InputError: `action` raised it, wherever this is called.
         RuntimeError: in the other processes, where `action` raised something else.
     """
-    if _alone():
+    if is_alone():
         return action()
     said: dict[str, Any] = {}
     failure = None
     if is_writer():
         try:
             said = {"result": action()}
-        except InputError as error:
-            failure = error
-            said = {"refused": {"problem": error.problem, "remedy": error.remedy, "field": error.field}}
-            said["path"] = None if error.path is None else str(error.path)
         except Exception as error:
             failure = error
-            said = {"failed": str(error)}
-    heard = _broadcast(said)
-    if failure is not None:
+            said = told(error)
+    answer = _broadcast(said)
+    if "result" not in answer:
+        raise failure or heard(answer)
+    return answer["result"]
+
+
+def by_all(action: Callable[[], T]) -> T:
+    """Call `action` in every process, and raise in all of them where it failed in any.
+
+    Every process must get here. `action` computes nothing together with the others, since they would wait
+    for one that failed.
+
+    Raises:
+        InputError: `action` raised it in one process, which the message names, or in all of them.
+        RuntimeError: it raised something else.
+    """
+    if is_alone():
+        return action()
+    results: list[T] = []
+    failure = None
+    try:
+        results.append(action())
+    except Exception as error:
+        failure = error
+    raise_in_all(failure)
+    return results[0]
+
+
+def raise_in_all(failure: Exception | None) -> None:
+    """Raise in every process what one of them failed with; all of them must get here.
+
+    | failed | raised |
+    |---|---|
+    | none | nothing |
+    | all, with the same | what each has |
+    | some | what the first of them has, with the number of its process |
+
+    Args:
+        failure: of this process, if any.
+    """
+    if is_alone():
+        if failure is not None:
+            raise failure
+        return
+    said = _gathered(None if failure is None else told(failure))
+    if failure is not None and all(one == said[0] for one in said):
         raise failure
-    if "refused" in heard:
-        path = None if heard["path"] is None else Path(heard["path"])
-        raise InputError(**heard["refused"], path=path)
-    if "failed" in heard:
-        raise RuntimeError(f"process 0 failed: {heard['failed']}")
-    return heard["result"]
-
-
-def all_agree(good: bool) -> bool:
-    """Return whether `good` is true in every process; all of them must ask."""
-    if _alone():
-        return good
-    return bool(multihost_utils.process_allgather(np.int32(good)).all())
+    failed = [(process, one) for process, one in enumerate(said) if one is not None]
+    if failed:
+        process, first = failed[0]
+        raise heard(first, process=process) from failure
 
 
 def fetched(tree: Any) -> Any:
@@ -171,60 +199,37 @@ def fetched(tree: Any) -> Any:
     return jax.device_get(jax.tree.map(whole, tree))
 
 
-class StopVote:
-    """Agrees, between two steps, whether a signal that came to any process stops all of them.
-
-    Each step every process puts its signal into a maximum over all devices, queued behind the step, and reads
-    that of the step before, which is there when that step is. So no host waits for another one, and all stop
-    after the same step, at the latest one after the signal.
-
-    `multihost_utils.reached_preemption_sync_point` would do so for SIGTERM alone: its handler, in C++, takes
-    the signal from Python, so that Ctrl-C would stop one process and a second signal none, and every step
-    would ask the coordinator.
-    """
-
-    def __init__(self) -> None:
-        """Begin without a vote."""
-        self._votes: Int32[Array, ""] | None = None
-
-    def agreed(self, signal: Signals | None, *, last: bool) -> Signals | None:
-        """Return the signal that stops all processes after this step.
-
-        Args:
-            signal: that came to this process, if any.
-            last: whether no step follows, so that this vote is waited for.
-        """
-        if _alone():
-            return signal
-        before, self._votes = self._votes, _most(_vote(int(signal or 0)))
-        counted = self._votes if last else before
-        return None if counted is None or int(counted) == 0 else Signals(int(counted))
-
-
-def _alone() -> bool:
+def is_alone() -> bool:
     """Return whether there is one process; where none joined, no backend is begun to find out."""
     return not jax.distributed.is_initialized() or jax.process_count() == 1
 
 
-_most = jax.jit(jnp.max)
-
-
-def _vote(value: int) -> Int32[Array, " devices"]:
-    """Return the value of each process on its devices of the mesh that is set."""
-    mesh = jax.sharding.get_mesh()
-    sharding = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
-    mine = np.full(1, value, np.int32)
-    return jax.make_array_from_callback((mesh.size,), sharding, lambda index: mine)
-
-
 def _broadcast(said: dict[str, Any]) -> Any:
     """Return what process 0 says, as JSON, in every process."""
-    content = np.frombuffer(json.dumps(said).encode(), np.uint8)
-    size = int(multihost_utils.broadcast_one_to_all(np.int32(content.size)))
-    # One of few sizes, so that few programs are compiled.
+    content = json.dumps(said).encode()
+    size = int(multihost_utils.broadcast_one_to_all(np.int32(len(content))))
+    return _read(multihost_utils.broadcast_one_to_all(_padded(content, size)))
+
+
+def _gathered(said: dict[str, Any] | None) -> list[Any]:
+    """Return what each process says, as JSON or None, in every process."""
+    content = json.dumps(said).encode() if said else b""
+    size = int(multihost_utils.process_allgather(np.int32(len(content))).max())
+    if size == 0:
+        return [None] * jax.process_count()
+    rows = multihost_utils.process_allgather(_padded(content, size))
+    return [_read(row) if row.any() else None for row in rows]
+
+
+def _padded(content: bytes, size: int) -> UInt8[np.ndarray, " _"]:
+    """Return bytes with zeros behind them, in one of few sizes, so that few programs are compiled."""
     padded = np.zeros(max(1024, 1 << (size - 1).bit_length()), np.uint8)
-    padded[: content.size] = content
-    return json.loads(np.asarray(multihost_utils.broadcast_one_to_all(padded))[:size].tobytes())
+    padded[: len(content)] = np.frombuffer(content, np.uint8)
+    return padded
+
+
+def _read(padded: Any) -> Any:
+    return json.loads(np.asarray(padded).tobytes().rstrip(b"\0"))
 
 
 def _slurm() -> tuple[str, int, int]:

@@ -17,9 +17,10 @@ import jax
 from ringworld.core.checkpoint import Checkpoints, Restored
 from ringworld.core.errors import Diverged, InputError, Stopped
 from ringworld.core.files import append_jsonl, keep_jsonl, read_jsonl, reading, sync
-from ringworld.core.processes import StopVote, by_writer, is_writer
+from ringworld.core.processes import by_writer, is_writer
 from ringworld.core.progress import Progress
 from ringworld.core.stop import StopRequest
+from ringworld.core.stop_vote import StopVote
 from ringworld.core.tracker import Tracker
 
 METRICS_FILE, CHECKPOINTS_FOLDER = "metrics.jsonl", "checkpoints"
@@ -43,6 +44,10 @@ class Interval(NamedTuple):
         """Return the interval with one more update."""
         sums = tuple(map(add, self.counts, counts)) if self.counts else counts
         return self._replace(steps=self.steps + 1, counts=sums)
+
+    def waited(self, seconds: float) -> "Interval":
+        """Return the interval with more time in which devices waited for a batch."""
+        return self._replace(data_wait_seconds=self.data_wait_seconds + seconds)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,6 +92,17 @@ class RunFiles:
         """Return the file of the rows."""
         return self.folder / METRICS_FILE
 
+    def log(self, values: dict[str, Any]) -> None:
+        """Add a row; of several processes one does."""
+        if is_writer():
+            append_jsonl(self.metrics, values)
+            self.tracker.log(values)
+
+    def sync(self) -> None:
+        """Wait until the rows are on the disk: a checkpoint never outlives those before it."""
+        if is_writer():
+            sync(self.metrics)
+
     def resume(self, abstract: Any, *, first: Callable[[], State]) -> Resumed[State]:
         """Restore the newest checkpoint that is whole, or make the first state; rows beyond it are cut.
 
@@ -126,12 +142,15 @@ def run_steps(
     title: str,
     total: int,
     shown: Sequence[str],
+    measure: Callable[[State, int], Mapping[str, float]] = lambda state, step: {},
+    measure_every_steps: int = 0,
 ) -> State:
     """Run the steps after `start` up to `last`, whose state is on disk when this returns.
 
-    The host waits for the devices where a row or a checkpoint is due, and otherwise only for the step before
-    the last, so that no more than two steps are queued when a signal asks to stop. Of several processes, each
-    of which runs every step, one writes the rows, and all of them stop after the same step; see `StopVote`.
+    The host waits for the devices where a row or a checkpoint is due, or something is measured, and otherwise
+    only for the step before the last, so that no more than two steps are queued when a signal asks to stop.
+    Of several processes, each of which runs every step, one writes the rows, and all of them stop after the
+    same step, also where one fails to read a batch or to write; see `StopVote`.
 
     Args:
         start: the state, and what was not yet logged of it.
@@ -143,48 +162,60 @@ def run_steps(
         title: what the run is called.
         total: the step that the progress bar ends with.
         shown: names of values of a row that stand beside the bar.
+        measure: returns, of the state after a step, what the row of that step holds besides.
+        measure_every_steps: how often; 0 is never, nor after the last step or where a signal stops the run.
 
     Raises:
         Diverged: a value of a row is NaN or infinite; neither row nor checkpoint is written.
+        InputError: there was no room on the disk, or what `batches` raised, in any of the processes.
         Stopped: on SIGINT or SIGTERM, after the step was finished and saved.
     """
     state, interval = start.state, start.interval
     if start.step == last:
         return state
-    batch, output, values = next(batches), None, {}
-    writes, vote = is_writer(), StopVote()
-    progress = Progress(title, total=total, unit="steps", done=start.step, shown="yes" if writes else "no")
+    batch, output, values, vote = next(batches), None, {}, StopVote()
+    shows = "yes" if is_writer() else "no"
+    progress = Progress(title, total=total, unit="steps", done=start.step, shown=shows)
     with StopRequest() as stop, progress:
         mark = time.perf_counter()
         for step in range(start.step + 1, last + 1):
             before = output
             state, output = update(state, batch.inputs)
             interval = interval.plus(batch.counts)
-            # The devices compute while the host prepares what they need next.
-            asked_at = time.perf_counter()
-            following = next(batches) if step < last else batch
-            if step < last and _is_computed(output):
-                waited = interval.data_wait_seconds + time.perf_counter() - asked_at
-                interval = interval._replace(data_wait_seconds=waited)
+            following = batch
+            if step < last:
+                # The devices compute while the host prepares what they need next.
+                asked_at = time.perf_counter()
+                with vote.held():
+                    following = next(batches)
+                if _is_computed(output):
+                    interval = interval.waited(time.perf_counter() - asked_at)
             jax.block_until_ready(before)
-            files.checkpoints.check()
-            asked = vote.agreed(stop.signal, last=step == last)
-            logs = step == last or step % files.log_every_steps == 0
+            with vote.held():
+                files.checkpoints.check()
+            asked = vote.agreed(
+                stop.signal, last=step == last, behind=(state, output), written=files.checkpoints.written
+            )
+            files.checkpoints.allow(vote.written)
+            measures = measure_every_steps and step % measure_every_steps == 0 and step < last and not asked
+            logs = measures or step == last or step % files.log_every_steps == 0
             saves = step == last or bool(asked) or step % files.checkpoint_every_steps == 0
             if logs or saves:
                 jax.block_until_ready((state, output))
                 interval = interval._replace(seconds=interval.seconds + time.perf_counter() - mark)
                 values = {"step": step, "steps": interval.steps, "seconds": interval.seconds}
                 values |= row(output, interval)
+                if measures:
+                    values |= measure(state, step)
                 _refuse_infinite(values, step=step, of=title)
                 if logs:
-                    if writes:
-                        append_jsonl(files.metrics, values)
-                        files.tracker.log(values)
+                    with vote.held():
+                        files.log(values)
                     interval = Interval()
                 if saves:
-                    if writes:
-                        sync(files.metrics)  # a checkpoint never outlives the rows before it
+                    with vote.held():
+                        files.sync()
+                    vote.settle()
                     beside = {"loader_state": batch.loader_state, "interval": interval._asdict()}
                     files.checkpoints.save(step, state, beside)
                 if asked or step == last:

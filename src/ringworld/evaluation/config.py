@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from ringworld.core.errors import InputError, not_a_choice
+from ringworld.core.ranges import check_range
 from ringworld.evaluation.held_out import HeldOutConfig
 from ringworld.evaluation.needles import NeedleConfig
 
@@ -15,13 +16,32 @@ _CONFIGS: dict[TaskName, type] = {"needles": NeedleConfig, "held_out": HeldOutCo
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvaluationConfig:
-    """Everything that is measured before and after a stage.
+    """Everything that is measured before and after a stage, and what of it within one.
 
     A further task is a file with a frozen dataclass that satisfies `evaluation.task.TaskConfig`, and its name
     in the union below.
     """
 
     tasks: tuple[NeedleConfig | HeldOutConfig, ...]
+    every_steps: int = 0
+    """Updates between two measurements within a stage, which are in the rows of metrics; 0 is none."""
+    within: tuple[TaskName, ...] = ("held_out",)
+    """Tasks that are measured then."""
+
+    def __post_init__(self) -> None:
+        """Refuse less than no updates, and tasks that there are not."""
+        check_range(self, "every_steps", of="evaluation", least=0)
+        for name in self.within:
+            if name not in get_args(TaskName):
+                raise not_a_choice("task", str(name), choices=get_args(TaskName))
+
+    def of_a_stage(self) -> tuple[NeedleConfig | HeldOutConfig, ...]:
+        """Return the tasks that are measured within a stage.
+
+        Raises:
+            InputError: there is none of a name.
+        """
+        return self.only(self.within).tasks if self.every_steps and self.within else ()
 
     @property
     def longest_context_tokens(self) -> int:
@@ -29,7 +49,7 @@ class EvaluationConfig:
         return max((task.longest_context_tokens for task in self.tasks), default=0)
 
     def only(self, names: TaskName | Sequence[TaskName]) -> "EvaluationConfig":
-        """Return these tasks alone, or this one.
+        """Return these tasks alone, or this one; without names, all.
 
         Raises:
             InputError: there is none of a name.
@@ -38,7 +58,7 @@ class EvaluationConfig:
         for name in names:
             if name not in get_args(TaskName):
                 raise not_a_choice("task", str(name), choices=get_args(TaskName))
-        kinds = tuple(_CONFIGS[name] for name in names)
+        kinds = tuple(_CONFIGS[name] for name in names or get_args(TaskName))
         tasks = tuple(task for task in self.tasks if isinstance(task, kinds))
         if not tasks:
             problem = f"the configuration measures nothing of {', '.join(names)}"

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ def evaluate(
         InputError: `out` holds results of another model or of other data, or there is no prepared data where
             a task needs some. What cannot be measured is no error: its results say why.
     """
-    from ringworld.core.processes import by_writer  # which imports jax
+    from ringworld.core.processes import by_all, by_writer  # which imports jax
 
     measured_of = dict(identity)
     if data.folder is not None:
@@ -67,7 +68,7 @@ def evaluate(
             return summary.evaluation
     results = []
     for config, of_task in zip(tasks, asked):
-        task = config.build(subject, data=data)
+        task = by_all(partial(config.build, subject, data=data))
         digest = hashlib.sha256(json.dumps(of_task).encode()).hexdigest()[:8]
         results += task.aggregate(_outcomes(subject, task, file=out / f"{task.name}-{digest}.jsonl"))
     evaluation = Evaluation(label=dict(label), results=tuple(results))
@@ -88,7 +89,7 @@ def read_evaluation(out: Path) -> Evaluation:
 
 def _outcomes(subject: Subject, task: Task[Any], *, file: Path) -> dict[str, Outcome | Unmeasured]:
     """Return the outcome of each item by its key; `file` gains those that it lacks."""
-    from ringworld.core.processes import by_writer, is_writer  # which imports jax
+    from ringworld.core.processes import by_all, by_writer  # which imports jax
 
     def known() -> dict[str, Any]:
         keep_jsonl(file, lambda row: isinstance(row["item"], str) and isinstance(row["outcome"], dict))
@@ -103,12 +104,17 @@ def _outcomes(subject: Subject, task: Task[Any], *, file: Path) -> dict[str, Out
             if item.key not in outcomes:
                 yield item
 
-    for tokens, alike in groupby(waiting(), key=lambda item: item.tokens):
-        while batch := list(islice(alike, max(1, _BATCH_TOKENS // tokens))):
-            for item, outcome in zip(batch, _scored(subject, task, batch)):
-                outcomes[item.key] = outcome
-                if not isinstance(outcome, Unmeasured) and is_writer():
-                    append_jsonl(file, {"item": item.key, "outcome": outcome})
+    def batches() -> Iterator[list[Item[Any]]]:
+        for tokens, alike in groupby(waiting(), key=lambda item: item.tokens):
+            while batch := list(islice(alike, max(1, _BATCH_TOKENS // tokens))):
+                yield batch
+
+    each = batches()
+    while batch := by_all(lambda: next(each, None)):
+        for item, outcome in zip(batch, _scored(subject, task, batch)):
+            outcomes[item.key] = outcome
+            if not isinstance(outcome, Unmeasured):
+                by_writer(partial(append_jsonl, file, {"item": item.key, "outcome": outcome}))
     return {key: outcomes[key] for key in keys}
 
 

@@ -21,7 +21,7 @@ from ringworld.core.errors import InputError, listed
 from ringworld.core.files import write_json_atomic
 from ringworld.core.shared_files import FLOATS
 from ringworld.interop.hf_llama import in_order, whole_layer
-from ringworld.interop.tensors import Tensor, write_file
+from ringworld.interop.tensors import Tensor, read_in_any_case, write_file
 from ringworld.model.config import Architecture
 from ringworld.model.lora_config import LoraConfig
 from ringworld.model.weights import LoraWeight
@@ -174,7 +174,8 @@ def write_adapter(
         for tensor in tensors.values():
             tensor.read()
         return
-    write_file(folder / ADAPTER_FILE, tensors)
+    with read_in_any_case(tensors) as each:
+        write_file(folder / ADAPTER_FILE, each)
     described = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",

@@ -23,9 +23,10 @@ from safetensors import SafetensorError, safe_open
 
 from ringworld.core.config import from_json, read_as
 from ringworld.core.errors import InputError, listed
+from ringworld.core.processes import by_all
 from ringworld.core.sharding import spec
 from ringworld.core.shared_files import FLOATS
-from ringworld.interop.tensors import INDEX_FILE, WEIGHTS_FILE, Tensor, write_tensors
+from ringworld.interop.tensors import INDEX_FILE, WEIGHTS_FILE, Tensor, read_in_any_case, write_tensors
 from ringworld.model.config import Architecture, WeightType
 from ringworld.model.decode import GenerationWeights
 from ringworld.model.weights import FrozenWeight, quantized
@@ -148,7 +149,8 @@ def read_weights(
     Raises:
         InputError: one error that names everything that is missing, unknown, damaged or of another shape.
     """
-    read, table = _reader(folder, architecture, adapt=adapt), _by_path(architecture)
+    read = by_all(partial(_reader, folder, architecture, adapt=adapt))
+    table = _by_path(architecture)
     floats = "float32" if weights == "float32" else "bfloat16"
 
     def place(path: str, leaf: jax.ShapeDtypeStruct) -> FrozenWeight:
@@ -275,7 +277,8 @@ def write_weights(
         read = partial(_fetched, model, weight, layer)
         tensors[weight.key.format(layer)] = Tensor(shape=weight.theirs, dtype="F32", read=read)
     if folder is not None:
-        write_tensors(folder, tensors, largest_file_bytes=largest_file_bytes)
+        with read_in_any_case(tensors) as each:
+            write_tensors(folder, each, largest_file_bytes=largest_file_bytes)
         return
     for tensor in tensors.values():
         tensor.read()

@@ -2,8 +2,10 @@
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -59,6 +61,24 @@ class Tensor:
     def size_bytes(self) -> int:
         """Bytes in memory and in a safetensors file."""
         return math.prod(self.shape) * NUMPY_TYPES[self.dtype].itemsize
+
+
+@contextmanager
+def read_in_any_case(tensors: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+    """Give tensors to write, of which those that are left are still read where the block fails.
+
+    Several processes that hold parts of them read each together, and would wait for one that cannot write.
+    """
+    left = dict(tensors)
+    try:
+        yield {
+            name: replace(tensor, read=partial(lambda name: left.pop(name).read(), name))
+            for name, tensor in tensors.items()
+        }
+    except Exception:
+        for tensor in left.values():
+            tensor.read()
+        raise
 
 
 def write_tensors(folder: Path, tensors: Mapping[str, Tensor], *, largest_file_bytes: int = 2**30) -> None:

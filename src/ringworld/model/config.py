@@ -4,11 +4,11 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal
+from typing import Literal, get_args
 
 from ringworld.attention.config import AttentionConfig, ComputeType, sequence_axes
 from ringworld.attention.layouts import check_shares
-from ringworld.core.errors import InputError
+from ringworld.core.errors import InputError, not_a_choice
 from ringworld.core.mesh_config import MeshConfig
 from ringworld.core.ranges import check_range
 
@@ -199,22 +199,36 @@ CacheType = Literal["compute", "int8"]
 """How keys and values are kept in pages: as they are computed, or rounded by token and head."""
 
 
+RematName = Literal["none", "layer", "all", "offload"]
+"""What backward computes again of each layer.
+
+| | computed again | kept of a layer |
+|---|---|---|
+| `none` | nothing | all |
+| `layer` | all but attention | its input, and what attention returned |
+| `all` | all, and keys and values go round the ring once more | its input |
+| `offload` | as `layer` | the same, in the host's memory, but for a number a head and token |
+"""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Execution:
     """How a model is computed: no parameter depends on it, and results differ by rounding alone."""
 
     attention: AttentionConfig = field(default_factory=AttentionConfig)
     """Strategy, kernel and layout of attention."""
-    remat: Literal["none", "layer"] = "layer"
-    """What backward computes again: nothing, or each layer except its attention."""
+    remat: RematName = "layer"
+    """What backward computes again, and so what is kept of each layer."""
     mlp_block_tokens: int = 0
     """Tokens of a device for which the feed-forward activations exist at one time; 0 means all."""
     compute: ComputeType = "float32"
     """Type of activations and of weights in use; master weights are always float32."""
 
     def __post_init__(self) -> None:
-        """Refuse a negative block."""
+        """Refuse a negative block, and a policy that there is not."""
         check_range(self, "mlp_block_tokens", of="execution", least=0)
+        if self.remat not in get_args(RematName):
+            raise not_a_choice("execution.remat", str(self.remat), choices=get_args(RematName))
 
 
 def check_mesh(

@@ -1,20 +1,27 @@
 """The transformer: one embedding table, one head, one id space of text and vision."""
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Float32, Int32, PRNGKeyArray
 
 from ringworld.attention.attend import LSE_NAME, OUT_NAME, attention
+from ringworld.core.errors import InputError
 from ringworld.core.sharding import TENSOR_AXIS, spec
-from ringworld.model.config import Architecture
+from ringworld.model.config import Architecture, Execution, RematName
 from ringworld.model.cross_entropy import cross_entropy
 from ringworld.model.forward import Forward
 from ringworld.model.layers import Layer, normal, rms_norm
 from ringworld.model.rope import rotation
 from ringworld.model.weights import FrozenWeight, Weight, as_floats, in_use, product
+
+_INPUT_NAME, _HOST = "layer_input", "pinned_host"
 
 
 class WorldModel(eqx.Module):
@@ -68,8 +75,8 @@ def hidden(
 
     Call it inside jit, under `jax.set_mesh`. All arrays are sharded by `spec("batch", "seq")` and in one
     layout; the result has the same layout. A token sees the tokens whose order lies in `[first, order]`;
-    padding has order -1 and first 0. Nothing of size seq x mlp or seq x seq is kept, and with
-    `remat="layer"` backward computes a layer again except for its attention.
+    padding has order -1 and first 0. Nothing of size seq x seq is kept, and with blocks or any `remat` but
+    "none" nothing of size seq x mlp.
     """
     rotated = rotation(positions(order, first), forward.frequencies)
     seen_from = window_start(order, first, forward=forward)
@@ -78,13 +85,47 @@ def hidden(
     def step(
         x: Float[Array, "batch seq embed"], layer: Layer
     ) -> tuple[Float[Array, "batch seq embed"], None]:
+        x = checkpoint_name(x, _INPUT_NAME)
         return layer(x, rotation=rotated, attend=attend, forward=forward), None
 
-    if forward.execution.remat == "layer":
-        keep = jax.checkpoint_policies.save_only_these_names(OUT_NAME, LSE_NAME)
+    if (keep := _kept(forward.execution.remat)) is not None:
         step = jax.checkpoint(step, policy=keep, prevent_cse=False)
     x, _ = jax.lax.scan(step, embedded(model.embed, tokens, compute=forward.execution.compute), model.layers)
     return rms_norm(x, model.norm, eps=forward.architecture.norm_eps)
+
+
+def _kept(remat: RematName) -> Callable[..., Any] | None:
+    """Return what a rematerialized layer keeps, as `jax.checkpoint` asks; None where it is not one."""
+    policies = jax.checkpoint_policies
+    if remat == "layer":
+        return policies.save_only_these_names(OUT_NAME, LSE_NAME)
+    if remat == "offload":
+        return policies.save_and_offload_only_these_names(
+            names_which_can_be_saved=[LSE_NAME],
+            names_which_can_be_offloaded=[_INPUT_NAME, OUT_NAME],
+            offload_src="device",
+            offload_dst=_HOST,
+        )
+    return policies.nothing_saveable if remat == "all" else None
+
+
+def check_offload(execution: Execution, mesh: Mesh) -> None:
+    """Refuse to keep in the host's memory what devices have no way to put there.
+
+    Raises:
+        InputError: `remat` is "offload", and they have no such memory.
+    """
+    device = mesh.devices.flat[0]
+    if execution.remat == "offload" and (
+        device.platform == "cpu" or _HOST not in {memory.kind for memory in device.addressable_memories()}
+    ):
+        raise InputError(
+            f'execution.remat is "offload", but a device of the kind {device.device_kind} has no memory of a '
+            "host beside its own",
+            field="execution.remat",
+            value="offload",
+            remedy='use remat="layer", which keeps the same on the device',
+        )
 
 
 def token_losses(

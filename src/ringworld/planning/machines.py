@@ -72,6 +72,33 @@ _MOST_CHIPS: Final = {"v4": 4096, "v5p": 6144}
 """Of one slice whose chips form a solid torus."""
 
 
+_KINDS: Final = {
+    "TPU v4": "v4",
+    "TPU v5 lite": "v5e",
+    "TPU v5e": "v5e",
+    "TPU v5": "v5p",
+    "TPU v5p": "v5p",
+    "TPU v6 lite": "v6e",
+    "TPU v6e": "v6e",
+}
+"""What jax calls a TPU."""
+_OTHER_CARDS: Final = ("PCIe", "NVL", "MIG")
+"""In the name of a GPU: it is not the SXM module, or not all of it."""
+
+
+def peak_flops_per_second(device_kind: str) -> float | None:
+    """Return the peak of a device in bfloat16 by what jax calls it; None where it is not known here.
+
+    Example:
+        "TPU v5 lite" has 197e12, "NVIDIA H100 80GB HBM3" 989e12; "NVIDIA H100 PCIe" and "cpu" are not known.
+    """
+    if device_kind in _KINDS:
+        return TPUS[_KINDS[device_kind]].flops_per_second
+    words = set(re.split(r"[ -]", device_kind))
+    named = [] if words.intersection(_OTHER_CARDS) else [GPUS[name] for name in GPUS if name in words]
+    return named[0].flops_per_second if named else None
+
+
 def tpu_slice(topology: str) -> Machine:
     """Return the slice of a name such as `v5p:4x8x8`: a generation, and chips along each dimension.
 

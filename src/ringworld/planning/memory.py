@@ -100,9 +100,15 @@ def memory_needs(
     # Of what stays there is no gradient, neither of a layer nor of the head.
     learned = 0 if lora.rank else 1
 
-    attention = tokens * (size * q + _WIDE * heads)
+    attention, entered = tokens * (size * q + _WIDE * heads), tokens * size * embed
+    working = 0
     if execution.remat == "layer":
-        kept = tokens * size * embed + attention
+        kept = entered + attention
+    elif execution.remat == "all":
+        kept, working = entered, attention
+    elif execution.remat == "offload":
+        # That of two layers is on its way.
+        kept, working = tokens * _WIDE * heads, 2 * (entered + tokens * size * q)
     else:
         # Weights in use; queries, keys and values; two norms with their input, once wide; and of the
         # feed-forward, unless it goes by blocks, the products and what becomes of them.
@@ -111,12 +117,12 @@ def memory_needs(
         kept = size * of_layer + tokens * (norms + size * (q + 2 * kv + thin) + inner) + attention
     layer = (
         of_layer * size + learned * 3 * embed * mlp * 2 * _WIDE + block * mlp * (2 * size + 2 * _WIDE)
-        + tokens * size * (_RESIDUALS * embed + _PROJECTIONS * (q + 2 * kv))
+        + tokens * size * (_RESIDUALS * embed + _PROJECTIONS * (q + 2 * kv)) + working
     )  # fmt: skip
     return MemoryNeeds(
         weights=_WIDE * trained,
         frozen=_frozen(stage, architecture, lora),
-        moments=2 * _WIDE * trained - _spared_moments(stage, architecture, optimizer),
+        moments=_moments(stage, architecture, optimizer, trained=trained),
         gradients=_WIDE * trained * (2 if stage.accumulation_steps > 1 else 1),
         batch=stage.accumulation_steps * tokens * _WIDE * (2 * _BATCH_FIELDS + 2),
         kept=architecture.layers * kept,
@@ -156,12 +162,21 @@ def _frozen(stage: Stage, architecture: Architecture, lora: LoraConfig) -> int:
     return 2 * numbers - matrices // (stage.mesh.weight_members * stage.mesh.tensor)
 
 
-def _spared_moments(stage: Stage, architecture: Architecture, optimizer: OptimizerConfig) -> int:
-    """Return the bytes that Muon spares: it has one moment in place of two for the matrices of layers."""
-    if optimizer.kind != "muon":
+def host_bytes(stage: Stage, *, architecture: Architecture, execution: Execution) -> int:
+    """Return the bytes of the host's memory that one device needs for what is offloaded."""
+    if execution.remat != "offload":
         return 0
-    matrices = architecture.layers * layer_parameters(architecture)
-    return _WIDE * matrices // (stage.mesh.weight_members * stage.mesh.tensor)
+    of_token = architecture.embed + architecture.heads * architecture.head // stage.mesh.tensor
+    return architecture.layers * tokens_of_device(stage) * compute_bytes(execution) * of_token
+
+
+def _moments(stage: Stage, architecture: Architecture, optimizer: OptimizerConfig, *, trained: int) -> int:
+    """Return the bytes of two moments, but for matrices of layers, of which Muon has one."""
+    numbers = 2 * trained
+    if optimizer.kind == "muon":
+        matrices = architecture.layers * layer_parameters(architecture)
+        numbers -= matrices // (stage.mesh.weight_members * stage.mesh.tensor)
+    return numbers * (2 if optimizer.moment_dtype == "bfloat16" else _WIDE)
 
 
 def _ring(stage: Stage, execution: Execution, *, tokens: int, kv: int) -> int:

@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 from ringworld.core.mesh_config import MeshConfig
@@ -13,7 +13,7 @@ from ringworld.core.version import __version__
 from ringworld.model.config import Architecture, Execution
 from ringworld.planning.collectives import Collective
 from ringworld.planning.machines import Machine
-from ringworld.planning.memory import MemoryNeeds, memory_needs
+from ringworld.planning.memory import MemoryNeeds, host_bytes, memory_needs
 from ringworld.planning.program import CompiledMemory, Program, compile_step, devices_of
 from ringworld.planning.roofline import Roofline, roofline, step_flops
 from ringworld.planning.suggest import Suggestion, suggestions
@@ -42,6 +42,8 @@ class StagePlan:
     """The most that is in use at a time."""
     hbm_bytes_per_chip: int
     """What there is for programs."""
+    host_bytes_per_chip: int
+    """Of the host's memory, for what is offloaded, by arithmetic."""
     compile_seconds: float
     """On the machine that planned; 0 by arithmetic."""
     flops_per_step: int
@@ -129,6 +131,10 @@ class Plan:
                 f"{one.bytes_per_chip / _GIB:>11.2f}{one.spare_bytes / _GIB:>8.2f}"
                 f"{one.step_seconds_estimate:>9.3g}{one.mfu_estimate:>6.0%}{one.days_estimate:>7.2g}"
             )
+            if one.host_bytes_per_chip:
+                lines.append(
+                    f"  offloaded: {one.host_bytes_per_chip / _GIB:.2f} GiB a chip of the host's memory"
+                )
             lines += [
                 f"  {sent.kind}: {sent.count}, {sent.bytes_per_chip / 1e9:.2f} GB a chip and step"
                 for sent in one.collectives
@@ -247,6 +253,7 @@ def _planned(
         fits=fits,
         bytes_per_chip=needed,
         hbm_bytes_per_chip=available,
+        host_bytes_per_chip=host_bytes(stage, **how),
         compile_seconds=program.compile_seconds if program else 0.0,
         flops_per_step=flops,
         step_seconds_estimate=least.step_seconds,
@@ -278,7 +285,9 @@ def _remedy(
     |---|---|
     | kept, and nothing is computed again | `remat="layer"` |
     | layer, and the feed-forward takes all tokens at once | `mlp_block_tokens` |
-    | anything else | another mesh or more accumulation, or where there is none, more chips |
+    | anything else | another mesh or more accumulation |
+    | anything else, there is no such mesh, and it fits where what is kept is elsewhere | `remat="offload"` |
+    | anything else | more chips |
     """
     largest = f"most of it is {needs.largest}, {getattr(needs, needs.largest) / _GIB:.1f} GiB by arithmetic"
     if needs.largest == "kept" and execution.remat == "none":
@@ -286,6 +295,10 @@ def _remedy(
     if needs.largest == "layer" and not execution.mlp_block_tokens:
         return f"{largest}; set mlp_block_tokens, such as 4096"
     mesh = best_mesh(config, stage, architecture=architecture, execution=execution, machine=machine)
+    away = replace(execution, remat="offload")
+    how = {"architecture": architecture, "optimizer": config.optimizer, "lora": config.lora}
+    if not mesh and memory_needs(stage, execution=away, **how).total <= _ROOM * machine.chip.hbm_bytes:
+        return f'{largest}; set remat="offload", which keeps it in the memory of the host'
     if not mesh:
         return f"{largest}; no mesh of {machine.chips} chips holds it: use more chips or a shorter context"
     return f"{largest}; try {mesh}"

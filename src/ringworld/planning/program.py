@@ -47,6 +47,8 @@ class CompiledMemory:
     """All that is made on the way; more than ever exists at one time."""
     program_bytes: int = 0
     """The code itself."""
+    host_bytes: int = 0
+    """Of the host's memory: what is offloaded."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -135,6 +137,7 @@ def compile_step(
             aliased_bytes=found.alias_size_in_bytes,
             temporaries_bytes=found.temp_size_in_bytes,
             program_bytes=found.generated_code_size_in_bytes,
+            host_bytes=found.host_temp_size_in_bytes,
         ),
         fits=True,
         hbm_bytes=machine.chip.hbm_bytes,

@@ -91,9 +91,11 @@ def bytes_sent(stage: Stage, architecture: Architecture, execution: Execution, l
     q = architecture.heads * architecture.head / tensor
     axes = sequence_axes(execution.attention.strategy, ring=mesh.ring, ulysses=mesh.ulysses)
     ring = math.prod(axes.tokens)
-    hops = 2 * tokens * kv * ((ring - 1) * 2 * size + (ring * _WIDE if ring > 1 else 0))
+    again = 1 if execution.remat == "all" else 0
+    hops = 2 * tokens * kv * ((ring - 1) * (2 + again) * size + (ring * _WIDE if ring > 1 else 0))
     # Forward queries, keys, values and results are exchanged; backward the first three, and all gradients.
-    heads = _others(math.prod(axes.heads)) * tokens * (5 * q + 6 * kv) * size
+    exchanged = 5 * q + 6 * kv + again * (2 * q + 2 * kv)
+    heads = _others(math.prod(axes.heads)) * tokens * exchanged * size
     return stage.accumulation_steps * (gathered + of_copies + summed + layers * (hops + heads))
 
 
@@ -119,8 +121,10 @@ def _computed_flops(stage: Stage, architecture: Architecture, execution: Executi
         pairs, heads=architecture.heads, head=architecture.head, backward=True
     )
     of_weights = training_flops(architecture, tokens=tokens, pairs=0, lora=lora)
-    again = forward_flops(architecture, tokens=tokens, pairs=0) if execution.remat == "layer" else 0
-    return of_attention + of_weights + again
+    if execution.remat == "none":
+        return of_attention + of_weights
+    seen = pairs if execution.remat == "all" else 0
+    return of_attention + of_weights + forward_flops(architecture, tokens=tokens, pairs=seen)
 
 
 def _bytes_moved(stage: Stage, architecture: Architecture, execution: Execution, needs: MemoryNeeds) -> int:

@@ -43,6 +43,7 @@ def _stage(
         batch_sequences=tokens // 2**power,
         learning_rate=rates[0],
         min_learning_rate=rates[1],
+        moments="reset",
         clips=ClipConfig(max_frames=max_frames),
         **fields,
     )

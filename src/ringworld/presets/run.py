@@ -3,10 +3,12 @@
 import importlib
 import inspect
 import os
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
+from ringworld.core.config import parts
 from ringworld.core.errors import InputError, not_a_choice
 from ringworld.core.mesh_config import MeshConfig
 from ringworld.core.ranges import check_range
@@ -40,7 +42,7 @@ class RunConfig:
     training: TrainingConfig
     """Stages and optimizer."""
     evaluation: EvaluationConfig
-    """What is measured before and after each stage."""
+    """What is measured before and after each stage, and within."""
     sampling: SamplingDefaults = field(default_factory=SamplingDefaults)
     """How text, images and videos are drawn where a caller does not say."""
 
@@ -48,6 +50,7 @@ class RunConfig:
         """Refuse parts that do not fit together."""
         check_range(self, "frame_training_frames", least=1)
         validate(self.training, self.model, self.execution)
+        self.evaluation.of_a_stage()
         if (self.frames is None) != (self.frame_training is None):
             problem = "frames and frame_training describe one frame tokenizer: give both, or neither"
             raise InputError(problem, field="frame_training")
@@ -73,6 +76,19 @@ class RunConfig:
     def devices(self) -> int:
         """Devices of the stage that has most."""
         return max(stage.mesh.devices for stage in self.training.stages)
+
+    def with_stages(self, names: Sequence[str]) -> "RunConfig":
+        """Return the same run with the stages of these names alone, in its order; without names, with all.
+
+        Raises:
+            InputError: there is no stage of a name.
+        """
+        there = {stage.name: stage for stage in self.training.stages}
+        for name in names:
+            if name not in there:
+                raise not_a_choice("stage", name, choices=there)
+        chosen = tuple(stage for name, stage in there.items() if not names or name in names)
+        return replace(self, training=replace(self.training, stages=chosen))
 
     def on_devices(self, count: int) -> "RunConfig":
         """Return the same run with the ring as large as `count` devices allow, the other axes kept.
@@ -103,7 +119,8 @@ def load_preset(name: str) -> RunConfig:
     A module is looked for in the current folder too.
 
     Raises:
-        InputError: there is none, and the message names the nearest; or it returns something else.
+        InputError: there is none, and the message names the nearest; or it gives a part of the run a field
+            that this has not, of which the nearest is named, too; or it returns something else.
     """
     module_name, function_name = name.split(":", 1) if ":" in name else ("ringworld.presets", name)
     if not all(part.isidentifier() for part in (*module_name.split("."), function_name)):
@@ -113,6 +130,11 @@ def load_preset(name: str) -> RunConfig:
     sys.path.insert(0, here)
     try:
         return _run_of(module_name, function_name)
+    except TypeError as error:
+        unknown = _unknown_field(error)
+        if unknown is None:
+            raise
+        raise unknown from error
     finally:
         sys.path.remove(here)
 
@@ -141,6 +163,20 @@ def _run_of(module_name: str, function_name: str) -> RunConfig:
         )
         raise InputError(problem, field="preset", value=function_name)
     return run
+
+
+def _unknown_field(error: TypeError) -> InputError | None:
+    """Return what a part of a run is given that has no such field; None for any other error.
+
+    Python says so in words alone: "Stage.__init__() got an unexpected keyword argument 'learning_rat'".
+    """
+    said = re.match(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error))
+    fields = said and parts(RunConfig).get(said[1])
+    if not said or not fields:
+        return None
+    refusal = not_a_choice(f"field of {said[1]}", said[2], choices=fields)
+    refusal.field = f"{said[1]}.{said[2]}"
+    return refusal
 
 
 def catalog() -> str:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from ringworld.core.results import Evaluation, Result
 
 Modality = Literal["text", "vision"]
-NEEDLES, HELD_OUT = "needles", "held_out"
+NEEDLES, HELD_OUT, FOUND = "needles", "held_out", "needles_found"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,6 +45,22 @@ def losses(evaluations: Sequence[Evaluation], *, by: Literal["kind", "start"] | 
         for row in rows(evaluations, task=HELD_OUT)
         if row.metric.endswith("_loss") and row.cell.keys() == names
     ]
+
+
+def in_short(evaluation: Evaluation) -> dict[str, float]:
+    """Return what an evaluation comes to: the loss of each modality, and the share of needles that was found.
+
+    Example:
+        `{"held_out_text_loss": 2.5, "needles_found": 0.75}`
+    """
+    short = {
+        f"{HELD_OUT}_{row.metric}": result.value
+        for row in losses([evaluation], by=None)
+        for result in row.columns
+        if result is not None and result.value is not None
+    }
+    share = found(one for one in evaluation.results if one.task == NEEDLES)
+    return short if share is None else short | {FOUND: share}
 
 
 def needle_maps(evaluation: Evaluation) -> dict[tuple[int, int], list[Result]]:

@@ -1,5 +1,6 @@
 """Runs beside each other: what each reached, finished or not, in one table and one figure."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +44,8 @@ class RunRecord:
     """Of the updates."""
     tokens_per_second: float | None
     """In the last stage."""
+    mfu: float | None
+    """Likewise, where the peak of the devices is known."""
     loss: float | None
     """Mean over the last tenth of the rows of the last stage, in nats a token."""
     held_out: Mapping[str, float]
@@ -67,7 +70,7 @@ class RunsReport:
     def lines(self) -> list[str]:
         """Return a table, and then what could not be read."""
         heads = ("run", "stage", "steps", "tokens", "loss", "held-out text", "held-out vision")
-        heads += ("needles", "skipped", "tokens/s", "hours")
+        heads += ("needles", "skipped", "tokens/s", "MFU", "hours")
         rows = [
             (
                 one.name,
@@ -80,6 +83,7 @@ class RunsReport:
                 _shown(one.needles, ".0%"),
                 f"{one.skipped_steps:,}",
                 _shown(one.tokens_per_second, ",.0f"),
+                _shown(one.mfu, ".0%"),
                 f"{one.seconds / 3600:.2f}",
             )
             for one in self.runs
@@ -170,6 +174,8 @@ def _record(folder: Path, *, name: str) -> tuple[RunRecord, list[str]]:
     stages = list(dict.fromkeys(str(row.get("stage", "")) for row in rows))
     last = [row for row in rows if str(row.get("stage", "")) == stages[-1]]
     tokens, seconds = (sum(_number(row, key) or 0 for row in last) for key in ("tokens", "seconds"))
+    timed = [(_number(row, "mfu"), _number(row, "seconds") or 0.0) for row in last]
+    used = [(share * of, of) for share, of in timed if share is not None and of > 0]
     tail = [_number(row, "loss") for row in last[-max(1, len(last) // 10) :]]
     held_out, needles = _measured(evaluations, stages)
     total = np.cumsum([_number(row, "tokens") or 0 for row in rows])
@@ -181,6 +187,7 @@ def _record(folder: Path, *, name: str) -> tuple[RunRecord, list[str]]:
         tokens=int(total[-1]) if len(total) else 0,
         seconds=sum((_number(row, "seconds") or 0.0 for row in rows), 0.0),
         tokens_per_second=tokens / seconds if seconds > 0 else None,
+        mfu=sum(share for share, _ in used) / sum(of for _, of in used) if used else None,
         loss=_mean(tail),
         held_out=held_out,
         needles=needles,
@@ -196,22 +203,19 @@ def _measured(
 ) -> tuple[dict[str, float], float | None]:
     """Return held-out losses and the share of needles, each of the newest evaluation that has some."""
 
-    def age(evaluation: Evaluation) -> tuple[int, bool]:
-        stage = evaluation.label.get("stage", "")
+    def age(evaluation: Evaluation) -> tuple[int, float]:
+        stage, when = (evaluation.label.get(name, "") for name in ("stage", "when"))
         place = stages.index(stage) if stage in stages else -1
-        return place, evaluation.label.get("when") == "after"
+        step = when.removeprefix("at ")
+        return place, float(step) if step.isdecimal() else math.inf if when == "after" else -1
 
-    held_out: dict[str, float] = {}
-    needles = None
+    newest: dict[str, float] = {}
     for one in sorted(evaluations, key=age):
-        for row in grids.losses([one], by=None):
-            result = row.columns[0]
-            if result is not None and result.value is not None:
-                held_out[row.metric.removesuffix("_loss")] = result.value
-        cells = [result for result in one.results if result.task == grids.NEEDLES]
-        share = grids.found(cells)
-        needles = needles if share is None else share
-    return held_out, needles
+        newest |= grids.in_short(one)
+    needles = newest.pop(grids.FOUND, None)
+    prefix = f"{grids.HELD_OUT}_"
+    losses = {name.removeprefix(prefix).removesuffix("_loss"): value for name, value in newest.items()}
+    return losses, needles
 
 
 def _planned(folder: Path) -> int | None:

@@ -4,9 +4,9 @@ import itertools
 import re
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal
+from typing import Literal, get_args
 
-from ringworld.core.errors import InputError
+from ringworld.core.errors import InputError, not_a_choice
 from ringworld.core.mesh_config import MeshConfig
 from ringworld.core.ranges import check_range
 from ringworld.core.tracker import TrackerName
@@ -19,7 +19,7 @@ _FOLDER_NAME = re.compile(r"\w([\w.-]{0,62}[\w-])?")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stage:
-    """One step of context extension; it begins from the weights and moments that the last stage left."""
+    """One step of context extension; it begins from the weights that the last stage left."""
 
     name: str
     """What metrics and reports call the stage."""
@@ -43,6 +43,9 @@ class Stage:
     """How often which examples are drawn."""
     clips: ClipConfig = field(default_factory=ClipConfig)
     """Which of the prepared frames of a clip are drawn: most frames, and frames a second."""
+    moments: Literal["kept", "reset"] = "kept"
+    """Whether the optimizer goes on with the moments that the last stage left, or begins anew, as a run does
+    that is given weights alone (LWM's `train.py` with `params::`)."""
     mesh: MeshConfig = field(default_factory=MeshConfig)
     """Devices of this stage; weights and moments are resharded where it begins."""
 
@@ -54,6 +57,8 @@ class Stage:
         check("learning_rate", above=0)
         check("min_learning_rate", least=0, most=self.learning_rate)
         check("warmup_steps", least=0, below=self.steps)
+        if self.moments not in ("kept", "reset"):
+            raise not_a_choice(f"stage {self.name}.moments", self.moments, choices=("kept", "reset"))
         # The model and the evaluations of a stage are folders of its name.
         if not _FOLDER_NAME.fullmatch(self.name):
             raise InputError(
@@ -67,6 +72,9 @@ class Stage:
     def tokens(self) -> int:
         """Tokens of the whole stage, padding included."""
         return self.steps * self.batch_sequences * self.context_tokens
+
+
+MomentType = Literal["float32", "bfloat16"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,12 +94,20 @@ class OptimizerConfig:
     """Pull of every matrix towards zero, times the learning rate; norms and the embedding are left alone."""
     clip_norm: float = 1.0
     """Largest global norm of a gradient; a longer one is shortened to it."""
+    moment_dtype: MomentType = "float32"
+    """Type in which moments are kept between updates, which are computed in float32."""
 
     def __post_init__(self) -> None:
-        """Refuse values for which AdamW is not defined."""
+        """Refuse values for which AdamW is not defined, or moments that would stand still."""
         check_range(self, "beta1", "beta2", least=0, below=1)
         check_range(self, "epsilon", "clip_norm", above=0)
         check_range(self, "weight_decay", least=0)
+        if self.moment_dtype not in get_args(MomentType):
+            raise not_a_choice("moment_dtype", str(self.moment_dtype), choices=get_args(MomentType))
+        if self.moment_dtype == "bfloat16":
+            # It rounds to 2 ** -8: a moment that moves by less of itself would often be what it was.
+            remedy = "use a smaller one, or moment_dtype float32"
+            check_range(self, "beta1", "beta2", most=1 - 2**-7, remedy=remedy)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -123,7 +139,7 @@ class TrainingConfig:
     stages: tuple[Stage, ...]
     """At least one; contexts and rope bases never fall from one to the next."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    """The same through all stages; its moments carry over."""
+    """The same through all stages; each says whether its moments carry over."""
     guard: GuardConfig = field(default_factory=GuardConfig)
     """Which updates are skipped."""
     lora: LoraConfig = field(default_factory=LoraConfig)

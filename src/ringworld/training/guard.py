@@ -1,5 +1,7 @@
 """Updates that would do harm are skipped, inside of the compiled step."""
 
+import math
+from dataclasses import replace
 from typing import TypeVar
 
 import equinox as eqx
@@ -19,12 +21,16 @@ class Guard(eqx.Module):
     """What decides whether an update is made; part of the state, so that a resumed run decides the same."""
 
     norms: Float32[Array, " window"]
-    """Gradient norms of the last updates that were made, the newest last; infinite before there were any, so
-    that nothing is a spike until half of them are known."""
+    """Gradient norms of the last updates of the stage that were made, the newest last; infinite before there
+    were any, so that nothing is a spike until half of them are known."""
     skipped: Int32[Array, ""]
     """Updates skipped since the run began."""
     in_a_row: Int32[Array, ""]
-    """Those since the last update that was made."""
+    """Those of the stage since the last update that was made."""
+    loss: Float32[Array, ""]
+    """Of the last update that was skipped for its loss or norm."""
+    norm: Float32[Array, ""]
+    """Of its gradient."""
 
     @staticmethod
     def new() -> "Guard":
@@ -33,7 +39,13 @@ class Guard(eqx.Module):
             norms=jnp.full(_WINDOW_UPDATES, jnp.inf, jnp.float32),
             skipped=jnp.int32(0),
             in_a_row=jnp.int32(0),
+            loss=jnp.float32(0),
+            norm=jnp.float32(0),
         )
+
+    def next_stage(self) -> "Guard":
+        """Return that with which a stage begins: its gradients are of other sizes."""
+        return replace(Guard.new(), skipped=self.skipped)
 
 
 def judge(
@@ -54,15 +66,19 @@ def judge(
         norm: of its gradient, before it is clipped.
         config: the limits.
     """
-    good = jnp.isfinite(loss) & jnp.isfinite(norm) & (guard.in_a_row < config.most_in_a_row)
+    fit = jnp.isfinite(loss) & jnp.isfinite(norm)
     if config.spike_factor:
-        good &= norm <= jnp.float32(config.spike_factor) * jnp.median(guard.norms)
+        fit &= norm <= jnp.float32(config.spike_factor) * jnp.median(guard.norms)
+    stopped = guard.in_a_row >= config.most_in_a_row
+    good = fit & ~stopped
     bad = 1 - good.astype(jnp.int32)
     newer = jnp.append(guard.norms[1:], norm)
     return good, Guard(
         norms=jax.lax.select(good, newer, guard.norms),
         skipped=guard.skipped + bad,
         in_a_row=(guard.in_a_row + bad) * bad,
+        loss=jax.lax.select(fit | stopped, guard.loss, loss),
+        norm=jax.lax.select(fit | stopped, guard.norm, norm),
     )
 
 
@@ -79,14 +95,24 @@ def made_if(good: Bool[Array, ""], after: Tree, before: Tree) -> Tree:
     return jax.tree.map(chosen, after, before)
 
 
-def check_skipped(
-    *, in_a_row: int, loss: float, norm: float, step: int, of: str, config: GuardConfig
-) -> None:
+def check_skipped(guard: Guard, *, step: int, of: str, config: GuardConfig) -> None:
     """Stop a run that makes no updates any more.
 
+    Example:
+        Two may be skipped in a row, as steps 4 and 5 were, and the host looks after step 6, of which three
+        are skipped by then: step 5 is named, the last of two.
+
+    Args:
+        guard: on the host or not.
+        step: after which it is what it is.
+        of: what is trained.
+        config: the limits.
+
     Raises:
-        Diverged: as many updates in a row were skipped as may be.
+        Diverged: as many updates in a row were skipped as may be; of the last of them.
     """
-    if in_a_row >= config.most_in_a_row:
-        name, value = ("gradient_norm", norm) if abs(loss) < float("inf") else ("loss", loss)
-        raise Diverged(name, value=value, step=step, of=of, in_a_row=in_a_row)
+    since = int(guard.in_a_row) - config.most_in_a_row
+    if since >= 0:
+        loss, norm = float(guard.loss), float(guard.norm)
+        name, value = ("gradient_norm", norm) if math.isfinite(loss) else ("loss", loss)
+        raise Diverged(name, value=value, step=step - since, of=of, in_a_row=config.most_in_a_row)

@@ -3,7 +3,7 @@
 import itertools
 import sys
 from bisect import bisect_left
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,7 +17,7 @@ from ringworld.core.checkpoint import Checkpoints
 from ringworld.core.config import to_json
 from ringworld.core.mesh import mesh_of
 from ringworld.core.origin import Origin, claim
-from ringworld.core.processes import by_writer, is_writer
+from ringworld.core.processes import by_all, by_writer, is_writer
 from ringworld.core.steps import CHECKPOINTS_FOLDER, Batch, Interval, Resumed, RunFiles, run_steps
 from ringworld.core.tracker import check_tracker, tracking
 from ringworld.data.loader import PackedLoader
@@ -25,18 +25,20 @@ from ringworld.data.store import ExampleStore
 from ringworld.model.arrange import Layout
 from ringworld.model.config import Architecture, Execution
 from ringworld.model.lora import whole_model
-from ringworld.model.world_model import WorldModel
+from ringworld.model.world_model import WorldModel, check_offload
 from ringworld.training.config import Stage, TrainingConfig, validate
 from ringworld.training.guard import check_skipped
 from ringworld.training.identity import identity
 from ringworld.training.metrics import check_rows, count, metrics_row
 from ringworld.training.stage_loader import stage_loader
-from ringworld.training.state import TrainState, abstract_state, init_state, shardings
+from ringworld.training.state import TrainState, abstract_state, begin_stage, init_state, shardings
 from ringworld.training.step import Pieces, StepOutput, make_step
 
 OnStage = Callable[[Literal["before", "after"], Stage, WorldModel, Mesh], None]
 """What happens before the first stage and after each one, such as an evaluation. A run that is killed during
 it calls it again, and a finished run calls it for its last stage, so it must skip what it finds done."""
+Measure = Callable[[int, Stage, WorldModel, Mesh], Mapping[str, float]]
+"""What is measured of the weights after an update, within a stage; the row of the update has it."""
 
 
 def train(
@@ -50,6 +52,9 @@ def train(
     frozen: Callable[[Mesh], WorldModel] | None = None,
     origin: Origin,
     on_stage: OnStage = lambda when, stage, model, mesh: None,
+    measure: Measure = lambda step, stage, model, mesh: {},
+    measure_every_steps: int = 0,
+    peak_flops_per_second: float | None = None,
 ) -> TrainState:
     """Train through all stages, or what is left of them in the folder `out`.
 
@@ -65,6 +70,9 @@ def train(
         origin: of the run, to which the identity of what is trained is added; it claims `out`.
         on_stage: called with when, the stage, the weights, with the adapter where one is trained, and the
             mesh on which they lie.
+        measure: called likewise with the number of the update.
+        measure_every_steps: how often; 0 is never.
+        peak_flops_per_second: of one device; where it is known, rows have the share of it that is reached.
 
     Raises:
         InputError: the configuration does not fit together, or there is no data, or `out` holds another run.
@@ -75,10 +83,20 @@ def train(
     validate(config, architecture, execution)
     check_tracker(config.tracker)
     meshes = [mesh_of(stage.mesh) for stage in config.stages]
-    made_of = identity(config, architecture, execution, data=ExampleStore(data_dir).fingerprint)
+    check_offload(execution, meshes[0])
+    data = by_all(lambda: ExampleStore(data_dir).fingerprint)
+    made_of = identity(config, architecture, execution, data=data)
     whole = replace(origin, identity=made_of | origin.identity)
     by_writer(lambda: claim(out, whole, results=f"{CHECKPOINTS_FOLDER}/*"))
-    run = _Run(config=config, architecture=architecture, execution=execution, data_dir=data_dir)
+    run = _Run(
+        config=config,
+        architecture=architecture,
+        execution=execution,
+        data_dir=data_dir,
+        measure=measure,
+        measure_every_steps=measure_every_steps,
+        peak_flops_per_second=peak_flops_per_second,
+    )
     with closing(Checkpoints(out / CHECKPOINTS_FOLDER)) as checkpoints, ExitStack() as stack:
         files = RunFiles(
             folder=out,
@@ -107,6 +125,8 @@ def train(
             at = replace(at, state=jax.device_put(at.state, where, donate=True))
             base = _moved(base, mesh)
             with jax.set_mesh(mesh):
+                if index and at.step == config.boundaries[index]:
+                    at = replace(at, state=begin_stage(at.state, config, stage))
                 if at.step < config.boundaries[index + 1]:
                     at = run.stage(index, at, files, mesh, frozen=base)
                 on_stage("after", stage, whole_model(at.state.params, base), mesh)
@@ -120,6 +140,9 @@ class _Run:
     architecture: Architecture
     execution: Execution
     data_dir: Path
+    measure: Measure
+    measure_every_steps: int
+    peak_flops_per_second: float | None
 
     def stage(
         self,
@@ -132,9 +155,14 @@ class _Run:
     ) -> Resumed[TrainState]:
         """Run what is left of one stage; its last state is on disk when this returns."""
         stage, last = self.config.stages[index], self.config.boundaries[index + 1]
-        loader = self.loader(index, mesh, start.loader_state)
-        with closing(loader), closing(self.batches(stage, mesh, loader)) as batches:
-            first = next(batches)
+        with ExitStack() as stack:
+
+            def begin() -> tuple[PackedLoader, Iterator[Batch[Pieces]], Batch[Pieces]]:
+                loader = stack.enter_context(closing(self.loader(index, mesh, start.loader_state)))
+                batches = stack.enter_context(closing(self.batches(stage, mesh, loader)))
+                return loader, batches, next(batches)
+
+            loader, batches, first = by_all(begin)
             title = f"train {stage.name}"
             if is_writer():
                 print(f"{title}: compiling for {stage.context_tokens} tokens", file=sys.stderr, flush=True)
@@ -146,25 +174,28 @@ class _Run:
                 last=last,
                 files=files,
                 update=lambda state, inputs: compiled(state, inputs, frozen),
-                row=partial(self.row, stage, title, loader.names),
+                row=partial(self.row, stage, title, loader.names, mesh),
                 title=title,
                 total=self.config.boundaries[-1],
-                shown=("loss", "tokens_per_second"),
+                shown=("loss", "tokens_per_second", "mfu"),
+                measure=lambda state, step: self.measure(
+                    step, stage, whole_model(state.params, frozen), mesh
+                ),
+                measure_every_steps=self.measure_every_steps,
             )
         return Resumed(step=last, state=state)
 
     def row(
-        self, stage: Stage, title: str, names: Sequence[str], output: StepOutput, interval: Interval
+        self,
+        stage: Stage,
+        title: str,
+        names: Sequence[str],
+        mesh: Mesh,
+        output: StepOutput,
+        interval: Interval,
     ) -> dict[str, Any]:
         """Return the row of a step, unless too many updates up to it were skipped."""
-        check_skipped(
-            in_a_row=int(output.skipped_in_a_row),
-            loss=float(output.loss.loss),
-            norm=float(output.gradient_norm),
-            step=int(output.step),
-            of=title,
-            config=self.config.guard,
-        )
+        check_skipped(output.guard, step=int(output.step), of=title, config=self.config.guard)
         return metrics_row(
             output,
             stage=stage.name,
@@ -172,6 +203,7 @@ class _Run:
             architecture=self.architecture,
             names=names,
             lora=self.config.lora,
+            peak_flops_per_second=self.peak_flops_per_second and self.peak_flops_per_second * mesh.size,
         )
 
     def loader(self, index: int, mesh: Mesh, state: Mapping[str, Any] | None) -> PackedLoader:

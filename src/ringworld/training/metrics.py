@@ -20,7 +20,7 @@ from ringworld.model.lora_config import LoraConfig
 from ringworld.training.config import TrainingConfig
 from ringworld.training.step import StepOutput
 
-TIMED = ("seconds", "data_wait_seconds", "tokens_per_second", "model_flops_per_second")
+TIMED = ("seconds", "data_wait_seconds", "tokens_per_second", "model_flops_per_second", "mfu")
 """The only values that two runs of one configuration do not share."""
 _NUMBERS = ("skipped_steps", "tokens", "examples", "model_flops_per_second", "ring_efficiency")
 
@@ -46,6 +46,7 @@ def metrics_row(
     architecture: Architecture,
     names: Sequence[str] = (),
     lora: LoraConfig | None = None,
+    peak_flops_per_second: float | None = None,
 ) -> dict[str, Any]:
     """Return what the row of a step says beside `step`, `steps` and `seconds`.
 
@@ -53,7 +54,8 @@ def metrics_row(
     of the step; a modality without targets has the loss None, and so has what is not finite, of an update
     that was skipped. `skipped_steps` counts such updates since the run began. All else is summed over the
     interval that ends with the step, what `count` returned of its batches; rates are over its time.
-    `model_flops_per_second` counts the tokens that are no padding, and nothing that is computed again.
+    `model_flops_per_second` counts the tokens that are no padding, and nothing that is computed again; `mfu`
+    is its share of the peak of all devices, or None where that is not known.
     `data_wait_seconds` is how long devices waited for batches, at most. `drawn_examples` and `drawn_tokens`
     are the shares that each of `names`, those of the mixture, has in the examples and in the tokens.
     """
@@ -61,6 +63,7 @@ def metrics_row(
     loss, counts = output.loss, BatchCounts(*interval.counts[:whole])
     examples, tokens = interval.counts[whole : whole + drawn], interval.counts[whole + drawn :]
     flops = training_flops(architecture, tokens=counts.tokens, pairs=counts.pairs, lora=lora)
+    rate = flops / interval.seconds
     return {
         "stage": stage,
         "loss": _finite(loss.loss),
@@ -69,12 +72,13 @@ def metrics_row(
         "gradient_norm": _finite(output.gradient_norm),
         "learning_rate": float(output.learning_rate),
         "loss_tokens": int(loss.text_targets) + int(loss.vision_targets),
-        "skipped_steps": int(output.skipped),
+        "skipped_steps": int(output.guard.skipped),
         "tokens": counts.tokens,
         "examples": counts.examples,
         "data_wait_seconds": interval.data_wait_seconds,
         "tokens_per_second": counts.tokens / interval.seconds,
-        "model_flops_per_second": flops / interval.seconds,
+        "model_flops_per_second": rate,
+        "mfu": rate / peak_flops_per_second if peak_flops_per_second else None,
         "ring_efficiency": counts.ring_efficiency / interval.steps,
         "drawn_examples": _shares(names, examples),
         "drawn_tokens": _shares(names, tokens),

@@ -11,14 +11,15 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float32, Int32
-from optax.contrib import MuonDimensionNumbers
+from optax.contrib import MuonDimensionNumbers, MuonState
 
 from ringworld.core.sharding import WEIGHT_AXES
 from ringworld.model.lora import Adapter, Trainable
 from ringworld.model.world_model import WorldModel
-from ringworld.training.config import Stage, TrainingConfig
+from ringworld.training.config import MomentType, Stage, TrainingConfig
 
 T = TypeVar("T", bound=Trainable)
+_WITH_MOMENTS = (optax.ScaleByAdamState, MuonState)
 _RMS_OF_ADAMW = 0.2
 """Of an update of AdamW, in units of its learning rate (arXiv 2502.16982, section 2.2)."""
 
@@ -36,12 +37,26 @@ def learning_rate(step: Int32[Array, ""], config: TrainingConfig) -> Float32[Arr
 
 
 def init_moments(config: TrainingConfig, params: Trainable) -> optax.OptState:
-    """Return moments of zero, in float32, and a count of steps.
-
-    They are spread as the weights.
-    """
+    """Return moments of zero and a count of steps, spread as the weights."""
     tree: Any = params
     return _optimizer(config).init(tree)
+
+
+def reset_moments(config: TrainingConfig, moments: optax.OptState, params: Trainable) -> optax.OptState:
+    """Return moments as `init_moments` does, in a run that is as far as `moments`.
+
+    The schedule of learning rates goes on; what corrects moments for their beginning at zero does not.
+    """
+
+    def kept(fresh: Any, old: Any) -> Any:
+        return old if isinstance(old, optax.ScaleByScheduleState) else fresh
+
+    return jax.tree.map(
+        kept,
+        init_moments(config, params),
+        moments,
+        is_leaf=lambda node: isinstance(node, optax.ScaleByScheduleState),
+    )
 
 
 def apply_gradient(
@@ -77,7 +92,35 @@ def _optimizer(config: TrainingConfig) -> optax.GradientTransformation:
         rule = optax.partition({"adamw": adamw, "muon": _by_layer(muon)}, _rules)
     else:
         rule = adamw
+    if optimizer.moment_dtype != "float32":
+        rule = _kept_as(rule, optimizer.moment_dtype)
     return optax.chain(optax.clip_by_global_norm(optimizer.clip_norm), rule)
+
+
+def _kept_as(rule: optax.GradientTransformation, dtype: MomentType) -> optax.GradientTransformation:
+    """Keep moments in another type between two updates."""
+
+    def init(params: Any) -> Any:
+        return _moments_as(rule.init(params), dtype)
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        steps, after = rule.update(updates, _moments_as(state, "float32"), params)
+        return steps, _moments_as(after, dtype)
+
+    return optax.GradientTransformation(init, update)
+
+
+def _moments_as(state: Any, dtype: MomentType) -> Any:
+    """Return the state of an optimizer with the moments that are in it cast."""
+
+    def cast(node: Any) -> Any:
+        if not isinstance(node, _WITH_MOMENTS):
+            return node
+        names = set(node._fields) & {"mu", "nu"}
+        trees = {name: jax.tree.map(lambda x: x.astype(dtype), getattr(node, name)) for name in names}
+        return node._replace(**trees)
+
+    return jax.tree.map(cast, state, is_leaf=lambda node: isinstance(node, _WITH_MOMENTS))
 
 
 def _rules(model: WorldModel) -> WorldModel:

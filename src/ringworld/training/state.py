@@ -1,6 +1,7 @@
 """What a training run carries from step to step, and through a checkpoint."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
@@ -15,9 +16,9 @@ from ringworld.core.sharding import spec
 from ringworld.model.config import Architecture
 from ringworld.model.lora import Adapter, Trainable, kept
 from ringworld.model.world_model import WorldModel
-from ringworld.training.config import TrainingConfig
+from ringworld.training.config import Stage, TrainingConfig
 from ringworld.training.guard import Guard
-from ringworld.training.optimizer import init_moments
+from ringworld.training.optimizer import init_moments, reset_moments
 
 T = TypeVar("T")
 
@@ -31,11 +32,11 @@ class TrainState(eqx.Module):
     params: Trainable
     """Float32 master weights, or those of an adapter, spread over the mesh."""
     optimizer: optax.OptState
-    """Moments, float32, spread as the weights that they belong to."""
+    """Moments, in the type that they are kept in, spread as the weights that they belong to."""
     step: Int32[Array, ""]
     """Updates done since the run began, over all stages; skipped ones count."""
     guard: Guard
-    """What was skipped, and what decides of the next update."""
+    """What was skipped, and what decides about the next update."""
 
 
 def init_state(
@@ -50,6 +51,27 @@ def init_state(
     with jax.set_mesh(mesh):
         begin = jax.jit(partial(_begin, config, architecture), out_shardings=where)
         return begin(jax.random.key(config.seed) if model is None else model)
+
+
+def begin_stage(state: TrainState, config: TrainingConfig, stage: Stage) -> TrainState:
+    """Return the state with which a stage begins that another has left, on the mesh that is set.
+
+    | part | |
+    |---|---|
+    | weights, updates done, updates skipped | kept |
+    | moments, and how many updates they are over | as the stage says |
+    | gradient norms, updates skipped in a row | begin anew |
+    """
+    where = jax.tree.map(lambda leaf: leaf.sharding, state)
+    # What is given up is donated, so that what replaces it needs no more memory.
+    return jax.jit(partial(_begun, config, stage), out_shardings=where, donate_argnums=0)(state)
+
+
+def _begun(config: TrainingConfig, stage: Stage, state: TrainState) -> TrainState:
+    moments = state.optimizer
+    if stage.moments == "reset":
+        moments = reset_moments(config, moments, state.params)
+    return replace(state, guard=state.guard.next_stage(), optimizer=moments)
 
 
 def shardings(config: TrainingConfig, architecture: Architecture, *, mesh: Mesh) -> TrainState:

@@ -17,7 +17,7 @@ from ringworld.model.forward import Forward
 from ringworld.model.lora import Trainable, whole_model
 from ringworld.model.world_model import WorldModel, token_losses
 from ringworld.training.config import Stage, TrainingConfig
-from ringworld.training.guard import judge, made_if
+from ringworld.training.guard import Guard, judge, made_if
 from ringworld.training.loss import LossOutput, loss_output, loss_weights
 from ringworld.training.optimizer import apply_gradient, learning_rate
 from ringworld.training.state import TrainState
@@ -48,10 +48,8 @@ class StepOutput(eqx.Module):
     """Rate of this update."""
     step: Int32[Array, ""]
     """Number of this update."""
-    skipped: Int32[Array, ""]
-    """Updates skipped since the run began."""
-    skipped_in_a_row: Int32[Array, ""]
-    """Those up to this one, without a gap; 0 where it was made."""
+    guard: Guard
+    """After it."""
 
 
 def make_step(
@@ -88,8 +86,7 @@ def update(
         gradient_norm=norm,
         learning_rate=learning_rate(state.step, config),
         step=step,
-        skipped=guard.skipped,
-        skipped_in_a_row=guard.in_a_row,
+        guard=guard,
     )
     return TrainState(params=params, optimizer=moments, step=step, guard=guard), output
 
