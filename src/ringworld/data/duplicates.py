@@ -162,7 +162,11 @@ def _texts(sample: Sample) -> tuple[str, ...]:
     """Return the words that a sample is of; none where it shows anything."""
     if sample.clips:
         return ()
-    return (sample.text,) if sample.text is not None else tuple(turn.text for turn in sample.turns)
+    return (
+        (sample.text,)
+        if sample.text is not None
+        else tuple(part for turn in sample.turns for part in turn.content if isinstance(part, str))
+    )
 
 
 def _minhash(words: Sequence[str]) -> Any:
