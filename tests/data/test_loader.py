@@ -1,6 +1,7 @@
 import json
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -209,6 +210,28 @@ def test_a_batch_says_how_much_of_each_name_it_holds(prepared: Path):
         assert sum(of.tokens for of in packed.drawn.values()) == sum(map(sum, packed.lengths))
         many.update({name: of.examples for name, of in packed.drawn.items()})
     assert many["video_qa"] > many["text"]
+
+
+def test_shares_are_of_tokens_where_it_is_asked_for_and_a_state_resumes(prepared: Path):
+    mixture = MixtureConfig(ratios={"text": 0.7, "video_qa": 0.3}, by="tokens")
+    # Few are open, so that little of what is drawn waits.
+    packing = PackingConfig(open_sequences=2)
+    running = loader(prepared, mixture=mixture, packing=packing)
+    batches, states = [], []
+    for _ in range(60):
+        states.append(running.get_state())
+        batches.append(next(running))
+    counts = {name: [packed.drawn[name] for packed in batches] for name in ("text", "video_qa")}
+    tokens = {name: sum(one.tokens for one in of) for name, of in counts.items()}
+    assert tokens["text"] / sum(tokens.values()) == pytest.approx(0.7, abs=0.02)
+    examples = {name: sum(one.examples for one in of) for name, of in counts.items()}
+    # Texts are twice as long on the average: 0.7 / 177 to 0.3 / 88.
+    assert examples["text"] / sum(examples.values()) == pytest.approx(0.54, abs=0.03)
+    again = loader(prepared, mixture=mixture, packing=packing)
+    again.set_state(states[50])
+    assert all(equal(next(again), packed) for packed in batches[50:])
+    with pytest.raises(InputError):
+        loader(prepared, mixture=replace(mixture, by="examples"), packing=packing).set_state(states[50])
 
 
 def test_a_state_of_another_configuration_is_refused(prepared: Path):

@@ -114,7 +114,7 @@ class ClipConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MixtureConfig:
-    """How often examples are drawn, relative to each other, by the names of their data set and kind.
+    """How much is drawn of examples of each name, which is that of their data set and kind.
 
     | name | examples |
     |---|---|
@@ -128,6 +128,9 @@ class MixtureConfig:
 
     ratios: Mapping[str, float] = field(default_factory=dict, hash=False)
     """Share of each name; 0 leaves its examples out. Without any, each kind that there is has the same."""
+    by: Literal["examples", "tokens"] = "examples"
+    """What shares are of. Conversations of 1,000 tokens that have 7 of 10 beside texts of 32,000 have 7 of
+    100 tokens where shares are of examples, and 99 of 100 examples where they are of tokens."""
     shortest_tokens: int = 0
     """Shorter documents are not drawn: LWM trains each context on documents of its length (its table 1). Of a
     document that preparation cut, the whole counts."""

@@ -84,7 +84,7 @@ class PackedLoader:
             context_tokens: length of a row.
             batch_sequences: rows of a batch.
             seed: of the order of examples.
-            mixture: how often examples of each name are drawn; names without any that fit are left out.
+            mixture: how much is drawn of each name; names without any example that fits are left out.
             clips: which of the prepared frames of each clip are drawn.
             packing: how rows are filled.
             rows: indices of those of a batch that are read, as one of several processes needs them. Of the
@@ -104,7 +104,7 @@ class PackedLoader:
         self.left_out, self.truncated = drawable.left_out, drawable.truncated
         self.unmatched = tuple(name for name, share in mixture.ratios.items() if share and name not in named)
         parts = [Pieces(index, of_name, seed=seed) for index, of_name in enumerate(drawable.pieces.values())]
-        self._mixed = grain.MapDataset.mix(parts, weights=[mixture.share(name) for name in self.names])
+        self._mixed = grain.MapDataset.mix(parts, weights=drawable.weights(mixture))
         # What must be the same for a state to mean the same.
         self._identity = {
             "order": _ORDER,
