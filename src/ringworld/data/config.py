@@ -50,7 +50,8 @@ class PrepareConfig:
     """How conversations and questions are laid out: as LWM does, as LLaMA-2, or by the template that came
     with the tokenizer."""
     duplicates: Duplicates = "keep"
-    """Texts of the same words are left out but for one, or also those that share most runs of five words."""
+    """Videos and images of the same bytes, and texts of the same words, are left out but for one; or also
+    texts that share most runs of five words."""
     near_similarity: float = 0.8
     """Share of runs of words in which near duplicates agree at least (Jaccard), estimated by MinHash."""
     seed: int = 0

@@ -42,7 +42,7 @@ class DataStats:
     quarantined: int
     """Inputs that could not be used; `quarantine.jsonl` has the reasons."""
     duplicates: int
-    """Texts that were left out, since another holds the same; `duplicates.jsonl` names both."""
+    """Samples that were left out, since another is the same; `duplicates.jsonl` names both."""
 
     def lines(self) -> list[str]:
         """Return a table, and how much was left out."""
