@@ -223,7 +223,7 @@ def main() -> None:
         data = examples(arguments.books, Path(folder))
         rates = {
             f"{name}, {fit} fit": rate(
-                data, mixture, PackingConfig(open_rows=16, fit=fit), seconds=arguments.seconds
+                data, mixture, PackingConfig(open_sequences=16, fit=fit), seconds=arguments.seconds
             )
             for name, mixture in MIXTURES.items()
             for fit in ("first", "best")

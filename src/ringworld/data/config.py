@@ -72,22 +72,22 @@ class PrepareConfig:
 class PackingConfig:
     """How examples are laid end to end, and how they count."""
 
-    open_rows: int = 16
-    """Rows that are filled at the same time: more waste less."""
+    open_sequences: int = 16
+    """Packed sequences that are filled at the same time: more waste less."""
     fit: Literal["first", "best"] = "first"
-    """Where an example goes: into the first open row with room, or into that with the least."""
+    """Where an example goes: into the first open sequence with room, or into that with the least."""
     together: Literal["all", "name"] = "all"
-    """What may share a row: examples of all names of the mixture, or of one. LWM packs short conversations
-    apart from questions about long documents."""
+    """What may share a sequence: examples of all names of the mixture, or of one. LWM packs short
+    conversations apart from questions about long documents."""
     longer: Longer = "split"
     """What becomes of examples that are longer than the context and may be cut."""
     weights: Literal["example", "token"] = "example"
-    """Whether each example has the same weight in the loss, as it would alone in a padded row, or each
+    """Whether each example has the same weight in the loss, as it would alone in a padded sequence, or each
     token."""
 
     def __post_init__(self) -> None:
-        """Refuse to pack into no row at all."""
-        check_range(self, "open_rows", least=1, of="packing")
+        """Refuse to pack into nothing at all."""
+        check_range(self, "open_sequences", least=1, of="packing")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

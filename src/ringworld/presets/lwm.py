@@ -161,7 +161,7 @@ def text_recipe(model: Architecture, stages: Sequence[Stage]) -> RunConfig:
         model=model,
         execution=_EXECUTION,
         training=TrainingConfig(
-            stages=tuple(stages), packing=PackingConfig(open_rows=64), log_every_steps=10
+            stages=tuple(stages), packing=PackingConfig(open_sequences=64), log_every_steps=10
         ),
         evaluation=_needles(20),
         sampling=_SAMPLING,
@@ -212,7 +212,7 @@ def lwm_7b() -> RunConfig:
         execution=_EXECUTION,
         training=TrainingConfig(
             stages=_VISION_STAGES,
-            packing=PackingConfig(open_rows=64),
+            packing=PackingConfig(open_sequences=64),
             log_every_steps=10,
         ),
         evaluation=_needles(12),
