@@ -169,7 +169,7 @@ def text_recipe(model: Architecture, stages: Sequence[Stage]) -> RunConfig:
 
 
 def lwm_text_chat_7b() -> RunConfig:
-    """LWM-Text-Chat: seven conversations for each three about long documents, at 1M tokens.
+    """LWM-Text-Chat: seven tokens of conversations for each three about long documents, at 1M tokens.
 
     Hardware: 256 TPU v4 chips, the paper's v4-512 slice (v4:4x8x8).
     Cost: not known to us; the last text stage, of half as many tokens again, took 58 hours of that slice.
