@@ -27,7 +27,7 @@ def first_token(engine: Any, world: Any, messages: list, *, question: str) -> di
     from ringworld.inference.engine.sequence import GenerationRequest
     from ringworld.text.templates import Message, joined
 
-    prompt = world.template.encode(joined(messages, [Message(role="user", text=question)]))
+    prompt = world.template.encode(joined(messages, [Message(role="user", content=(question,))]))
     begun = time.perf_counter()
     pieces = engine.stream(GenerationRequest(prompt=prompt, max_new_tokens=NEW_TOKENS))
     first = next(pieces)
@@ -59,7 +59,7 @@ def read_and_keep(model: Path, folder: Path) -> dict:
     world, engine = opened(model)
     text = "\n\n".join(path.read_text() for path in sorted(Path("docs").rglob("*.md")))
     words = world.prompts.tokenizer
-    messages = [Message(role="user", text=words.decode(words.encode(text)[:TOKENS]))]
+    messages = [Message(role="user", content=(words.decode(words.encode(text)[:TOKENS]),))]
     with engine:
         read = first_token(engine, world, messages, question=QUESTIONS[0])
         again = [first_token(engine, world, messages, question=QUESTIONS[1]) for _ in range(REPEATS)]

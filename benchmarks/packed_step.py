@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from packing import CONFIG, Brightness
+from brightness import Brightness
+from packing import CONFIG
 
 from ringworld.core.mesh import mesh_of
 from ringworld.core.origin import machine, versions
@@ -56,7 +57,7 @@ def toy_examples(folder: Path) -> tuple[Path, Vocabulary]:
         texts=(toy.texts,),
         out=folder / "examples",
         tokenizer=words,
-        frame_tokenizer=Brightness(),
+        frame_tokenizer=Brightness(patches=4, patch_pixels=8),
         vocabulary=vocabulary,
         config=CONFIG,
     )

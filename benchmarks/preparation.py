@@ -34,6 +34,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from brightness import Brightness
 
 from ringworld.core.files import read_jsonl
 from ringworld.core.memory import peak_memory_bytes
@@ -49,18 +50,6 @@ from ringworld.vision.write_media import write_video
 CONFIG = PrepareConfig(files_per_shard=2, max_frames=16, document_tokens=2048, duplicates="near")
 
 
-class Brightness:
-    """A frame tokenizer without weights: 256 codes a frame, the brightness of each patch."""
-
-    resolution = 256
-    fingerprint = "brightness"
-
-    def encode(self, frames: np.ndarray) -> np.ndarray:
-        """Return 16 x 16 codes of each frame."""
-        patches = frames.reshape(len(frames), 16, 16, 16, 16, 3).mean(axis=(2, 4, 5))
-        return (patches // 4).astype(np.int32).reshape(len(frames), 256)
-
-
 def run(inputs: Path, out: Path, *, workers: int, **options: Any) -> PrepareReport:
     """Prepare a folder of anything."""
     words = TextTokenizer.train(["the old man walks to the river"], vocab_size=300)
@@ -69,7 +58,7 @@ def run(inputs: Path, out: Path, *, workers: int, **options: Any) -> PrepareRepo
         texts=(inputs,),
         out=out,
         tokenizer=words,
-        frame_tokenizer=Brightness(),
+        frame_tokenizer=Brightness(patches=16, patch_pixels=16),
         vocabulary=Vocabulary(text_size=words.size, codes=64, codes_per_frame=256),
         config=CONFIG,
         workers=workers,

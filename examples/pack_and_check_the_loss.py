@@ -8,7 +8,7 @@ import numpy as np
 
 from ringworld.core.mesh import mesh_of
 from ringworld.data.examples import Example
-from ringworld.data.packing import pack_rows, to_batch
+from ringworld.data.packing import pack_sequences, to_batch
 from ringworld.model.arrange import Layout
 from ringworld.model.forward import Forward
 from ringworld.presets import smoke
@@ -23,7 +23,7 @@ documents = [
     Example(tokens=draw.integers(0, vocab, n).astype(np.int32), loss=np.ones(n, bool), kind="text", source="")
     for n in (20, 31, 7)
 ]
-packed = list(pack_rows(documents, context_tokens=stage.context_tokens, open_rows=1))
+packed = list(pack_sequences(documents, context_tokens=stage.context_tokens, open_sequences=1))
 losses = []
 with jax.set_mesh(mesh):
     model = init_state(run.training, run.model, mesh=mesh).params

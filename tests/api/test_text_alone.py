@@ -89,7 +89,7 @@ def test_a_model_is_asked_in_the_template_that_it_learned(made, tmp_path):
     (example, *_) = read_examples(tmp_path / "out", split="train")
     template = learned_template(tokenizer, vocabulary=RUN.vocabulary)
     assert template is not None and template.source == LLAMA_2
-    prompt = template.encode([Message(role="user", text="How long?")])
+    prompt = template.encode([Message(role="user", content=("How long?",))])
     learned = example.loss.tolist().index(True)
     assert example.tokens[:learned].tolist() == prompt.tolist()
     assert tokenizer.decode(example.tokens[learned:].tolist()) == " 3 miles. "

@@ -6,7 +6,7 @@ import numpy as np
 
 from ringworld.data.batch import PackedRows
 from ringworld.data.examples import Example
-from ringworld.data.packing import pack_rows, piece_bounds, to_batch
+from ringworld.data.packing import pack_sequences, piece_bounds, to_batch
 
 
 def pieces(example: Example, *, context_tokens: int) -> list[Example]:
@@ -17,11 +17,11 @@ def pieces(example: Example, *, context_tokens: int) -> list[Example]:
 
 
 def pack(
-    examples: Iterable[Example], *, context_tokens: int, text_size: int, open_rows: int = 16
+    examples: Iterable[Example], *, context_tokens: int, text_size: int, open_sequences: int = 16
 ) -> PackedRows:
     """Pack into as many rows as are needed."""
     cut = (piece for example in examples for piece in pieces(example, context_tokens=context_tokens))
-    rows = list(pack_rows(cut, context_tokens=context_tokens, open_rows=open_rows))
+    rows = list(pack_sequences(cut, context_tokens=context_tokens, open_sequences=open_sequences))
     return to_batch(rows, context_tokens=context_tokens, text_size=text_size)
 
 

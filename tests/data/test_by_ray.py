@@ -1,5 +1,6 @@
 """Ray is no part of the default environment: `pip install 'ringworld[ray]'` runs these."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from ringworld.core.errors import InputError
 from ringworld.data.config import PrepareConfig
 from ringworld.data.prepare import PrepareReport
+from ringworld.data.recipes import RECIPES
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -34,11 +36,20 @@ def ray():
 
 
 @pytest.mark.filterwarnings("default")  # of Ray itself
-def test_the_bytes_are_those_of_the_pool(ray, tmp_path: Path, run_prepare, toy_world):
+def test_the_bytes_are_those_of_the_pool_for_every_kind(
+    ray, tmp_path: Path, run_prepare, toy_world, write_clip
+):
     config = PrepareConfig(files_per_shard=2, max_frames=4, document_tokens=600)
-    (tmp_path / "bad").mkdir()
-    (tmp_path / "bad/a.txt").write_bytes(b"\xff")
-    inputs = {"videos": (toy_world.videos,), "texts": (toy_world.texts, tmp_path / "bad"), "config": config}
+    more = tmp_path / "more"
+    more.mkdir()
+    (more / "bad.txt").write_bytes(b"\xff")
+    write_clip(more / "a.mp4", frames=9)
+    write_clip(more / "b.png", said={"caption": "A dark square."})
+    asked = [{"type": "image", "image": "b.png"}, {"type": "text", "text": "What is it?"}]
+    messages = [{"role": "user", "content": asked}, {"role": "assistant", "content": "A square."}]
+    laid = {"fields": "[vision],output", "vision": [0, 1, 2, 3], "output": "Four codes."}
+    (more / "c.jsonl").write_text("\n".join(map(json.dumps, [{"messages": messages}, laid])))
+    inputs = {"videos": (toy_world.videos, more), "texts": (toy_world.texts, more), "config": config}
     shown: list[tuple[int, int]] = []
     reports: list[PrepareReport] = [
         run_prepare(tmp_path / "pool", workers=1, **inputs),
@@ -51,7 +62,9 @@ def test_the_bytes_are_those_of_the_pool(ray, tmp_path: Path, run_prepare, toy_w
         ),
     ]
     assert contents(tmp_path / "pool") == contents(tmp_path / "ray")
-    assert reports[0].counts == reports[1].counts and len(reports[1].quarantined) == 1
+    assert {one.kind for one in reports[0].counts} == {recipe.kind for recipe in RECIPES}
+    assert reports[0].counts == reports[1].counts
+    assert reports[0].quarantined == reports[1].quarantined != ()
     assert shown[-1][0] == shown[-1][1] == reports[0].files
     again = run_prepare(tmp_path / "ray", engine="ray", **inputs)
     assert again.shards_made == 0

@@ -81,5 +81,5 @@ def test_a_mixture_of_no_length_is_refused():
 
 def test_a_packing_into_no_row_is_refused():
     with pytest.raises(InputError) as refused:
-        PackingConfig(open_rows=0)
-    assert refused.value.field == "packing.open_rows"
+        PackingConfig(open_sequences=0)
+    assert refused.value.field == "packing.open_sequences"

@@ -1,4 +1,6 @@
 import json
+import shutil
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -77,15 +79,49 @@ def test_a_text_that_is_held_out_is_kept_rather_than_its_copy(make: Prepare, tmp
     assert sources(tmp_path / "out") == ["b.txt", "held_out/z.jsonl#1"]
 
 
-def test_conversations_count_and_what_shows_pictures_does_not(make: Prepare, tmp_path: Path, write_clip):
+def test_conversations_are_the_same_by_their_words_and_by_what_they_show(
+    make: Prepare, tmp_path: Path, write_clip
+):
     write_clip(tmp_path / "in/dog.png")
+    write_clip(tmp_path / "in/cat.png", frames=9)
+    shutil.copy(tmp_path / "in/dog.png", tmp_path / "in/copy.png")
     said = [{"role": "user", "content": "What is it?"}, {"role": "assistant", "content": "A dog."}]
-    picture = {"type": "image_url", "image_url": {"url": "dog.png"}}
-    seen = [{"role": "user", "content": [{"type": "text", "text": "What is it?"}, picture]}, said[1]]
-    lines = [{"messages": said}, {"messages": said}, {"messages": seen}, {"messages": seen}]
+    seen = [
+        [{"role": "user", "content": [{"type": "text", "text": "What is it?"}, picture]}, said[1]]
+        for picture in ({"type": "image", "image": f"{name}.png"} for name in ("dog", "cat", "copy"))
+    ]
+    laid = [
+        {"fields": "[vision],output", "vision": [0, 1, 2, code], "output": "A dog."} for code in (3, 3, 4)
+    ]
+    lines = [{"messages": one} for one in (said, said, *seen)] + laid
     (tmp_path / "in/chat.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    assert make("exact").duplicates == 1
-    assert sources(tmp_path / "out") == ["chat.jsonl#1", "chat.jsonl#3", "chat.jsonl#4"]
+    assert make("near").duplicates == 3
+    assert sources(tmp_path / "out") == [f"chat.jsonl#{line}" for line in (1, 3, 4, 6, 8)]
+
+
+def test_copies_of_a_video_are_left_out_and_what_was_said_of_them_is_counted(
+    tmp_path: Path, run_prepare, write_clip
+):
+    folder = tmp_path / "clips"
+    folder.mkdir()
+    write_clip(folder / "a.mp4")
+    asked = [{"question": "What runs?", "answer": "A dog."}]
+    for name, caption in (("b", "A dog runs."), ("c", "A dog.")):
+        shutil.copy(folder / "a.mp4", folder / f"{name}.mp4")
+        (folder / f"{name}.json").write_text(json.dumps({"caption": caption, "questions": asked}))
+    write_clip(folder / "d.mp4", frames=5)
+    with tarfile.open(folder / "e.tar", "w") as tar:
+        tar.add(folder / "d.mp4", "0.mp4")
+    config = PrepareConfig(held_out_fraction=0.0, duplicates="exact")
+    report = run_prepare(tmp_path / "out", videos=(folder,), config=config)
+    assert sources(tmp_path / "out") == ["b.mp4", "d.mp4"]
+    named = {row["path"]: (row["of"], row["said"]) for row in read_jsonl(tmp_path / "out" / DUPLICATES_FILE)}
+    assert named == {
+        "clips/a.mp4": ("clips/b.mp4", 0),
+        "clips/c.mp4": ("clips/b.mp4", 1),  # its caption: the question is asked of the other, too
+        "clips/e.tar#0": ("clips/d.mp4", 0),
+    }
+    assert (report.duplicates, report.said_of_duplicates) == (3, 1)
 
 
 def test_near_copies_are_found_and_what_is_only_alike_is_not(make: Prepare, tmp_path: Path):

@@ -1,6 +1,7 @@
 import json
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +44,9 @@ def drawn(batches: list[PackedRows]) -> list[tuple[int, ...]]:
 @pytest.mark.parametrize(
     "packing",
     [
-        PackingConfig(open_rows=3),
-        PackingConfig(open_rows=3, fit="best", longer="truncate"),
-        PackingConfig(open_rows=3, together="name", longer="leave_out"),
+        PackingConfig(open_sequences=3),
+        PackingConfig(open_sequences=3, fit="best", longer="truncate"),
+        PackingConfig(open_sequences=3, together="name", longer="leave_out"),
     ],
 )
 def test_a_state_resumes_with_the_very_next_batch_at_every_batch(prepared: Path, packing: PackingConfig):
@@ -106,7 +107,11 @@ def test_every_example_is_drawn_once_an_epoch_in_a_new_order(prepared: Path):
     mixture = only(video_qa=1.0)
     # One row is open at a time, so that rows come in the order in which examples are drawn.
     running = loader(
-        prepared, mixture=mixture, packing=PackingConfig(open_rows=1), context_tokens=128, batch_sequences=1
+        prepared,
+        mixture=mixture,
+        packing=PackingConfig(open_sequences=1),
+        context_tokens=128,
+        batch_sequences=1,
     )
     everything = [
         tuple(e.tokens.tolist()) for e in read_examples(prepared, split="train", kinds=["video_qa"])
@@ -133,7 +138,7 @@ def test_what_is_too_short_is_never_drawn(prepared: Path):
     running = loader(
         prepared,
         mixture=only(text=1.0, shortest_tokens=shortest),
-        packing=PackingConfig(open_rows=1),
+        packing=PackingConfig(open_sequences=1),
         context_tokens=max(map(len, examples)),
         batch_sequences=1,
     )
@@ -165,7 +170,9 @@ def test_a_stage_draws_documents_of_its_lengths_in_all_their_pieces(documents: P
         ((lengths[short] + 1, lengths[long] - 1), [middle]),
     ):
         mixture = MixtureConfig(ratios={"text": 1.0}, shortest_tokens=bounds[0], longest_tokens=bounds[1])
-        running = loader(documents, mixture=mixture, context_tokens=32, packing=PackingConfig(open_rows=1))
+        running = loader(
+            documents, mixture=mixture, context_tokens=32, packing=PackingConfig(open_sequences=1)
+        )
         assert set(drawn([next(running) for _ in range(24)])) == {
             piece for source in expected for piece in pieces_of[source]
         }
@@ -211,6 +218,28 @@ def test_a_batch_says_how_much_of_each_name_it_holds(prepared: Path):
     assert many["video_qa"] > many["text"]
 
 
+def test_shares_are_of_tokens_where_it_is_asked_for_and_a_state_resumes(prepared: Path):
+    mixture = MixtureConfig(ratios={"text": 0.7, "video_qa": 0.3}, by="tokens")
+    # Few are open, so that little of what is drawn waits.
+    packing = PackingConfig(open_sequences=2)
+    running = loader(prepared, mixture=mixture, packing=packing)
+    batches, states = [], []
+    for _ in range(60):
+        states.append(running.get_state())
+        batches.append(next(running))
+    counts = {name: [packed.drawn[name] for packed in batches] for name in ("text", "video_qa")}
+    tokens = {name: sum(one.tokens for one in of) for name, of in counts.items()}
+    assert tokens["text"] / sum(tokens.values()) == pytest.approx(0.7, abs=0.02)
+    examples = {name: sum(one.examples for one in of) for name, of in counts.items()}
+    # Texts are twice as long on the average: 0.7 / 177 to 0.3 / 88.
+    assert examples["text"] / sum(examples.values()) == pytest.approx(0.54, abs=0.03)
+    again = loader(prepared, mixture=mixture, packing=packing)
+    again.set_state(states[50])
+    assert all(equal(next(again), packed) for packed in batches[50:])
+    with pytest.raises(InputError):
+        loader(prepared, mixture=replace(mixture, by="examples"), packing=packing).set_state(states[50])
+
+
 def test_a_state_of_another_configuration_is_refused(prepared: Path):
     state = loader(prepared).get_state()
     with pytest.raises(InputError) as refused:
@@ -231,7 +260,7 @@ def test_a_long_document_is_drawn_piece_by_piece_and_every_piece_once(prepared: 
     running = loader(
         prepared,
         mixture=only(text=1.0),
-        packing=PackingConfig(open_rows=1),
+        packing=PackingConfig(open_sequences=1),
         context_tokens=32,
         batch_sequences=1,
     )
@@ -287,7 +316,7 @@ def test_footage_is_cut_between_frames_and_every_frame_is_drawn(clips: Path, voc
             mixture=only(video=1.0),
             clips=config,
             context_tokens=context,
-            packing=PackingConfig(open_rows=1),
+            packing=PackingConfig(open_sequences=1),
             batch_sequences=1,
         )
         found = Counter(len(tokens) for batch in range(8) for tokens in drawn([next(running)]))

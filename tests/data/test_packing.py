@@ -48,18 +48,18 @@ def test_an_example_with_loss_on_both_counts_once_in_each():
 
 
 def test_first_fit_closes_the_fullest_row():
-    packer = Packer[range](context_tokens=10, open_rows=2)
+    packer = Packer[range](context_tokens=10, open_sequences=2)
     closed = [packer.add(range(length)) for length in (6, 7, 4, 8, 9)]
     assert closed == [None, None, [range(6), range(4)], None, [range(8)]]
-    assert packer.rows == [[range(7)], [range(9)]]
+    assert packer.sequences == [[range(7)], [range(9)]]
 
 
 def test_best_fit_takes_the_row_with_the_least_room():
-    first, best = (Packer[range](context_tokens=10, open_rows=9, fit=fit) for fit in FITS)
+    first, best = (Packer[range](context_tokens=10, open_sequences=9, fit=fit) for fit in FITS)
     for packer, expected in ((first, [range(4), range(3)]), (best, [range(5), range(3)])):
         packer.resume([[range(4)], [range(5)], [range(8)]])
         assert packer.add(range(3)) is None
-        assert expected in packer.rows and len(packer.rows) == 3
+        assert expected in packer.sequences and len(packer.sequences) == 3
     assert best.add(range(2)) == [range(5), range(3), range(2)]
 
 
@@ -126,9 +126,9 @@ def examples(draw) -> list[Example]:
 
 @settings(deadline=None)
 @given(examples(), st.integers(1, 4), st.integers(16, 40))
-def test_packing_keeps_every_token_once_with_its_target_and_its_weight(made, open_rows, context):
+def test_packing_keeps_every_token_once_with_its_target_and_its_weight(made, open_sequences, context):
     text_size = 60  # some of the ids are text, some vision
-    packed = pack(made, context_tokens=context, text_size=text_size, open_rows=open_rows)
+    packed = pack(made, context_tokens=context, text_size=text_size, open_sequences=open_sequences)
     batch = packed.batch
     real = batch.order >= 0
     assert sorted(batch.tokens[real]) == sorted(np.concatenate([e.tokens for e in made]))
@@ -160,14 +160,14 @@ def test_packing_keeps_every_token_once_with_its_target_and_its_weight(made, ope
 
 @settings(deadline=None)
 @given(st.lists(st.integers(1, 10), max_size=60), st.integers(1, 5), st.sampled_from(FITS))
-def test_either_fit_gives_every_piece_once_and_no_row_too_long(lengths, open_rows, fit):
-    packer = Packer[range](context_tokens=10, open_rows=open_rows, fit=fit)
+def test_either_fit_gives_every_piece_once_and_no_row_too_long(lengths, open_sequences, fit):
+    packer = Packer[range](context_tokens=10, open_sequences=open_sequences, fit=fit)
     marked = [range(1000 * i, 1000 * i + length) for i, length in enumerate(lengths)]
     rows = []
     for piece in marked:
         row = packer.add(piece)
-        assert len(packer.rows) <= open_rows
+        assert len(packer.sequences) <= open_sequences
         rows += [row] if row else []
-    rows += packer.rows
+    rows += packer.sequences
     assert sorted((p for row in rows for p in row), key=lambda p: p.start) == marked
     assert all(sum(map(len, row)) <= 10 for row in rows)

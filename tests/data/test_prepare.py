@@ -20,6 +20,7 @@ from ringworld.data.samples import Sample
 from ringworld.data.sources import Reader, Source
 from ringworld.data.store import ExampleStore, read_examples
 from ringworld.quickstart.toy_world import ToyWorld
+from ringworld.text.templates import ChatTemplate, Message
 from ringworld.text.tokenizer import TextTokenizer
 from ringworld.text.vocabulary import Vocabulary
 from tests.data.conftest import Quarters
@@ -152,6 +153,32 @@ def test_questions_about_a_document_are_one_conversation_until_they_do_not_fit(
         learnt = "".join(tokenizer.decode(example.tokens[example.loss].tolist()) for example in made)
         assert learnt == "".join(f" {one['answer']}" for one in questions)
         longest = len(made[0]) - 1
+
+
+def test_a_conversation_is_learned_in_the_order_in_which_a_model_is_asked(
+    tmp_path: Path, run_prepare, write_clip, tokenizer, vocabulary
+):
+    write_clip(tmp_path / "dark.png", frames=1)
+    write_clip(tmp_path / "grey.png", frames=9)
+    content = [
+        {"type": "image", "image": "dark.png"},
+        {"type": "text", "text": "or"},
+        {"type": "image", "image": "grey.png"},
+        {"type": "text", "text": "?"},
+    ]
+    messages = [{"role": "user", "content": content}, {"role": "assistant", "content": "The first."}]
+    (tmp_path / "chats.jsonl").write_text(json.dumps({"messages": messages}))
+    run_prepare(tmp_path / "out", texts=(tmp_path / "chats.jsonl",), config=only())
+    (example,) = train(tmp_path / "out")
+    dark, grey = np.full((1, 4), 0), np.full((1, 4), 2)
+    template = ChatTemplate.of(tokenizer, vocabulary=vocabulary)
+    asked = template.encode([Message(role="user", content=(dark, "or", grey, "?"))]).tolist()
+    assert example.tokens[: len(asked)].tolist() == asked
+    assert tokenizer.decode(example.tokens[len(asked) :].tolist()) == " The first."
+    seen = example.tokens[vocabulary.is_vision(example.tokens)].tolist()
+    assert seen == [*vocabulary.encode_frames(dark), *vocabulary.encode_frames(grey)]
+    said = words(example, tokenizer, vocabulary)
+    assert "USER: \nor\n\n? ASSISTANT:" in said
 
 
 def test_a_question_about_a_document_that_is_too_long_is_left_out_and_counted(tmp_path: Path, run_prepare):

@@ -61,7 +61,7 @@ def test_a_format_and_a_task_of_ones_own_are_prepared_and_drawn(tmp_path: Path, 
         batch_sequences=1,
         seed=0,
         mixture=MixtureConfig(ratios={"words/spelled": 1.0, "books/*": 1.0}),
-        packing=PackingConfig(open_rows=1),
+        packing=PackingConfig(open_sequences=1),
     )
     drawn = tokenizer.decode(next(loader).batch.tokens[0].tolist())
     assert "Spell" in drawn and loader.unmatched == ("books/*",)

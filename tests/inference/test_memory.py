@@ -22,11 +22,11 @@ from tests.inference.tiny_world import make_world
 
 CLIP = np.random.default_rng(0).integers(0, 6, (9, 4))
 SAID = [
-    Message(role="system", text="Be brief."),
-    Message(role="user", text="A red circle moves. " * 3, clips=(CLIP[:2], CLIP[2:])),
-    Message(role="assistant", text="It moves to the right."),
+    Message(role="system", content=("Be brief.",)),
+    Message(role="user", content=(CLIP[:2], "A red circle moves. " * 3, CLIP[2:])),
+    Message(role="assistant", content=("It moves to the right.",)),
 ]
-QUESTION = [Message(role="user", text="Where is it? ")]
+QUESTION = [Message(role="user", content=("Where is it? ",))]
 
 
 def world(ring: int) -> World:
@@ -78,9 +78,9 @@ def test_what_an_engine_kept_is_recalled_on_another_mesh(kept):
         assert (ids, reused) == (expected, len(memory.ids))
         assert made.state.held_pages == 0
     for said, before in zip(memory.messages, SAID, strict=True):
-        assert (said.role, said.text) == (before.role, before.text)
-        for clip, shown in zip(said.clips, before.clips, strict=True):
-            np.testing.assert_array_equal(clip, shown)
+        assert said.role == before.role
+        for part, shown in zip(said.content, before.content, strict=True):
+            np.testing.assert_array_equal(part, shown)
 
 
 def test_keys_and_values_are_those_that_were_read(kept):
@@ -174,7 +174,7 @@ def test_what_cannot_be_kept_is_refused(tmp_path):
     chat.add_clip(CLIP)
     with pytest.raises(InputError) as unasked:
         chat.keep(tmp_path / "none")
-    few = [Message(role="system", text="A"), Message(role="user", text="B")]
+    few = [Message(role="system", content=("A",)), Message(role="user", content=("B",))]
     with engine(1) as made, pytest.raises(InputError) as short:
         world(1).keep(few, tmp_path / "none", engine=made)
     assert {each.value.field for each in (empty, unasked, short)} == {"messages"}

@@ -30,7 +30,7 @@ def test_ids_are_those_of_transformers(family):
     for messages in (TURNS[:1], TURNS, [SYSTEM, *TURNS], TURNS[:2]):
         for reply in (True, False):
             (ids,) = ours.encode_all(
-                [[Message(role=each["role"], text=each["content"]) for each in messages]], reply=reply
+                [[Message(role=each["role"], content=(each["content"],)) for each in messages]], reply=reply
             )
             expected = theirs.apply_chat_template(messages, add_generation_prompt=reply, return_dict=False)
             assert ids.tolist() == list(expected)

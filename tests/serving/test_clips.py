@@ -55,7 +55,7 @@ def test_an_answer_begins_with_an_image_which_is_the_same_in_the_next_turn(port)
 def test_an_image_of_an_answer_is_guided_as_one_that_is_drawn_by_itself(port):
     _, answered = chat(port, modalities=["image"], guidance_scale=4.0, logprobs=True)
     template = ChatTemplate.of(TOKENIZER, vocabulary=VOCABULARY)
-    said = template.encode([Message(role="user", text=TEXT)])
+    said = template.encode([Message(role="user", content=(TEXT,))])
     (drawn,) = WORLD.generator.generate_frames(
         [np.concatenate([said, np.array(TOKENIZER.vision_start, np.int32)])],
         frames=1,

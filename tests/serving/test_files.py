@@ -73,7 +73,7 @@ def test_a_film_is_sent_once_and_shown_by_its_id_or_as_it_is(port, film, tmp_pat
     path = tmp_path / "film.mp4"
     path.write_bytes(film)
     template = ChatTemplate.of(TOKENIZER, vocabulary=VOCABULARY)
-    expected = template.encode([Message(role="user", text="", clips=(WORLD.codes(video=path),))]).tolist()
+    expected = template.encode([Message(role="user", content=(WORLD.codes(video=path),))]).tolist()
     data = f"data:video/mp4;base64,{base64.b64encode(film).decode()}"
     for part in (
         {"type": "file", "file": {"file_id": kept["id"]}},

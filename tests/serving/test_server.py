@@ -235,13 +235,17 @@ def test_pictures_are_seen(port, tmp_path):
     url = picture()
     path = tmp_path / "red.png"
     path.write_bytes(base64.b64decode(url.partition(",")[2]))
-    template = ChatTemplate.of(TOKENIZER, vocabulary=VOCABULARY)
-    expected = template.encode([Message(role="user", text="What?", clips=(WORLD.codes(image=path),))])
+    template, codes = ChatTemplate.of(TOKENIZER, vocabulary=VOCABULARY), WORLD.codes(image=path)
+    expected = template.encode([Message(role="user", content=("What?", codes))])
     typed = {"type": "image_url"}
     for part in ({**typed, "image_url": {"url": url}}, {**typed, "image_url": url}, {"image_url": url}):
         content = [{"type": "text", "text": "What?"}, part]
         messages = [{"role": "user", "content": content}]
         assert send(port, "/tokenize", {"messages": messages})[1]["tokens"] == expected.tolist()
+    between = [part, {"type": "text", "text": "or"}, {"type": "text", "text": " "}, part]
+    in_order = template.encode([Message(role="user", content=(codes, "or", codes))])
+    asked = {"messages": [{"role": "user", "content": between}]}
+    assert send(port, "/tokenize", asked)[1]["tokens"] == in_order.tolist()
     status, answered = chat(port, messages=messages)
     assert status == 200
     assert answered["usage"]["prompt_tokens"] == len(expected)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from ringworld.core.errors import InputError
 from ringworld.text import chat, templates
-from ringworld.text.templates import LLAMA_2, LWM, ChatTemplate, Message
+from ringworld.text.templates import LLAMA_2, LWM, ChatTemplate, Message, joined
 from ringworld.text.tokenizer import TextTokenizer
 from ringworld.text.training_template import wording_of
 from ringworld.text.vocabulary import Vocabulary
@@ -23,12 +23,12 @@ OURS = TextTokenizer.train(["You are a helpful assistant. USER: red ASSISTANT: b
 VOCABULARY = Vocabulary(text_size=400, codes=8, codes_per_frame=2)
 
 
-def user(text: str, **more) -> Message:
-    return Message(role="user", text=text, **more)
+def user(*content: str | np.ndarray) -> Message:
+    return Message(role="user", content=content)
 
 
 def said(text: str) -> Message:
-    return Message(role="assistant", text=text)
+    return Message(role="assistant", content=(text,))
 
 
 def template_of(family: str) -> ChatTemplate:
@@ -54,11 +54,29 @@ def test_that_of_lwm_is_what_models_without_one_were_trained_on():
         chat.video_question_prompt("Red?"), tokenizer=OURS, vocabulary=VOCABULARY, frames=[clip]
     )
     assert template.encode([user("Red?")]).tolist() == asked.tokens.tolist()
-    assert template.encode([user("Red?", clips=(clip,))]).tolist() == seen.tokens.tolist()
+    assert template.encode([user("Red?", clip)]).tolist() == seen.tokens.tolist()
     turns = (*chat.answered(chat.question_prompt("Red?"), "blue"), *chat.next_question("Why?"))
     asked_again = chat.encode(turns, tokenizer=OURS, vocabulary=VOCABULARY)
     longer = template.encode([user("Red?"), said("blue"), user("Why?")])
     assert longer.tolist() == asked_again.tokens.tolist()
+
+
+def test_what_a_user_adds_stands_before_the_clips_of_the_last_message_and_after_all_else():
+    one, other = np.array([[1, 2]]), np.array([[3, 4]])
+    for before, after, content in (
+        ((one,), ("Why?", other), ("Why?", one, other)),
+        (("A book.", one), ("Why?",), ("A book.\n\nWhy?", one)),
+        ((one, "A film."), (other, "Why?"), (one, "A film.", other, "Why?")),
+    ):
+        (both,) = joined([user(*before)], [user(*after)])
+        assert [id(part) if part is one or part is other else part for part in both.content] == [
+            id(part) if part is one or part is other else part for part in content
+        ]
+    template = own(LWM)
+    with pytest.raises(InputError):  # a question that comes later would stand before it
+        template.beginning([user("A book.", one)])
+    seen = template.beginning([user(one, "A film.")]).tolist()
+    assert template.encode([user(one, "A film.\n\nWhy?")]).tolist()[: len(seen)] == seen
 
 
 @pytest.fixture
@@ -120,7 +138,7 @@ def test_threads_that_share_a_template_get_each_their_own():
 
 
 def test_that_of_llama_2_keeps_the_system_message_inside_the_first_question():
-    system = Message(role="system", text="Be brief.")
+    system = Message(role="system", content=("Be brief.",))
     ids = own(LLAMA_2).encode([system, user(" Red? "), said("Yes."), user("Why?")])
     assert specials(own(LLAMA_2), ids) == [OURS.bos, OURS.eos, OURS.bos]
     assert OURS.decode(ids.tolist()) == (
@@ -142,9 +160,9 @@ def test_no_user_writes_a_special_token(family):
 
 
 def test_no_two_texts_make_a_special_token_together():
-    joined = own("{{ bos_token }}{% for m in messages %}{{ m.content | trim | lower }}{% endfor %}")
+    without = own("{{ bos_token }}{% for m in messages %}{{ m.content | trim | lower }}{% endfor %}")
     for texts in (["a<", "/s>"], ["</s ", ">"], ["<", "S>"], ["</", "S>"], ["<vis", "ion>"], ["<VISION>"]):
-        assert specials(joined, joined.encode([user(text) for text in texts])) == [OURS.bos]
+        assert specials(without, without.encode([user(text) for text in texts])) == [OURS.bos]
 
 
 @settings(max_examples=5)
@@ -239,7 +257,7 @@ def test_an_error_names_the_file_of_the_template(tmp_path, file):
     with pytest.raises(InputError) as refused:
         ChatTemplate.of(tokenizer, vocabulary=VOCABULARY).encode([user("a")])
     with pytest.raises(InputError) as refused_to_learn:
-        wording_of("own", tokenizer)([("user", "a", 0), ("assistant", "b", 0)])
+        wording_of("own", tokenizer)([("user", ("a",)), ("assistant", ("b",))])
     assert refused.value.path == refused_to_learn.value.path == tmp_path / file
 
 
@@ -255,5 +273,5 @@ def test_templates_of_ours_begin_where_the_model_names_no_begin():
 
 def test_a_clip_that_the_template_does_not_show_is_refused():
     with pytest.raises(InputError) as refused:
-        own("{{ messages | length }}").encode([user("a", clips=(np.array([[1, 2]]),))])
+        own("{{ messages | length }}").encode([user("a", np.array([[1, 2]]))])
     assert refused.value.field == "chat_template"

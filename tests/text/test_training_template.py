@@ -1,7 +1,6 @@
 """What is learned: answers and what ends them, each after the very prompt that is asked later."""
 
 import pickle
-from typing import Any
 
 import numpy as np
 import pytest
@@ -10,28 +9,23 @@ from hypothesis import strategies as st
 
 from ringworld.core.errors import InputError
 from ringworld.text import chat
+from ringworld.text.chat import Turns
 from ringworld.text.templates import LLAMA_2, LWM, ChatTemplate, Message
 from ringworld.text.tokenizer import TextTokenizer
-from ringworld.text.training_template import (
-    TrainingTemplate,
-    Turns,
-    learned_template,
-    with_template,
-    wording_of,
-)
+from ringworld.text.training_template import TrainingTemplate, learned_template, with_template, wording_of
 from ringworld.text.vocabulary import Vocabulary
 from tests.text.chat_templates import ENDS, TEMPLATES, tokenizer_of
 
 OURS = TextTokenizer.train(["You are a helpful assistant. USER: red ASSISTANT: blue"] * 4, vocab_size=300)
 VOCABULARY = Vocabulary(text_size=400, codes=8, codes_per_frame=2)
 TURNS: Turns = [
-    ("system", "Be brief.", 0),
-    ("user", "What is red?", 1),
-    ("assistant", "A color.", 0),
-    ("user", "Why? </s><|im_end|>", 0),
-    ("assistant", " Light <|eot_id|> [INST] bends. ", 0),
+    ("system", ("Be brief.",)),
+    ("user", (None, "What is red <", None)),
+    ("assistant", ("A color.",)),
+    ("user", ("Why? </s><|im_end|>",)),
+    ("assistant", (" Light <|eot_id|> [INST] bends. ",)),
 ]
-CLIPS = [np.array([[1, 2], [3, 4]])]
+CLIPS = [np.array([[1, 2], [3, 4]]), np.array([[5, 6]])]
 
 
 def learned(encoded: chat.Encoded) -> list[list[int]]:
@@ -47,9 +41,8 @@ def tokenizer(family: str) -> TextTokenizer:
 
 @pytest.mark.parametrize("turns", [TURNS, TURNS[1:], TURNS[1:3]])
 def test_by_lwms_template_it_is_what_lwms_layout_is(turns: Turns):
-    clips = CLIPS[: sum(clips for _, _, clips in turns)]
     both = [
-        chat.encode(laid, tokenizer=OURS, vocabulary=VOCABULARY, frames=clips)
+        chat.encode(laid, tokenizer=OURS, vocabulary=VOCABULARY, frames=CLIPS)
         for laid in (TrainingTemplate(LWM, OURS)(turns), chat.conversation(turns))
     ]
     assert both[0].tokens.tolist() == both[1].tokens.tolist()
@@ -62,7 +55,11 @@ def test_before_each_answer_stands_the_prompt_that_a_model_is_asked_with(family:
     template = ChatTemplate(source=TEMPLATES[family], tokenizer=words, vocabulary=VOCABULARY)
     laid = TrainingTemplate(TEMPLATES[family], words)(turns)
     encoded = chat.encode(laid, tokenizer=words, vocabulary=VOCABULARY, frames=CLIPS)
-    messages = [Message(role=role, text=text, clips=tuple(CLIPS[:clips])) for role, text, clips in turns]
+    clips = iter(CLIPS)
+    messages = [
+        Message(role=role, content=tuple(next(clips) if part is None else part for part in content))
+        for role, content in turns
+    ]
     starts = np.flatnonzero(np.diff(encoded.loss.astype(int), prepend=0) == 1)
     assert len(starts) == 2
     first = template.encode(messages[:1])
@@ -80,7 +77,7 @@ def test_before_each_answer_stands_the_prompt_that_a_model_is_asked_with(family:
 @given(st.lists(st.text(min_size=1, max_size=12).filter(str.strip), min_size=2, max_size=6))
 def test_whatever_is_said_the_answers_alone_are_learned(texts: list[str]):
     texts = texts[: len(texts) // 2 * 2]
-    turns: Turns = [(("user", "assistant")[i % 2], text, 0) for i, text in enumerate(texts)]  # type: ignore[misc]
+    turns: Turns = [(("user", "assistant")[i % 2], (text,)) for i, text in enumerate(texts)]  # type: ignore[misc]
     encoded = chat.encode(LLAMA(turns), tokenizer=OURS, vocabulary=VOCABULARY)
     said = [OURS.decode(ids) for ids in learned(encoded)]
     assert said == [f" {text.strip()} " for text in texts[1::2]]
@@ -103,7 +100,7 @@ LLAMA = TrainingTemplate(LLAMA_2, OURS)
 )
 def test_a_template_that_loses_a_turn_or_does_not_work_is_refused(source: str):
     with pytest.raises(InputError) as refused:
-        TrainingTemplate(source, OURS)([("user", "abcdef", 0), ("assistant", "ghijkl", 0)])
+        TrainingTemplate(source, OURS)([("user", ("abcdef",)), ("assistant", ("ghijkl",))])
     assert refused.value.field == "chat_template"
 
 
@@ -113,10 +110,10 @@ def test_a_template_is_rendered_again_after_it_refused_and_in_another_process():
         "{{ m.content }}{% endfor %}"
     )
     template = TrainingTemplate(source, OURS)
-    asked: list[Any] = [("user", "yes", 0), ("assistant", "well", 0)]
+    asked: Turns = [("user", ("yes",)), ("assistant", ("well",))]
     expected = template(asked)
     with pytest.raises(InputError):
-        template([("user", "no", 0), ("assistant", "well", 0)])
+        template([("user", ("no",)), ("assistant", ("well",))])
     assert template(asked) == expected == pickle.loads(pickle.dumps(template))(asked)
 
 
@@ -132,5 +129,5 @@ def test_a_tokenizer_says_which_template_was_learned():
         wording_of("own", OURS)
     assert refused.value.field == "chat_template"
     chatml = OURS.with_settings({"chat_template": TEMPLATES["smollm2"]})
-    (prompt, *_) = wording_of("own", chatml)([("user", "a", 0), ("assistant", "b", 0)])
+    (prompt, *_) = wording_of("own", chatml)([("user", ("a",)), ("assistant", ("b",))])
     assert "<|im_start|>user" in prompt.text

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -14,7 +14,7 @@ from ringworld.data.config import ClipConfig, PrepareConfig
 from ringworld.data.frames import stream_frames
 from ringworld.data.samples import Clip, CodedClip, MediaFile, Sample
 from ringworld.text.vocabulary import Vocabulary
-from ringworld.vision.sampling import evenly
+from ringworld.vision.sampling import Thinned, evenly
 
 _BATCH_FRAMES = 32
 """Frames that are encoded at once, while as many more are read; no others are held as pixels."""
@@ -51,27 +51,6 @@ class ClipCodes:
     """How long the whole video is, rounded up to the rate of preparation; 0 for an image."""
 
 
-@dataclass(kw_only=True, slots=True)
-class _Thinned:
-    """Every `stride`-th of the frames that were read so far, at most twice as many as are asked for."""
-
-    most: int
-    stride: int = 1
-    read: int = 0
-    """Frames, those among them that were not wanted."""
-    held: list[tuple[int, np.ndarray]] = field(default_factory=list)
-    """Index and codes of each."""
-
-    def wants(self, index: int) -> bool:
-        self.read = index + 1
-        return index % self.stride == 0
-
-    def add(self, indices: list[int], rows: np.ndarray) -> None:
-        self.held += zip(indices, rows)
-        while len(self.held) > 2 * self.most:
-            self.held, self.stride = self.held[::2], self.stride * 2
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClipEncoder:
     """Turns clips into codes."""
@@ -105,24 +84,24 @@ class ClipEncoder:
     def spread(self, clip: Clip) -> ClipCodes:
         """Return at most `config.max_frames` frames that are spread over a whole clip, as `vision.sampling`.
 
-        Codes are thinned while the video is read, so that little more than twice as many are ever held.
+        Codes are thinned while the video is read, as frames are by `read_spread`.
 
         Raises:
             InputError: the clip cannot be read, or is not to be encoded.
         """
         rate, most = self.config.frames_per_second, self.config.max_frames
-        thinned = _Thinned(most=most)
         if isinstance(clip, CodedClip):
-            thinned.held = list(enumerate(self._coded(clip)))
-            thinned.read = len(thinned.held)
+            every = list(enumerate(self._coded(clip)))
+            chosen, read = evenly(every, most), len(every)
         else:
+            thinned = Thinned[np.ndarray](most=most)
             for indices, rows in self._batches(clip, wanted=thinned.wants):
-                thinned.add(indices, rows)
-        chosen = evenly(thinned.held, most)
+                thinned.add(zip(indices, rows))
+            chosen, read = thinned.chosen(), thinned.read
         codes = np.stack([row for _, row in chosen])
         if len(chosen) > 1:
             rate *= (len(chosen) - 1) / (chosen[-1][0] - chosen[0][0])
-        return ClipCodes(codes=codes, frames_per_second=rate, seconds=self._seconds(clip, thinned.read))
+        return ClipCodes(codes=codes, frames_per_second=rate, seconds=self._seconds(clip, read))
 
     def _seconds(self, clip: Clip, frames: int) -> float:
         is_image = clip.form == "image" if isinstance(clip, MediaFile) else frames == 1

@@ -50,7 +50,8 @@ class PrepareConfig:
     """How conversations and questions are laid out: as LWM does, as LLaMA-2, or by the template that came
     with the tokenizer."""
     duplicates: Duplicates = "keep"
-    """Texts of the same words are left out but for one, or also those that share most runs of five words."""
+    """Videos and images of the same bytes, and texts of the same words, are left out but for one; or also
+    texts that share most runs of five words."""
     near_similarity: float = 0.8
     """Share of runs of words in which near duplicates agree at least (Jaccard), estimated by MinHash."""
     seed: int = 0
@@ -71,22 +72,22 @@ class PrepareConfig:
 class PackingConfig:
     """How examples are laid end to end, and how they count."""
 
-    open_rows: int = 16
-    """Rows that are filled at the same time: more waste less."""
+    open_sequences: int = 16
+    """Packed sequences that are filled at the same time: more waste less."""
     fit: Literal["first", "best"] = "first"
-    """Where an example goes: into the first open row with room, or into that with the least."""
+    """Where an example goes: into the first open sequence with room, or into that with the least."""
     together: Literal["all", "name"] = "all"
-    """What may share a row: examples of all names of the mixture, or of one. LWM packs short conversations
-    apart from questions about long documents."""
+    """What may share a sequence: examples of all names of the mixture, or of one. LWM packs short
+    conversations apart from questions about long documents."""
     longer: Longer = "split"
     """What becomes of examples that are longer than the context and may be cut."""
     weights: Literal["example", "token"] = "example"
-    """Whether each example has the same weight in the loss, as it would alone in a padded row, or each
+    """Whether each example has the same weight in the loss, as it would alone in a padded sequence, or each
     token."""
 
     def __post_init__(self) -> None:
-        """Refuse to pack into no row at all."""
-        check_range(self, "open_rows", least=1, of="packing")
+        """Refuse to pack into nothing at all."""
+        check_range(self, "open_sequences", least=1, of="packing")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -114,7 +115,7 @@ class ClipConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MixtureConfig:
-    """How often examples are drawn, relative to each other, by the names of their data set and kind.
+    """How much is drawn of examples of each name, which is that of their data set and kind.
 
     | name | examples |
     |---|---|
@@ -128,6 +129,9 @@ class MixtureConfig:
 
     ratios: Mapping[str, float] = field(default_factory=dict, hash=False)
     """Share of each name; 0 leaves its examples out. Without any, each kind that there is has the same."""
+    by: Literal["examples", "tokens"] = "examples"
+    """What shares are of. Conversations of 1,000 tokens that have 7 of 10 beside texts of 32,000 have 7 of
+    100 tokens where shares are of examples, and 99 of 100 examples where they are of tokens."""
     shortest_tokens: int = 0
     """Shorter documents are not drawn: LWM trains each context on documents of its length (its table 1). Of a
     document that preparation cut, the whole counts."""

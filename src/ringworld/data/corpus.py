@@ -44,7 +44,7 @@ def _words_of(sample: Sample) -> Iterator[str]:
             prompt = chat.document_question_prompt("", asked.question, answers=asked.answers)
         yield _joined(chat.answered(prompt, asked.answer))
     if sample.turns:
-        yield _joined(chat.conversation([(turn.role, turn.text, len(turn.clips)) for turn in sample.turns]))
+        yield _joined(chat.conversation([turn.outline for turn in sample.turns]))
     yield from (part.content for part in sample.parts if isinstance(part.content, str))
 
 

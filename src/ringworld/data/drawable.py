@@ -85,6 +85,17 @@ class Drawable:
     truncated: dict[str, int]
     """Tokens of each name behind the end of what is drawn; frames, of what is cut between frames."""
 
+    def weights(self, mixture: MixtureConfig) -> list[float]:
+        """Return how often a piece of each name is drawn, relative to those of others.
+
+        By tokens, two names of the same share whose pieces have 100 and 1,000 tokens on the average are drawn
+        10 to 1. As each piece comes once an epoch, their tokens are as many after each.
+        """
+        shares = {name: mixture.share(name) for name in self.pieces}
+        if mixture.by == "examples":
+            return list(shares.values())
+        return [share / self.pieces[name][:, 3].mean() for name, share in shares.items()]
+
 
 def drawable_of(
     store: ExampleStore,

@@ -1,8 +1,9 @@
-"""Texts that are there more than once: found before examples are made, in whatever files they are.
+"""Samples that are there more than once: found before examples are made, in whatever files they are.
 
-Exact copies are those of the same words. Near ones, such as two editions of a book, share most runs of five
-words: how large a share is estimated from MinHash signatures (Broder 1997), among texts that
-locality-sensitive hashing finds at once, both by the library datasketch.
+Exact copies of a text are those of the same words, and of a video or an image those of the same bytes. Near
+ones of a text, such as two editions of a book, share most runs of five words: how large a share is estimated
+from MinHash signatures (Broder 1997), among texts that locality-sensitive hashing finds at once, both by the
+library datasketch.
 """
 
 import hashlib
@@ -12,10 +13,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
+from ringworld.core.files import sha256_file
 from ringworld.core.packages import import_optional
 from ringworld.data.config import PrepareConfig, Split
 from ringworld.data.quarantine import quarantine
-from ringworld.data.samples import Sample
+from ringworld.data.samples import Clip, MediaFile, Sample
 from ringworld.data.sources import Source
 from ringworld.data.workers import Files, OnFile, read_in_processes
 
@@ -25,17 +27,21 @@ _RUNS_AT_ONCE = 2048
 _CJK = "\u3040-\u30ff\u3400-\u9fff"
 _WORD = re.compile(rf"[{_CJK}]|[^\W{_CJK}]+")
 """Where words are not set apart by blanks, each character counts as one."""
+_SHOWN = "\0"
+"""Begins what stands for a clip among words."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Duplicate:
-    """A text that is left out, since another holds the same."""
+    """A sample that is left out, since another is the same."""
 
     path: str
     """Data set and `Sample.key`."""
     of: str
-    """Of the text that is kept."""
+    """Of the sample that is kept."""
     found: Literal["exact", "near"]
+    said: int
+    """Captions and questions that are left out with it, and that the sample which is kept does not have."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -44,23 +50,26 @@ class _Signature:
     key: str
     split: Split
     content: bytes
-    """Hash of the words."""
+    """Hash of the words, and of what is shown."""
     runs: Any
     """`LeanMinHash` of runs of words; None where near ones are not looked for."""
+    said: frozenset[bytes]
+    """Hashes of its caption and of the questions about it."""
 
 
 def mark_duplicates(
     sources: Sequence[Source], *, config: PrepareConfig, workers: int
 ) -> tuple[tuple[Source, ...], tuple[Duplicate, ...]]:
-    """Read all texts, and return the sources with the keys of those that are to be left out.
+    """Read all files, and return the sources with the keys of the samples that are to be left out.
 
-    Of texts that are the same one is kept: one that is held out, if any is, else the first. Texts are
-    documents, and conversations without clips. What cannot be read is found and quarantined later; what ended
-    the process that read it is marked as `unread`.
+    Of those that are the same one is kept: one that is held out, if any is; else one with a caption or
+    questions; else the first. A clip by itself is compared by its file alone, whatever is said of it, and a
+    conversation by its words and by all that it shows. What cannot be read is found and quarantined later;
+    what ended the process that read it is marked as `unread`.
 
     Args:
         sources: files in their order.
-        config: which texts count as the same.
+        config: what counts as the same.
         workers: processes that read, 0 for this one; the result does not depend on their number.
 
     Raises:
@@ -70,23 +79,23 @@ def mark_duplicates(
         return tuple(sources), ()
     if config.duplicates == "near":
         _datasketch()  # or none is found, before all is read
-    texts = [index for index, source in enumerate(sources) if source.reader.shows != "pictures"]
-    groups = [(sources[index],) for index in texts]
-    sign = partial(_signatures, numbers=texts, config=config)
+    groups = [(source,) for source in sources]
+    sign = partial(_signatures, config=config)
     if workers == 0:
         signed = [(i, group, sign(i, group)) for i, group in enumerate(groups)]
     else:
         signed = sorted(read_in_processes(groups, sign, workers=workers), key=lambda one: one[0])
     read = list(sources)
     for i, (source,), _ in signed:
-        read[texts[i]] = source
+        read[i] = source
     signatures = [one for _, _, of_file in signed for one in of_file]
     left_out: dict[int, set[str]] = {}
     duplicates = []
     for one, kept, found in _pairs(signatures, config):
         left_out.setdefault(one.source, set()).add(one.key)
         names = [f"{sources[each.source].dataset}/{each.key}" for each in (one, kept)]
-        duplicates.append(Duplicate(path=names[0], of=names[1], found=found))
+        said = len(one.said - kept.said)
+        duplicates.append(Duplicate(path=names[0], of=names[1], found=found, said=said))
     marked = (
         replace(source, left_out=frozenset(left_out[index])) if index in left_out else source
         for index, source in enumerate(read)
@@ -97,17 +106,18 @@ def mark_duplicates(
 def _pairs(
     signatures: Sequence[_Signature], config: PrepareConfig
 ) -> Iterator[tuple[_Signature, _Signature, Literal["exact", "near"]]]:
-    """Yield each text that is to be left out, with the one that is kept in its place."""
+    """Yield each sample that is to be left out, with the one that is kept in its place."""
     kept: dict[bytes, _Signature] = {}
     similar = _Similar(config.near_similarity) if config.duplicates == "near" else None
-    for one in sorted(signatures, key=lambda one: one.split != "held_out"):  # stable: else in their order
+    # Stable: else in their order.
+    for one in sorted(signatures, key=lambda one: (one.split != "held_out", not one.said)):
         if one.content in kept:
             yield one, kept[one.content], "exact"
-        elif similar is not None and (near := similar.find(one)) is not None:
+        elif similar is not None and one.runs is not None and (near := similar.find(one)) is not None:
             yield one, near, "near"
         else:
             kept[one.content] = one
-            if similar is not None:
+            if similar is not None and one.runs is not None:
                 similar.add(one)
 
 
@@ -136,10 +146,9 @@ def _signatures(
     files: Files,
     on_file: OnFile = lambda source: None,
     *,
-    numbers: Sequence[int],
     config: PrepareConfig,
 ) -> list[_Signature]:
-    """Return the signature of each text of the one file of a group; `numbers` has those of the files."""
+    """Return the signature of each sample of the one file of a group, whose number is that of the file."""
     (source,) = files
     made: list[_Signature] = []
     on_file(source)
@@ -147,22 +156,50 @@ def _signatures(
         return made
     with quarantine(source.relative, into=[]):
         for sample in source.reader.read(source, config=config, quarantined=[]):
-            words = [word.casefold() for text in _texts(sample) for word in _WORD.findall(text)]
-            if words:
-                content = hashlib.sha256(" ".join(words).encode()).digest()
-                runs = _minhash(words) if config.duplicates == "near" else None
-                one = _Signature(
-                    source=numbers[group], key=sample.key, split=sample.split, content=content, runs=runs
-                )
-                made.append(one)
+            with quarantine(sample.key, into=[]):
+                words = [word for content in _content(sample) for word in _words(content)]
+                near = config.duplicates == "near" and not sample.clips
+                if words:
+                    one = _Signature(
+                        source=group,
+                        key=sample.key,
+                        split=sample.split,
+                        content=_hash(" ".join(words)),
+                        runs=_minhash(words) if near else None,
+                        said=frozenset(map(_hash, _said(sample))),
+                    )
+                    made.append(one)
     return made
 
 
-def _texts(sample: Sample) -> tuple[str, ...]:
-    """Return the words that a sample is of; none where it shows anything."""
-    if sample.clips:
-        return ()
-    return (sample.text,) if sample.text is not None else tuple(turn.text for turn in sample.turns)
+def _content(sample: Sample) -> Iterator[str | Clip]:
+    """Yield what a sample is of, in its order."""
+    if sample.text is not None:
+        yield sample.text
+    if sample.clip is not None:
+        yield sample.clip
+    for turn in sample.turns:
+        yield from turn.content
+    yield from (part.content for part in sample.parts)
+
+
+def _words(content: str | Clip) -> list[str]:
+    """Return the words of a text, or what stands for a clip, which is none that a text holds."""
+    if isinstance(content, str):
+        return [word.casefold() for word in _WORD.findall(content)]
+    if isinstance(content, MediaFile):
+        return [_SHOWN + sha256_file(content.path)]
+    return [_SHOWN + " ".join(map(str, content.codes))]
+
+
+def _said(sample: Sample) -> Iterator[str]:
+    if sample.caption is not None:
+        yield sample.caption
+    yield from (f"{asked.question}\0{asked.answer}" for asked in sample.questions)
+
+
+def _hash(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()
 
 
 def _minhash(words: Sequence[str]) -> Any:

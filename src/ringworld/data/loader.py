@@ -1,11 +1,11 @@
 """Packed batches from prepared data, endless, to train on.
 
 The order follows from the seed and can be resumed. Examples of each name of the mixture are shuffled again in
-every epoch, and Grain draws them, the names mixed by their shares. What is longer than the
-context and may be cut is drawn piece by piece, so that the mixture counts what a row holds. The packing and
-its state are our own: which pieces of which records are in rows that are not full yet. Lengths are known from
-the manifest, so that a piece is read only when its row is full, all pieces of a batch at once, and a thread
-makes the next batch while one is trained on.
+every epoch, and Grain draws them, the names mixed by their shares. What is longer than the context and may be
+cut is drawn piece by piece, so that the mixture counts what a packed sequence holds. The packing and its
+state are our own: which pieces of which records are in sequences that are not full yet. Lengths are known
+from the manifest, so that a piece is read only when its sequence is full, all pieces of a batch at once, and
+a thread makes the next batch while one is trained on.
 """
 
 import itertools
@@ -38,14 +38,15 @@ class _Position:
     draws: int = 0
     """How often it has drawn."""
     open: Sequence[Sequence[Piece]] = ()
-    """Rows that are not full."""
+    """Packed sequences that are not full."""
     full: Sequence[Sequence[Piece]] = ()
     """Those that are, and in no batch yet."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class _Made:
-    rows: list[list[Example]]
+    examples: list[list[Example]]
+    """Of each row; none where it is not read."""
     packed: PackedRows
     after: _Position
 
@@ -81,12 +82,12 @@ class PackedLoader:
         Args:
             data_dir: what `prepare` wrote.
             split: which examples.
-            context_tokens: length of a row.
-            batch_sequences: rows of a batch.
+            context_tokens: length of a packed sequence.
+            batch_sequences: how many of them are the rows of a batch.
             seed: of the order of examples.
-            mixture: how often examples of each name are drawn; names without any that fit are left out.
+            mixture: how much is drawn of each name; names without any example that fits are left out.
             clips: which of the prepared frames of each clip are drawn.
-            packing: how rows are filled.
+            packing: how packed sequences are filled.
             rows: indices of those of a batch that are read, as one of several processes needs them. Of the
                 others the lengths are known, and the arrays hold padding. By default all.
 
@@ -104,7 +105,7 @@ class PackedLoader:
         self.left_out, self.truncated = drawable.left_out, drawable.truncated
         self.unmatched = tuple(name for name, share in mixture.ratios.items() if share and name not in named)
         parts = [Pieces(index, of_name, seed=seed) for index, of_name in enumerate(drawable.pieces.values())]
-        self._mixed = grain.MapDataset.mix(parts, weights=[mixture.share(name) for name in self.names])
+        self._mixed = grain.MapDataset.mix(parts, weights=drawable.weights(mixture))
         # What must be the same for a state to mean the same.
         self._identity = {
             "order": _ORDER,
@@ -131,14 +132,14 @@ class PackedLoader:
         return self._next().packed
 
     def next_rows(self) -> list[list[Example]]:
-        """Return the examples of the next batch, row by row, as they are before they are laid end to end.
+        """Return the examples of each row of the next batch, as they are before they are laid end to end.
 
-        A row that is not read is empty.
+        Of a row that is not read there are none.
 
         Raises:
             InputError: a record is damaged.
         """
-        return self._next().rows
+        return self._next().examples
 
     def get_state(self) -> dict[str, Any]:
         """Return a JSON value from which `set_state` resumes with exactly the batch that would come next."""
@@ -146,8 +147,8 @@ class PackedLoader:
         return {
             "identity": self._identity,
             "draws": at.draws,
-            "open": [[piece.to_json() for piece in row] for row in at.open],
-            "full": [[piece.to_json() for piece in row] for row in at.full],
+            "open": [[piece.to_json() for piece in pieces] for pieces in at.open],
+            "full": [[piece.to_json() for piece in pieces] for pieces in at.full],
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
@@ -164,8 +165,10 @@ class PackedLoader:
                 value=differing,
                 remedy="restore the data and configuration of that run, or start a new run in another folder",
             )
-        rows = {name: [[Piece(*piece) for piece in row] for row in state[name]] for name in ("open", "full")}
-        self._start_at(_Position(draws=state["draws"], **rows))
+        kept = {
+            name: [[Piece(*piece) for piece in pieces] for pieces in state[name]] for name in ("open", "full")
+        }
+        self._start_at(_Position(draws=state["draws"], **kept))
 
     def close(self) -> None:
         """End the thread that makes the next batch."""
@@ -208,24 +211,24 @@ def _batches(
     """Yield the batches that follow a position."""
     apart = packing.together == "name"
     packers = [
-        Packer[Piece](context_tokens=context_tokens, open_rows=packing.open_rows, fit=packing.fit)
+        Packer[Piece](context_tokens=context_tokens, open_sequences=packing.open_sequences, fit=packing.fit)
         for _ in (names if apart else names[:1])
     ]
     for index, packer in enumerate(packers):
-        packer.resume(row for row in at.open if not apart or row[0].name == index)
+        packer.resume(pieces for pieces in at.open if not apart or pieces[0].name == index)
     count, full = at.draws, list(at.full)
     while True:
         while len(full) < batch_sequences:
             piece = draws[count]
             assert piece is not None, "nothing is filtered"
-            if row := packers[piece.name if apart else 0].add(piece):
-                full.append(row)
+            if closed := packers[piece.name if apart else 0].add(piece):
+                full.append(closed)
             count += 1
         batch, full = full[:batch_sequences], full[batch_sequences:]
-        needed = [row if rows is None or index in rows else [] for index, row in enumerate(batch)]
-        parts = [(piece.row, piece.start, piece.stop) for row in needed for piece in row]
+        needed = [pieces if rows is None or index in rows else [] for index, pieces in enumerate(batch)]
+        parts = [(piece.row, piece.start, piece.stop) for pieces in needed for piece in pieces]
         read = store.read_all(parts, clips=clips)
-        examples = [list(itertools.islice(read, len(row))) for row in needed]
+        examples = [list(itertools.islice(read, len(pieces))) for pieces in needed]
         packed = to_batch(
             examples,
             context_tokens=context_tokens,
@@ -233,14 +236,16 @@ def _batches(
             weights=packing.weights,
         )
         yield _Made(
-            rows=examples,
+            examples=examples,
             packed=replace(
                 packed,
-                lengths=[[piece.tokens for piece in row] for row in batch],
-                drawn=_count([piece for row in batch for piece in row], names),
+                lengths=[[piece.tokens for piece in pieces] for pieces in batch],
+                drawn=_count([piece for pieces in batch for piece in pieces], names),
             ),
             after=_Position(
-                draws=count, open=[[*row] for packer in packers for row in packer.rows], full=[*full]
+                draws=count,
+                open=[[*pieces] for packer in packers for pieces in packer.sequences],
+                full=[*full],
             ),
         )
 

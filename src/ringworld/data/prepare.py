@@ -71,7 +71,9 @@ class PrepareReport:
     quarantined: tuple[Quarantined, ...]
     """Files that could not be used."""
     duplicates: int
-    """Texts that were left out, since another holds the same; `duplicates.jsonl` names both."""
+    """Samples that were left out, since another is the same; `duplicates.jsonl` names both."""
+    said_of_duplicates: int
+    """Captions and questions that were left out with them."""
     questions_unanswered: int
     """Questions that are empty, or whose answer is."""
     questions_too_long: int
@@ -84,6 +86,8 @@ class PrepareReport:
         """Return the report as lines to read."""
         too_long = "about a document that is longer than one example, or whose end is held out"
         left_out = ((self.questions_unanswered, "without an answer"), (self.questions_too_long, too_long))
+        said = self.said_of_duplicates
+        with_them = f", and {said} captions and questions with them" if said else ""
         heads = ("split", "data set", "kind", "examples", "tokens", "vision")
         rows = [
             (one.split, one.dataset, one.kind)
@@ -94,7 +98,7 @@ class PrepareReport:
             *aligned([heads, *rows], words=3),
             f"files: {self.files:,}, shards made: {self.shards_made:,}, in {self.seconds:.1f} s",
             *(f"left out: {many} question{'s' * (many > 1)} {why}" for many, why in left_out if many),
-            *([f"left out: {self.duplicates} texts that are there twice"] if self.duplicates else ()),
+            *([f"left out: {self.duplicates} that are there twice{with_them}"] if self.duplicates else ()),
             *(f"quarantined: {item.path}: {item.reason}" for item in self.quarantined),
         ]
 
@@ -191,6 +195,7 @@ def prepare(
         counts=_counts(manifest),
         quarantined=tuple(unusable),
         duplicates=len(duplicates),
+        said_of_duplicates=sum(one.said for one in duplicates),
         questions_unanswered=sum(problem.questions_unanswered for problem in problems),
         questions_too_long=sum(problem.questions_too_long for problem in problems),
         shards_made=len(missing),

@@ -10,7 +10,7 @@ import numpy as np
 from ringworld.data.batch import PackedRows
 from ringworld.data.config import ClipConfig, MixtureConfig, PackingConfig, Split
 from ringworld.data.drawable import drawable_of, rows_by
-from ringworld.data.packing import pack_rows, to_batch
+from ringworld.data.packing import pack_sequences, to_batch
 from ringworld.data.store import ALL_FRAMES, ExampleStore
 
 _PACKING = PackingConfig()
@@ -58,10 +58,10 @@ def read_once(
             store.read(row, clips=clips, start=start, stop=stop)
             for row, start, stop, _ in bounds[chosen].tolist()
         )
-        rows = pack_rows(
-            examples, context_tokens=context_tokens, open_rows=packing.open_rows, fit=packing.fit
+        packed = pack_sequences(
+            examples, context_tokens=context_tokens, open_sequences=packing.open_sequences, fit=packing.fit
         )
-        while some := list(itertools.islice(rows, batch_sequences)):
+        while some := list(itertools.islice(packed, batch_sequences)):
             some += [[] for _ in range(batch_sequences - len(some))]
             text_size = store.dataset.vocabulary.text_size
             yield to_batch(some, context_tokens=context_tokens, text_size=text_size, weights=packing.weights)

@@ -22,7 +22,7 @@ from ringworld.data.samples import Question, Sample
 from ringworld.text import chat
 
 _CLIP = (Shown(clip=0),)
-_Turn = tuple[chat.Role, str, int]
+_Turn = tuple[chat.Role, chat.Content]
 
 
 class Text(Recipe):
@@ -153,12 +153,12 @@ class DrawnImage(Recipe):
 class Chat(Recipe):
     """A conversation; what the assistant says carries loss."""
 
-    kind = "chat"
+    kind, version = "chat", 2
 
     def drafts(self, sample: Sample, context: PreparationContext) -> Iterator[Draft]:
         """Yield the whole conversation."""
         if sample.turns:
-            turns: list[_Turn] = [(turn.role, turn.text, len(turn.clips)) for turn in sample.turns]
+            turns = [turn.outline for turn in sample.turns]
             shown = tuple(Shown(clip=index) for index in range(len(sample.clips)))
             yield Draft(segments=context.conversation(turns), shown=shown)
 
@@ -198,7 +198,7 @@ def _captioned(sample: Sample) -> Iterator[Draft]:
 
 
 def _exchange(question: str, answer: str, *, clips: int = 0) -> tuple[_Turn, _Turn]:
-    return ("user", question, clips), ("assistant", answer, 0)
+    return ("user", (question, *(None,) * clips)), ("assistant", (answer,))
 
 
 def _random(sample: Sample, context: PreparationContext) -> Random:

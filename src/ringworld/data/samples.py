@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Int
 
 from ringworld.data.config import Split
-from ringworld.text.chat import Role
+from ringworld.text.chat import Content, Role
 
 Codes = Int[np.ndarray, "frames codes"]
 
@@ -50,9 +50,18 @@ class Turn:
     """One message of a conversation."""
 
     role: Role
-    text: str
-    clips: tuple[Clip, ...] = ()
-    """Videos and images that are shown with it, after its text."""
+    content: tuple[str | Clip, ...]
+    """Texts, videos and images, in their order."""
+
+    @property
+    def clips(self) -> tuple[Clip, ...]:
+        """Its videos and images."""
+        return tuple(part for part in self.content if not isinstance(part, str))
+
+    @property
+    def outline(self) -> tuple[Role, Content]:
+        """Who speaks, and what is said; what `text.chat.conversation` lays out."""
+        return self.role, tuple(part if isinstance(part, str) else None for part in self.content)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

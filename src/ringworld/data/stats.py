@@ -4,11 +4,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 from jaxtyping import Shaped
 
 from ringworld.core.tables import aligned
 from ringworld.data.config import ClipConfig, Split
 from ringworld.data.store import ALL_FRAMES, ExampleStore
+
+_NAMES = ["split", "dataset", "kind"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,7 +45,7 @@ class DataStats:
     quarantined: int
     """Inputs that could not be used; `quarantine.jsonl` has the reasons."""
     duplicates: int
-    """Texts that were left out, since another holds the same; `duplicates.jsonl` names both."""
+    """Samples that were left out, since another is the same; `duplicates.jsonl` names both."""
 
     def lines(self) -> list[str]:
         """Return a table, and how much was left out."""
@@ -70,18 +73,17 @@ def length_stats(
     """
     store = ExampleStore(folder)
     lengths, vision, seconds = store.lengths(clips), store.column("vision_tokens"), store.video_seconds()
-    names = list(zip(*(store.column(name) for name in ("split", "dataset", "kind"))))
     if clips != ALL_FRAMES:
         vision = vision - store.lengths() + lengths
-    parts = []
-    for split, dataset, kind in sorted(set(names)):
-        chosen = np.array([name == (split, dataset, kind) for name in names])
-        of_part, of_videos = lengths[chosen], seconds[chosen & (seconds > 0)]
+    numbered = store.manifest.select(_NAMES).append_column("row", pa.array(np.arange(len(store))))
+    grouped = numbered.group_by(_NAMES).aggregate([("row", "list")])
+    parts: list[LengthStats] = []
+    for i, names in enumerate(grouped.select(_NAMES).to_pylist()):
+        chosen = grouped["row_list"][i].values.to_numpy()
+        of_part, of_videos = lengths[chosen], seconds[chosen][seconds[chosen] > 0]
         parts.append(
             LengthStats(
-                dataset=dataset,
-                kind=kind,
-                split=split,
+                **names,
                 examples=len(of_part),
                 tokens=int(of_part.sum()),
                 vision_tokens=int(vision[chosen].sum()),
@@ -94,6 +96,7 @@ def length_stats(
                 seconds_histogram=_octaves(of_videos),
             )
         )
+    parts.sort(key=lambda one: (one.split, one.dataset, one.kind))
     return DataStats(parts=tuple(parts), quarantined=quarantined, duplicates=duplicates)
 
 

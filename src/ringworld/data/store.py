@@ -5,7 +5,7 @@
     DIR/shards/00000-of-00004-b3f6cda12c2b0e7a.array_record
     DIR/shards/00000-of-00004-b3f6cda12c2b0e7a.parquet    the manifest of one shard; commits the shard
     DIR/quarantine.jsonl       files that could not be used, and why
-    DIR/duplicates.jsonl       texts that were left out, since another holds the same
+    DIR/duplicates.jsonl       samples that were left out, since another is the same
 
 A record holds the examples of one sample, and the codes of the clips that they show once: a little-endian
 uint32 (length of the header), the header as msgpack, the codes of each clip as little-endian uint16, or

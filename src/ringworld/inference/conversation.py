@@ -96,7 +96,7 @@ class Conversation:
 
     def reset(self, *, system: str | None = None) -> None:
         """Forget all turns and all that was added, and tell the model something else beforehand."""
-        self.messages = [] if system is None else [Message(role="system", text=system)]
+        self.messages = [] if system is None else [Message(role="system", content=(system,))]
         self._documents, self._clips = [], []
 
     def add_document(self, text: str) -> None:
@@ -127,7 +127,7 @@ class Conversation:
         Raises:
             InputError: the conversation does not fit into the context, or the template refuses it.
         """
-        asked = joined(self._with_added(), [Message(role="user", text=question)])
+        asked = joined(self._with_added(), [Message(role="user", content=(question,))])
         documents, clips = self._documents, self._clips
         self._documents, self._clips = [], []
         ids = self._encode(asked)
@@ -155,7 +155,7 @@ class Conversation:
             context_tokens=self._context,
             finish="stopped" if stopped else "length" if written == most else "stop",
         )
-        self.messages = [*asked, Message(role="assistant", text=stream.text.strip())]
+        self.messages = [*asked, Message(role="assistant", content=(stream.text.strip(),))]
 
     def keep(
         self,
@@ -203,8 +203,8 @@ class Conversation:
         """Return the turns, and what was added to the next question, without it."""
         if not self._documents and not self._clips:
             return self.messages
-        text = "\n\n".join(self._documents)
-        return joined(self.messages, [Message(role="user", text=text, clips=tuple(self._clips))])
+        texts = ("\n\n".join(self._documents),) if self._documents else ()
+        return joined(self.messages, [Message(role="user", content=(*texts, *self._clips))])
 
     def _encode(self, messages: Sequence[Message]) -> Int32[np.ndarray, " tokens"]:
         """Return the ids of a conversation, after which at least one more fits into the context."""

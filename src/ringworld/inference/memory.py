@@ -71,9 +71,8 @@ class _Said:
     """A message as `memory.json` has it."""
 
     role: Literal["system", "user", "assistant"]
-    text: str
-    frames: tuple[int, ...]
-    """Of each clip that it shows."""
+    content: tuple[str | int, ...]
+    """Its texts, and in place of each clip the number of its frames."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -146,7 +145,7 @@ class Memory:
         _checked(path, identity.get("memory"))
         found = read_as(_Contents, path)
         context = _tensors(folder / _CONTEXT_FILE, found.context_sha256)
-        frames = [count for said in found.messages for count in said.frames]
+        frames = [part for said in found.messages for part in said.content if isinstance(part, int)]
         if not _fits(context, spans=found.spans, frames=frames, vocabulary=model.vocabulary):
             problem = f"{folder / _CONTEXT_FILE} of a memory is damaged: it does not go with {_MEMORY_FILE}"
             raise InputError(problem, path=folder / _CONTEXT_FILE, remedy=_AGAIN)
@@ -156,7 +155,10 @@ class Memory:
             name=found.name,
             created=found.created,
             messages=tuple(
-                Message(role=said.role, text=said.text, clips=tuple(next(clips) for _ in said.frames))
+                Message(
+                    role=said.role,
+                    content=tuple(part if isinstance(part, str) else next(clips) for part in said.content),
+                )
                 for said in found.messages
             ),
             ids=context["ids"],
@@ -232,7 +234,10 @@ def save_memory(
             name=name,
             created=time.time(),
             messages=tuple(
-                _Said(role=message.role, text=message.text, frames=tuple(map(len, message.clips)))
+                _Said(
+                    role=message.role,
+                    content=tuple(part if isinstance(part, str) else len(part) for part in message.content),
+                )
                 for message in messages
             ),
             context_sha256=_sha256(context),

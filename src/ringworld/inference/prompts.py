@@ -100,7 +100,7 @@ class Prompts:
         if document is not None:
             question = chat.document_question(document, question, answers=answers)
         if self.template is not None:
-            return self.template.encode([Message(role="user", text=question, clips=clips)])
+            return self.template.encode([Message(role="user", content=(question, *clips))])
         prompt = chat.video_question_prompt if clips else chat.question_prompt
         return self._encode(prompt(question), codes=clips)
 

@@ -162,7 +162,7 @@ def text_recipe(model: Architecture, stages: Sequence[Stage]) -> RunConfig:
         model=model,
         execution=_EXECUTION,
         training=TrainingConfig(
-            stages=tuple(stages), packing=PackingConfig(open_rows=64), log_every_steps=10
+            stages=tuple(stages), packing=PackingConfig(open_sequences=64), log_every_steps=10
         ),
         evaluation=_needles(20),
         sampling=_SAMPLING,
@@ -170,7 +170,7 @@ def text_recipe(model: Architecture, stages: Sequence[Stage]) -> RunConfig:
 
 
 def lwm_text_chat_7b() -> RunConfig:
-    """LWM-Text-Chat: seven conversations for each three about long documents, at 1M tokens.
+    """LWM-Text-Chat: seven tokens of conversations for each three about long documents, at 1M tokens.
 
     Hardware: 256 TPU v4 chips, the paper's v4-512 slice (v4:4x8x8).
     Cost: not known to us; the last text stage, of half as many tokens again, took 58 hours of that slice.
@@ -213,7 +213,7 @@ def lwm_7b() -> RunConfig:
         execution=_EXECUTION,
         training=TrainingConfig(
             stages=_VISION_STAGES,
-            packing=PackingConfig(open_rows=64),
+            packing=PackingConfig(open_sequences=64),
             log_every_steps=10,
         ),
         evaluation=_needles(12),

@@ -17,9 +17,10 @@ FOUR_TASKS_AND_TEXT = MixtureConfig(
     ratios={"text": _TEXT_SHARE, **dict.fromkeys(_TASKS, (1 - _TEXT_SHARE) / len(_TASKS))}
 )
 """Images and videos, described and drawn, with 16% of text, as in the first two stages that see."""
-CHAT = MixtureConfig(ratios={"chat": 0.7, "long_qa/chat": 0.3})
-"""Seven conversations for each three about long documents, those that `make-qa` wrote (`long_qa`). Pack them
-apart (`PackingConfig(together="name")`): short ones would else outweigh the few answers of the long."""
+CHAT = MixtureConfig(ratios={"chat": 0.7, "long_qa/chat": 0.3}, by="tokens")
+"""Seven tokens of conversations for each three of those about long documents, which `make-qa` wrote
+(`long_qa`): LWM packs the former to whole sequences before it mixes. Pack them apart
+(`PackingConfig(together="name")`): short ones would else outweigh the few answers of the long."""
 FOUR_TASKS = MixtureConfig(
     ratios=dict.fromkeys(("image_caption", "video_qa", "caption_image", "caption_video"), 0.25)
 )

@@ -172,7 +172,7 @@ class Chat:
 def messages_of(body: Body, speech: Speech) -> list[Message]:
     """Return the messages of a conversation, those of a memory that it continues before its own.
 
-    What a message shows stands after its text.
+    What a message says and shows keeps its order.
 
     Raises:
         InputError: there is none, or one has another type, or a picture cannot be read or seen.
@@ -182,7 +182,7 @@ def messages_of(body: Body, speech: Speech) -> list[Message]:
     before = speech.remembered(body.text("memory")) if "memory" in body else ()
     shown = speech.show()
     messages: list[Message] = []
-    room = speech.context_tokens - sum(_clip_tokens(each.clips, speech) for each in before)
+    room = speech.context_tokens - sum(_clip_tokens(each.content, speech) for each in before)
     for each in body.parts("messages"):
         role = each.text("role")
         if role in ("tool", "function") or "tool_calls" in each:
@@ -193,43 +193,40 @@ def messages_of(body: Body, speech: Speech) -> list[Message]:
                 field=each.path("role"),
                 value=role,
             )
-        texts, clips = _content(each, shown, speech, room=room)
-        room -= _clip_tokens(clips, speech)
+        content = _content(each, shown, speech, room=room)
+        room -= _clip_tokens(content, speech)
         role = "system" if role == "developer" else role
-        messages.append(Message(role=role, text="\n".join(texts), clips=tuple(clips)))
+        messages.append(Message(role=role, content=tuple(content)))
     if not messages:
         raise InputError("messages is empty", field="messages", value=[], remedy="ask something")
     return joined(before, messages)
 
 
-def _content(message: Body, shown: Shown, speech: Speech, *, room: int) -> tuple[list[str], list[np.ndarray]]:
-    """Return the texts and the codes of the clips of a message; see `messages_of`.
+def _content(message: Body, shown: Shown, speech: Speech, *, room: int) -> list[str | np.ndarray]:
+    """Return the texts and the codes of the clips of a message, but for blank texts beside others.
 
     Raises:
         TooLong: its clips have more than `room` tokens.
     """
     if not isinstance(message.value("content"), list):
-        return [message.text("content")], []
-    texts, clips = [], []
+        return [message.text("content")]
+    content: list[str | np.ndarray] = []
     for part in message.parts("content"):
         # A picture may go without a type, as in vLLM.
         kind = part.text("type", next((name for name in _PICTURES if name in part), None))
         if kind == "text":
-            texts.append(part.text("text"))
+            content.append(part.text("text"))
         elif kind in _PICTURES:
             given, field = part.value(kind), part.path(kind)
             url = given if isinstance(given, str) else part.part(kind).text("url")
-            clips.append(shown.codes(shown.at(url, field=field), kind=_PICTURES[kind], field=field))
+            content.append(shown.codes(shown.at(url, field=field), kind=_PICTURES[kind], field=field))
         elif kind == "file":
-            content = shown.file(part.part("file"))
-            text = _as_text(content)
-            if text is None:
-                clips.append(shown.codes(content, kind="any", field=part.path("file")))
-            else:
-                texts.append(text)
+            file = shown.file(part.part("file"))
+            text = _as_text(file)
+            content.append(shown.codes(file, kind="any", field=part.path("file")) if text is None else text)
         else:
             raise unsupported(part.path("type"), remedy=f"use one of text, {', '.join(_PICTURES)}, file")
-        tokens = _clip_tokens(clips, speech)
+        tokens = _clip_tokens(content, speech)
         if tokens > room:
             # Before the next one is decoded, which takes a process.
             raise TooLong(
@@ -239,11 +236,12 @@ def _content(message: Body, shown: Shown, speech: Speech, *, room: int) -> tuple
                 value=tokens,
                 remedy="show fewer, or use a model of a longer context",
             )
-    return texts, clips
+    return [part for part in content if not isinstance(part, str) or part.strip()] or [""]
 
 
-def _clip_tokens(clips: Sequence[np.ndarray], speech: Speech) -> int:
-    return sum(map(len, clips)) * speech.template.vocabulary.frame_tokens
+def _clip_tokens(content: Sequence[str | np.ndarray], speech: Speech) -> int:
+    frames = sum(len(part) for part in content if not isinstance(part, str))
+    return frames * speech.template.vocabulary.frame_tokens
 
 
 def _as_text(content: bytes) -> str | None:

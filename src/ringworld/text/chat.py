@@ -4,7 +4,7 @@ A template is a tuple of segments. `encode` turns it into token ids. What a user
 text segment, which never gives a special id.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -24,6 +24,9 @@ _MANNER = {
 
 
 Role = Literal["system", "user", "assistant"]
+Content = tuple[str | None, ...]
+"""What one message says and shows, in order: texts, and None in place of each clip."""
+Turns = Sequence[tuple[Role, Content]]
 Drawable = Literal["image", "video"]
 
 
@@ -121,27 +124,44 @@ def unconditional_prompt() -> Segments:
     return (_BEGIN, Segment(kind="vision_start"))
 
 
-def conversation(turns: Sequence[tuple[Role, str, int]]) -> Segments:
-    r"""Lay out a whole conversation: the role, the text and the number of clips of each turn.
+def conversation(turns: Turns) -> Segments:
+    r"""Lay out a whole conversation: the role of each turn, and what it says and shows.
 
     `<s>{system} USER: {question}\n<vision>{frames}</vision> ASSISTANT: {answer}</s>USER: ...`, where the
     answers and what ends them have loss. Without a system's turn it says "You are a helpful assistant."
+
+    A clip stands where its message has it, on a line of its own; that of a user who shows one, says "or" and
+    shows another is `USER: <vision>{frames}</vision>\nor\n<vision>{frames}</vision> ASSISTANT:`.
     """
     system, said = _SYSTEM, turns
     if turns[0][0] == "system":
-        system, said = turns[0][1], turns[1:]
+        system, said = in_lines(turns[0][1]), turns[1:]
     laid: list[Segment] = [_BEGIN]
     words = f"{system} "
-    for role, text, clips in said:
+    for role, content in said:
         if role == "assistant":
-            laid += [Segment(kind="text", text=f"{words} ASSISTANT:"), *answered((), text)]
+            laid += [Segment(kind="text", text=f"{words} ASSISTANT:"), *answered((), in_lines(content))]
             words = ""
             continue
-        words += f"USER: {text}"
-        for _ in range(clips):
-            laid += [Segment(kind="text", text=f"{words}\n"), *VISION]
-            words = ""
+        words += "USER: "
+        for part in _lines(content):
+            if part is None:
+                laid += [Segment(kind="text", text=words), *VISION]
+                words = ""
+            else:
+                words += part
     return tuple(laid)
+
+
+def in_lines(content: Content, *, clip: str = "") -> str:
+    """Return the parts of a message, each on a line of its own, with `clip` in place of each clip."""
+    return "".join(clip if part is None else part for part in _lines(content))
+
+
+def _lines(content: Content) -> Iterator[str | None]:
+    """Yield the parts of a message, and what ends a line between two of them."""
+    for index, part in enumerate(content):
+        yield from ("\n", part) if index else (part,)
 
 
 def laid_out(parts: Sequence[tuple[str | None, bool]]) -> Segments:

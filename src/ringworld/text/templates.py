@@ -10,12 +10,13 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int, Int32
 
 from ringworld.core.errors import InputError
+from ringworld.text import chat
 from ringworld.text.tokenizer import TextTokenizer
 from ringworld.text.vocabulary import Vocabulary
 
@@ -47,14 +48,26 @@ _MORE_CHARACTERS = 2**20
 _LONGEST_TEMPLATE = 2**20
 
 
+Codes = Int[np.ndarray, "_ codes"]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Message:
     """One turn of a conversation."""
 
-    role: Literal["system", "user", "assistant"]
-    text: str
-    clips: tuple[Int[np.ndarray, "_ codes"], ...] = ()
-    """Of a video or an image that is shown with it, the codes of each frame."""
+    role: chat.Role
+    content: tuple[str | Codes, ...]
+    """Texts and, of videos and images, the codes of each frame, in their order."""
+
+    @property
+    def text(self) -> str:
+        """All texts, each on a line of its own."""
+        return "\n".join(part for part in self.content if isinstance(part, str))
+
+    @property
+    def clips(self) -> tuple[Codes, ...]:
+        """All videos and images."""
+        return tuple(part for part in self.content if not isinstance(part, str))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -89,7 +102,7 @@ class ChatTemplate:
         r"""Return the ids of a conversation, up to where the assistant continues.
 
         The text is tokenized as a whole, as transformers does; where a message holds what a special token is
-        called, it is spelled out. A clip stands after the text of its message, on a line of its own.
+        called, it is spelled out. A clip stands where its message has it, on a line of its own.
 
             <|im_start|> | user | \n | Hi | <|im_end|> | \n | <|im_start|> | assistant | \n
 
@@ -105,10 +118,10 @@ class ChatTemplate:
         message of the user belongs to it.
 
         Raises:
-            InputError: there are no messages, or the last one is a question about a clip, which stands after
-                the whole of its text; or as for `encode`.
+            InputError: there are no messages, or the user's last one ends with a clip, before which a
+                question would stand, as `joined` has it; or as for `encode`.
         """
-        if not messages or (messages[-1].role == "user" and messages[-1].clips):
+        if not messages or (messages[-1].role == "user" and _ended(messages[-1].content)[1]):
             last = "ends with a clip, which is read after its question" if messages else "is empty"
             raise InputError(
                 f"the conversation {last}, so that nothing can be read before a question is asked",
@@ -118,7 +131,7 @@ class ChatTemplate:
                 else "say something",
             )
         one, other = self.encode_all(
-            [joined(messages, [Message(role="user", text=question)]) for question in ("a", "b")]
+            [joined(messages, [Message(role="user", content=(question,))]) for question in ("a", "b")]
         )
         length = min(len(one), len(other))
         differs = np.flatnonzero(one[:length] != other[:length])
@@ -136,10 +149,7 @@ class ChatTemplate:
             {
                 **variables,
                 "messages": [
-                    {
-                        "role": each.role,
-                        "content": spelled(each.text, special, mark) + f"\n{picture}" * len(each.clips),
-                    }
+                    {"role": each.role, "content": spelled(_written(each, picture), special, mark)}
                     for each in messages
                 ],
             }
@@ -170,7 +180,7 @@ class ChatTemplate:
 
         Configurations of models often lack it; a model then never stops after its answer.
         """
-        asked, said = Message(role="user", text="a"), Message(role="assistant", text="b")
+        asked, said = Message(role="user", content=("a",)), Message(role="assistant", content=("b",))
         short, long = self.encode_all([[asked], [asked, said]], reply=False)
         # An id is special where it does not show as text.
         after = long[len(short) :].tolist()
@@ -218,15 +228,32 @@ def in_file(path: Path | None) -> str:
 def joined(before: Sequence[Message], after: Sequence[Message]) -> list[Message]:
     r"""Return one conversation; what the user says after a message of the user becomes part of it.
 
+    Clips with which that message ends come after what is said of them, as models learn it from `video_qa`.
+
     Example:
-        A user's "A book." and a user's "Who wrote it?" become one message, "A book.\n\nWho wrote it?".
+        A user's "A book." and a user's "Who wrote it?" become one message, "A book.\n\nWho wrote it?"; a film
+        and a user's "Who enters?" become "Who enters?" and the film.
     """
     if not before or not after or (before[-1].role, after[0].role) != ("user", "user"):
         return [*before, *after]
-    last, first = before[-1], after[0]
-    text = "\n\n".join(text for text in (last.text, first.text) if text)
-    both = Message(role="user", text=text, clips=(*last.clips, *first.clips))
+    (said, seen), (more, more_seen) = _ended(before[-1].content), _ended(after[0].content)
+    if said and more and isinstance(said[-1], str) and isinstance(more[0], str):
+        text = "\n\n".join(text for text in (said[-1], more[0]) if text)
+        said, more = (*said[:-1], text), more[1:]
+    both = Message(role="user", content=(*said, *more, *seen, *more_seen))
     return [*before[:-1], both, *after[1:]]
+
+
+def _ended(content: tuple[str | Codes, ...]) -> tuple[tuple[str | Codes, ...], tuple[str | Codes, ...]]:
+    """Return a message up to its last text, and the clips with which it ends."""
+    clips = len(list(itertools.takewhile(lambda part: not isinstance(part, str), reversed(content))))
+    return content[: len(content) - clips], content[len(content) - clips :]
+
+
+def _written(message: Message, picture: str) -> str:
+    """Return a message as templates read it, with `picture` in place of each clip."""
+    content = tuple(part if isinstance(part, str) else None for part in message.content)
+    return chat.in_lines(content, clip=picture)
 
 
 def _named(templates: Sequence[Any]) -> Any:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ringworld.core.errors import InputError
 from ringworld.text import chat
-from ringworld.text.chat import Role, Segment, Segments
+from ringworld.text.chat import Segment, Segments, Turns
 from ringworld.text.template_name import TemplateName
 from ringworld.text.templates import (
     LLAMA_2,
@@ -28,8 +28,6 @@ from ringworld.text.templates import (
 from ringworld.text.tokenizer import TextTokenizer
 from ringworld.text.vocabulary import Vocabulary
 
-Turns = Sequence[tuple[Role, str, int]]
-"""Of each turn who speaks, what is said, and how many clips are shown after it."""
 Wording = Callable[[Turns], Segments]
 """What puts a conversation into words and special tokens, as `text.chat.conversation` does."""
 _LEARNED_WITH = "ringworld_chat_template"
@@ -100,18 +98,21 @@ class TrainingTemplate:
         Raises:
             InputError: the template refuses the conversation, leaves out a turn or a clip, or has an error.
         """
-        texts = [self._source, *(text for _, text, _ in turns)]
+        texts = [self._source, *(chat.in_lines(content) for _, content in turns)]
         mark, picture, begin, end = unused(texts, 4)
         if self._around is None:
             self._around = self._seen(begin, end)
         messages = []
-        for role, text, clips in turns:
-            words = spelled(text.strip() if role == "assistant" else text, self._special, mark)
-            words = f"{begin}{words}{end}" if role == "assistant" else words
-            messages.append({"role": role, "content": words + f"\n{picture}" * clips})
+        for role, content in turns:
+            words = chat.in_lines(content, clip=picture)
+            words = spelled(words.strip() if role == "assistant" else words, self._special, mark)
+            messages.append(
+                {"role": role, "content": f"{begin}{words}{end}" if role == "assistant" else words}
+            )
         (rendered,) = self._render([messages], reply=False)
-        answers = sum(role == "assistant" for role, _, _ in turns)
-        if rendered.count(begin) != answers or rendered.count(picture) != sum(clips for _, _, clips in turns):
+        answers = sum(role == "assistant" for role, _ in turns)
+        clips = sum(part is None for _, content in turns for part in content)
+        if rendered.count(begin) != answers or rendered.count(picture) != clips:
             raise self._wrong("leaves out a turn or a clip, or writes one twice")
         return tuple(self._cut(rendered, mark, picture, begin, end))
 

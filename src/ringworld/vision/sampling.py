@@ -1,7 +1,9 @@
 """A few frames that stand for a whole video."""
 
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 from jaxtyping import Shaped, UInt8
@@ -14,6 +16,37 @@ from ringworld.vision.media import fit_frame, stream_video
 T = TypeVar("T")
 
 
+@dataclass(kw_only=True, slots=True)
+class Thinned(Generic[T]):
+    """What stands for all frames of a video whose length shows at its end.
+
+    It holds every `stride`-th of those that were read so far, and little more than twice as many as are asked
+    for: of 20 frames, with `most=4`, 0 4 8 12 16 are held at the end and 0 4 8 16 are chosen, evenly as by
+    LWM.
+    """
+
+    most: int
+    read: int = 0
+    """Frames, those among them that were not wanted."""
+    _stride: int = 1
+    _held: list[tuple[int, T]] = field(default_factory=list)
+
+    def wants(self, index: int) -> bool:
+        """Return whether a frame that is read may be chosen in the end."""
+        self.read = index + 1
+        return index % self._stride == 0
+
+    def add(self, frames: Iterable[tuple[int, T]]) -> None:
+        """Take the next of those that are wanted, with their indices."""
+        self._held += frames
+        while len(self._held) > 2 * self.most:
+            self._held, self._stride = self._held[::2], self._stride * 2
+
+    def chosen(self) -> list[tuple[int, T]]:
+        """Return at most `most` of them, with their indices."""
+        return evenly(self._held, self.most)
+
+
 def read_spread(
     path: Path,
     *,
@@ -24,22 +57,17 @@ def read_spread(
 ) -> UInt8[np.ndarray, "frames side side 3"]:
     """Read at most `most_frames` frames that are spread over the whole video.
 
-    A short video gives all its frames at `frames_per_second`. A longer one is thinned while it is read, so
-    that little more than twice `most_frames` is ever held, and then evenly as LWM does: of 20 frames, with
-    `most_frames=4`, 0 4 8 12 16 are held at the end and 0 4 8 16 are returned.
+    A short video gives all its frames at `frames_per_second`. A longer one is `Thinned` while it is read.
 
     Raises:
         InputError: the file cannot be read; see `ringworld.vision.media`.
     """
-    held: list[np.ndarray] = []
-    stride = 1
+    thinned = Thinned[np.ndarray](most=most_frames)
     stream = stream_video(path, frames_per_second=frames_per_second, resolution=resolution, limits=limits)
     for index, (_, frame) in enumerate(stream):
-        if index % stride == 0:
-            held.append(frame)
-        if len(held) > 2 * most_frames:
-            held, stride = held[::2], stride * 2
-    return np.stack(evenly(held, most_frames))
+        if thinned.wants(index):
+            thinned.add([(index, frame)])
+    return np.stack([frame for _, frame in thinned.chosen()])
 
 
 def evenly(items: list[T], most: int) -> list[T]:

@@ -88,6 +88,19 @@ def test_requests_are_no_more_a_minute_than_asked_for(double: Double):
     assert max(double.times) - min(double.times) > 0.1
 
 
+def test_requests_that_were_put_off_for_the_same_time_do_not_come_at_once(double: Double):
+    double.failures = [(429, {"Retry-After": f"{wait:.2f}"}) for wait in (0.45, 0.4, 0.35, 0.3)]
+    config = QaConfig(model="writer", address=double.address, requests_per_minute=1200.0)
+    with closing(Endpoint(config, key=None)) as endpoint:
+        threads = [threading.Thread(target=endpoint.reply, args=(PROMPT,)) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    *_, first, _, _, last = sorted(double.times)
+    assert last - first > 0.1  # as above
+
+
 def test_who_waits_is_told_to_stop(double: Double):
     double.failures = [(503, {"Retry-After": "500"})]
     config = QaConfig(model="writer", address=double.address)

@@ -25,13 +25,14 @@ def test_all_questions_follow_the_text_of_all_passages_in_another_order():
     (made,) = join(*passages)
     first, *_ = made.turns
     assert first[0] == "user" and first[1].startswith("".join(one.passage.text for one in passages).strip())
-    questions = [
-        text.removeprefix(first[1][: first[1].rindex("word ") + 5]) for _, text, _ in made.turns[::2]
-    ]
-    answers = [text for _, text, _ in made.turns[1::2]]
+    questions = [text.removeprefix(first[1][: first[1].rindex("word ") + 5]) for _, text in made.turns[::2]]
+    answers = [text for _, text in made.turns[1::2]]
     assert sorted(answers) == [f"Passage {number}" for number in range(8)] != answers
     assert all(f"What is {answer.split()[1]}?" in question for question, answer in zip(questions, answers))
-    assert made.tokens == count_tokens(chat.conversation(made.turns)) and made.questions == 8
+    assert (
+        made.tokens == count_tokens(chat.conversation([(role, (text,)) for role, text in made.turns]))
+        and made.questions == 8
+    )
     assert made.to_json()["messages"][1] == {"role": "assistant", "content": answers[0]}
 
 
@@ -51,7 +52,7 @@ def test_passages_without_a_question_are_read_all_the_same():
 
 def test_a_question_with_two_answers_is_left_out():
     (made,) = join(asked(0, question="Who?"), asked(1, question="who"), asked(2), asked(3))
-    assert sorted(text for _, text, _ in made.turns[1::2]) == ["Passage 2", "Passage 3"]
+    assert sorted(text for _, text in made.turns[1::2]) == ["Passage 2", "Passage 3"]
     (once,) = join(asked(0, question="Who?", answer="Anna"), asked(1, question="Who?", answer="anna."))
     assert once.questions == 1
 

@@ -68,8 +68,9 @@ def test_what_it_costs_is_said_before_anything_is_asked(make: Make, double: Doub
     report = make(dry_run=True, input_price=2.0, output_price=8.0, max_reply_tokens=100)
     estimate = report.estimate
     assert estimate.requests == estimate.passages > 10 and double.bodies == []
-    assert estimate.most_reply_tokens == 100 * estimate.passages
-    cost = (2 * estimate.prompt_tokens + 8 * estimate.most_reply_tokens) / 1e6
+    assert estimate.most_requests == 2 * estimate.passages  # attempts
+    assert estimate.most_reply_tokens == 100 * estimate.most_requests
+    cost = (2 * estimate.most_prompt_tokens + 8 * estimate.most_reply_tokens) / 1e6
     assert estimate.most_cost == pytest.approx(cost) and cost > 0
     assert not (tmp_path / "qa/long_qa").exists()
 
@@ -101,8 +102,10 @@ def test_a_passage_is_asked_for_again_until_its_question_is_usable(make: Make, d
         return captain(prompt) if again else "Question: Who was it?\nAnswer: The czar of Russia"
 
     double.write = late
+    assert make(attempts=1, dry_run=True).estimate.most_requests == make(dry_run=True).estimate.passages
     report = make(attempts=2)
     assert report.requests == 2 * report.estimate.passages and report.questions == report.estimate.passages
+    assert report.requests == report.estimate.most_requests
 
 
 def test_unusable_and_refused_passages_are_counted_and_their_text_is_read(
@@ -115,6 +118,19 @@ def test_unusable_and_refused_passages_are_counted_and_their_text_is_read(
     assert report.rejected["not a question and an answer"] + report.questions + 1 == report.estimate.passages
     assert sum(one.questions for one in report.contexts if one.context_tokens == 1500) == report.questions
     assert any("the ship Bera was" in text for text, *_ in said(tmp_path))
+    again = make(requests_at_once=1, attempts=1)
+    assert (again.requests, again.estimate.requests, again.estimate.most_cost) == (0, 0, 0)
+    assert again.rejected == report.rejected
+
+
+def test_a_first_passage_that_is_refused_does_not_end_the_run_and_is_kept_with_the_first_reply(
+    make: Make, double: Double, tmp_path: Path
+):
+    double.failures = [(413, {})] * 3
+    report = make(requests_at_once=1)
+    assert report.rejected == {"refused by the endpoint": 3}
+    assert report.questions == report.estimate.passages - 3
+    assert make().requests == 0 and len(double.bodies) == report.estimate.passages
 
 
 def test_an_endpoint_that_writes_nothing_usable_or_refuses_all_is_an_error(make: Make, double: Double):
@@ -122,6 +138,7 @@ def test_an_endpoint_that_writes_nothing_usable_or_refuses_all_is_an_error(make:
     with pytest.raises(InputError) as refused:
         make()
     assert refused.value.field == "address"
+    assert make(dry_run=True).estimate.requests > 10  # none is kept: another day it may be started otherwise
     double.failures, double.write = [], lambda prompt: "No."
     with pytest.raises(InputError) as refused:
         make()

@@ -55,7 +55,10 @@ def test_a_line_is_a_document_a_conversation_or_as_lwm_laid_it_out(tmp_path: Pat
         questions=(Question(question="Q?", answer="A"),),
         unanswered=1,
     )
-    assert conversation.turns == (Turn(role="user", text="Who?"), Turn(role="assistant", text="Anna."))
+    assert conversation.turns == (
+        Turn(role="user", content=("Who?",)),
+        Turn(role="assistant", content=("Anna.",)),
+    )
     assert fields.parts == (Part(content="Why?", loss=False), Part(content="So.", loss=True))
 
 
@@ -165,7 +168,8 @@ def test_a_conversation_shows_pictures_by_path_and_as_data(tmp_path: Path, write
     (tmp_path / "scratch").mkdir()
     content = [
         {"type": "image_url", "image_url": {"url": "a.png"}},
-        {"type": "text", "text": "What"},
+        {"type": "text", "text": " What "},
+        {"type": "text", "text": " "},
         {"type": "video_url", "video_url": {"url": "file://" + str(video).replace(" ", "%20")}},
         {"type": "text", "text": "is it?"},
         {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{encoded}"}},
@@ -174,9 +178,9 @@ def test_a_conversation_shows_pictures_by_path_and_as_data(tmp_path: Path, write
     system = {"role": "system", "content": "Short."}
     turns = parse_messages([system, {"role": "user", "content": content}, SAID, ASKED], place(tmp_path))
     assert [turn.role for turn in turns] == ["system", "user", "assistant"]  # nobody answers the last
-    assert turns[1].text == "What\nis it?"
+    said = [part.form if isinstance(part, MediaFile) else part for part in turns[1].content]
+    assert said == ["image", "What", "video", "is it?", "image", "video"]
     shown = [clip for clip in turns[1].clips if isinstance(clip, MediaFile)]
-    assert [clip.form for clip in shown] == ["image", "video", "image", "video"]
     assert [clip.path.read_bytes() for clip in shown] == [
         path.read_bytes() for path in (image, video, image, video)
     ]

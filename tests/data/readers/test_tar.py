@@ -54,7 +54,7 @@ def test_members_of_one_name_are_one_sample(tmp_path: Path, write_clip, mode: st
     video, still, document, talk = samples
     assert (video.caption, video.questions[0].answer, still.caption) == ("A dog.", "A", "A caption.")
     assert [getattr(one.clip, "form", None) for one in samples] == ["video", "image", None, None]
-    assert document.text == "A document." and [turn.text for turn in talk.turns] == ["Hi", "Ho"]
+    assert document.text == "A document." and [turn.content for turn in talk.turns] == [("Hi",), ("Ho",)]
 
 
 def test_bad_members_are_quarantined_and_no_name_leads_out_of_the_scratch_folder(tmp_path: Path, write_clip):

@@ -68,7 +68,8 @@ class Endpoint:
         body = self.body(prompt)
         wait, problem = 0.0, ""
         for attempt in range(self._config.retries + 1):
-            self._wait(max(wait, self._until_next()))
+            self._wait(wait)
+            self._wait(self._until_next())
             wait = min(_LONGEST_WAIT_SECONDS, _FIRST_WAIT_SECONDS * 2**attempt) * random.uniform(0.5, 1.0)
             try:
                 response = self._client.post(self._url, json=body)
@@ -96,7 +97,7 @@ class Endpoint:
         self._client.close()
 
     def _until_next(self) -> float:
-        """Return in how many seconds the next request may begin."""
+        """Take the next turn, and return in how many seconds it comes."""
         rate = self._config.requests_per_minute
         with self._lock:
             now = time.monotonic()

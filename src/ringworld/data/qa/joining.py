@@ -24,7 +24,7 @@ class AskedPassage:
 class Conversation:
     """Consecutive passages of one document, and then the questions about them."""
 
-    turns: tuple[tuple[chat.Role, str, int], ...]
+    turns: tuple[tuple[chat.Role, str], ...]
     tokens: int
     """In the layout of `text.chat.conversation`."""
 
@@ -35,7 +35,7 @@ class Conversation:
 
     def to_json(self) -> dict[str, Any]:
         """Return the record that `prepare` reads; see `data.readers.messages`."""
-        return {"messages": [{"role": role, "content": text} for role, text, _ in self.turns]}
+        return {"messages": [{"role": role, "content": text} for role, text in self.turns]}
 
 
 def conversations(
@@ -59,9 +59,7 @@ def conversations(
         count_tokens: how long a conversation is.
     """
     start = 0
-    around = count_tokens(
-        chat.conversation([("user", chat.document_question("", ""), 0), ("assistant", "", 0)])
-    )
+    around = count_tokens(_laid([("user", chat.document_question("", "")), ("assistant", "")]))
     while start < len(passages):
         stop, tokens = start, around
         while (
@@ -98,9 +96,13 @@ def _joined(
         return None
     Random(seed).shuffle(once)
     text = "".join(one.passage.text for one in passages).strip()
-    turns: list[tuple[chat.Role, str, int]] = []
+    turns: list[tuple[chat.Role, str]] = []
     for index, one in enumerate(once):
         question = one.question if index else chat.document_question(text, one.question)
-        turns.append(("user", question, 0))
-        turns.append(("assistant", one.answer, 0))
-    return Conversation(turns=tuple(turns), tokens=count_tokens(chat.conversation(turns)))
+        turns.append(("user", question))
+        turns.append(("assistant", one.answer))
+    return Conversation(turns=tuple(turns), tokens=count_tokens(_laid(turns)))
+
+
+def _laid(turns: Sequence[tuple[chat.Role, str]]) -> chat.Segments:
+    return chat.conversation([(role, (text,)) for role, text in turns])

@@ -24,7 +24,7 @@ from ringworld.data.qa.config import QaConfig
 from ringworld.data.qa.joining import AskedPassage, Conversation, conversations
 from ringworld.data.qa.pairs import Pair, pair_of, prompt
 from ringworld.data.qa.passages import Passage, passages_of
-from ringworld.data.qa.replies import RefusedError, Replies
+from ringworld.data.qa.replies import Refusal, RefusedError, Replies
 from ringworld.data.quarantine import Quarantined, nothing_usable, quarantine
 from ringworld.data.sources import HELD_OUT_FOLDER
 from ringworld.text import chat
@@ -33,28 +33,33 @@ from ringworld.text.tokenizer import TextTokenizer
 FOLDER, REPLIES_FILE = "long_qa", "replies.jsonl"
 _FILE = "conversations.jsonl"
 _MILLION = 1_000_000
+_MOST_REFUSED = 32
+"""Requests that may be refused before any reply: passages may be of a kind that is not answered."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class QaEstimate:
-    """What is asked, before it is: one reply for each passage that has none yet."""
+    """What is asked, before it is; requests that are repeated since the endpoint is busy count once."""
 
     passages: int
     requests: int
-    prompt_tokens: int
-    """By our tokenizer; the endpoint's may count a few more or fewer."""
+    """One for each passage that has neither a usable question nor all of its attempts."""
+    most_requests: int
+    """Where no further reply is usable, so that each attempt is made."""
+    most_prompt_tokens: int
+    """Of these, by our tokenizer; the endpoint's may count a few more or fewer."""
     most_reply_tokens: int
     most_cost: float
     """Where each reply is as long as it may be, by the prices of the configuration."""
-    attempts: int
 
     def lines(self) -> list[str]:
         """Return the estimate as lines to read."""
-        more = f"; a passage without a usable one is asked for {self.attempts} times" * (self.attempts > 1)
+        more = f", and up to {self.most_requests} where replies cannot be used"
         return [
-            f"{self.requests} requests for {self.passages} passages{more}",
-            f"about {self.prompt_tokens} tokens of prompts and at most {self.most_reply_tokens} of replies, "
-            f"which cost at most {self.most_cost:.2f}",
+            f"{self.requests} requests for {self.passages} passages"
+            + more * (self.most_requests > self.requests),
+            f"at most about {self.most_prompt_tokens} tokens of prompts and {self.most_reply_tokens} of "
+            f"replies, which cost at most {self.most_cost:.2f}",
         ]
 
 
@@ -185,18 +190,28 @@ def _documents(
 def _estimate(
     passages: Sequence[Passage], tokenizer: TextTokenizer, replies: Replies, config: QaConfig
 ) -> QaEstimate:
-    missing = [passage for passage in passages if replies.known(prompt(passage.text), attempt=0) is None]
+    left = [_attempts_left(passage, replies, config) for passage in passages]
     around = len(tokenizer.encode(prompt("")))
-    read = sum(around + passage.tokens for passage in missing)
-    written = len(missing) * config.max_reply_tokens
+    read = sum(count * (around + passage.tokens) for count, passage in zip(left, passages))
+    written = sum(left) * config.max_reply_tokens
     return QaEstimate(
         passages=len(passages),
-        requests=len(missing),
-        prompt_tokens=read,
+        requests=sum(count > 0 for count in left),
+        most_requests=sum(left),
+        most_prompt_tokens=read,
         most_reply_tokens=written,
         most_cost=(read * config.input_price + written * config.output_price) / _MILLION,
-        attempts=config.attempts,
     )
+
+
+def _attempts_left(passage: Passage, replies: Replies, config: QaConfig) -> int:
+    for attempt in range(config.attempts):
+        known = replies.known(prompt(passage.text), attempt=attempt)
+        if known is None:
+            return config.attempts - attempt
+        if isinstance(known, Refusal) or pair_of(known.text, passage=passage.text).asked is not None:
+            break
+    return 0
 
 
 def _ask(
@@ -208,8 +223,8 @@ def _ask(
             try:
                 reply = replies.ask(prompt(passage.text), attempt=attempt)
             except RefusedError:
-                if not len(replies):  # it may refuse them all
-                    raise
+                if not len(replies) and replies.refused >= min(_MOST_REFUSED, len(passages)):
+                    raise  # it may refuse them all
                 return Pair(rejected="refused by the endpoint")
             made = pair_of(reply.text, passage=passage.text)
             if made.asked is not None:

@@ -8,8 +8,8 @@ r"""Conversations in the form of OpenAI's API.
         {"role": "assistant", "content": "red"}]}
 
 Videos are `{"type": "video_url", "video_url": {"url": "clip.mp4"}}`, as vLLM has it; `image` and `video`
-with a path alone are read, too. A clip stands after the text of its message. What the assistant says carries
-loss.
+with a path alone are read, too. Texts and clips of a message keep their order. What the assistant says
+carries loss.
 """
 
 from collections.abc import Iterator
@@ -63,18 +63,17 @@ def _turn(message: Any, field: str, place: Place) -> Turn:
     parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
     if not isinstance(parts, list):
         raise place.wrong(f"has no text or list in {field}.content", field=f"{field}.content", value=content)
-    read = list(_parts(parts, f"{field}.content", place))
-    text = "\n".join(part for part in read if isinstance(part, str)).strip()
-    clips = tuple(part for part in read if not isinstance(part, str))
-    if clips and role != "user":
+    turn = Turn(role=role, content=tuple(_parts(parts, f"{field}.content", place)))
+    if turn.clips and role != "user":
         problem = f"has a picture in {field}, which is of {role}: captions teach a model to draw"
         raise place.wrong(problem, field=f"{field}.content", value=role)
-    if not (text or clips):
+    if not turn.content:
         raise place.wrong(f"has nothing in {field}.content", field=f"{field}.content", value=content)
-    return Turn(role=role, text=text, clips=clips)
+    return turn
 
 
 def _parts(parts: list[Any], field: str, place: Place) -> Iterator[str | MediaFile]:
+    """Yield the texts of a message, but for blank ones, and its clips."""
     for index, part in enumerate(parts):
         here = f"{field}[{index}]"
         kind = part.get("type") if isinstance(part, dict) else None
@@ -82,7 +81,8 @@ def _parts(parts: list[Any], field: str, place: Place) -> Iterator[str | MediaFi
             text = part.get("text")
             if not is_text(text):
                 raise place.wrong(f"has no text in {here}", field=f"{here}.text", value=text)
-            yield text
+            if text.strip():
+                yield text.strip()
         elif kind in _FORMS:
             address = part.get(kind)
             if isinstance(address, dict):
