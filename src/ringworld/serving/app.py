@@ -61,7 +61,7 @@ class Server:
         def show() -> Shown:
             return Shown(media, files=self._files, fetch=fetch(config) if config.allow_host else None)
 
-        speech = Speech(world, show=show, remembered=memories.messages)
+        speech = Speech(world, engine, show=show, remembered=memories.messages)
         self._videos = Videos(backend, gate=gate, show=show)
         self.app = Starlette(
             routes=[

@@ -3,6 +3,7 @@
 import secrets
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from ringworld.core.errors import InputError
 from ringworld.inference.batches import TooLong
+from ringworld.inference.engine.engine import Engine
 from ringworld.inference.engine.sequence import MOST_ALTERNATIVES, Piece, ScoredToken
 from ringworld.inference.world import World
 from ringworld.serving.asked import Wanted, token_text, usage
@@ -30,6 +32,7 @@ class Speech:
 
     Attributes:
         template: how turns become ids.
+        engine: what continues them.
         context_tokens: most of them.
         show: begins to read what a request shows.
         remembered: the conversation of a memory that it names.
@@ -38,6 +41,7 @@ class Speech:
     def __init__(
         self,
         world: World,
+        engine: Engine,
         *,
         show: Callable[[], Shown],
         remembered: Callable[[str], Sequence[Message]],
@@ -47,7 +51,7 @@ class Speech:
         Raises:
             InputError: it is no template.
         """
-        self.show, self.remembered = show, remembered
+        self.engine, self.show, self.remembered = engine, show, remembered
         self.template = world.template
         self.context_tokens = world.generator.limits.max_context_tokens
 
@@ -95,14 +99,17 @@ class Chat:
         asked = "max_completion_tokens" if "max_completion_tokens" in body else "max_tokens"
         self._logprobs = body.flag("logprobs")
         alternatives = body.whole("top_logprobs", 0, least=0, most=MOST_ALTERNATIVES)
-        self.requests = self.wanted.requests(
+        requests = self.wanted.requests(
             [prompt],
             clips=clips,
             unconditional=world.prompts.unconditional() if guided else None,
-            max_new_tokens=body.whole(asked, max(1, speech.context_tokens - len(prompt)), least=1),
+            max_new_tokens=1,
             ends=speech.ends,
             alternatives=alternatives if self._logprobs else 0,
         )
+        # Where even one token is too many, the engine says why.
+        most = body.whole(asked, max(1, speech.engine.room(requests[0])), least=1)
+        self.requests = [replace(each, max_new_tokens=most) for each in requests]
         self._begun = [False] * len(self.requests)
 
     def whole(self, pieces: Sequence[Sequence[Piece]]) -> dict[str, Any]:

@@ -2,10 +2,11 @@
 
 import math
 import threading
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
@@ -182,29 +183,38 @@ class Engine:
     def _check(self, request: GenerationRequest) -> None:
         """Refuse what can never be continued here; see `submit`."""
         new = request.max_new_tokens
-        asked = [(request.prompt, new)]
-        if request.unconditional is not None:
-            most = new if request.clips is None else min(new, request.clips.most_tokens)
-            asked.append((request.unconditional, most))
         if request.frames:
             wanted = frame_grammar(self._vocabulary, frames=request.frames).last + 1
             if new != wanted:
                 problem = f"{request.frames} frames are {wanted} tokens, not {new}"
                 raise InputError(problem, field="max_new_tokens", value=new)
-        for prompt, tokens in asked:
-            check_fits(len(prompt), new_tokens=tokens, context_tokens=self._context)
+        prompts = [each for each in (request.prompt, request.unconditional) if each is not None]
+        for prompt, tokens in zip(prompts, request.most_tokens, strict=True):
+            check_fits(len(prompt), new_tokens=tokens - len(prompt), context_tokens=self._context)
             if not 0 <= prompt.min() <= prompt.max() < self._vocab:
                 raise InputError(f"a prompt holds ids that are none of {self._vocab}", field="prompt")
-        pages = sum(-(-(len(prompt) + tokens) // self._page) for prompt, tokens in asked)
-        if len(asked) > self._config.max_sequences or pages >= self._pages:
+        pages = self._pages_of(request)
+        if len(prompts) > self._config.max_sequences or pages >= self._pages:
             held = f"{self._config.max_sequences} sequences and {self._pages - 1} pages"
             sampling = request.sampling if request.clips is None else request.clips.sampling
             raise InputError(
-                f"guidance takes {len(asked)} sequences and {pages} pages, but this engine has {held}",
+                f"guidance takes {len(prompts)} sequences and {pages} pages, but this engine has {held}",
                 field="guidance_scale",
                 value=sampling.guidance_scale,
                 remedy="use a guidance_scale of 1, or an engine of more",
             )
+
+    def room(self, request: GenerationRequest) -> int:
+        """Return the largest `max_new_tokens` with which a request fits into the context and the cache."""
+
+        def is_too_many(new: int) -> bool:
+            longer = replace(request, max_new_tokens=new)
+            return max(longer.most_tokens) > self._context or self._pages_of(longer) >= self._pages
+
+        return bisect_left(range(1, self._context + 1), True, key=is_too_many)
+
+    def _pages_of(self, request: GenerationRequest) -> int:
+        return sum(-(-tokens // self._page) for tokens in request.most_tokens)
 
     def stream(self, request: GenerationRequest) -> Iterator[Piece]:
         """Yield what comes of a request; a caller that stops cancels it.
