@@ -236,6 +236,26 @@ def test_another_model_is_refused(kept, tmp_path):
     assert refused.value.path == tmp_path
 
 
+def test_a_rounded_memory_is_one_for_rounded_caches_alone(kept, tmp_path):
+    rounded = EngineConfig(max_sequences=2, chunk_tokens=64, cache_type="int8")
+    with world(1).engine(rounded) as made:
+        memory = world(1).keep(SAID, tmp_path / "film", engine=made)
+        expected, _ = answer(made, request())
+        for folder in kept[0], tmp_path / "film":
+            origin = read_origin(folder, kind="memory").identity
+            assert origin["cache_type"] == ("compute" if folder == kept[0] else "int8")
+        with pytest.raises(InputError) as whole:
+            world(1).recall(kept[0], engine=made)
+    with world(1).engine(rounded) as made:
+        world(1).recall(tmp_path / "film", engine=made)
+        assert answer(made, request()) == (expected, len(memory.ids))
+    with engine(1) as made, pytest.raises(InputError) as other:
+        world(1).recall(tmp_path / "film", engine=made)
+    with pytest.raises(InputError) as spoken:
+        world(1).chat().reopen(tmp_path / "film")
+    assert {each.value.field for each in (whole, other, spoken)} == {"cache_type"}
+
+
 @pytest.mark.parametrize(
     ("change", "name"),
     [

@@ -29,7 +29,7 @@ from ringworld.inference.engine.engine import Engine
 from ringworld.inference.engine.keeping import keep, recall
 from ringworld.inference.engine.sequence import GenerationRequest
 from ringworld.inference.generator import Generator
-from ringworld.inference.memory import Memory, save_memory
+from ringworld.inference.memory import Memory, Remembering, save_memory
 from ringworld.inference.prompts import Codes, Ids, Prompts
 from ringworld.inference.questions import Pictures, frames_of, question_prompt
 from ringworld.inference.scorer import Scorer
@@ -365,7 +365,7 @@ class World:
             Busy: as many requests wait as may.
             Closed: the engine is closed.
         """
-        path, ids, model = Path(folder), self.template.beginning(messages), self.generator.remembering
+        path, ids, model = Path(folder), self.template.beginning(messages), self.remembering(engine)
         with closing(keep(engine, ids)) as spans:
             save_memory(path, name=name or path.name, messages=messages, ids=ids, spans=spans, model=model)
         return Memory.open(path, model=model)
@@ -374,12 +374,16 @@ class World:
         """Put what was kept in a folder into the cache of an engine, where a question finds it.
 
         Raises:
-            InputError: it is no memory of this model, or damaged.
+            InputError: it is no memory of this model and of a cache of the engine's type, or damaged.
             Closed: the engine is closed.
         """
-        memory = Memory.open(Path(folder), model=self.generator.remembering)
+        memory = Memory.open(Path(folder), model=self.remembering(engine))
         recall(engine, memory.ids, memory.spans)
         return memory
+
+    def remembering(self, engine: Engine) -> Remembering:
+        """Return what binds memories to an engine of this model; the first call reads all weights."""
+        return replace(self.generator.remembering, cache_type=engine.cache_type)
 
     def engine(self, config: EngineConfig | None = None) -> Engine:
         """Return what continues many prompts at once, as they come.

@@ -143,7 +143,7 @@ class Memories:
     def _open(self, id: str) -> Memory:
         folder = self._find(id)
         with _told_by(id, folder):
-            return Memory.open(folder, model=self._backend.world.generator.remembering)
+            return Memory.open(folder, model=self._backend.world.remembering(self._backend.engine))
 
     def _find(self, id: str) -> Path:
         """Return the folder of a memory; what is asked for is a name of ours, and never a path."""

@@ -26,6 +26,7 @@ from ringworld.inference.engine.scheduler import Scheduler
 from ringworld.inference.engine.sequence import GenerationRequest, LiveSequence, Piece, ScoredToken
 from ringworld.inference.grammar import frame_grammar
 from ringworld.inference.prompts import Ids
+from ringworld.model.config import CacheType
 from ringworld.model.decode import GenerationWeights
 from ringworld.model.forward import Forward
 from ringworld.text.vocabulary import Vocabulary
@@ -285,6 +286,11 @@ class Engine:
     def page_tokens(self) -> int:
         """Tokens of a page."""
         return self._page
+
+    @property
+    def cache_type(self) -> CacheType:
+        """How it keeps keys and values."""
+        return self._config.cache_type
 
     @property
     def closed(self) -> bool:
