@@ -158,9 +158,9 @@ def test_what_is_above_a_limit_is_refused_by_an_error_of_its_own(film):
     cases: list[tuple[bytes, dict[str, Any], str]] = [
         (png(64), {"max_pixels": 4095}, "too_many_pixels"),
         (film, {"max_video_seconds": 1.0}, "video_too_long"),
-        (png(64), {"max_decode_seconds": 0.05}, "media_too_costly"),
+        (png(64), {"max_decode_seconds": 0.05}, "decode_time_exceeded"),
         # Less than what the process has already.
-        (png(4000), {"max_decode_bytes": 2**20}, "media_too_costly"),
+        (png(4000), {"max_decode_bytes": 2**20}, "decode_memory_exceeded"),
     ]
     for content, limits, code in cases:
         with pytest.raises(ApiError) as refused:
@@ -184,7 +184,7 @@ def test_files_that_wait_for_a_decoder_are_few_and_let_nobody_else_wait(port, mo
         assert ids_of(port, {"type": "text", "text": "A"})
         held.set()
     codes = Counter(each.result()[1]["error"]["code"] for each in asked)
-    assert codes == {"queue_full": 2, "media_too_costly": 18}
+    assert codes == {"queue_full": 2, "decode_time_exceeded": 18}
 
 
 def test_no_more_is_decoded_than_the_context_holds(port, monkeypatch):

@@ -5,6 +5,7 @@ import base64
 import http.client
 import io
 import json
+import signal
 import socket
 import subprocess
 import threading
@@ -26,6 +27,7 @@ from ringworld.inference.engine.engine import Engine
 from ringworld.serving.app import Server
 from ringworld.serving.config import ServingConfig, ServingLimits
 from ringworld.serving.fetch import Fetch
+from ringworld.text import templates
 from ringworld.text.templates import ChatTemplate, Message
 from tests.inference.tiny_world import TOKENIZER, VOCABULARY, make_world
 
@@ -437,7 +439,7 @@ def test_a_stream_is_kept_alive_while_what_it_shows_is_decoded(engine, monkeypat
 
     def late(command, **_):
         assert over.wait(60)
-        return subprocess.CompletedProcess(command, 1, stdout=b"")
+        return subprocess.CompletedProcess(command, -signal.SIGKILL, stdout=b"")
 
     monkeypatch.setattr(subprocess, "run", late)
     body = {
@@ -455,7 +457,7 @@ def test_a_stream_is_kept_alive_while_what_it_shows_is_decoded(engine, monkeypat
         last = [line for line in response.read().decode().splitlines() if line.startswith("data:")]
         connection.close()
     # What is found wrong after the status was sent is an event.
-    assert json.loads(last[-1].removeprefix("data: "))["error"]["code"] == "media_too_costly"
+    assert json.loads(last[-1].removeprefix("data: "))["error"]["code"] == "decode_memory_exceeded"
 
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/memories", "/tokenize"])
@@ -473,6 +475,15 @@ def test_time_is_bounded_also_before_the_engine_is_asked(engine, path, tmp_path,
         assert not over.is_set()
         over.set()
     assert (status, answered["error"]["code"]) == (504, "time_limit_exceeded")
+
+
+def test_a_machine_that_is_too_busy_for_a_chat_template_says_so(engine, monkeypatch):
+    with serving(engine) as port:
+        with monkeypatch.context() as busy:
+            busy.setattr(templates, "_WAIT_SECONDS", 1e-3)
+            status, answered = chat(port)
+            assert (status, answered["error"]["code"]) == (503, "server_busy")
+        assert chat(port)[0] == 200
 
 
 @pytest.mark.parametrize(

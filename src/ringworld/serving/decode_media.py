@@ -1,10 +1,13 @@
 """Decode a picture or a film in a process of its own, with limits on time and memory and no files to write.
 
 Run as a module by `media`: what is asked as JSON in the first argument; on stdout a line of JSON with the
-number of frames, or with why the file is refused, and then the frames as RGB bytes.
+number of frames, or with why the file is refused, and then the frames as RGB bytes. Where it takes more
+memory than it may, the exit code says so.
 """
 
+import errno
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,9 @@ from ringworld.core.errors import InputError
 from ringworld.vision.config import MediaLimits
 from ringworld.vision.media import media_format, read_image
 from ringworld.vision.sampling import read_spread
+
+OUT_OF_MEMORY = 3
+"""Exit code."""
 
 
 def read(asked: dict[str, Any]) -> np.ndarray:
@@ -41,16 +47,26 @@ def _limit(*, memory_bytes: int, cpu_seconds: int) -> None:
         import resource
     except ImportError:  # Windows: the caller's timeout alone
         return
-    for kind, most in (
-        (resource.RLIMIT_AS, memory_bytes),
-        (resource.RLIMIT_CPU, cpu_seconds),
-        (resource.RLIMIT_FSIZE, 0),
-        (resource.RLIMIT_CORE, 0),
+    for kind, most, hard in (
+        (resource.RLIMIT_AS, memory_bytes, memory_bytes),
+        # At the soft limit comes a signal of its own, at the hard one that of any other end.
+        (resource.RLIMIT_CPU, cpu_seconds, cpu_seconds + 1),
+        (resource.RLIMIT_FSIZE, 0, 0),
+        (resource.RLIMIT_CORE, 0, 0),
     ):
         try:
-            resource.setrlimit(kind, (most, most))
+            resource.setrlimit(kind, (most, hard))
         except (ValueError, OSError):  # a system that has no such limit, or a lower one
             continue
+
+
+def _is_out_of_memory(error: BaseException | None) -> bool:
+    """Return whether it is that, or came of it: what lacks memory looks damaged to those who read it."""
+    while error is not None:
+        if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+            return True
+        error = error.__context__
+    return False
 
 
 def main() -> None:
@@ -60,7 +76,10 @@ def main() -> None:
     out = sys.stdout.buffer
     try:
         frames = read(asked)
-    except InputError as error:
+    except (InputError, MemoryError) as error:
+        if _is_out_of_memory(error):
+            os._exit(OUT_OF_MEMORY)
+        assert isinstance(error, InputError)
         refused = {"problem": error.problem, "remedy": error.remedy, "field": error.field}
         out.write(json.dumps(refused).encode() + b"\n")
         return

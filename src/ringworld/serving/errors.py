@@ -16,7 +16,8 @@
 | a model of text alone is to see or draw | 400 | invalid_request_error | vision_not_supported |
 | a picture or a film above a limit | 400 | invalid_request_error | too_many_pixels, video_too_long |
 | an address that is not allowed, or cannot be fetched | 400 | invalid_request_error | address_not_fetched |
-| its decoder needs too much | 400 | invalid_request_error | media_too_costly |
+| its decoder needs too long | 400 | invalid_request_error | decode_time_exceeded |
+| its decoder needs too much memory | 400 | invalid_request_error | decode_memory_exceeded |
 | a file that there is not | 404 | not_found_error | file_not_found |
 | as many files are kept as may | 429 | rate_limit_error | too_many_files |
 | the bodies of others leave no room | 429 | rate_limit_error | too_many_bytes |
@@ -30,6 +31,7 @@
 | it took too long | 504 | server_error | time_limit_exceeded |
 | anything else | 500 | server_error | |
 | the server stops | 503 | server_error | |
+| the server is too busy to render a chat template | 503 | server_error | server_busy |
 """
 
 import logging
@@ -38,6 +40,7 @@ from typing import Any
 from ringworld.core.errors import Busy, InputError
 from ringworld.inference.batches import TooLong
 from ringworld.inference.engine.engine import Closed
+from ringworld.text.templates import RenderTimeout
 
 _LOG = logging.getLogger("ringworld.serving")
 
@@ -94,6 +97,9 @@ def _as_api_error(error: BaseException) -> ApiError:
             return ApiError(429, str(error), kind="rate_limit_error", code="queue_full")
         case Closed():
             return ApiError(503, str(error), kind="server_error")
+        case RenderTimeout():
+            problem = f"the server is busy: {error}; ask again later"
+            return ApiError(503, problem, kind="server_error", code="server_busy")
         case _:
             return ApiError(
                 500, "the server has an error of its own, which its log shows", kind="server_error"

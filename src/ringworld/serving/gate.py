@@ -166,5 +166,5 @@ def _netloc(origin: str) -> str | None:
 def _refusal(error: BaseException) -> Response:
     told = told_of(error)
     headers = {"WWW-Authenticate": "Bearer"} if told.status == 401 else {}
-    headers |= {"Retry-After": "1"} if told.status == 429 else {}
+    headers |= {"Retry-After": "1"} if told.status in (429, 503) else {}
     return JSONResponse(told.to_json(), status_code=told.status, headers=headers)

@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import logging
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -14,8 +16,10 @@ import numpy as np
 from ringworld.core.errors import Busy, InputError
 from ringworld.inference.world import World
 from ringworld.serving.config import ServingLimits
+from ringworld.serving.decode_media import OUT_OF_MEMORY
 from ringworld.serving.errors import ApiError
 
+_LOG = logging.getLogger("ringworld.serving")
 Kind = Literal["image", "video", "any"]
 _NAMED = {"image": "the image", "video": "the video", "any": "the file"}
 _CODES = {"limits.frame_pixels": "too_many_pixels", "limits.duration_seconds": "video_too_long"}
@@ -91,7 +95,7 @@ class Media:
 
         Raises:
             InputError: it cannot be read, or the model sees nothing.
-            ApiError: it has too many pixels, lasts too long, or takes too much time or memory.
+            ApiError: it has too many pixels, lasts too long, or takes too much time, or too much memory.
             Busy: as many files wait as may.
         """
         self._world.prompts.seeing()
@@ -119,35 +123,51 @@ class Media:
             "memory_bytes": limits.max_decode_bytes,
             "cpu_seconds": max(1, round(limits.max_decode_seconds * (os.cpu_count() or 1))),
         }
-        told, _, content = self._run(asked).partition(b"\n")
-        answer = json.loads(told or b"{}")
+        line, _, content = self._run(asked, kind=kind, field=field).partition(b"\n")
+        answer = json.loads(line)
         if "frames" in answer:
             shape = answer["frames"], resolution, resolution, 3
             return np.frombuffer(content, np.uint8).reshape(shape)
-        if "problem" not in answer:
-            problem = (
-                f"{_NAMED[kind]} takes more than {limits.max_decode_seconds:g} s or "
-                f"{limits.max_decode_bytes // 2**20} MiB to decode; send a smaller one"
-            )
-            raise ApiError(400, problem, param=field, code="media_too_costly")
         # Our name for the file tells nobody anything.
         problem = answer["problem"].replace(path, _NAMED[kind])
         if answer["field"] in _CODES:
             raise ApiError(400, problem, param=field, code=_CODES[answer["field"]])
         raise InputError(problem, field=field, remedy=answer["remedy"])
 
-    def _run(self, asked: dict[str, object]) -> bytes:
-        """Return what the decoder says; nothing where it was ended."""
+    def _run(self, asked: dict[str, object], *, kind: Kind, field: str) -> bytes:
+        """Return what the decoder writes.
+
+        Raises:
+            ApiError: it takes too much time, or too much memory.
+            InputError: it ends without a word.
+        """
+        limits = self._limits
+        slow = ApiError(
+            400,
+            f"{_NAMED[kind]} takes more than {limits.max_decode_seconds:g} s to decode; send a shorter one",
+            param=field,
+            code="decode_time_exceeded",
+        )
         try:
             ran = subprocess.run(
                 [sys.executable, "-P", "-m", "ringworld.serving.decode_media", json.dumps(asked)],
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
-                timeout=self._limits.max_decode_seconds,
+                timeout=limits.max_decode_seconds,
                 env={name: os.environ[name] for name in _PASSED_ON if name in os.environ},
                 start_new_session=True,  # a Ctrl-C is not for it
                 check=False,
             )
         except subprocess.TimeoutExpired:
-            return b""
-        return ran.stdout if ran.returncode == 0 else b""
+            raise slow from None
+        if sys.platform != "win32" and ran.returncode == -signal.SIGXCPU:
+            raise slow
+        if ran.returncode == OUT_OF_MEMORY or ran.returncode < 0:
+            mebibytes = limits.max_decode_bytes // 2**20
+            problem = f"{_NAMED[kind]} takes more than {mebibytes} MiB to decode; send a smaller one"
+            raise ApiError(400, problem, param=field, code="decode_memory_exceeded")
+        if ran.returncode:
+            _LOG.error("a decoder ended with an error:\n%s", ran.stderr[-2000:].decode(errors="replace"))
+            problem = f"{_NAMED[kind]} ends its decoder with an error"
+            raise InputError(problem, field=field, remedy="send it in another format")
+        return ran.stdout
