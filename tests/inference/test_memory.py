@@ -114,7 +114,7 @@ def test_where_there_is_no_room_the_beginning_is_recalled_and_nothing_is_lost(ke
     with engine(1) as made:
         # Others hold all but two of 32 pages of 32 tokens.
         for i, count in enumerate((14, 14, 2)):
-            scheduler, held = made.hold((np.arange(32 * count + 1) % 250 + i).astype(np.int32))
+            scheduler, held = made.hold((np.arange(32 * count + 1) % 250 + i).astype(np.int32), check=print)
             pages += held
         assert recall(made, memory.ids, memory.spans) == 64 < len(memory.ids)
         made.between_rounds(lambda _, __: scheduler.pages.release(pages))

@@ -11,7 +11,7 @@ import subprocess
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -78,6 +78,19 @@ def send(port: int, path: str, body=None, *, headers=None, raw: bytes | None = N
     is_json = response.headers.get("Content-Type", "").startswith("application/json")
     connection.close()
     return response.status, json.loads(answered) if is_json else answered
+
+
+@contextmanager
+def asking(port: int, path: str, body: Any):
+    """Ask for something, and leave without waiting for it."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
+    sock = connection.sock
+    assert sock is not None
+    yield connection
+    with suppress(OSError):
+        sock.shutdown(socket.SHUT_RDWR)
+    connection.close()
 
 
 def chat(port: int, **body) -> Any:
@@ -512,16 +525,76 @@ def test_errors_have_the_codes_that_clients_know(port, path, body, status, code)
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_client_that_goes_away_is_not_written_for(port, engine, stream):
     written = engine.state.written_tokens
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-    body = json.dumps({"prompt": [7], "max_tokens": 500, "stream": stream, "temperature": 0})
-    connection.request("POST", "/v1/completions", body, {"Content-Type": "application/json"})
-    eventually(lambda: engine.state.written_tokens > written + 2)
-    assert connection.sock is not None
-    connection.sock.shutdown(socket.SHUT_RDWR)
-    connection.close()
+    body = {"prompt": [7], "max_tokens": 500, "stream": stream, "temperature": 0}
+    with asking(port, "/v1/completions", body):
+        eventually(lambda: engine.state.written_tokens > written + 2)
     eventually(lambda: engine.state.running == 0)
     assert engine.state.written_tokens < written + 500
     assert engine.state.held_pages == 0
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/chat/completions", {}),
+        ("/v1/chat/completions", {"stream": True}),
+        ("/v1/memories", {}),
+        ("/tokenize", {}),
+        ("/v1/videos", {"prompt": "A", "input_reference": {"image_url": picture()}}),
+    ],
+)
+def test_nothing_is_decoded_for_a_client_who_has_gone_away(engine, path, body, tmp_path, monkeypatch):
+    begun, ended = threading.Event(), threading.Event()
+
+    def decode(command, *, stdin, **_):
+        begun.set()
+        stdin.read()
+        ended.set()
+        return subprocess.CompletedProcess(command, 1)
+
+    monkeypatch.setattr(subprocess, "run", decode)
+    parts = [{"type": "image_url", "image_url": picture()}]
+    said = {} if "prompt" in body else {"messages": [{"role": "user", "content": parts}]}
+    with serving(engine, keep_alive_seconds=0.05, memory_folder=tmp_path) as port:
+        with asking(port, path, said | body):
+            assert begun.wait(60) and not ended.wait(0.2)
+        assert ended.wait(60)
+        counted = f'ringworld_http_requests_total{{path="{path}",status="499"}}'
+        eventually(lambda: body.get("stream") or counted in send(port, "/metrics")[1])
+
+
+def test_nothing_is_kept_for_a_client_who_has_gone_away(engine, tmp_path):
+    held, over = threading.Event(), threading.Event()
+
+    def wait(*_: object) -> None:
+        held.set()
+        assert over.wait(60)
+
+    read = engine.state.read_tokens
+    with serving(engine, memory_folder=tmp_path) as port:
+        engine.between_rounds(wait)
+        assert held.wait(60)
+        said = [{"role": "user", "content": TEXT * 9}, {"role": "assistant", "content": "A"}]
+        with asking(port, "/v1/memories", {"messages": said}):
+            eventually(lambda: engine.state.waiting == 1)
+        counted = 'ringworld_http_requests_total{path="/v1/memories",status="499"}'
+        eventually(lambda: counted in send(port, "/metrics")[1])
+        time.sleep(0.3)  # More than the thread that reads waits before it looks again.
+        over.set()
+        eventually(lambda: engine.state.waiting == engine.state.running == 0)
+    assert engine.state.read_tokens == read
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_requests_beyond_those_that_are_answered_at_once_are_refused(engine):
+    long = {"prompt": [7], "max_tokens": 500, "stream": True, "temperature": 0}
+    with serving(engine, limits={"max_requests": 1}) as port:
+        with asking(port, "/v1/completions", long) as connection:
+            assert connection.getresponse().readline().startswith(b"data:")
+            status, answered = send(port, "/v1/models")
+            assert (status, answered["error"]["code"]) == (429, "too_many_requests")
+            assert send(port, "/health")[0] == 200
+        eventually(lambda: send(port, "/v1/models")[0] == 200)
 
 
 def test_more_than_can_wait_is_refused_and_what_waits_is_answered(port):

@@ -1,7 +1,7 @@
 """A model as people use it: words, pictures and files in, words and pictures out."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -357,8 +357,16 @@ class World:
         *,
         engine: Engine,
         name: str = "",
+        check: Callable[[], object] = lambda: None,
     ) -> Memory:
         """Read a conversation with an engine of this model, and keep it in a folder, as `Conversation.keep`.
+
+        Args:
+            messages: the turns.
+            folder: to be written, in place of a memory that stood there.
+            engine: that reads.
+            name: what people call it; by default as the folder.
+            check: called now and then meanwhile; what it raises ends it, and nothing is kept.
 
         Raises:
             InputError: as there.
@@ -366,19 +374,30 @@ class World:
             Closed: the engine is closed.
         """
         path, ids, model = Path(folder), self.template.beginning(messages), self.remembering(engine)
-        with closing(keep(engine, ids)) as spans:
+        with closing(keep(engine, ids, check=check)) as spans:
             save_memory(path, name=name or path.name, messages=messages, ids=ids, spans=spans, model=model)
         return Memory.open(path, model=model)
 
-    def recall(self, folder: str | os.PathLike[str], *, engine: Engine) -> Memory:
+    def recall(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        engine: Engine,
+        check: Callable[[], object] = lambda: None,
+    ) -> Memory:
         """Put what was kept in a folder into the cache of an engine, where a question finds it.
+
+        Args:
+            folder: of a memory.
+            engine: of this model.
+            check: called now and then meanwhile; what it raises ends it, and the cache is as it was.
 
         Raises:
             InputError: it is no memory of this model and of a cache of the engine's type, or damaged.
             Closed: the engine is closed.
         """
         memory = Memory.open(Path(folder), model=self.remembering(engine))
-        recall(engine, memory.ids, memory.spans)
+        recall(engine, memory.ids, memory.spans, check=check)
         return memory
 
     def remembering(self, engine: Engine) -> Remembering:

@@ -2,10 +2,12 @@
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -15,11 +17,13 @@ from ringworld.inference.world import World
 from ringworld.serving.backend import Backend
 from ringworld.serving.chat import Speech
 from ringworld.serving.config import ServingConfig
+from ringworld.serving.deadline import Deadline
 from ringworld.serving.errors import ApiError
 from ringworld.serving.fetch import Fetch
 from ringworld.serving.files import Files
 from ringworld.serving.gate import Gate
 from ringworld.serving.images import ImageRoutes
+from ringworld.serving.in_flight import InFlight
 from ringworld.serving.media import Media
 from ringworld.serving.memories import Memories
 from ringworld.serving.metrics import Metrics
@@ -30,7 +34,9 @@ from ringworld.serving.videos import Videos
 from ringworld.serving.web_page import NAMES, show_page
 
 _THREADS = 64
-"""More than files that may wait for a decoder, so that nobody waits for a thread."""
+"""More than files that may wait for a decoder or be fetched, so that nobody waits for a thread."""
+_MOST_FETCHES = 16
+"""Addresses that are fetched at once."""
 _SWEEP_SECONDS = 60.0
 
 
@@ -47,7 +53,7 @@ class Server:
         engine: Engine,
         *,
         config: ServingConfig,
-        fetch: Callable[[ServingConfig], Fetch] = Fetch,
+        fetch: Callable[..., Fetch] = Fetch,
     ) -> None:
         """Join a model and its engine, which the caller closes; `fetch` begins to fetch for a request."""
         self._engine, self._metrics = engine, Metrics(engine)
@@ -56,10 +62,11 @@ class Server:
         backend = Backend(world=world, engine=engine, config=config, metrics=self._metrics)
         self._files = Files(gate, limits=config.limits)
         memories = Memories(backend, gate=gate)
-        media = Media(world, limits=config.limits)
+        media, fetching = Media(world, limits=config.limits), threading.BoundedSemaphore(_MOST_FETCHES)
 
-        def show() -> Shown:
-            return Shown(media, files=self._files, fetch=fetch(config) if config.allow_host else None)
+        def show(deadline: Deadline) -> Shown:
+            fetches = fetch(config, places=fetching, deadline=deadline) if config.allow_host else None
+            return Shown(media, files=self._files, fetch=fetches, deadline=deadline)
 
         speech = Speech(world, engine, show=show, remembered=memories.messages)
         self._videos = Videos(backend, gate=gate, show=show)
@@ -76,6 +83,7 @@ class Server:
                 *ImageRoutes(backend, gate=gate).routes(),
                 *self._videos.routes(),
             ],
+            middleware=[Middleware(InFlight, most=config.limits.max_requests, metrics=self._metrics)],
             lifespan=self._lifespan,
             exception_handlers={404: gate.no_such_path, 405: gate.no_such_path},
         )

@@ -18,6 +18,7 @@ from ringworld.serving.asked import Wanted, token_text, usage
 from ringworld.serving.body import Body
 from ringworld.serving.clips import clips_in, clips_of, last_clip, shown_as
 from ringworld.serving.config import ServingLimits
+from ringworld.serving.deadline import Deadline
 from ringworld.serving.errors import unsupported
 from ringworld.serving.media import Kind
 from ringworld.serving.shown import Shown
@@ -43,7 +44,7 @@ class Speech:
         world: World,
         engine: Engine,
         *,
-        show: Callable[[], Shown],
+        show: Callable[[Deadline], Shown],
         remembered: Callable[[str], Sequence[Message]],
     ) -> None:
         """Take what came with the model.
@@ -74,14 +75,16 @@ class Chat:
         draws: whether an answer may hold images or videos, so that what is said of it takes long.
     """
 
-    def __init__(self, body: Body, world: World, *, speech: Speech, name: str, limits: ServingLimits) -> None:
+    def __init__(
+        self, body: Body, world: World, *, speech: Speech, shown: Shown, name: str, limits: ServingLimits
+    ) -> None:
         """Read the request; it takes long where a video is to be read, so call it in a thread.
 
         Raises:
             InputError: a field has another type or is out of range, or the template refuses the conversation.
             ApiError: a field is not supported.
         """
-        self._world, self._shown = world, speech.show()
+        self._world, self._shown = world, shown
         self._head = {
             "id": f"chatcmpl-{secrets.token_hex(12)}",
             "created": int(time.time()),
@@ -90,7 +93,7 @@ class Chat:
         self.wanted = Wanted.of(
             body, default=world.sampling.answer, prompts=1, most_choices=limits.max_choices
         )
-        prompt = speech.template.encode(messages_of(body, speech))
+        prompt = speech.template.encode(messages_of(body, speech, shown=shown))
         clips, begins = clips_of(body, world, sampling=self.wanted.sampling, limits=limits)
         self.draws = clips is not None
         if clips is not None and begins:
@@ -176,7 +179,7 @@ class Chat:
         return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
 
 
-def messages_of(body: Body, speech: Speech) -> list[Message]:
+def messages_of(body: Body, speech: Speech, *, shown: Shown) -> list[Message]:
     """Return the messages of a conversation, those of a memory that it continues before its own.
 
     What a message shows stands after its text.
@@ -187,7 +190,6 @@ def messages_of(body: Body, speech: Speech) -> list[Message]:
         ApiError: a part of a message is not supported, or there is no such memory.
     """
     before = speech.remembered(body.text("memory")) if "memory" in body else ()
-    shown = speech.show()
     messages: list[Message] = []
     room = speech.context_tokens - sum(_clip_tokens(each.clips, speech) for each in before)
     for each in body.parts("messages"):

@@ -19,6 +19,8 @@
 | its decoder needs too long | 400 | invalid_request_error | decode_time_exceeded |
 | its decoder needs too much memory | 400 | invalid_request_error | decode_memory_exceeded |
 | a file that there is not | 404 | not_found_error | file_not_found |
+| as many requests are answered as may | 429 | rate_limit_error | too_many_requests |
+| as many addresses are fetched as may | 429 | rate_limit_error | too_many_fetches |
 | as many files are kept as may | 429 | rate_limit_error | too_many_files |
 | the bodies of others leave no room | 429 | rate_limit_error | too_many_bytes |
 | memories where there is no folder for them | 400 | invalid_request_error | memories_not_kept |
@@ -36,6 +38,8 @@
 
 import logging
 from typing import Any
+
+from starlette.responses import JSONResponse, Response
 
 from ringworld.core.errors import Busy, InputError
 from ringworld.inference.batches import TooLong
@@ -72,16 +76,23 @@ def unsupported(param: str, *, remedy: str = "leave it out") -> ApiError:
     return ApiError(400, f"{param} is not supported; {remedy}", param=param, code="unsupported_parameter")
 
 
-def told_of(error: BaseException) -> ApiError:
-    """Return what a client is told of an error; what is an error of ours is logged."""
-    told = _as_api_error(error)
-    if told.status == 500:
+def refusal(error: BaseException) -> Response:
+    """Return the response to a request that ended in an error."""
+    found = api_error_of(error)
+    headers = {"WWW-Authenticate": "Bearer"} if found.status == 401 else {}
+    headers |= {"Retry-After": "1"} if found.status in (429, 503) else {}
+    return JSONResponse(found.to_json(), status_code=found.status, headers=headers)
+
+
+def api_error_of(error: BaseException) -> ApiError:
+    """Return an error as clients see it; one of ours is logged, and shows them nothing of its inside."""
+    found = _converted(error)
+    if found.status == 500:
         _LOG.error("a request failed", exc_info=error)
-    return told
+    return found
 
 
-def _as_api_error(error: BaseException) -> ApiError:
-    """Return what a client is told of any error; of one that is ours, nothing of its inside."""
+def _converted(error: BaseException) -> ApiError:
     match error:
         case ApiError():
             return error

@@ -22,7 +22,7 @@ from ringworld.serving.errors import unsupported
 from ringworld.serving.exchange import Exchange
 from ringworld.serving.gate import Gate
 from ringworld.serving.pictures import frame_png
-from ringworld.serving.streams import KEEP_ALIVE, finished, named_event, streamed, unless_gone
+from ringworld.serving.streams import KEEP_ALIVE, finished, named_event, streamed
 
 _MOST_IMAGES = 10
 _MOST_PARTIAL = 3
@@ -133,7 +133,7 @@ class ImageRoutes:
         exchange = self._backend.ask(asked.requests, deadline=request.state.deadline)
         if asked.stream:
             return streamed(self._events(asked, exchange), end=exchange.cancel)
-        await unless_gone(finished(exchange), request)
+        await finished(exchange)
         return JSONResponse(await asyncio.to_thread(asked.whole, exchange.pieces))
 
     async def _events(self, asked: Images, exchange: Exchange) -> AsyncIterator[str]:

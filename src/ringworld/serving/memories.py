@@ -21,6 +21,7 @@ from ringworld.serving.asked import check_model
 from ringworld.serving.backend import Backend
 from ringworld.serving.body import Body
 from ringworld.serving.chat import Speech, messages_of
+from ringworld.serving.deadline import Deadline
 from ringworld.serving.errors import ApiError
 from ringworld.serving.gate import Gate
 from ringworld.text.templates import Message
@@ -74,38 +75,42 @@ class Memories:
         """
         return self._open(id).messages
 
-    async def recall(self, id: str) -> None:
+    async def recall(self, id: str, *, deadline: Deadline) -> None:
         """Put a memory into the cache, where a question about it finds it.
 
         Raises:
-            ApiError: there is none, or it cannot be used.
+            ApiError: there is none, or it cannot be used, or time is over.
             Busy: as many wait as may.
             Closed: as for `Engine.submit`.
         """
         async with self._recalling.turn():
-            await asyncio.to_thread(self._recall, id)
+            await asyncio.to_thread(self._recall, id, deadline)
 
-    def _recall(self, id: str) -> None:
-        folder = self._find(id)
+    def _recall(self, id: str, deadline: Deadline) -> None:
+        folder, backend = self._find(id), self._backend
         with _told_by(id, folder):
-            self._backend.world.recall(folder, engine=self._backend.engine)
+            backend.world.recall(folder, engine=backend.engine, check=deadline.check)
 
     async def _create(self, request: Request, *, speech: Speech) -> Response:
         body = await self._gate.body(request)
         check_model(body, self._backend.config.name)
         name = body.text("name", "memory")[:_LONGEST_NAME]
         async with self._keeping.turn():
-            return JSONResponse(await asyncio.to_thread(self._keep, body, speech, name))
+            keep = partial(self._keep, body, speech, name=name, deadline=request.state.deadline)
+            return JSONResponse(await asyncio.to_thread(keep))
 
-    def _keep(self, body: Body, speech: Speech, name: str) -> dict[str, Any]:
+    def _keep(self, body: Body, speech: Speech, *, name: str, deadline: Deadline) -> dict[str, Any]:
         folder, most = self._root(), self._backend.config.limits.max_memories
         count = sum(1 for _ in _kept_in(folder))
         if count >= most:
             problem = f"{count} memories are kept, as many as may; delete one"
             raise ApiError(429, problem, kind="rate_limit_error", code="too_many_memories")
-        messages, id = messages_of(body, speech), f"memory_{secrets.token_hex(16)}"
+        messages = messages_of(body, speech, shown=speech.show(deadline))
+        id, backend = f"memory_{secrets.token_hex(16)}", self._backend
         with _told_by(id, folder / id):
-            memory = self._backend.world.keep(messages, folder / id, engine=self._backend.engine, name=name)
+            memory = backend.world.keep(
+                messages, folder / id, engine=backend.engine, name=name, check=deadline.check
+            )
         return _described(id, memory)
 
     async def _list(self, request: Request) -> Response:

@@ -18,7 +18,7 @@ from ringworld.serving.deadline import Deadline
 from ringworld.serving.exchange import Exchange
 from ringworld.serving.gate import Gate
 from ringworld.serving.memories import Memories
-from ringworld.serving.streams import DONE, KEEP_ALIVE, event, finished, streamed, unless_gone
+from ringworld.serving.streams import DONE, KEEP_ALIVE, event, finished, streamed
 
 _Begun = tuple[Chat | Completions, Exchange]
 
@@ -43,14 +43,15 @@ class Texts:
 
     async def _tokenize(self, request: Request) -> Response:
         body = await self._gate.body(request)
-        ids = await asyncio.to_thread(self._ids, body)
+        ids = await asyncio.to_thread(self._ids, body, request.state.deadline)
         most = self._backend.world.generator.limits.max_context_tokens
         return JSONResponse({"tokens": ids, "count": len(ids), "max_model_len": most})
 
-    def _ids(self, body: Body) -> list[int]:
+    def _ids(self, body: Body, deadline: Deadline) -> list[int]:
         prompts = self._backend.world.prompts
         if "messages" in body:
-            return self._speech.template.encode(messages_of(body, self._speech)).tolist()
+            messages = messages_of(body, self._speech, shown=self._speech.show(deadline))
+            return self._speech.template.encode(messages).tolist()
         text = body.text("prompt")
         if body.flag("add_special_tokens", default=True):
             return prompts.text(text).tolist()
@@ -69,11 +70,18 @@ class Texts:
     async def _chat(self, request: Request) -> Response:
         body = await self._gate.body(request)
         check_model(body, self._name)
-        asked = partial(Chat, speech=self._speech, name=self._name, limits=self._backend.config.limits)
+        deadline: Deadline = request.state.deadline
+        asked = partial(
+            Chat,
+            speech=self._speech,
+            shown=self._speech.show(deadline),
+            name=self._name,
+            limits=self._backend.config.limits,
+        )
 
         async def read() -> Chat:
             if "memory" in body:
-                await self._memories.recall(body.text("memory"))
+                await self._memories.recall(body.text("memory"), deadline=deadline)
             return await asyncio.to_thread(asked, body, self._backend.world)
 
         return await self._answer(read, request, stream=body.flag("stream"))
@@ -99,8 +107,8 @@ class Texts:
             return asked, self._backend.ask(asked.requests, deadline=deadline)
 
         if not stream:
-            asked, exchange = await unless_gone(begin(), request)
-            await unless_gone(finished(exchange), request)
+            asked, exchange = await begin()
+            await finished(exchange)
             return JSONResponse(await asyncio.to_thread(asked.whole, exchange.pieces))
         begun = asyncio.create_task(begin())
         try:
@@ -108,9 +116,9 @@ class Texts:
             if begun.done():
                 await begun  # What is wrong with it has a status of its own, and is no event yet.
         except BaseException:
-            _end(begun)
+            _end(begun, deadline)
             raise
-        return streamed(self._events(begun, deadline), end=partial(_end, begun))
+        return streamed(self._events(begun, deadline), end=partial(_end, begun, deadline))
 
     async def _events(self, begun: "asyncio.Task[_Begun]", deadline: Deadline) -> AsyncIterator[str]:
         keep_alive = self._backend.config.keep_alive_seconds
@@ -135,8 +143,9 @@ class Texts:
         yield DONE
 
 
-def _end(begun: "asyncio.Task[_Begun]") -> None:
+def _end(begun: "asyncio.Task[_Begun]", deadline: Deadline) -> None:
     """Let nothing more be done for a request, whether the engine is asked already or not."""
+    deadline.end()
     begun.cancel()
     if begun.done() and not begun.cancelled() and begun.exception() is None:
         begun.result()[1].cancel()

@@ -21,13 +21,12 @@ from ringworld.serving.backend import Backend
 from ringworld.serving.body import Body
 from ringworld.serving.deadline import Deadline
 from ringworld.serving.drawing import size_of
-from ringworld.serving.errors import ApiError, told_of, unsupported
+from ringworld.serving.errors import ApiError, api_error_of, unsupported
 from ringworld.serving.exchange import Exchange
 from ringworld.serving.form import Upload
 from ringworld.serving.gate import Gate, type_of
 from ringworld.serving.pictures import frame_png, mp4
 from ringworld.serving.shown import Shown
-from ringworld.serving.streams import unless_gone
 from ringworld.serving.video_asked import REFERENCE, VideoAsked, fields_of
 
 _MOST_LISTED = 100
@@ -50,7 +49,7 @@ class _Video:
 class Videos:
     """The videos of one server, in its memory; call it in the event loop."""
 
-    def __init__(self, backend: Backend, *, gate: Gate, show: Callable[[], Shown]) -> None:
+    def __init__(self, backend: Backend, *, gate: Gate, show: Callable[[Deadline], Shown]) -> None:
         """Begin without any; `show` begins to read what a request shows."""
         self._backend, self._gate, self._show = backend, gate, show
         self._name, self._limits = backend.config.name, backend.config.limits
@@ -186,7 +185,9 @@ class Videos:
         else:
             body = await self._gate.body(request)
         check_model(body, self._name)
-        read = partial(VideoAsked.of, limits=self._limits, sent=sent, shown=self._show())
+        read = partial(
+            VideoAsked.of, limits=self._limits, sent=sent, shown=self._show(request.state.deadline)
+        )
         return await asyncio.to_thread(read, body, self._world)
 
     async def _create_asked(self, request: Request) -> Response:
@@ -195,8 +196,8 @@ class Videos:
 
     async def _draw_asked(self, request: Request) -> Response:
         asked = await self._asked(request)
-        drawing = self.draw(asked, deadline=request.state.deadline)
-        return Response(await unless_gone(drawing, request), media_type="video/mp4")
+        drawn = await self.draw(asked, deadline=request.state.deadline)
+        return Response(drawn, media_type="video/mp4")
 
     async def _list_asked(self, request: Request) -> Response:
         query = Body.of_form(request.query_params, words=("after", "order"))
@@ -227,7 +228,7 @@ class Videos:
             await self._finish(video, exchange)
             video.status = "completed"
         except Exception as error:
-            video.error, video.status = told_of(error), "failed"
+            video.error, video.status = api_error_of(error), "failed"
         finally:
             video.completed = int(time.time())
 

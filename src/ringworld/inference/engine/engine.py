@@ -1,11 +1,12 @@
 """The engine: one thread that reads and writes for all who ask, a round at a time."""
 
+import contextlib
 import math
 import threading
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, replace
 from queue import SimpleQueue
 from typing import Any, TypeVar
@@ -34,6 +35,7 @@ from ringworld.text.vocabulary import Vocabulary
 _LEAST_PAGE_TOKENS = 32
 _MOST_PAGES_OF_CONTEXT = 1024
 _USUAL_CACHE_TOKENS = 2**16
+_CHECK_SECONDS = 0.1
 Deliver = Callable[[Piece | BaseException], None]
 T = TypeVar("T")
 
@@ -249,8 +251,12 @@ class Engine:
             self._changed.notify()
         return done
 
-    def hold(self, ids: Ids) -> tuple[Scheduler, list[int]]:
+    def hold(self, ids: Ids, *, check: Callable[[], object]) -> tuple[Scheduler, list[int]]:
         """Read ids, and hold the pages that are known to begin so, before any can be given to others.
+
+        Args:
+            ids: of a prompt.
+            check: called now and then; what it raises ends the reading.
 
         Returns:
             The scheduler whose pages they are, and the pages, which the caller releases there.
@@ -264,12 +270,25 @@ class Engine:
         tokens = ids.tolist()
 
         def deliver(piece: Piece | BaseException) -> None:
+            is_last = isinstance(piece, BaseException) or piece.finish is not None
+            if not is_last or not held.set_running_or_notify_cancel():
+                return
             if isinstance(piece, BaseException):
                 held.set_exception(piece)
-            elif piece.finish is not None:
+            else:
                 held.set_result((self._scheduler, self._scheduler.hold(tokens)))
 
-        self.submit(GenerationRequest(prompt=ids, max_new_tokens=1), deliver)
+        cancel = self.submit(GenerationRequest(prompt=ids, max_new_tokens=1), deliver)
+        try:
+            while not wait([held], timeout=_CHECK_SECONDS).done:
+                check()
+        except BaseException:
+            cancel()
+            if not held.cancel() and held.exception() is None:
+                scheduler, pages = held.result()
+                with contextlib.suppress(Closed):
+                    self.between_rounds(lambda _, __: scheduler.pages.release(pages))
+            raise
         return held.result()
 
     def warm_up(self) -> None:

@@ -4,7 +4,7 @@ Others are read and written meanwhile. What is put is known to nobody before all
 """
 
 import contextlib
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 
 from ringworld.inference.engine.engine import Closed, Engine
 from ringworld.inference.engine.pages import ROOT
@@ -14,16 +14,24 @@ from ringworld.inference.prompts import Ids
 from ringworld.model.key_values import KeyValues, cut
 
 
-def keep(engine: Engine, ids: Ids) -> Generator[KeyValues, None, None]:
+def keep(
+    engine: Engine, ids: Ids, *, check: Callable[[], object] = lambda: None
+) -> Generator[KeyValues, None, None]:
     """Read ids, and yield the keys and values of all whole pages of them, some pages at a time.
+
+    Args:
+        engine: that reads.
+        ids: of a prompt.
+        check: called now and then meanwhile; what it raises ends it.
 
     Raises:
         InputError, Busy, Closed: as for `Engine.submit`.
     """
-    scheduler, pages = engine.hold(ids)
+    scheduler, pages = engine.hold(ids, check=check)
     try:
         start = 0
         while start < len(pages):
+            check()
 
             def fetch(now: Scheduler, programs: Programs, start: int = start) -> KeyValues:
                 _check_same(scheduler, now)
@@ -38,7 +46,9 @@ def keep(engine: Engine, ids: Ids) -> Generator[KeyValues, None, None]:
             engine.between_rounds(lambda _, __: scheduler.pages.release(pages))
 
 
-def recall(engine: Engine, ids: Ids, spans: Iterable[KeyValues]) -> int:
+def recall(
+    engine: Engine, ids: Ids, spans: Iterable[KeyValues], *, check: Callable[[], object] = lambda: None
+) -> int:
     """Put what was kept into the cache, but for what is there; return how many of its tokens it holds then.
 
     Where there is no room for all, it is the beginning. Nothing else changes: what is asked next about it
@@ -48,6 +58,7 @@ def recall(engine: Engine, ids: Ids, spans: Iterable[KeyValues]) -> int:
         engine: of the model that kept it.
         ids: of the tokens.
         spans: their keys and values; none are read where all are there already.
+        check: called before each is put; what it raises ends it, and the cache is as it was.
 
     Raises:
         Closed: the engine is closed, or emptied its cache meanwhile.
@@ -58,6 +69,7 @@ def recall(engine: Engine, ids: Ids, spans: Iterable[KeyValues]) -> int:
     known, start = len(pages), 0
     try:
         for span in cut(spans, multiple=size) if known < len(ids) // size else ():
+            check()
             count = span.shape[2] // size
             new = span[:, :, max(0, len(pages) - start) * size :]
             start += count
