@@ -71,9 +71,10 @@ class EngineState:
 class Engine:
     """One model that continues many prompts at once, with text or frames; they join and leave at every step.
 
-    What a request gives does not depend, to the bit, on what it is batched with, but for tokens that another
-    program read: a prefix that is found in the cache was read in other chunks, and a sequence that gave up
-    its pages reads in chunks what it wrote. Scores may then differ by the rounding of the type.
+    What a request gives does not depend, to the bit, on what it is batched with, since a step has one shape,
+    whoever is in its rows, and a chunk is of one sequence. Excepted are tokens that another program read: a
+    prefix that is found in the cache was read in other chunks, and a sequence that gave up its pages reads in
+    chunks what it wrote. Scores may then differ by the rounding of the type.
 
     Example:
         >>> with world.engine() as engine:
