@@ -91,7 +91,7 @@ def test_keys_and_values_are_those_that_were_read(kept):
             [*keep(made, Memory.open(kept[0], model=world(2).generator.remembering).ids)], 2
         )
         # The last token of a prompt is read by a step, so that its page is read again.
-        assert made.state.read_tokens - read < made.page_tokens
+        assert made.state.read_tokens - read < made.size.page_tokens
     memory = Memory.open(kept[0], model=world(1).generator.remembering)
     np.testing.assert_array_equal(again, np.concatenate([*memory.spans], axis=2))
 
@@ -99,7 +99,7 @@ def test_keys_and_values_are_those_that_were_read(kept):
 def test_what_is_recalled_twice_or_was_read_meanwhile_is_there_once(kept):
     memory = Memory.open(kept[0], model=world(1).generator.remembering)
     with engine(1) as made:
-        first = memory.ids[: made.page_tokens]
+        first = memory.ids[: made.size.page_tokens]
         list(made.stream(GenerationRequest(prompt=first, max_new_tokens=1)))
         for _ in range(2):
             assert recall(made, memory.ids, memory.spans) == len(memory.ids)

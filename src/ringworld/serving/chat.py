@@ -111,7 +111,7 @@ class Chat:
             alternatives=alternatives if self._logprobs else 0,
         )
         # Where even one token is too many, the engine says why.
-        most = body.whole(asked, max(1, speech.engine.room(requests[0])), least=1)
+        most = body.whole(asked, max(1, speech.engine.size.room(requests[0])), least=1)
         self.requests = [replace(each, max_new_tokens=most) for each in requests]
         self._begun = [False] * len(self.requests)
 

@@ -43,7 +43,7 @@ from starlette.responses import JSONResponse, Response
 
 from ringworld.core.errors import Busy, InputError
 from ringworld.inference.batches import TooLong
-from ringworld.inference.engine.engine import Closed
+from ringworld.inference.engine.inbox import Closed
 from ringworld.text.templates import RenderTimeout
 
 _LOG = logging.getLogger("ringworld.serving")

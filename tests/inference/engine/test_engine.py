@@ -12,7 +12,8 @@ import pytest
 from ringworld.core.errors import Busy, InputError
 from ringworld.inference.clip_grammar import ClipGrammar
 from ringworld.inference.config import GREEDY, EngineConfig, GenerationLimits, SamplingConfig
-from ringworld.inference.engine.engine import Closed, Engine
+from ringworld.inference.engine.engine import Engine
+from ringworld.inference.engine.inbox import Closed
 from ringworld.inference.engine.programs import Programs
 from ringworld.inference.engine.sequence import Clips, GenerationRequest
 from ringworld.model.config import CacheType

@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float, Float32, Int32, UInt32
 
 from ringworld.core.sharding import spec
 from ringworld.inference.config import GREEDY
+from ringworld.inference.engine.cache_size import CacheSize
 from ringworld.inference.engine.scheduler import Chunk
 from ringworld.inference.engine.sequence import MOST_ALTERNATIVES, LiveSequence, ScoredToken
 from ringworld.inference.grammar import Grammar, frame_grammar, legal, text_grammar
@@ -79,16 +80,12 @@ class Programs:
         forward: Forward,
         vocabulary: Vocabulary,
         mesh: Mesh,
-        rows: int,
-        pages: int,
-        page_tokens: int,
-        table_pages: int,
+        size: CacheSize,
         cache_type: CacheType,
     ) -> None:
-        """Make an empty pool of so many pages, for tables of at most `table_pages`."""
+        """Make an empty pool of a size."""
         self._weights, self._forward = weights, forward
-        self._pages, self._page, self._width = pages, page_tokens, table_pages
-        self._rows = rows
+        self._size, self._page, self._rows = size, size.page_tokens, size.max_sequences
         self._cache_type: CacheType = cache_type
         self._vocabulary, self._text = vocabulary, text_grammar(vocabulary, ends=())
         self._legal = legal(self._text, jnp.int32(0), vocab=forward.architecture.vocab)
@@ -221,7 +218,7 @@ class Programs:
         architecture, compute = self._forward.architecture, self._forward.execution.compute
         pool = PagePool.init(
             architecture,
-            pages=self._pages,
+            pages=self._size.pages,
             page_tokens=self._page,
             compute=compute,
             cache_type=self._cache_type,
@@ -230,7 +227,7 @@ class Programs:
 
     def _table(self, sequences: Sequence[LiveSequence | None]) -> Any:
         """Return the pages of each, [batch, width]."""
-        tables = np.zeros((len(sequences), self._width), np.int32)
+        tables = np.zeros((len(sequences), self._size.table_pages), np.int32)
         for table, sequence in zip(tables, sequences):
             if sequence is not None:
                 table[: len(sequence.pages)] = sequence.pages
