@@ -121,7 +121,7 @@ def test_where_there_is_no_room_the_beginning_is_recalled_and_nothing_is_lost(ke
         assert answer(made, request()) == (kept[1], 64)
 
 
-def test_a_conversation_goes_on_where_it_was_kept_on_another_mesh(kept, tmp_path):
+def test_a_conversation_is_continued_where_it_was_kept_on_another_mesh(kept, tmp_path):
     chat = world(2).chat(max_new_tokens=6)
     chat.add_document("A red circle moves to the right. " * 4)
     before = chat.keep(tmp_path / "book")

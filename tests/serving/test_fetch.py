@@ -16,7 +16,8 @@ from ringworld.serving.config import ServingConfig, ServingLimits
 from ringworld.serving.deadline import Deadline
 from ringworld.serving.errors import ApiError
 from ringworld.serving.fetch import Fetch, is_public
-from tests.serving.test_server import WORLD, asking, eventually, picture, send, serving
+from tests.eventually import eventually
+from tests.serving.test_server import WORLD, asking, picture, send, serving
 
 RED = base64.b64decode(picture().partition(",")[2])
 HERE = ipaddress.ip_address("127.0.0.1")
@@ -119,7 +120,7 @@ def refused(port: int, url: str, limits: ServingLimits = LIMITS) -> str:
     return error.value.message
 
 
-def test_a_file_is_fetched_also_where_it_is_led_on(double):
+def test_a_file_is_fetched_also_after_redirects(double):
     for path in ("red.png", "again", "twice"):
         assert fetching(double).fetch(f"http://pictures.test:{double}/{path}", field="image_url") == RED
         assert fetching(double).fetch(f"HTTP://PICTURES.test.:{double}/{path}", field="image_url") == RED

@@ -27,9 +27,10 @@ from ringworld.serving.media import Kind, Media
 from ringworld.serving.metrics import Metrics
 from ringworld.text.templates import ChatTemplate, Message
 from ringworld.vision.write_media import write_video
+from tests.eventually import eventually
 from tests.inference.tiny_world import TOKENIZER, VOCABULARY
 from tests.serving.test_drawing import fetch
-from tests.serving.test_server import WORLD, eventually, picture, send, serving
+from tests.serving.test_server import WORLD, picture, send, serving
 
 FORM = "multipart/form-data; boundary=xyz"
 

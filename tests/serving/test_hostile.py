@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from ringworld.inference.config import EngineConfig
 from ringworld.serving.errors import ApiError
 from ringworld.serving.form import parse_form
+from tests.eventually import eventually
 from tests.serving.test_drawing import fetch, form
-from tests.serving.test_server import WORLD, eventually, send, serving
+from tests.serving.test_server import WORLD, send, serving
 
 LIMITS = {"max_body_bytes": 100_000, "max_choices": 4, "max_frames": 2, "max_videos": 1, "max_files": 1}
 SAID = [{"role": "user", "content": "A"}]

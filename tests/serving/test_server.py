@@ -29,6 +29,7 @@ from ringworld.serving.config import ServingConfig, ServingLimits
 from ringworld.serving.fetch import Fetch
 from ringworld.text import templates
 from ringworld.text.templates import ChatTemplate, Message
+from tests.eventually import eventually
 from tests.inference.tiny_world import TOKENIZER, VOCABULARY, make_world
 
 WORLD = make_world(ring=1).world
@@ -105,13 +106,6 @@ def events(answered: str) -> list[dict]:
     lines = [line for line in answered.split("\n\n") if line and not line.startswith(":")]
     assert lines.pop() == "data: [DONE]"
     return [json.loads(line.removeprefix("data: ")) for line in lines]
-
-
-def eventually(holds) -> None:
-    until = time.monotonic() + 30
-    while not holds():
-        assert time.monotonic() < until
-        time.sleep(0.01)
 
 
 def test_an_answer_is_that_of_a_conversation(port):

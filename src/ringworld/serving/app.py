@@ -14,8 +14,9 @@ from starlette.responses import JSONResponse, Response
 from ringworld.core.version import __version__
 from ringworld.inference.engine.engine import Engine
 from ringworld.inference.world import World
+from ringworld.serving.attachments import Attachments
 from ringworld.serving.backend import Backend
-from ringworld.serving.chat import Speech
+from ringworld.serving.chat import ChatBackend
 from ringworld.serving.config import ServingConfig
 from ringworld.serving.deadline import Deadline
 from ringworld.serving.errors import ApiError
@@ -28,7 +29,6 @@ from ringworld.serving.media import Media
 from ringworld.serving.memories import Memories
 from ringworld.serving.metrics import Metrics
 from ringworld.serving.models import Models
-from ringworld.serving.shown import Shown
 from ringworld.serving.texts import Texts
 from ringworld.serving.videos import Videos
 from ringworld.serving.web_page import NAMES, show_page
@@ -64,12 +64,12 @@ class Server:
         memories = Memories(backend, gate=gate)
         media, fetching = Media(world, limits=config.limits), threading.BoundedSemaphore(_MOST_FETCHES)
 
-        def show(deadline: Deadline) -> Shown:
+        def attach(deadline: Deadline) -> Attachments:
             fetches = fetch(config, places=fetching, deadline=deadline) if config.allow_host else None
-            return Shown(media, files=self._files, fetch=fetches, deadline=deadline)
+            return Attachments(media, files=self._files, fetch=fetches, deadline=deadline)
 
-        speech = Speech(world, engine, show=show, remembered=memories.messages)
-        self._videos = Videos(backend, gate=gate, show=show)
+        chat = ChatBackend(world, engine.size, attach=attach, remembered=memories.messages)
+        self._videos = Videos(backend, gate=gate, attach=attach)
         self.app = Starlette(
             routes=[
                 *(gate.route(f"/{name}", show_page, open_to_all=True) for name in NAMES),
@@ -77,8 +77,8 @@ class Server:
                 gate.route("/version", self._version),
                 gate.route("/metrics", self._show_metrics),
                 *Models(backend, gate=gate).routes(),
-                *Texts(backend, gate=gate, speech=speech, memories=memories).routes(),
-                *memories.routes(speech),
+                *Texts(backend, gate=gate, chat=chat, memories=memories).routes(),
+                *memories.routes(chat),
                 *self._files.routes(),
                 *ImageRoutes(backend, gate=gate).routes(),
                 *self._videos.routes(),

@@ -82,7 +82,8 @@ class ServingConfig:
         """Refuse to serve strangers without a key, unless that is wanted.
 
         Raises:
-            InputError: so it is, a number is out of range, or a host has no name of one.
+            InputError: strangers could ask without a key, a number is out of range, or a host is not named
+                as one.
         """
         check_range(self, "port", least=0, most=65535)
         check_range(self, "keep_alive_seconds", "shutdown_seconds", above=0)

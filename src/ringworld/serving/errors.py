@@ -1,40 +1,4 @@
-"""Errors as OpenAI's clients read them.
-
-| what | status | type | code |
-|---|---|---|---|
-| a field is wrong | 400 | invalid_request_error | |
-| the prompt does not fit | 400 | invalid_request_error | context_length_exceeded |
-| a field that is not supported | 400 | invalid_request_error | unsupported_parameter |
-| no key, or another | 401 | authentication_error | invalid_api_key |
-| a host that is not served | 403 | permission_error | |
-| another model, or path | 404 | not_found_error | model_not_found |
-| the body is too long | 413 | invalid_request_error | request_too_large |
-| not JSON by its type | 415 | invalid_request_error | |
-| the queue is full | 429 | rate_limit_error | queue_full |
-| frames of another size | 400 | invalid_request_error | unsupported_size |
-| more frames than may be | 400 | invalid_request_error | too_many_frames |
-| a model of text alone is to see or draw | 400 | invalid_request_error | vision_not_supported |
-| a picture or a film above a limit | 400 | invalid_request_error | too_many_pixels, video_too_long |
-| an address that is not allowed, or cannot be fetched | 400 | invalid_request_error | address_not_fetched |
-| its decoder needs too long | 400 | invalid_request_error | decode_time_exceeded |
-| its decoder needs too much memory | 400 | invalid_request_error | decode_memory_exceeded |
-| a file that there is not | 404 | not_found_error | file_not_found |
-| as many requests are answered as may | 429 | rate_limit_error | too_many_requests |
-| as many addresses are fetched as may | 429 | rate_limit_error | too_many_fetches |
-| as many files are kept as may | 429 | rate_limit_error | too_many_files |
-| the bodies of others leave no room | 429 | rate_limit_error | too_many_bytes |
-| memories where there is no folder for them | 400 | invalid_request_error | memories_not_kept |
-| a memory that is damaged, or another model's | 400 | invalid_request_error | memory_not_usable |
-| a memory that there is not | 404 | not_found_error | memory_not_found |
-| as many memories are kept as may | 429 | rate_limit_error | too_many_memories |
-| a video that there is not | 404 | not_found_error | video_not_found |
-| a video that is not drawn yet | 409 | invalid_request_error | video_not_ready |
-| as many videos are kept as may | 429 | rate_limit_error | too_many_videos |
-| it took too long | 504 | server_error | time_limit_exceeded |
-| anything else | 500 | server_error | |
-| the server stops | 503 | server_error | |
-| the server is too busy to render a chat template | 503 | server_error | server_busy |
-"""
+"""Errors as OpenAI's clients read them; the page on serving has the table of their codes."""
 
 import logging
 from typing import Any

@@ -9,16 +9,16 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from ringworld.core.errors import InputError
-from ringworld.serving.asked import check_model
 from ringworld.serving.backend import Backend
 from ringworld.serving.body import Body
-from ringworld.serving.chat import Chat, Speech, messages_of
+from ringworld.serving.chat import Chat, ChatBackend, messages_of
 from ringworld.serving.completions import Completions
 from ringworld.serving.deadline import Deadline
 from ringworld.serving.exchange import Exchange
 from ringworld.serving.gate import Gate
 from ringworld.serving.memories import Memories
 from ringworld.serving.streams import DONE, KEEP_ALIVE, event, finished, streamed
+from ringworld.serving.text_options import check_model
 
 _Begun = tuple[Chat | Completions, Exchange]
 
@@ -26,9 +26,9 @@ _Begun = tuple[Chat | Completions, Exchange]
 class Texts:
     """What answers those who ask for text, or for its tokens."""
 
-    def __init__(self, backend: Backend, *, gate: Gate, speech: Speech, memories: Memories) -> None:
-        """Keep the model, how it is spoken to, and what it remembers."""
-        self._backend, self._gate, self._speech, self._memories = backend, gate, speech, memories
+    def __init__(self, backend: Backend, *, gate: Gate, chat: ChatBackend, memories: Memories) -> None:
+        """Keep the model, what reads conversations, and what it remembers."""
+        self._backend, self._gate, self._chat, self._memories = backend, gate, chat, memories
         self._name = backend.config.name
 
     def routes(self) -> list[Route]:
@@ -37,8 +37,8 @@ class Texts:
         return [
             route("/tokenize", self._tokenize),
             route("/detokenize", self._detokenize),
-            route("/v1/chat/completions", self._chat),
-            route("/v1/completions", self._completions),
+            route("/v1/chat/completions", self._answer_chat),
+            route("/v1/completions", self._answer_completions),
         ]
 
     async def _tokenize(self, request: Request) -> Response:
@@ -50,8 +50,8 @@ class Texts:
     def _ids(self, body: Body, deadline: Deadline) -> list[int]:
         prompts = self._backend.world.prompts
         if "messages" in body:
-            messages = messages_of(body, self._speech, shown=self._speech.show(deadline))
-            return self._speech.template.encode(messages).tolist()
+            messages = messages_of(body, self._chat, attachments=self._chat.attach(deadline))
+            return self._chat.template.encode(messages).tolist()
         text = body.text("prompt")
         if body.flag("add_special_tokens", default=True):
             return prompts.text(text).tolist()
@@ -67,14 +67,14 @@ class Texts:
             raise InputError("tokens is no list of ids", field="tokens")
         return self._backend.world.prompts.tokenizer.decode(ids)
 
-    async def _chat(self, request: Request) -> Response:
+    async def _answer_chat(self, request: Request) -> Response:
         body = await self._gate.body(request)
         check_model(body, self._name)
         deadline: Deadline = request.state.deadline
-        asked = partial(
+        chat = partial(
             Chat,
-            speech=self._speech,
-            shown=self._speech.show(deadline),
+            chat=self._chat,
+            attachments=self._chat.attach(deadline),
             name=self._name,
             limits=self._backend.config.limits,
         )
@@ -82,17 +82,19 @@ class Texts:
         async def read() -> Chat:
             if "memory" in body:
                 await self._memories.recall(body.text("memory"), deadline=deadline)
-            return await asyncio.to_thread(asked, body, self._backend.world)
+            return await asyncio.to_thread(chat, body, self._backend.world)
 
         return await self._answer(read, request, stream=body.flag("stream"))
 
-    async def _completions(self, request: Request) -> Response:
+    async def _answer_completions(self, request: Request) -> Response:
         body = await self._gate.body(request)
         check_model(body, self._name)
-        asked = partial(Completions, name=self._name, most_choices=self._backend.config.limits.max_choices)
+        completions = partial(
+            Completions, name=self._name, most_choices=self._backend.config.limits.max_choices
+        )
 
         async def read() -> Completions:
-            return await asyncio.to_thread(asked, body, self._backend.world)
+            return await asyncio.to_thread(completions, body, self._backend.world)
 
         return await self._answer(read, request, stream=body.flag("stream"))
 
@@ -103,13 +105,13 @@ class Texts:
         deadline: Deadline = request.state.deadline
 
         async def begin() -> _Begun:
-            asked = await read()
-            return asked, self._backend.ask(asked.requests, deadline=deadline)
+            texts = await read()
+            return texts, self._backend.ask(texts.requests, deadline=deadline)
 
         if not stream:
-            asked, exchange = await begin()
+            texts, exchange = await begin()
             await finished(exchange)
-            return JSONResponse(await asyncio.to_thread(asked.whole, exchange.pieces))
+            return JSONResponse(await asyncio.to_thread(texts.whole, exchange.pieces))
         begun = asyncio.create_task(begin())
         try:
             await asyncio.wait([begun], timeout=self._backend.config.keep_alive_seconds)
@@ -127,8 +129,8 @@ class Texts:
                 raise deadline.over()
             yield KEEP_ALIVE
             await asyncio.wait([begun], timeout=min(keep_alive, deadline.left_seconds))
-        asked, exchange = await begun
-        for opening in asked.opening():
+        texts, exchange = await begun
+        for opening in texts.opening():
             yield event(opening)
         while not exchange.finished:
             found = await exchange.next(seconds=keep_alive)
@@ -136,10 +138,10 @@ class Texts:
                 yield KEEP_ALIVE
                 continue
             i, _ = found
-            say = partial(asked.chunk, i, exchange.pieces[i])
-            yield event(await asyncio.to_thread(say) if asked.draws else say())
-        if asked.wanted.include_usage:
-            yield event(asked.closing(exchange.pieces))
+            chunk = partial(texts.chunk, i, exchange.pieces[i])
+            yield event(await asyncio.to_thread(chunk) if texts.draws else chunk())
+        if texts.options.include_usage:
+            yield event(texts.closing(exchange.pieces))
         yield DONE
 
 

@@ -1,6 +1,5 @@
 """Continuous batching on a ring of two, against each prompt by itself."""
 
-import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -20,6 +19,7 @@ from ringworld.model.config import CacheType
 from ringworld.model.decode import GenerationWeights
 from ringworld.model.forward import Forward
 from ringworld.model.pages import PagePool
+from tests.eventually import eventually
 from tests.inference.tiny_world import ARCHITECTURE, EXECUTION, FORWARD, TOKENIZER, VOCABULARY, make_world
 
 TEXT = np.random.default_rng(0).integers(5, VOCABULARY.text_size, 400).astype(np.int32)
@@ -66,13 +66,6 @@ def request(i: int, **changes) -> GenerationRequest:
 
 def ids_of(pieces) -> list[int]:
     return [piece.token.id for piece in pieces if piece.token]
-
-
-def eventually(holds) -> None:
-    until = time.monotonic() + 30
-    while not holds():
-        assert time.monotonic() < until
-        time.sleep(0.01)
 
 
 def test_a_request_gives_what_it_gives_alone_whatever_it_is_batched_with(engine, expected):

@@ -1,4 +1,4 @@
-"""What a request shows: files that it holds as `data:` addresses, or that were sent before, or elsewhere."""
+"""Files that a request attaches: as `data:` addresses, by ids of what was sent, or by other addresses."""
 
 import base64
 import binascii
@@ -13,7 +13,7 @@ from ringworld.serving.files import Files
 from ringworld.serving.media import Kind, Media
 
 
-class Shown:
+class Attachments:
     """The files of one request; each call takes long, so make it in a thread."""
 
     def __init__(self, media: Media, *, files: Files, fetch: Fetch | None, deadline: Deadline) -> None:
@@ -61,6 +61,6 @@ class Shown:
         """Return the codes of its frames, [frames, codes]; see `Media.frames`."""
         return self._media.codes(content, kind=kind, field=field, deadline=self._deadline)
 
-    def drew(self, content: bytes, codes: np.ndarray) -> None:
+    def remember(self, content: bytes, codes: np.ndarray) -> None:
         """Remember the codes of what the model drew; see `Media.remember`."""
         self._media.remember(content, codes)
