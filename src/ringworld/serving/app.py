@@ -38,6 +38,8 @@ _THREADS = 64
 _MOST_FETCHES = 16
 """Addresses that are fetched at once."""
 _SWEEP_SECONDS = 60.0
+_GRACE_SECONDS = 60.0
+"""For sending what a request that took all of its time is answered."""
 
 
 class Server:
@@ -83,7 +85,14 @@ class Server:
                 *ImageRoutes(backend, gate=gate).routes(),
                 *self._videos.routes(),
             ],
-            middleware=[Middleware(InFlight, most=config.limits.max_requests, metrics=self._metrics)],
+            middleware=[
+                Middleware(
+                    InFlight,
+                    most=config.limits.max_requests,
+                    most_seconds=config.limits.max_seconds + _GRACE_SECONDS,
+                    metrics=self._metrics,
+                )
+            ],
             lifespan=self._lifespan,
             exception_handlers={404: gate.no_such_path, 405: gate.no_such_path},
         )

@@ -61,13 +61,13 @@ def _converted(error: BaseException) -> ApiError:
         case ApiError():
             return error
         case InputError(field="weights"):
-            return ApiError(500, str(error), kind="server_error")
+            return ApiError(500, _message(error), kind="server_error")
         case InputError(field="frame_tokenizer"):
-            return ApiError(400, str(error), param="model", code="vision_not_supported")
+            return ApiError(400, _message(error), param="model", code="vision_not_supported")
         case TooLong():
-            return ApiError(400, str(error), param="prompt", code="context_length_exceeded")
+            return ApiError(400, _message(error), param="prompt", code="context_length_exceeded")
         case InputError():
-            return ApiError(400, str(error), param=error.field or None)
+            return ApiError(400, _message(error), param=error.field or None)
         case Busy():
             return ApiError(429, str(error), kind="rate_limit_error", code="queue_full")
         case Closed():
@@ -79,3 +79,8 @@ def _converted(error: BaseException) -> ApiError:
             return ApiError(
                 500, "the server has an error of its own, which its log shows", kind="server_error"
             )
+
+
+def _message(error: InputError) -> str:
+    """Return what is wrong; a file by its name alone, since clients do not see where it lies."""
+    return str(error) if error.path is None else str(error).replace(str(error.path), error.path.name)

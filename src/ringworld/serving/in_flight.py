@@ -1,5 +1,8 @@
 """How many requests are answered at once."""
 
+import asyncio
+import contextlib
+
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ringworld.serving.errors import ApiError, refusal
@@ -11,9 +14,16 @@ _ALWAYS = "/health"
 class InFlight:
     """Counts the requests that are being answered, streams to their end, and refuses one more than may be."""
 
-    def __init__(self, app: ASGIApp, *, most: int, metrics: Metrics) -> None:
-        """Begin with none; `app` answers them."""
-        self._app, self._most, self._metrics = app, most, metrics
+    def __init__(self, app: ASGIApp, *, most: int, most_seconds: float, metrics: Metrics) -> None:
+        """Begin with none.
+
+        Args:
+            app: answers them.
+            most: at once.
+            most_seconds: for one; beyond them a client that reads no further loses its place.
+            metrics: count those that are refused.
+        """
+        self._app, self._most, self._most_seconds, self._metrics = app, most, most_seconds, metrics
         self._count = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -29,6 +39,7 @@ class InFlight:
             return
         self._count += 1
         try:
-            await self._app(scope, receive, send)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._app(scope, receive, send), self._most_seconds)
         finally:
             self._count -= 1

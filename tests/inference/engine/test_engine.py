@@ -150,6 +150,18 @@ def test_a_prompt_is_scored_as_by_the_scorer_beside_others(engine):
     assert len(ids_of(writing)) > 0
 
 
+def test_frames_of_a_prompt_are_scored_among_codes(engine):
+    prompt = PROMPTS[0].copy()
+    prompt[10:15] = VOCABULARY.encode_frames(np.array([[3, 0, 5, 1]]))
+    (piece,) = engine.stream(request(0, prompt=prompt, max_new_tokens=0, score_prompt=True, alternatives=20))
+    losses = make_world(ring=2).world.scorer.losses(prompt)
+    np.testing.assert_allclose([-token.logprob for token in piece.prompt], losses, rtol=0, atol=1e-5)
+    for token in piece.prompt[9:14]:
+        assert {id for id, _ in token.alternatives} == {
+            *range(VOCABULARY.text_size, FORWARD.architecture.vocab)
+        }
+
+
 def test_scores_and_alternatives_of_what_follows_are_given_together(engine):
     first, *_ = engine.stream(request(0, score_prompt=True, alternatives=2))
     assert len(first.prompt) == len(PROMPTS[0]) - 1
