@@ -11,7 +11,7 @@ import hashlib
 import json
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -67,6 +67,10 @@ class Remembering:
             compute=compute,
             vocabulary=vocabulary,
         )
+
+    def of_cache(self, cache_type: CacheType) -> "Remembering":
+        """Return the same for a cache of another type."""
+        return replace(self, cache_type=cache_type)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

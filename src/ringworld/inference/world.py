@@ -1,7 +1,7 @@
 """A model as people use it: words, pictures and files in, words and pictures out."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,10 +26,10 @@ from ringworld.inference.config import (
 )
 from ringworld.inference.conversation import Conversation
 from ringworld.inference.engine.engine import Engine
-from ringworld.inference.engine.keeping import keep, recall
+from ringworld.inference.engine.keeping import Check, keep, recall, unchecked
 from ringworld.inference.engine.sequence import GenerationRequest
 from ringworld.inference.generator import Generator
-from ringworld.inference.memory import Memory, Remembering, save_memory
+from ringworld.inference.memory import Memory, save_memory
 from ringworld.inference.prompts import Codes, Ids, Prompts
 from ringworld.inference.questions import Pictures, frames_of, question_prompt
 from ringworld.inference.scorer import Scorer
@@ -357,52 +357,31 @@ class World:
         *,
         engine: Engine,
         name: str = "",
-        check: Callable[[], object] = lambda: None,
+        check: Check = unchecked,
     ) -> Memory:
         """Read a conversation with an engine of this model, and keep it in a folder, as `Conversation.keep`.
 
-        Args:
-            messages: the turns.
-            folder: to be written, in place of a memory that stood there.
-            engine: that reads.
-            name: what people call it; by default as the folder.
-            check: called now and then meanwhile; what it raises ends it, and nothing is kept.
-
         Raises:
             InputError: as there.
-            Busy: as many requests wait as may.
-            Closed: the engine is closed.
+            Busy, Closed: as for `Engine.submit`.
+            Exception: what `check` raises, which is called now and then; nothing is kept.
         """
-        path, ids, model = Path(folder), self.template.beginning(messages), self.remembering(engine)
+        path, ids = Path(folder), self.template.beginning(messages)
+        model = self.generator.remembering.of_cache(engine.cache_type)
         with closing(keep(engine, ids, check=check)) as spans:
             save_memory(path, name=name or path.name, messages=messages, ids=ids, spans=spans, model=model)
         return Memory.open(path, model=model)
 
-    def recall(
-        self,
-        folder: str | os.PathLike[str],
-        *,
-        engine: Engine,
-        check: Callable[[], object] = lambda: None,
-    ) -> Memory:
+    def recall(self, folder: str | os.PathLike[str], *, engine: Engine, check: Check = unchecked) -> Memory:
         """Put what was kept in a folder into the cache of an engine, where a question finds it.
-
-        Args:
-            folder: of a memory.
-            engine: of this model.
-            check: called now and then meanwhile; what it raises ends it, and the cache is as it was.
 
         Raises:
             InputError: it is no memory of this model and of a cache of the engine's type, or damaged.
             Closed: the engine is closed.
         """
-        memory = Memory.open(Path(folder), model=self.remembering(engine))
+        memory = Memory.open(Path(folder), model=self.generator.remembering.of_cache(engine.cache_type))
         recall(engine, memory.ids, memory.spans, check=check)
         return memory
-
-    def remembering(self, engine: Engine) -> Remembering:
-        """Return what binds memories to an engine of this model; the first call reads all weights."""
-        return replace(self.generator.remembering, cache_type=engine.cache_type)
 
     def engine(self, config: EngineConfig | None = None) -> Engine:
         """Return what continues many prompts at once, as they come.

@@ -148,7 +148,8 @@ class Memories:
     def _open(self, id: str) -> Memory:
         folder = self._find(id)
         with _naming(id, folder):
-            return Memory.open(folder, model=self._backend.world.remembering(self._backend.engine))
+            model = self._backend.world.generator.remembering
+            return Memory.open(folder, model=model.of_cache(self._backend.engine.cache_type))
 
     def _find(self, id: str) -> Path:
         """Return the folder of a memory; what is asked for is a name of ours, and never a path."""

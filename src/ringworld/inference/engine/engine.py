@@ -151,16 +151,15 @@ class Engine:
 
     def _check(self, request: GenerationRequest) -> None:
         """Refuse what can never be continued here; see `submit`."""
-        new = request.max_new_tokens
         if request.frames:
             wanted = frame_grammar(self._vocabulary, frames=request.frames).last + 1
-            if new != wanted:
-                problem = f"{request.frames} frames are {wanted} tokens, not {new}"
-                raise InputError(problem, field="max_new_tokens", value=new)
+            if request.max_new_tokens != wanted:
+                problem = f"{request.frames} frames are {wanted} tokens, not {request.max_new_tokens}"
+                raise InputError(problem, field="max_new_tokens", value=request.max_new_tokens)
         prompts = [each for each in (request.prompt, request.unconditional) if each is not None]
         for prompt, tokens in zip(prompts, request.most_tokens, strict=True):
-            new = tokens - len(prompt)
-            check_fits(len(prompt), new_tokens=new, context_tokens=self._size.context_tokens)
+            count, context = len(prompt), self._size.context_tokens
+            check_fits(count, new_tokens=tokens - count, context_tokens=context)
             if not 0 <= prompt.min() <= prompt.max() < self._vocab:
                 raise InputError(f"a prompt holds ids that are none of {self._vocab}", field="prompt")
         self._size.check_room(request)

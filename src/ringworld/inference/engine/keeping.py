@@ -15,10 +15,15 @@ from ringworld.inference.engine.scheduler import Scheduler
 from ringworld.inference.prompts import Ids
 from ringworld.model.key_values import KeyValues, cut
 
+Check = Callable[[], object]
+"""Called now and then while something takes long; what it raises ends that."""
 
-def keep(
-    engine: Engine, ids: Ids, *, check: Callable[[], object] = lambda: None
-) -> Generator[KeyValues, None, None]:
+
+def unchecked() -> None:
+    """Let it take as long as it takes."""
+
+
+def keep(engine: Engine, ids: Ids, *, check: Check = unchecked) -> Generator[KeyValues, None, None]:
     """Read ids, and yield the keys and values of all whole pages of them, some pages at a time.
 
     Args:
@@ -45,9 +50,7 @@ def keep(
         beginning.release(wait=False)
 
 
-def recall(
-    engine: Engine, ids: Ids, spans: Iterable[KeyValues], *, check: Callable[[], object] = lambda: None
-) -> int:
+def recall(engine: Engine, ids: Ids, spans: Iterable[KeyValues], *, check: Check = unchecked) -> int:
     """Put what was kept into the cache, but for what is there; return how many of its tokens it holds then.
 
     Where there is no room for all, it is the beginning. Nothing else changes: what is asked next about it
