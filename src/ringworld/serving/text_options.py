@@ -64,7 +64,7 @@ class TextOptions:
             if name in body and body.value(name) != harmless:
                 raise unsupported(name, remedy=remedy)
         # Whoever asks twice without a seed wants two answers, and one with a seed may have 64 bits.
-        seed = body.whole("seed", secrets.randbits(32), least=-(2**63)) % 2**32
+        seed = body.whole("seed", secrets.randbits(32), least=1 - 2**63) % 2**32
         stop = body.texts("stop")
         if len(stop) > _MOST_STOPS:
             raise InputError(f"stop holds {len(stop)} strings, of {_MOST_STOPS} at most", field="stop")
