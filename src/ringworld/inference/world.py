@@ -363,7 +363,7 @@ class World:
 
         Raises:
             InputError: as there.
-            Busy, Closed: as for `Engine.submit`.
+            Busy: as for `Engine.submit`, as is `Closed`.
             Exception: what `check` raises, which is called now and then; nothing is kept.
         """
         path, ids = Path(folder), self.template.beginning(messages)
