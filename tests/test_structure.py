@@ -42,6 +42,7 @@ JAX_FREE = [
     "ringworld.training.config",
     "ringworld.inference.config",
     "ringworld.planning.suggest",
+    "ringworld.inference.engine.cache_size",
     "ringworld.inference.engine.pages",
     "ringworld.inference.engine.scheduler",
     "ringworld.inference.engine.sequence",

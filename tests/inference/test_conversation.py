@@ -39,14 +39,14 @@ def test_the_first_answer_is_that_of_answer_and_later_turns_read_only_what_is_ne
     world = world_of(ring=ring)
     chat = world.chat(max_new_tokens=8)
     chat.add_document(BOOK)
-    told = []
-    first = ask(chat, "Red?", on_read=lambda done, total: told.append((done, total)))
+    reported = []
+    first = ask(chat, "Red?", on_read=lambda done, total: reported.append((done, total)))
     assert first.strip() == world.answer(f"{BOOK}\n\nRed?", max_new_tokens=8)
     turn = chat.last_answer
     assert turn is not None
     assert (turn.read_tokens, turn.written_tokens, turn.finish) == (turn.prompt_tokens, 8, "length")
-    assert told[-1] == (turn.prompt_tokens, turn.prompt_tokens)
-    assert len(told) > 1
+    assert reported[-1] == (turn.prompt_tokens, turn.prompt_tokens)
+    assert len(reported) > 1
     ask(chat, "Why?")
     again = chat.last_answer
     assert again is not None
@@ -90,7 +90,7 @@ def test_an_answer_that_is_stopped_is_kept_and_a_question_that_was_not_read_is_n
     assert chat.messages[2].text == f"{BOOK}\n\nWhy?"
 
 
-def test_a_question_over_the_context_is_refused_and_the_conversation_goes_on():
+def test_a_question_over_the_context_is_refused_and_the_conversation_continues():
     chat = world_of(context_tokens=96).chat(max_new_tokens=200)
     chat.add_document(BOOK * 9)
     with pytest.raises(InputError) as refused:

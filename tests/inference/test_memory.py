@@ -91,7 +91,7 @@ def test_keys_and_values_are_those_that_were_read(kept):
             [*keep(made, Memory.open(kept[0], model=world(2).generator.remembering).ids)], 2
         )
         # The last token of a prompt is read by a step, so that its page is read again.
-        assert made.state.read_tokens - read < made.page_tokens
+        assert made.state.read_tokens - read < made.size.page_tokens
     memory = Memory.open(kept[0], model=world(1).generator.remembering)
     np.testing.assert_array_equal(again, np.concatenate([*memory.spans], axis=2))
 
@@ -99,7 +99,7 @@ def test_keys_and_values_are_those_that_were_read(kept):
 def test_what_is_recalled_twice_or_was_read_meanwhile_is_there_once(kept):
     memory = Memory.open(kept[0], model=world(1).generator.remembering)
     with engine(1) as made:
-        first = memory.ids[: made.page_tokens]
+        first = memory.ids[: made.size.page_tokens]
         list(made.stream(GenerationRequest(prompt=first, max_new_tokens=1)))
         for _ in range(2):
             assert recall(made, memory.ids, memory.spans) == len(memory.ids)
@@ -114,14 +114,14 @@ def test_where_there_is_no_room_the_beginning_is_recalled_and_nothing_is_lost(ke
     with engine(1) as made:
         # Others hold all but two of 32 pages of 32 tokens.
         for i, count in enumerate((14, 14, 2)):
-            scheduler, held = made.hold((np.arange(32 * count + 1) % 250 + i).astype(np.int32))
+            scheduler, held = made.hold((np.arange(32 * count + 1) % 250 + i).astype(np.int32), check=print)
             pages += held
         assert recall(made, memory.ids, memory.spans) == 64 < len(memory.ids)
         made.between_rounds(lambda _, __: scheduler.pages.release(pages))
         assert answer(made, request()) == (kept[1], 64)
 
 
-def test_a_conversation_goes_on_where_it_was_kept_on_another_mesh(kept, tmp_path):
+def test_a_conversation_is_continued_where_it_was_kept_on_another_mesh(kept, tmp_path):
     chat = world(2).chat(max_new_tokens=6)
     chat.add_document("A red circle moves to the right. " * 4)
     before = chat.keep(tmp_path / "book")
@@ -234,6 +234,26 @@ def test_another_model_is_refused(kept, tmp_path):
     with pytest.raises(InputError) as refused:
         world(1).chat().reopen(tmp_path)
     assert refused.value.path == tmp_path
+
+
+def test_a_rounded_memory_is_one_for_rounded_caches_alone(kept, tmp_path):
+    rounded = EngineConfig(max_sequences=2, chunk_tokens=64, cache_type="int8")
+    with world(1).engine(rounded) as made:
+        memory = world(1).keep(SAID, tmp_path / "film", engine=made)
+        expected, _ = answer(made, request())
+        for folder in kept[0], tmp_path / "film":
+            origin = read_origin(folder, kind="memory").identity
+            assert origin["cache_type"] == ("compute" if folder == kept[0] else "int8")
+        with pytest.raises(InputError) as whole:
+            world(1).recall(kept[0], engine=made)
+    with world(1).engine(rounded) as made:
+        world(1).recall(tmp_path / "film", engine=made)
+        assert answer(made, request()) == (expected, len(memory.ids))
+    with engine(1) as made, pytest.raises(InputError) as other:
+        world(1).recall(tmp_path / "film", engine=made)
+    with pytest.raises(InputError) as spoken:
+        world(1).chat().reopen(tmp_path / "film")
+    assert {each.value.field for each in (whole, other, spoken)} == {"cache_type"}
 
 
 @pytest.mark.parametrize(

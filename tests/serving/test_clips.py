@@ -19,7 +19,8 @@ ASKED = [{"role": "user", "content": TEXT}]
 
 @pytest.fixture(scope="module")
 def port():
-    config = EngineConfig(max_sequences=2, chunk_tokens=64)
+    # One context: what is guided shares it with the sequence that it is compared with.
+    config = EngineConfig(max_sequences=2, chunk_tokens=64, cache_tokens=512)
     with WORLD.engine(config) as engine, serving(engine, limits={"max_frames": 9}) as found:
         yield found
 
@@ -65,6 +66,17 @@ def test_an_image_of_an_answer_is_guided_as_one_that_is_drawn_by_itself(port):
     assert codes_of(answered["choices"][0]) == VOCABULARY.decode_frames(drawn).tolist()
     status, answered = chat(port, modalities=["image"], guidance_scale=-1.0)
     assert (status, answered["error"]["param"]) == (400, "guidance_scale")
+
+
+def test_a_guided_answer_of_no_given_length_has_room_for_both_its_sequences(port):
+    letters = list("etaoinshrdlu ., ")
+    for frames in (1, 9):
+        asked = {"modalities": ["text", "video"], "num_frames": frames, "guidance_scale": 4.0}
+        status, answered = chat(port, max_tokens=None, stop=letters, **asked)
+        assert status == 200, answered
+        whole = 512 - answered["usage"]["prompt_tokens"]
+        status, answered = chat(port, max_tokens=whole, **asked)
+        assert (status, answered["error"]["param"]) == (400, "guidance_scale")
 
 
 def test_a_video_comes_within_a_stream(port):

@@ -14,7 +14,8 @@ from ringworld.inference.config import EngineConfig
 from ringworld.serving.errors import ApiError
 from ringworld.serving.form import parse_form
 from ringworld.vision.write_media import write_video
-from tests.serving.test_server import WORLD, eventually, picture, send, serving
+from tests.eventually import eventually
+from tests.serving.test_server import WORLD, picture, send, serving
 
 PROMPT = "A red circle"
 GUIDED = {"seed": 3, "guidance_scale": 2.0}
@@ -145,7 +146,7 @@ def test_a_video_is_asked_for_by_a_form_and_answered_at_once(port):
         assert status == expected
 
 
-def test_a_video_goes_on_from_a_picture_or_a_film(port, tmp_path):
+def test_a_video_continues_a_picture_or_a_film(port, tmp_path):
     red = base64.b64decode(picture().partition(",")[2])
     (tmp_path / "red.png").write_bytes(red)
     write_video(tmp_path / "film.mp4", np.zeros((3, 8, 8, 3), np.uint8), frames_per_second=4)

@@ -11,10 +11,13 @@ import pytest
 
 from ringworld.core.errors import InputError
 from ringworld.inference.config import EngineConfig
+from ringworld.serving import app
 from ringworld.serving.config import ServingConfig, ServingLimits
+from ringworld.serving.deadline import Deadline
 from ringworld.serving.errors import ApiError
 from ringworld.serving.fetch import Fetch, is_public
-from tests.serving.test_server import WORLD, picture, send, serving
+from tests.eventually import eventually
+from tests.serving.test_server import WORLD, asking, picture, send, serving
 
 RED = base64.b64decode(picture().partition(",")[2])
 HERE = ipaddress.ip_address("127.0.0.1")
@@ -98,6 +101,8 @@ def double():
 def fetching(port: int, limits: ServingLimits = LIMITS) -> Fetch:
     return Fetch(
         ServingConfig(name="tiny", limits=limits, allow_host=HOSTS),
+        places=threading.Semaphore(),
+        deadline=Deadline(60),
         resolve=lambda host, _: NAMES[host.rstrip(".")],
         allows=lambda address: address == HERE,
         ports=(port,),
@@ -115,7 +120,7 @@ def refused(port: int, url: str, limits: ServingLimits = LIMITS) -> str:
     return error.value.message
 
 
-def test_a_file_is_fetched_also_where_it_is_led_on(double):
+def test_a_file_is_fetched_also_after_redirects(double):
     for path in ("red.png", "again", "twice"):
         assert fetching(double).fetch(f"http://pictures.test:{double}/{path}", field="image_url") == RED
         assert fetching(double).fetch(f"HTTP://PICTURES.test.:{double}/{path}", field="image_url") == RED
@@ -180,7 +185,12 @@ def test_a_name_that_is_looked_up_too_long_is_given_up():
     over = threading.Event()
     hasty = ServingConfig(name="tiny", limits=ServingLimits(max_fetch_seconds=0.2), allow_host=HOSTS)
     late = Fetch(
-        hasty, resolve=lambda *_: [HERE] if over.wait(60) else [], allows=lambda _: True, ports=(80,)
+        hasty,
+        places=threading.Semaphore(),
+        deadline=Deadline(60),
+        resolve=lambda *_: [HERE] if over.wait(60) else [],
+        allows=lambda _: True,
+        ports=(80,),
     )
     with pytest.raises(ApiError) as refused:
         late.fetch("http://pictures.test/red.png", field="image_url")
@@ -236,12 +246,16 @@ def test_a_name_of_a_host_is_no_address():
         assert (error.value.field, error.value.value) == ("allow_host", host)
 
 
-def test_a_server_shows_what_an_address_holds_where_its_host_is_allowed(double):
+def shown(address: str) -> dict:
+    content = [{"type": "image_url", "image_url": {"url": address}}]
+    return {"messages": [{"role": "user", "content": content}]}
+
+
+def test_a_server_shows_what_an_address_holds_where_its_host_is_allowed(double, monkeypatch):
     url = f"http://pictures.test:{double}/again"
 
     def ids(port: int, address: str):
-        content = [{"type": "image_url", "image_url": {"url": address}}]
-        return send(port, "/tokenize", {"messages": [{"role": "user", "content": content}]})
+        return send(port, "/tokenize", shown(address))
 
     fetch = partial(
         Fetch,
@@ -249,12 +263,17 @@ def test_a_server_shows_what_an_address_holds_where_its_host_is_allowed(double):
         allows=lambda address: address == HERE,
         ports=(double,),
     )
+    monkeypatch.setattr(app, "_MOST_FETCHES", 1)
     with WORLD.engine(EngineConfig(max_sequences=1, chunk_tokens=64)) as engine:
         with serving(engine, allow_host=("pictures.test",), fetch=fetch) as port:
             status, answered = ids(port, url)
             assert (status, answered) == ids(port, picture())
             assert status == 200
             assert ids(port, f"http://inside.test:{double}/")[1]["error"]["code"] == "address_not_fetched"
+            with asking(port, "/tokenize", shown(f"http://pictures.test:{double}/slow")):
+                eventually(lambda: ids(port, url)[1].get("error", {}).get("code") == "too_many_fetches")
+            # Whoever has left is not fetched for.
+            eventually(lambda: ids(port, url)[0] == 200)
         asked = len(Double.asked)
         with serving(engine) as port:
             assert ids(port, url)[0] == 400

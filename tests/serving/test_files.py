@@ -5,6 +5,7 @@ import io
 import json
 import os
 import subprocess
+import sys
 import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +18,7 @@ from PIL import Image
 from ringworld.core.errors import InputError
 from ringworld.inference.config import EngineConfig
 from ringworld.serving.config import ServingConfig, ServingLimits
+from ringworld.serving.deadline import Deadline
 from ringworld.serving.errors import ApiError
 from ringworld.serving.files import Files
 from ringworld.serving.form import Form, Upload
@@ -25,9 +27,10 @@ from ringworld.serving.media import Kind, Media
 from ringworld.serving.metrics import Metrics
 from ringworld.text.templates import ChatTemplate, Message
 from ringworld.vision.write_media import write_video
+from tests.eventually import eventually
 from tests.inference.tiny_world import TOKENIZER, VOCABULARY
 from tests.serving.test_drawing import fetch
-from tests.serving.test_server import WORLD, eventually, picture, send, serving
+from tests.serving.test_server import WORLD, picture, send, serving
 
 FORM = "multipart/form-data; boundary=xyz"
 
@@ -158,13 +161,15 @@ def test_what_is_above_a_limit_is_refused_by_an_error_of_its_own(film):
     cases: list[tuple[bytes, dict[str, Any], str]] = [
         (png(64), {"max_pixels": 4095}, "too_many_pixels"),
         (film, {"max_video_seconds": 1.0}, "video_too_long"),
-        (png(64), {"max_decode_seconds": 0.05}, "media_too_costly"),
+        (png(64), {"max_decode_seconds": 0.05}, "decode_time_exceeded"),
         # Less than what the process has already.
-        (png(4000), {"max_decode_bytes": 2**20}, "media_too_costly"),
+        (png(4000), {"max_decode_bytes": 2**20}, "decode_memory_exceeded"),
     ]
     for content, limits, code in cases:
         with pytest.raises(ApiError) as refused:
-            Media(WORLD, limits=ServingLimits(**limits)).codes(content, kind="any", field="file")
+            Media(WORLD, limits=ServingLimits(**limits)).codes(
+                content, kind="any", field="file", deadline=Deadline(60)
+            )
         assert (refused.value.status, refused.value.code, refused.value.param) == (400, code, "file")
 
 
@@ -184,7 +189,7 @@ def test_files_that_wait_for_a_decoder_are_few_and_let_nobody_else_wait(port, mo
         assert ids_of(port, {"type": "text", "text": "A"})
         held.set()
     codes = Counter(each.result()[1]["error"]["code"] for each in asked)
-    assert codes == {"queue_full": 2, "media_too_costly": 18}
+    assert codes == {"queue_full": 2, "decode_time_exceeded": 18}
 
 
 def test_no_more_is_decoded_than_the_context_holds(port, monkeypatch):
@@ -203,6 +208,23 @@ def test_no_more_is_decoded_than_the_context_holds(port, monkeypatch):
     assert len(decoded) == 3
 
 
+def test_a_decoder_ends_with_whoever_started_it():
+    program = "\n".join(
+        (
+            "import time, ringworld.serving.decode_media as decoder",
+            "decoder.read = lambda request: print('reads', flush=True) or time.sleep(600)",
+            "decoder.main()",
+        )
+    )
+    limits = json.dumps({"memory_bytes": 2**40, "cpu_seconds": 600})
+    command = [sys.executable, "-c", program, limits]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as decoder:
+        assert decoder.stdin is not None and decoder.stdout is not None
+        assert decoder.stdout.readline() == b"reads\n"
+        decoder.stdin.close()
+        assert decoder.wait(60) == 1
+
+
 def test_a_decoder_sees_no_secret_and_leaves_no_file(film, tmp_path, monkeypatch):
     monkeypatch.setenv("RINGWORLD_API_KEYS", "a-secret-key")
     monkeypatch.setenv("TMPDIR", str(tmp_path))
@@ -216,7 +238,7 @@ def test_a_decoder_sees_no_secret_and_leaves_no_file(film, tmp_path, monkeypatch
         return run(command, **options)
 
     monkeypatch.setattr(subprocess, "run", watched)
-    assert media.codes(film, kind="video", field="file").shape[1] == 4
+    assert media.codes(film, kind="video", field="file", deadline=Deadline(60)).shape[1] == 4
     wrong: list[tuple[bytes, Kind]] = [
         (b"\x00broken", "any"),
         (png(8), "video"),
@@ -225,7 +247,7 @@ def test_a_decoder_sees_no_secret_and_leaves_no_file(film, tmp_path, monkeypatch
     ]
     for content, kind in wrong:
         with pytest.raises(InputError) as refused:
-            media.codes(content, kind=kind, field="file")
+            media.codes(content, kind=kind, field="file", deadline=Deadline(60))
         assert refused.value.field == "file"
         assert str(tmp_path) not in str(refused.value)
     assert len(files) == 5

@@ -1,19 +1,26 @@
 """Whatever bytes come, the answer is none of an error of ours, and nothing stays behind."""
 
+import asyncio
 import http.client
 import json
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from starlette.types import Message
 
+from ringworld.core.errors import InputError
 from ringworld.inference.config import EngineConfig
-from ringworld.serving.errors import ApiError
+from ringworld.serving.errors import ApiError, refusal
 from ringworld.serving.form import parse_form
+from ringworld.serving.in_flight import InFlight
+from ringworld.serving.metrics import Metrics
+from tests.eventually import eventually
 from tests.serving.test_drawing import fetch, form
-from tests.serving.test_server import WORLD, eventually, send, serving
+from tests.serving.test_server import WORLD, send, serving
 
 LIMITS = {"max_body_bytes": 100_000, "max_choices": 4, "max_frames": 2, "max_videos": 1, "max_files": 1}
 SAID = [{"role": "user", "content": "A"}]
@@ -90,6 +97,71 @@ def test_any_json_is_answered_or_refused_by_its_field(served, sent):
         error = json.loads(answered)["error"]
         assert error["message"]
         assert set(error) == {"message", "type", "param", "code"}
+
+
+def test_numbers_that_overflow_are_answered_in_numbers(served):
+    most = 1e300
+    asked = {
+        **{"messages": SAID, "modalities": ["image"], "logprobs": True, "top_logprobs": 5, "max_tokens": 12},
+        **{"guidance_scale": most, "temperature": most, "repetition_penalty": most, "seed": 3},
+    }
+    status, _, answered = fetch(
+        served[1],
+        "/v1/chat/completions",
+        method="POST",
+        body=json.dumps(asked).encode(),
+        **{"Content-Type": "application/json"},
+    )
+    assert status == 200
+    # Python's reader takes NaN, which is not JSON.
+    (choice,) = json.loads(answered, parse_constant=pytest.fail)["choices"]
+    assert choice["message"]["images"]
+    for token in choice["logprobs"]["content"]:
+        nats = [each["logprob"] for each in token["top_logprobs"]]
+        assert nats and all(-9999 <= each <= 0 for each in (*nats, token["logprob"]))
+    drawn = choice["logprobs"]["content"][0]["top_logprobs"]
+    assert len(drawn) == 5
+    # After the last code there is one that may follow.
+    assert min(len(token["top_logprobs"]) for token in choice["logprobs"]["content"]) == 1
+
+
+def test_a_name_that_no_response_could_hold_is_not_kept(served):
+    said = [{"role": "user", "content": "A red circle. " * 9}, {"role": "assistant", "content": "Right."}]
+    status, answered = send(served[1], "/v1/memories", {"messages": said, "name": "\ud800"})
+    assert (status, answered["error"]["param"]) == (400, "name")
+    assert send(served[1], "/v1/memories")[1]["data"] == []
+
+
+def test_no_path_of_the_server_is_shown():
+    path = Path("/srv/models/secret/tokenizer_config.json")
+    problem = f"the chat template in {path} cannot be used"
+    answered = refusal(InputError(problem, field="chat_template", path=path)).body
+    assert b"tokenizer_config.json" in answered
+    assert b"secret" not in answered
+
+
+def test_a_client_that_reads_no_further_loses_its_place(served):
+    async def never(*_: object) -> None:
+        await asyncio.Event().wait()
+
+    async def ask() -> list[Message]:
+        sent: list[Message] = []
+        limited = InFlight(never, most=1, most_seconds=0.05, metrics=Metrics(served[0]))
+
+        async def send(message: Message) -> None:
+            sent.append(message)
+
+        async def receive() -> Message:
+            return {}
+
+        scope = {"type": "http", "path": "/v1/completions"}
+        await asyncio.gather(*(limited(scope, receive, send) for _ in range(2)))
+        await limited(scope, receive, send)
+        return sent
+
+    # Of the two that came together one was refused, and the third found the place of the other.
+    starts = [each["status"] for each in asyncio.run(ask()) if each["type"] == "http.response.start"]
+    assert starts == [429]
 
 
 def test_a_value_that_is_nested_as_deeply_as_json_may_be_is_refused(served):

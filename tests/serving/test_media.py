@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ringworld.serving import media as media_module
 from ringworld.serving.config import ServingLimits
+from ringworld.serving.deadline import Deadline
 from ringworld.serving.media import Media
 from tests.serving.test_server import WORLD
 
@@ -29,7 +29,7 @@ def decoded(monkeypatch) -> list[object]:
         found.append(args)
         return run(*args, **options)
 
-    monkeypatch.setattr(media_module.subprocess, "run", counted)
+    monkeypatch.setattr(subprocess, "run", counted)
     return found
 
 
@@ -38,7 +38,7 @@ def test_a_file_is_decoded_once_while_its_codes_are_remembered(decoded):
     media = Media(WORLD, limits=ServingLimits(), most_known_bytes=2 * frame_bytes)
 
     def codes(value: int) -> np.ndarray:
-        return media.codes(picture(value), kind="image", field="messages")
+        return media.codes(picture(value), kind="image", field="messages", deadline=Deadline(60))
 
     black = codes(0)
     np.testing.assert_array_equal(codes(0), black)
@@ -55,6 +55,6 @@ def test_a_file_is_decoded_once_while_its_codes_are_remembered(decoded):
 
 def test_what_was_read_as_a_picture_is_looked_at_again_where_a_film_is_shown(decoded):
     media = Media(WORLD, limits=ServingLimits())
-    media.codes(picture(0), kind="image", field="messages")
-    media.codes(picture(0), kind="any", field="messages")
+    media.codes(picture(0), kind="image", field="messages", deadline=Deadline(60))
+    media.codes(picture(0), kind="any", field="messages", deadline=Deadline(60))
     assert len(decoded) == 2

@@ -41,7 +41,7 @@ def answer(port: int, **body):
     ]
 
 
-def test_a_conversation_is_kept_and_goes_on_in_another_server(port, folder):
+def test_a_conversation_is_kept_and_continued_in_another_server(port, folder):
     status, kept = send(port, "/v1/memories", {"messages": SAID, "name": "A <b>circle</b>"})
     assert (status, kept["name"]) == (200, "A <b>circle</b>")
     expected, _ = answer(port, messages=[*SAID, *ASKED])

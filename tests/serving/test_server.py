@@ -5,12 +5,13 @@ import base64
 import http.client
 import io
 import json
+import signal
 import socket
 import subprocess
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,9 @@ from ringworld.inference.engine.engine import Engine
 from ringworld.serving.app import Server
 from ringworld.serving.config import ServingConfig, ServingLimits
 from ringworld.serving.fetch import Fetch
+from ringworld.text import templates
 from ringworld.text.templates import ChatTemplate, Message
+from tests.eventually import eventually
 from tests.inference.tiny_world import TOKENIZER, VOCABULARY, make_world
 
 WORLD = make_world(ring=1).world
@@ -78,6 +81,19 @@ def send(port: int, path: str, body=None, *, headers=None, raw: bytes | None = N
     return response.status, json.loads(answered) if is_json else answered
 
 
+@contextmanager
+def asking(port: int, path: str, body: Any):
+    """Ask for something, and leave without waiting for it."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
+    sock = connection.sock
+    assert sock is not None
+    yield connection
+    with suppress(OSError):
+        sock.shutdown(socket.SHUT_RDWR)
+    connection.close()
+
+
 def chat(port: int, **body) -> Any:
     return send(port, "/v1/chat/completions", {"messages": ASKED, "max_tokens": 8, **body})
 
@@ -90,13 +106,6 @@ def events(answered: str) -> list[dict]:
     lines = [line for line in answered.split("\n\n") if line and not line.startswith(":")]
     assert lines.pop() == "data: [DONE]"
     return [json.loads(line.removeprefix("data: ")) for line in lines]
-
-
-def eventually(holds) -> None:
-    until = time.monotonic() + 30
-    while not holds():
-        assert time.monotonic() < until
-        time.sleep(0.01)
 
 
 def test_an_answer_is_that_of_a_conversation(port):
@@ -441,7 +450,7 @@ def test_a_stream_is_kept_alive_while_what_it_shows_is_decoded(engine, monkeypat
 
     def late(command, **_):
         assert over.wait(60)
-        return subprocess.CompletedProcess(command, 1, stdout=b"")
+        return subprocess.CompletedProcess(command, -signal.SIGKILL, stdout=b"")
 
     monkeypatch.setattr(subprocess, "run", late)
     body = {
@@ -459,7 +468,7 @@ def test_a_stream_is_kept_alive_while_what_it_shows_is_decoded(engine, monkeypat
         last = [line for line in response.read().decode().splitlines() if line.startswith("data:")]
         connection.close()
     # What is found wrong after the status was sent is an event.
-    assert json.loads(last[-1].removeprefix("data: "))["error"]["code"] == "media_too_costly"
+    assert json.loads(last[-1].removeprefix("data: "))["error"]["code"] == "decode_memory_exceeded"
 
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/memories", "/tokenize"])
@@ -477,6 +486,15 @@ def test_time_is_bounded_also_before_the_engine_is_asked(engine, path, tmp_path,
         assert not over.is_set()
         over.set()
     assert (status, answered["error"]["code"]) == (504, "time_limit_exceeded")
+
+
+def test_a_machine_that_is_too_busy_for_a_chat_template_says_so(engine, monkeypatch):
+    with serving(engine) as port:
+        with monkeypatch.context() as busy:
+            busy.setattr(templates, "_WAIT_SECONDS", 1e-3)
+            status, answered = chat(port)
+            assert (status, answered["error"]["code"]) == (503, "server_busy")
+        assert chat(port)[0] == 200
 
 
 @pytest.mark.parametrize(
@@ -505,16 +523,76 @@ def test_errors_have_the_codes_that_clients_know(port, path, body, status, code)
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_client_that_goes_away_is_not_written_for(port, engine, stream):
     written = engine.state.written_tokens
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-    body = json.dumps({"prompt": [7], "max_tokens": 500, "stream": stream, "temperature": 0})
-    connection.request("POST", "/v1/completions", body, {"Content-Type": "application/json"})
-    eventually(lambda: engine.state.written_tokens > written + 2)
-    assert connection.sock is not None
-    connection.sock.shutdown(socket.SHUT_RDWR)
-    connection.close()
+    body = {"prompt": [7], "max_tokens": 500, "stream": stream, "temperature": 0}
+    with asking(port, "/v1/completions", body):
+        eventually(lambda: engine.state.written_tokens > written + 2)
     eventually(lambda: engine.state.running == 0)
     assert engine.state.written_tokens < written + 500
     assert engine.state.held_pages == 0
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/chat/completions", {}),
+        ("/v1/chat/completions", {"stream": True}),
+        ("/v1/memories", {}),
+        ("/tokenize", {}),
+        ("/v1/videos", {"prompt": "A", "input_reference": {"image_url": picture()}}),
+    ],
+)
+def test_nothing_is_decoded_for_a_client_who_has_gone_away(engine, path, body, tmp_path, monkeypatch):
+    begun, ended = threading.Event(), threading.Event()
+
+    def decode(command, *, stdin, **_):
+        begun.set()
+        stdin.read()
+        ended.set()
+        return subprocess.CompletedProcess(command, 1)
+
+    monkeypatch.setattr(subprocess, "run", decode)
+    parts = [{"type": "image_url", "image_url": picture()}]
+    said = {} if "prompt" in body else {"messages": [{"role": "user", "content": parts}]}
+    with serving(engine, keep_alive_seconds=0.05, memory_folder=tmp_path) as port:
+        with asking(port, path, said | body):
+            assert begun.wait(60) and not ended.wait(0.2)
+        assert ended.wait(60)
+        counted = f'ringworld_http_requests_total{{path="{path}",status="499"}}'
+        eventually(lambda: body.get("stream") or counted in send(port, "/metrics")[1])
+
+
+def test_nothing_is_kept_for_a_client_who_has_gone_away(engine, tmp_path):
+    held, over = threading.Event(), threading.Event()
+
+    def wait(*_: object) -> None:
+        held.set()
+        assert over.wait(60)
+
+    read = engine.state.read_tokens
+    with serving(engine, memory_folder=tmp_path) as port:
+        engine.between_rounds(wait)
+        assert held.wait(60)
+        said = [{"role": "user", "content": TEXT * 9}, {"role": "assistant", "content": "A"}]
+        with asking(port, "/v1/memories", {"messages": said}):
+            eventually(lambda: engine.state.waiting == 1)
+        counted = 'ringworld_http_requests_total{path="/v1/memories",status="499"}'
+        eventually(lambda: counted in send(port, "/metrics")[1])
+        time.sleep(0.3)  # More than the thread that reads waits before it looks again.
+        over.set()
+        eventually(lambda: engine.state.waiting == engine.state.running == 0)
+    assert engine.state.read_tokens == read
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_requests_beyond_those_that_are_answered_at_once_are_refused(engine):
+    long = {"prompt": [7], "max_tokens": 500, "stream": True, "temperature": 0}
+    with serving(engine, limits={"max_requests": 1}) as port:
+        with asking(port, "/v1/completions", long) as connection:
+            assert connection.getresponse().readline().startswith(b"data:")
+            status, answered = send(port, "/v1/models")
+            assert (status, answered["error"]["code"]) == (429, "too_many_requests")
+            assert send(port, "/health")[0] == 200
+        eventually(lambda: send(port, "/v1/models")[0] == 200)
 
 
 def test_more_than_can_wait_is_refused_and_what_waits_is_answered(port):

@@ -73,10 +73,10 @@ def serve(
     if memories is not None:
         memories.mkdir(parents=True, exist_ok=True)
 
-    def say(address: str) -> None:
+    def announce(address: str) -> None:
         print(f"{config.name} is served at {address}/v1; Ctrl-C stops it", file=sys.stderr, flush=True)
 
-    run(world, config=config, engine=engine or EngineConfig(), on_ready=say)
+    run(world, config=config, engine=engine or EngineConfig(), on_ready=announce)
 
 
 def _keys(file: Path | None) -> tuple[str, ...]:

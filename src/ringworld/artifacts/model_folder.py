@@ -210,7 +210,7 @@ def save_other_model(
         model: all but its tokenizer.
         tokenizers: of words and, where it sees, of frames.
         origin: where it comes from; the fingerprint of the weights is added to its identity. None leaves it
-            out, so that the folder is nobody's.
+            out, so that the folder belongs to no run.
     """
     with writing_folder(folder) as unfinished:
         write_tensors(unfinished, model.tensors)

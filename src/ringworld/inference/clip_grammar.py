@@ -35,7 +35,7 @@ class ClipGrammar:
         """Refuse clips of no frames, and models that draw none.
 
         Raises:
-            InputError: so it is.
+            InputError: `most_frames` is below 1, or the model draws no frames.
         """
         check_range(self, "most_frames", least=1, remedy="use 1 for an image")
         if not self.vocabulary.codes:

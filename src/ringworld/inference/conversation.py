@@ -189,8 +189,8 @@ class Conversation:
         """Go on with a conversation that was kept, in place of this one, of which nothing is read again.
 
         Raises:
-            InputError: it is no memory of this model, or damaged, or longer than the context; this
-                conversation is then as it was, but is read again.
+            InputError: it is no memory of this model, damaged, of a cache in int8, or longer than the
+                context; this conversation is then as it was, but is read again.
         """
         memory = Memory.open(Path(folder), model=self._generator.remembering)
         self._check_room(memory.ids)

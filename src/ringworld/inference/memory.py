@@ -1,6 +1,7 @@
 """A context that was read, in a folder: the next question begins at once, tomorrow or on another mesh.
 
-FOLDER/origin.json            kind, versions, and in its identity the model and the checksum of memory.json
+FOLDER/origin.json            kind, versions, and in its identity the model, the type of its cache, and the
+                              checksum of memory.json
 FOLDER/memory.json            the conversation, and the checksum of each file
 FOLDER/context.safetensors    ids [tokens], and the codes of what the conversation shows [frames, codes]
 FOLDER/spans/00000.safetensors keys and values [layers, 2, tokens, kv_heads, head] of some tokens, as bits
@@ -10,7 +11,7 @@ import hashlib
 import json
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,7 +28,7 @@ from ringworld.core.files import sha256_file, write_json_atomic, writing_folder
 from ringworld.core.fingerprint import fingerprint
 from ringworld.core.origin import ORIGIN_FILE, Origin, read_origin, write_origin
 from ringworld.inference.prompts import Ids
-from ringworld.model.config import Architecture
+from ringworld.model.config import Architecture, CacheType
 from ringworld.model.decode import GenerationWeights
 from ringworld.model.forward import Forward
 from ringworld.model.key_values import KeyValues
@@ -40,7 +41,7 @@ _AGAIN = "delete it, and keep the conversation again"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Remembering:
-    """The model that a memory belongs to, as it is loaded."""
+    """The model that a memory belongs to, as it is loaded, and the cache that holds it."""
 
     fingerprint: str
     """What changes with all that keys and values depend on, but for their rounding on another mesh."""
@@ -48,6 +49,8 @@ class Remembering:
     compute: str
     """Type of keys and values."""
     vocabulary: Vocabulary
+    cache_type: CacheType = "compute"
+    """How the cache keeps them: a memory holds what was rounded there, in the compute type."""
 
     @staticmethod
     def of(
@@ -64,6 +67,10 @@ class Remembering:
             compute=compute,
             vocabulary=vocabulary,
         )
+
+    def of_cache(self, cache_type: CacheType) -> "Remembering":
+        """Return the same for a cache of another type."""
+        return replace(self, cache_type=cache_type)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -128,19 +135,27 @@ class Memory:
             model: that is to remember.
 
         Raises:
-            InputError: it is no memory or damaged, or another model's.
+            InputError: it is no memory or damaged, or another model's or that of a cache of another type.
         """
         identity = read_origin(folder, kind="memory").identity
-        theirs = identity.get("model")
-        if theirs != model.fingerprint:
-            raise InputError(
-                f"{folder / ORIGIN_FILE} names the model {theirs!r:.40}, and the one that is loaded is "
-                f"{model.fingerprint!r}",
-                path=folder / ORIGIN_FILE,
-                field="model",
-                value=theirs,
-                remedy="load the model that kept it, with its weights in the same type",
-            )
+        for field, ours, remedy in (
+            ("model", model.fingerprint, "load the model that kept it, with its weights in the same type"),
+            (
+                "cache_type",
+                model.cache_type,
+                "use an engine of that cache_type, or keep the conversation again",
+            ),
+        ):
+            theirs = identity.get(field)
+            if theirs != ours:
+                raise InputError(
+                    f"{folder / ORIGIN_FILE} names the {field} {theirs!r:.40}, and the one that is loaded is "
+                    f"{ours!r}",
+                    path=folder / ORIGIN_FILE,
+                    field=field,
+                    value=theirs,
+                    remedy=remedy,
+                )
         path = folder / _MEMORY_FILE
         _checked(path, identity.get("memory"))
         found = read_as(_Contents, path)
@@ -244,7 +259,11 @@ def save_memory(
             spans=tuple(kept),
         )
         write_json_atomic(unfinished / _MEMORY_FILE, to_json(contents))
-        identity = {"model": model.fingerprint, "memory": sha256_file(unfinished / _MEMORY_FILE)}
+        identity = {
+            "model": model.fingerprint,
+            "cache_type": model.cache_type,
+            "memory": sha256_file(unfinished / _MEMORY_FILE),
+        }
         write_origin(unfinished, Origin(kind="memory", identity=identity))
 
 

@@ -24,7 +24,7 @@ def guide(
     `vision_generation.py` does.
     """
     given, free = conditional.astype(jnp.float32), unconditional.astype(jnp.float32)
-    return free + scale * (given - free)
+    return _finite(free + scale * (given - free))
 
 
 def row_keys(seeds: UInt32[Array, " batch"], prompts: UInt32[Array, " batch"]) -> Key[Array, " batch"]:

@@ -26,7 +26,7 @@ from ringworld.inference.config import (
 )
 from ringworld.inference.conversation import Conversation
 from ringworld.inference.engine.engine import Engine
-from ringworld.inference.engine.keeping import keep, recall
+from ringworld.inference.engine.keeping import Check, keep, recall, unchecked
 from ringworld.inference.engine.sequence import GenerationRequest
 from ringworld.inference.generator import Generator
 from ringworld.inference.memory import Memory, save_memory
@@ -357,28 +357,30 @@ class World:
         *,
         engine: Engine,
         name: str = "",
+        check: Check = unchecked,
     ) -> Memory:
         """Read a conversation with an engine of this model, and keep it in a folder, as `Conversation.keep`.
 
         Raises:
             InputError: as there.
-            Busy: as many requests wait as may.
-            Closed: the engine is closed.
+            Busy: as for `Engine.submit`, as is `Closed`.
+            Exception: what `check` raises, which is called now and then; nothing is kept.
         """
-        path, ids, model = Path(folder), self.template.beginning(messages), self.generator.remembering
-        with closing(keep(engine, ids)) as spans:
+        path, ids = Path(folder), self.template.beginning(messages)
+        model = self.generator.remembering.of_cache(engine.cache_type)
+        with closing(keep(engine, ids, check=check)) as spans:
             save_memory(path, name=name or path.name, messages=messages, ids=ids, spans=spans, model=model)
         return Memory.open(path, model=model)
 
-    def recall(self, folder: str | os.PathLike[str], *, engine: Engine) -> Memory:
+    def recall(self, folder: str | os.PathLike[str], *, engine: Engine, check: Check = unchecked) -> Memory:
         """Put what was kept in a folder into the cache of an engine, where a question finds it.
 
         Raises:
-            InputError: it is no memory of this model, or damaged.
+            InputError: it is no memory of this model and of a cache of the engine's type, or damaged.
             Closed: the engine is closed.
         """
-        memory = Memory.open(Path(folder), model=self.generator.remembering)
-        recall(engine, memory.ids, memory.spans)
+        memory = Memory.open(Path(folder), model=self.generator.remembering.of_cache(engine.cache_type))
+        recall(engine, memory.ids, memory.spans, check=check)
         return memory
 
     def engine(self, config: EngineConfig | None = None) -> Engine:

@@ -2,36 +2,44 @@
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from ringworld.core.version import __version__
 from ringworld.inference.engine.engine import Engine
 from ringworld.inference.world import World
+from ringworld.serving.attachments import Attachments
 from ringworld.serving.backend import Backend
-from ringworld.serving.chat import Speech
+from ringworld.serving.chat import ChatBackend
 from ringworld.serving.config import ServingConfig
+from ringworld.serving.deadline import Deadline
 from ringworld.serving.errors import ApiError
 from ringworld.serving.fetch import Fetch
 from ringworld.serving.files import Files
 from ringworld.serving.gate import Gate
 from ringworld.serving.images import ImageRoutes
+from ringworld.serving.in_flight import InFlight
 from ringworld.serving.media import Media
 from ringworld.serving.memories import Memories
 from ringworld.serving.metrics import Metrics
 from ringworld.serving.models import Models
-from ringworld.serving.shown import Shown
 from ringworld.serving.texts import Texts
 from ringworld.serving.videos import Videos
 from ringworld.serving.web_page import NAMES, show_page
 
 _THREADS = 64
-"""More than files that may wait for a decoder, so that nobody waits for a thread."""
+"""More than files that may wait for a decoder or be fetched, so that nobody waits for a thread."""
+_MOST_FETCHES = 16
+"""Addresses that are fetched at once."""
 _SWEEP_SECONDS = 60.0
+_GRACE_SECONDS = 60.0
+"""For sending what a request that took all of its time is answered."""
 
 
 class Server:
@@ -47,7 +55,7 @@ class Server:
         engine: Engine,
         *,
         config: ServingConfig,
-        fetch: Callable[[ServingConfig], Fetch] = Fetch,
+        fetch: Callable[..., Fetch] = Fetch,
     ) -> None:
         """Join a model and its engine, which the caller closes; `fetch` begins to fetch for a request."""
         self._engine, self._metrics = engine, Metrics(engine)
@@ -56,13 +64,14 @@ class Server:
         backend = Backend(world=world, engine=engine, config=config, metrics=self._metrics)
         self._files = Files(gate, limits=config.limits)
         memories = Memories(backend, gate=gate)
-        media = Media(world, limits=config.limits)
+        media, fetching = Media(world, limits=config.limits), threading.BoundedSemaphore(_MOST_FETCHES)
 
-        def show() -> Shown:
-            return Shown(media, files=self._files, fetch=fetch(config) if config.allow_host else None)
+        def attach(deadline: Deadline) -> Attachments:
+            fetches = fetch(config, places=fetching, deadline=deadline) if config.allow_host else None
+            return Attachments(media, files=self._files, fetch=fetches, deadline=deadline)
 
-        speech = Speech(world, show=show, remembered=memories.messages)
-        self._videos = Videos(backend, gate=gate, show=show)
+        chat = ChatBackend(world, engine.size, attach=attach, remembered=memories.messages)
+        self._videos = Videos(backend, gate=gate, attach=attach)
         self.app = Starlette(
             routes=[
                 *(gate.route(f"/{name}", show_page, open_to_all=True) for name in NAMES),
@@ -70,11 +79,19 @@ class Server:
                 gate.route("/version", self._version),
                 gate.route("/metrics", self._show_metrics),
                 *Models(backend, gate=gate).routes(),
-                *Texts(backend, gate=gate, speech=speech, memories=memories).routes(),
-                *memories.routes(speech),
+                *Texts(backend, gate=gate, chat=chat, memories=memories).routes(),
+                *memories.routes(chat),
                 *self._files.routes(),
                 *ImageRoutes(backend, gate=gate).routes(),
                 *self._videos.routes(),
+            ],
+            middleware=[
+                Middleware(
+                    InFlight,
+                    most=config.limits.max_requests,
+                    most_seconds=config.limits.max_seconds + _GRACE_SECONDS,
+                    metrics=self._metrics,
+                )
             ],
             lifespan=self._lifespan,
             exception_handlers={404: gate.no_such_path, 405: gate.no_such_path},

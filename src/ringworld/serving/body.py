@@ -51,6 +51,7 @@ class Body:
         value = self._values.get(name, default)
         if not isinstance(value, str):
             raise self._wrong(name, value, "a string")
+        self._check_unicode(name, value)
         return value
 
     def flag(self, name: str, default: bool = False) -> bool:
@@ -76,6 +77,7 @@ class Body:
         value = [value] if isinstance(value, str) else value
         if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
             raise self._wrong(name, value, "a string or a list of strings")
+        self._check_unicode(name, *value)
         return tuple(value)
 
     def part(self, name: str) -> "Body":
@@ -92,6 +94,15 @@ class Body:
     def path(self, name: str) -> str:
         """Return the field as errors call it, such as `messages[0].content`."""
         return f"{self._where}.{name}" if self._where else name
+
+    def _check_unicode(self, name: str, *texts: str) -> None:
+        """Refuse what JSON can spell, and no file or response can hold."""
+        try:
+            for text in texts:
+                text.encode()
+        except UnicodeEncodeError:
+            problem = f"{self.path(name)} holds half of a surrogate pair, which is no character"
+            raise InputError(problem, field=self.path(name), remedy="send Unicode") from None
 
     def _wrong(self, name: str, value: Any, expected: str) -> InputError:
         field = self.path(name) if name else self._where or "body"

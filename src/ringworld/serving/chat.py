@@ -3,6 +3,7 @@
 import secrets
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -10,36 +11,40 @@ import numpy as np
 
 from ringworld.core.errors import InputError
 from ringworld.inference.batches import TooLong
+from ringworld.inference.engine.cache_size import CacheSize
 from ringworld.inference.engine.sequence import MOST_ALTERNATIVES, Piece, ScoredToken
 from ringworld.inference.world import World
-from ringworld.serving.asked import Wanted, token_text, usage
+from ringworld.serving.attachments import Attachments
 from ringworld.serving.body import Body
 from ringworld.serving.clips import clips_in, clips_of, last_clip, shown_as
 from ringworld.serving.config import ServingLimits
+from ringworld.serving.deadline import Deadline
 from ringworld.serving.errors import unsupported
 from ringworld.serving.media import Kind
-from ringworld.serving.shown import Shown
+from ringworld.serving.text_options import TextOptions, token_text, usage
 from ringworld.text.templates import Message, joined
 
 _ROLES = ("system", "developer", "user", "assistant")
 _PICTURES: dict[str, Kind] = {"image_url": "image", "video_url": "video"}
 
 
-class Speech:
-    """How a model is spoken to, which `World.chat` does alike; asked of the template once.
+class ChatBackend:
+    """What reads the conversations of requests, as `World.chat` reads them.
 
     Attributes:
         template: how turns become ids.
+        size: of the cache in which they are continued.
         context_tokens: most of them.
-        show: begins to read what a request shows.
-        remembered: the conversation of a memory that it names.
+        attach: returns what a request attaches, for its deadline.
+        remembered: returns the conversation of a memory by its id.
     """
 
     def __init__(
         self,
         world: World,
+        size: CacheSize,
         *,
-        show: Callable[[], Shown],
+        attach: Callable[[Deadline], Attachments],
         remembered: Callable[[str], Sequence[Message]],
     ) -> None:
         """Take what came with the model.
@@ -47,7 +52,7 @@ class Speech:
         Raises:
             InputError: it is no template.
         """
-        self.show, self.remembered = show, remembered
+        self.size, self.attach, self.remembered = size, attach, remembered
         self.template = world.template
         self.context_tokens = world.generator.limits.max_context_tokens
 
@@ -65,44 +70,56 @@ class Chat:
     """One request for an answer.
 
     Attributes:
-        wanted: how answers are drawn, and whether they are streamed.
-        requests: what the engine is asked, a request an answer.
-        draws: whether an answer may hold images or videos, so that what is said of it takes long.
+        options: how answers are drawn, and whether they are streamed.
+        requests: to the engine, one an answer.
+        draws: whether an answer may hold images or videos, so that its events take long to make.
     """
 
-    def __init__(self, body: Body, world: World, *, speech: Speech, name: str, limits: ServingLimits) -> None:
+    def __init__(
+        self,
+        body: Body,
+        world: World,
+        *,
+        chat: ChatBackend,
+        attachments: Attachments,
+        name: str,
+        limits: ServingLimits,
+    ) -> None:
         """Read the request; it takes long where a video is to be read, so call it in a thread.
 
         Raises:
             InputError: a field has another type or is out of range, or the template refuses the conversation.
             ApiError: a field is not supported.
         """
-        self._world, self._shown = world, speech.show()
+        self._world, self._attachments = world, attachments
         self._head = {
             "id": f"chatcmpl-{secrets.token_hex(12)}",
             "created": int(time.time()),
             "model": name,
         }
-        self.wanted = Wanted.of(
+        self.options = TextOptions.of(
             body, default=world.sampling.answer, prompts=1, most_choices=limits.max_choices
         )
-        prompt = speech.template.encode(messages_of(body, speech))
-        clips, begins = clips_of(body, world, sampling=self.wanted.sampling, limits=limits)
+        prompt = chat.template.encode(messages_of(body, chat, attachments=attachments))
+        clips, begins = clips_of(body, world, sampling=self.options.sampling, limits=limits)
         self.draws = clips is not None
         if clips is not None and begins:
             prompt = np.concatenate([prompt, np.array(clips.grammar.begin, np.int32)])
         guided = clips is not None and clips.sampling.guidance_scale != 1
-        asked = "max_completion_tokens" if "max_completion_tokens" in body else "max_tokens"
+        field = "max_completion_tokens" if "max_completion_tokens" in body else "max_tokens"
         self._logprobs = body.flag("logprobs")
         alternatives = body.whole("top_logprobs", 0, least=0, most=MOST_ALTERNATIVES)
-        self.requests = self.wanted.requests(
+        requests = self.options.requests(
             [prompt],
             clips=clips,
             unconditional=world.prompts.unconditional() if guided else None,
-            max_new_tokens=body.whole(asked, max(1, speech.context_tokens - len(prompt)), least=1),
-            ends=speech.ends,
+            max_new_tokens=1,
+            ends=chat.ends,
             alternatives=alternatives if self._logprobs else 0,
         )
+        # Where even one token is too many, the engine says why.
+        most = body.whole(field, max(1, chat.size.room(requests[0])), least=1)
+        self.requests = [replace(each, max_new_tokens=most) for each in requests]
         self._begun = [False] * len(self.requests)
 
     def whole(self, pieces: Sequence[Sequence[Piece]]) -> dict[str, Any]:
@@ -113,7 +130,9 @@ class Chat:
             tokens = [piece.token for piece in each if piece.token]
             message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
             if self.draws:
-                message |= shown_as([*clips_in(each, self._world)], self._world, shown=self._shown)
+                message |= shown_as(
+                    [*clips_in(each, self._world)], self._world, attachments=self._attachments
+                )
             choices.append(
                 {
                     "index": i,
@@ -125,25 +144,25 @@ class Chat:
         return self._response("chat.completion", choices) | {"usage": usage(self.requests, pieces)}
 
     def opening(self) -> list[dict[str, Any]]:
-        """Return what a stream begins with."""
+        """Return the events with which a stream begins."""
         return [
             self._chunk(i, {"role": "assistant", "content": ""}, logprobs=None, finish=None)
             for i in range(len(self.requests))
         ]
 
     def chunk(self, i: int, pieces: Sequence[Piece]) -> dict[str, Any]:
-        """Return what a stream says of the last piece of an answer, which begins with its first word."""
+        """Return the event of the last piece of an answer, which begins with its first word."""
         piece = pieces[-1]
         text = piece.text if self._begun[i] else piece.text.lstrip()
         self._begun[i] |= bool(text)
         scores = self._scores([piece.token] if piece.token else [])
         delta: dict[str, Any] = {"content": text} if text else {}
         if self.draws:
-            delta |= shown_as(last_clip(pieces, self._world), self._world, shown=self._shown)
+            delta |= shown_as(last_clip(pieces, self._world), self._world, attachments=self._attachments)
         return self._chunk(i, delta, logprobs=scores, finish=piece.finish)
 
     def closing(self, pieces: Sequence[Sequence[Piece]]) -> dict[str, Any]:
-        """Return what a stream says of its cost."""
+        """Return the event of the usage."""
         return self._response("chat.completion.chunk", []) | {"usage": usage(self.requests, pieces)}
 
     def _chunk(self, i: int, delta: dict[str, Any], *, logprobs: Any, finish: Any) -> dict[str, Any]:
@@ -169,7 +188,7 @@ class Chat:
         return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
 
 
-def messages_of(body: Body, speech: Speech) -> list[Message]:
+def messages_of(body: Body, chat: ChatBackend, *, attachments: Attachments) -> list[Message]:
     """Return the messages of a conversation, those of a memory that it continues before its own.
 
     What a message says and shows keeps its order.
@@ -179,10 +198,9 @@ def messages_of(body: Body, speech: Speech) -> list[Message]:
         TooLong: they show more frames than the context holds; those beyond are not read.
         ApiError: a part of a message is not supported, or there is no such memory.
     """
-    before = speech.remembered(body.text("memory")) if "memory" in body else ()
-    shown = speech.show()
+    before = chat.remembered(body.text("memory")) if "memory" in body else ()
     messages: list[Message] = []
-    room = speech.context_tokens - sum(_clip_tokens(each.content, speech) for each in before)
+    room = chat.context_tokens - sum(_clip_tokens(each.content, chat) for each in before)
     for each in body.parts("messages"):
         role = each.text("role")
         if role in ("tool", "function") or "tool_calls" in each:
@@ -193,8 +211,8 @@ def messages_of(body: Body, speech: Speech) -> list[Message]:
                 field=each.path("role"),
                 value=role,
             )
-        content = _content(each, shown, speech, room=room)
-        room -= _clip_tokens(content, speech)
+        content = _content(each, attachments, chat, room=room)
+        room -= _clip_tokens(content, chat)
         role = "system" if role == "developer" else role
         messages.append(Message(role=role, content=tuple(content)))
     if not messages:
@@ -202,7 +220,9 @@ def messages_of(body: Body, speech: Speech) -> list[Message]:
     return joined(before, messages)
 
 
-def _content(message: Body, shown: Shown, speech: Speech, *, room: int) -> list[str | np.ndarray]:
+def _content(
+    message: Body, attachments: Attachments, chat: ChatBackend, *, room: int
+) -> list[str | np.ndarray]:
     """Return the texts and the codes of the clips of a message, but for blank texts beside others.
 
     Raises:
@@ -219,14 +239,18 @@ def _content(message: Body, shown: Shown, speech: Speech, *, room: int) -> list[
         elif kind in _PICTURES:
             given, field = part.value(kind), part.path(kind)
             url = given if isinstance(given, str) else part.part(kind).text("url")
-            content.append(shown.codes(shown.at(url, field=field), kind=_PICTURES[kind], field=field))
+            content.append(
+                attachments.codes(attachments.at(url, field=field), kind=_PICTURES[kind], field=field)
+            )
         elif kind == "file":
-            file = shown.file(part.part("file"))
+            file = attachments.file(part.part("file"))
             text = _as_text(file)
-            content.append(shown.codes(file, kind="any", field=part.path("file")) if text is None else text)
+            content.append(
+                attachments.codes(file, kind="any", field=part.path("file")) if text is None else text
+            )
         else:
             raise unsupported(part.path("type"), remedy=f"use one of text, {', '.join(_PICTURES)}, file")
-        tokens = _clip_tokens(content, speech)
+        tokens = _clip_tokens(content, chat)
         if tokens > room:
             # Before the next one is decoded, which takes a process.
             raise TooLong(
@@ -239,9 +263,9 @@ def _content(message: Body, shown: Shown, speech: Speech, *, room: int) -> list[
     return [part for part in content if not isinstance(part, str) or part.strip()] or [""]
 
 
-def _clip_tokens(content: Sequence[str | np.ndarray], speech: Speech) -> int:
+def _clip_tokens(content: Sequence[str | np.ndarray], chat: ChatBackend) -> int:
     frames = sum(len(part) for part in content if not isinstance(part, str))
-    return frames * speech.template.vocabulary.frame_tokens
+    return frames * chat.template.vocabulary.frame_tokens
 
 
 def _as_text(content: bytes) -> str | None:

@@ -1,4 +1,4 @@
-"""Images and videos within an answer: whether there may be any, and how a client is shown them."""
+"""Images and videos within an answer: whether there may be any, and how clients get them."""
 
 import base64
 from collections.abc import Iterator, Sequence
@@ -12,11 +12,11 @@ from ringworld.inference.clip_grammar import ClipGrammar
 from ringworld.inference.config import SamplingConfig
 from ringworld.inference.engine.sequence import Clips, Piece
 from ringworld.inference.world import World
+from ringworld.serving.attachments import Attachments
 from ringworld.serving.body import Body
 from ringworld.serving.config import ServingLimits
 from ringworld.serving.errors import ApiError
 from ringworld.serving.pictures import mp4, png
-from ringworld.serving.shown import Shown
 
 _MODALITIES = ("text", "image", "video")
 _IN_ORDER: tuple[tuple[Literal["images", "videos"], str], ...] = (
@@ -43,15 +43,15 @@ def clips_of(
         InputError: a field has another type or is out of range, or the model draws nothing.
         ApiError: there are too many frames.
     """
-    asked = body.texts("modalities") or ("text",)
-    if not set(asked) <= set(_MODALITIES):
+    modalities = body.texts("modalities") or ("text",)
+    if not set(modalities) <= set(_MODALITIES):
         names = ", ".join(_MODALITIES)
-        raise InputError(f"modalities may hold {names} alone", field="modalities", value=asked)
-    if set(asked) == {"text"}:
+        raise InputError(f"modalities may hold {names} alone", field="modalities", value=modalities)
+    if set(modalities) == {"text"}:
         return None, False
     world.prompts.seeing()
     frames = 1
-    if "video" in asked:
+    if "video" in modalities:
         frames = body.whole("num_frames", min(world.watching.max_frames, limits.max_frames), least=1)
     if frames > limits.max_frames:
         problem = f"num_frames is {frames}, of {limits.max_frames} at most"
@@ -69,7 +69,7 @@ def clips_of(
         # Unless it is asked for: the whole answer takes two sequences then.
         guidance_scale=body.number("guidance_scale", 1.0),
     )
-    return Clips(grammar=grammar, sampling=drawn), "text" not in asked
+    return Clips(grammar=grammar, sampling=drawn), "text" not in modalities
 
 
 def clips_in(pieces: Sequence[Piece], world: World) -> Iterator[np.ndarray]:
@@ -95,7 +95,7 @@ def last_clip(pieces: Sequence[Piece], world: World) -> list[np.ndarray]:
     return [*clips_in(pieces[start:], world)]
 
 
-def shown_as(clips: Sequence[np.ndarray], world: World, *, shown: Shown) -> dict[str, Any]:
+def shown_as(clips: Sequence[np.ndarray], world: World, *, attachments: Attachments) -> dict[str, Any]:
     """Return the fields of a message that holds clips: PNG of images, MP4 of videos, as `data:` addresses.
 
     A client that shows one again later shows the same codes. It decodes them, so call it in a thread.
@@ -109,7 +109,7 @@ def shown_as(clips: Sequence[np.ndarray], world: World, *, shown: Shown) -> dict
         else:
             rate = world.watching.frames_per_second
             content, kind = mp4(frames, frames_per_second=rate), "video/mp4"
-        shown.drew(content, codes)
+        attachments.remember(content, codes)
         address = f"data:{kind};base64,{base64.b64encode(content).decode()}"
         fields.setdefault(name, []).append({"type": part, part: {"url": address}})
     return fields

@@ -11,9 +11,9 @@ from ringworld.core.errors import InputError
 from ringworld.inference.engine.sequence import MOST_ALTERNATIVES, Piece, ScoredToken
 from ringworld.inference.prompts import Ids
 from ringworld.inference.world import World
-from ringworld.serving.asked import Wanted, token_text, usage
 from ringworld.serving.body import Body
 from ringworld.serving.errors import unsupported
+from ringworld.serving.text_options import TextOptions, token_text, usage
 from ringworld.text.stream import TextStream
 
 _NEW_TOKENS = 16  # OpenAI's default
@@ -23,8 +23,8 @@ class Completions:
     """One request for continuations.
 
     Attributes:
-        wanted: how they are drawn, and whether they are streamed.
-        requests: what the engine is asked, a request a text.
+        options: how they are drawn, and whether they are streamed.
+        requests: to the engine, one a text.
         draws: whether there are images or videos among them; there are none.
     """
 
@@ -48,12 +48,12 @@ class Completions:
             "model": name,
         }
         prompts = _given(body)
-        self.wanted = Wanted.of(
+        self.options = TextOptions.of(
             body, default=world.sampling.text, prompts=len(prompts), most_choices=most_choices
         )
         self._echo, self._logprobs = body.flag("echo"), "logprobs" in body
         most = body.whole("max_tokens", _NEW_TOKENS, least=0 if self._echo else 1)
-        self.requests = self.wanted.requests(
+        self.requests = self.options.requests(
             [_prompt(each, world) for each in prompts],
             max_new_tokens=most,
             alternatives=body.whole("logprobs", 0, least=0, most=MOST_ALTERNATIVES),
@@ -73,18 +73,18 @@ class Completions:
         return {**self._head, "choices": choices, "usage": usage(self.requests, pieces)}
 
     def opening(self) -> list[dict[str, Any]]:
-        """Return what a stream begins with."""
+        """Return the events with which a stream begins."""
         return []
 
     def chunk(self, i: int, pieces: Sequence[Piece]) -> dict[str, Any]:
-        """Return what a stream says of the last of the pieces of a text."""
+        """Return the event of the last of the pieces of a text."""
         piece, begin = pieces[-1], len(pieces) == 1
         text = (self._echoed(i) if begin else "") + piece.text
         scores = self._scores(i, [piece], begin=begin)
         return {**self._head, "choices": [self._choice(i, text, scores, piece.finish)]}
 
     def closing(self, pieces: Sequence[Sequence[Piece]]) -> dict[str, Any]:
-        """Return what a stream says of its cost."""
+        """Return the event of the usage."""
         return {**self._head, "choices": [], "usage": usage(self.requests, pieces)}
 
     def _echoed(self, i: int) -> str:

@@ -17,6 +17,8 @@ class ServingLimits:
 
     max_body_bytes: int = 2**25
     """Longest request."""
+    max_requests: int = 256
+    """Most requests that are answered at once, streams included, over at most twice as many connections."""
     max_choices: int = 128
     """Most texts or images that one request may ask for."""
     max_frames: int = 1024
@@ -45,7 +47,7 @@ class ServingLimits:
     def __post_init__(self) -> None:
         """Refuse limits that nothing passes."""
         check_range(self, "max_body_bytes", "max_choices", "max_frames", "max_videos", "max_files", least=1)
-        check_range(self, "max_pixels", "max_decode_bytes", "max_memories", least=1)
+        check_range(self, "max_pixels", "max_decode_bytes", "max_memories", "max_requests", least=1)
         check_range(self, "keep_seconds", "max_seconds", "max_video_seconds", "max_decode_seconds", above=0)
         check_range(self, "max_fetch_seconds", above=0)
 
@@ -80,7 +82,8 @@ class ServingConfig:
         """Refuse to serve strangers without a key, unless that is wanted.
 
         Raises:
-            InputError: so it is, a number is out of range, or a host has no name of one.
+            InputError: strangers could ask without a key, a number is out of range, or a host is not named
+                as one.
         """
         check_range(self, "port", least=0, most=65535)
         check_range(self, "keep_alive_seconds", "shutdown_seconds", above=0)

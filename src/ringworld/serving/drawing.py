@@ -41,7 +41,7 @@ def drawing_of(
     if "top_k" in body:
         numbers["top_k"] = max(0, body.whole("top_k", 0, least=-1))
     # Whoever asks twice without a seed wants two pictures.
-    numbers["seed"] = body.whole("seed", secrets.randbits(32), least=-(2**63)) % 2**32
+    numbers["seed"] = body.whole("seed", secrets.randbits(32), least=1 - 2**63) % 2**32
     return world.drawing(body.text("prompt"), frames=frames, after=after, **numbers)
 
 

@@ -15,11 +15,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from functools import partial
 from urllib.parse import SplitResult, urljoin, urlsplit
 
 from ringworld.core.version import __version__
 from ringworld.serving.config import ServingConfig
+from ringworld.serving.deadline import Deadline
 from ringworld.serving.errors import ApiError
+from ringworld.serving.places import place_of
 
 _PORTS = {"http": 80, "https": 443}
 _MOST_REDIRECTS = 5
@@ -64,6 +67,8 @@ class Fetch:
         self,
         config: ServingConfig,
         *,
+        places: threading.Semaphore,
+        deadline: Deadline,
         resolve: Callable[[str, int], Sequence[Address]] = resolve,
         allows: Callable[[Address], bool] = is_public,
         ports: tuple[int, ...] = tuple(_PORTS.values()),
@@ -72,11 +77,14 @@ class Fetch:
 
         Args:
             config: which hosts, how many bytes, and how long.
+            places: of those who fetch at once.
+            deadline: of the request.
             resolve: asked once for each connection.
             allows: which addresses may be connected to.
             ports: to which ports.
         """
         self._limits, self._resolve, self._allows, self._ports = config.limits, resolve, allows, ports
+        self._places, self._deadline = places, deadline
         self._bytes, self._seconds = self._limits.max_body_bytes, self._limits.max_fetch_seconds
         self._hosts = {each.lower().rstrip(".") for each in config.allow_host}
 
@@ -89,22 +97,30 @@ class Fetch:
 
         Raises:
             ApiError: the host, its address or a redirect is not allowed, it does not answer, or it sends too
-                much or takes too long.
+                much or takes too long; or as many are fetched as may be.
+            ClientDisconnect: nobody waits for it any more.
         """
+        problem = "as many addresses are being fetched as may be; ask again later"
+        full = ApiError(429, problem, kind="rate_limit_error", param=field, code="too_many_fetches")
         begun = time.monotonic()
         until = begun + self._seconds
         try:
-            for _ in range(1 + _MOST_REDIRECTS):
-                with self._asked(url, until=until, field=field) as response:
-                    if response.status not in _REDIRECTS:
-                        return self._content(response, until=until, field=field)
-                    url = urljoin(url, response.headers.get("location", ""))
-            raise _refused(field, f"leads on more than {_MOST_REDIRECTS} times")
+            with place_of(self._places, full=full):
+                return self._followed(url, until=until, field=field)
         finally:
             self._seconds -= time.monotonic() - begun
 
+    def _followed(self, url: str, *, until: float, field: str) -> bytes:
+        """Return what is found where all redirects of an address end."""
+        for _ in range(1 + _MOST_REDIRECTS):
+            with self._response(url, until=until, field=field) as response:
+                if response.status not in _REDIRECTS:
+                    return self._content(response, until=until, field=field)
+                url = urljoin(url, response.headers.get("location", ""))
+        raise _refused(field, f"redirects more than {_MOST_REDIRECTS} times")
+
     @contextlib.contextmanager
-    def _asked(self, url: str, *, until: float, field: str) -> Iterator[http.client.HTTPResponse]:
+    def _response(self, url: str, *, until: float, field: str) -> Iterator[http.client.HTTPResponse]:
         """Ask for an address; where time is over the connection is ended, whatever is waited for."""
         parts, port = self._checked(url, field=field)
         assert parts.hostname is not None
@@ -117,6 +133,7 @@ class Fetch:
                 timer.daemon = True
                 timer.start()
                 stack.callback(timer.cancel)
+                stack.enter_context(self._deadline.ending(partial(_end, sock)))
                 if isinstance(sock, ssl.SSLSocket):
                     sock.do_handshake()
                 connection = http.client.HTTPConnection(parts.hostname, port)

@@ -5,7 +5,6 @@ import secrets
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,14 +85,6 @@ class Files:
             self._files[id] = file
         return self._described(id, file)
 
-    def get(self, id: str) -> dict[str, Any]:
-        """Describe a file.
-
-        Raises:
-            ApiError: there is none.
-        """
-        return self._described(id, self._find(id))
-
     def _described(self, id: str, file: _File) -> dict[str, Any]:
         return {
             "id": id,
@@ -103,15 +94,6 @@ class Files:
             "expires_at": int(file.created + self._limits.keep_seconds),
             "filename": file.name,
             "purpose": file.purpose,
-        }
-
-    def list(self) -> dict[str, Any]:
-        """Describe all."""
-        self.forget_old()
-        return {
-            "object": "list",
-            "data": [self._described(*each) for each in [*self._files.items()]],
-            "has_more": False,
         }
 
     def content(self, id: str) -> bytes:
@@ -126,24 +108,17 @@ class Files:
         except FileNotFoundError:  # deleted since
             raise _unknown(id) from None
 
-    def delete(self, id: str) -> Mapping[str, Any]:
-        """Delete a file.
-
-        Raises:
-            ApiError: there is none.
-        """
-        self._find(id)
-        self._forget(id)
-        return {"id": id, "object": "file", "deleted": True}
-
     async def _add(self, request: Request) -> Response:
         return JSONResponse(await asyncio.to_thread(self.add, await self._gate.form(request)))
 
     async def _list(self, request: Request) -> Response:
-        return JSONResponse(self.list())
+        self.forget_old()
+        data = [self._described(*each) for each in [*self._files.items()]]
+        return JSONResponse({"object": "list", "data": data, "has_more": False})
 
     async def _get(self, request: Request) -> Response:
-        return JSONResponse(self.get(request.path_params["id"]))
+        id = request.path_params["id"]
+        return JSONResponse(self._described(id, self._find(id)))
 
     async def _content(self, request: Request) -> Response:
         content = await asyncio.to_thread(self.content, request.path_params["id"])
@@ -152,7 +127,10 @@ class Files:
         return Response(content, media_type="application/octet-stream", headers=headers)
 
     async def _delete(self, request: Request) -> Response:
-        return JSONResponse(self.delete(request.path_params["id"]))
+        id = request.path_params["id"]
+        self._find(id)
+        self._forget(id)
+        return JSONResponse({"id": id, "object": "file", "deleted": True})
 
     def _path(self, id: str) -> Path:
         return Path(self._folder.name) / id

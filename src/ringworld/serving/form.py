@@ -40,12 +40,12 @@ def parse_form(content_type: str, body: bytes) -> Form:
     boundary = _header("content-type", content_type).get_param("boundary")
     if not isinstance(boundary, str) or not 0 < len(boundary) <= 70 or not boundary.isascii():
         raise _broken("names no boundary of 1 to 70 characters")
-    # The first delimiter has no line end before it.
-    before, *parts = (b"\r\n" + body).split(b"\r\n--" + boundary.encode())
+    # The first delimiter has no line end before it. No more is cut than is taken.
+    before, *parts = (b"\r\n" + body).split(b"\r\n--" + boundary.encode(), _MOST_PARTS + 2)
+    if len(parts) > _MOST_PARTS + 1:
+        raise _broken(f"has more than {_MOST_PARTS} parts")
     if before.strip() or not parts or not parts.pop().startswith(b"--"):
         raise _broken("does not begin and end with its boundary")
-    if len(parts) > _MOST_PARTS:
-        raise _broken(f"has {len(parts)} parts, more than {_MOST_PARTS}")
     texts: dict[str, str] = {}
     files: dict[str, Upload] = {}
     for part in parts:

@@ -1,12 +1,14 @@
 """What stands before each answer: the host, the key, the size and the type of what was sent."""
 
 import asyncio
+import contextlib
 import hmac
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 from urllib.parse import urlsplit
 
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
 from ringworld.core.errors import InputError
@@ -14,7 +16,7 @@ from ringworld.core.files import parse_json
 from ringworld.serving.body import Body
 from ringworld.serving.config import ServingConfig
 from ringworld.serving.deadline import Deadline
-from ringworld.serving.errors import ApiError, told_of
+from ringworld.serving.errors import ApiError, refusal
 from ringworld.serving.form import Form, parse_form
 from ringworld.serving.metrics import Metrics
 
@@ -22,7 +24,7 @@ _OWN_NAMES = ("localhost", "127.0.0.1", "::1")
 _MOST_BODIES = 16
 """Longest bodies that are held at once: 512 MiB, unless longer ones are taken."""
 _CLOSED_REQUEST = 499  # what nginx calls a request whose client went away
-Handler = Callable[[Request], Awaitable[Response]]
+Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
 class Gate:
@@ -45,19 +47,22 @@ class Gate:
 
         async def answer(request: Request) -> Response:
             deadline = request.state.deadline = Deadline(self._config.limits.max_seconds)
-            request.state.held_bytes = 0
+            request.state.held_bytes, request.state.body_read = 0, asyncio.Event()
             try:
                 async with asyncio.timeout(deadline.left_seconds):
                     self._check_host(request)
                     if not open_to_all:
                         self._check_key(request)
-                    response = await handler(request)
-            except ClientDisconnect:
-                response = Response(status_code=_CLOSED_REQUEST)
-            except TimeoutError as error:
-                response = _refusal(error if deadline.left_seconds else deadline.over())
-            except Exception as error:
-                response = _refusal(error)
+                    response = await _unless_gone(handler(request), request)
+            except BaseException as error:
+                is_late = isinstance(error, TimeoutError) and not deadline.left_seconds
+                deadline.end()
+                if isinstance(error, ClientDisconnect):
+                    response = Response(status_code=_CLOSED_REQUEST)
+                elif isinstance(error, Exception):
+                    response = refusal(deadline.over() if is_late else error)
+                else:
+                    raise
             finally:
                 self._held_bytes -= request.state.held_bytes
             self._metrics.requests.labels(path, response.status_code).inc()
@@ -71,7 +76,7 @@ class Gate:
         status = getattr(error, "status_code", 404)
         # Not by its path: whoever asks would choose the names of metrics.
         self._metrics.requests.labels("", status).inc()
-        return _refusal(ApiError(status, problem, kind="not_found_error"))
+        return refusal(ApiError(status, problem, kind="not_found_error"))
 
     async def body(self, request: Request) -> Body:
         """Read a body of JSON.
@@ -105,7 +110,8 @@ class Gate:
         if origin is not None and _netloc(origin) != request.headers.get("host"):
             problem = f"a form of {origin!r:.80} is not taken; send it from a page of this server"
             raise ApiError(403, problem, kind="permission_error")
-        return parse_form(request.headers["content-type"], await self._bytes(request))
+        content = await self._bytes(request)
+        return await asyncio.to_thread(parse_form, request.headers["content-type"], content)
 
     async def _bytes(self, request: Request) -> bytes:
         """Read a body, no more of it than is taken; until it is answered, it counts with those of others.
@@ -117,18 +123,19 @@ class Gate:
         too_long = ApiError(413, f"the body has more than {most} bytes", code="request_too_large")
         if int(request.headers.get("content-length", 0)) > most:
             raise too_long
-        parts, size = [], 0
+        # One that comes in many small parts takes no more memory than it has bytes.
+        content = bytearray()
         async for part in request.stream():
-            parts.append(part)
-            size += len(part)
-            if size > most:
+            content += part
+            if len(content) > most:
                 raise too_long
             request.state.held_bytes += len(part)
             self._held_bytes += len(part)
             if self._held_bytes > _MOST_BODIES * most:
                 problem = "the bodies that are being answered have as many bytes as may; ask again later"
                 raise ApiError(429, problem, kind="rate_limit_error", code="too_many_bytes")
-        return b"".join(parts)
+        request.state.body_read.set()
+        return bytes(content)
 
     def _check_host(self, request: Request) -> None:
         """Refuse what a page of another site sends to this machine by a name of its own (DNS rebinding)."""
@@ -156,15 +163,32 @@ def type_of(request: Request) -> str:
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
+async def _unless_gone(work: Coroutine[Any, Any, Response], request: Request) -> Response:
+    """Wait for an answer.
+
+    Raises:
+        ClientDisconnect: the client does not wait for it any more, as is known once its body was read.
+    """
+
+    async def gone() -> Response:
+        await request.state.body_read.wait()
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        raise ClientDisconnect
+
+    tasks = [asyncio.ensure_future(each) for each in (work, gone())]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        return await min(done, key=tasks.index)
+    finally:
+        for task in tasks:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError, Exception):
+                await task
+
+
 def _netloc(origin: str) -> str | None:
     try:
         return urlsplit(origin).netloc
     except ValueError:  # such as http://[
         return None
-
-
-def _refusal(error: BaseException) -> Response:
-    told = told_of(error)
-    headers = {"WWW-Authenticate": "Bearer"} if told.status == 401 else {}
-    headers |= {"Retry-After": "1"} if told.status == 429 else {}
-    return JSONResponse(told.to_json(), status_code=told.status, headers=headers)

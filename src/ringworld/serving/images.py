@@ -14,7 +14,6 @@ from starlette.routing import Route
 from ringworld.core.errors import InputError
 from ringworld.inference.engine.sequence import Piece
 from ringworld.inference.world import World
-from ringworld.serving.asked import check_model, usage
 from ringworld.serving.backend import Backend
 from ringworld.serving.body import Body
 from ringworld.serving.drawing import drawing_of, size_of
@@ -22,7 +21,8 @@ from ringworld.serving.errors import unsupported
 from ringworld.serving.exchange import Exchange
 from ringworld.serving.gate import Gate
 from ringworld.serving.pictures import frame_png
-from ringworld.serving.streams import KEEP_ALIVE, finished, named_event, streamed, unless_gone
+from ringworld.serving.streams import KEEP_ALIVE, finished, named_event, streamed
+from ringworld.serving.text_options import check_model, usage
 
 _MOST_IMAGES = 10
 _MOST_PARTIAL = 3
@@ -33,7 +33,7 @@ class Images:
     """One request for images.
 
     Attributes:
-        requests: what the engine is asked, a request an image.
+        requests: to the engine, one an image.
         stream: whether parts are wanted before the whole.
         partial_at: tokens after each of which a part is shown.
     """
@@ -129,19 +129,19 @@ class ImageRoutes:
         body = await self._gate.body(request)
         check_model(body, self._backend.config.name)
         most = self._backend.config.limits.max_choices
-        asked = await asyncio.to_thread(Images, body, self._backend.world, most_choices=most)
-        exchange = self._backend.ask(asked.requests, deadline=request.state.deadline)
-        if asked.stream:
-            return streamed(self._events(asked, exchange), end=exchange.cancel)
-        await unless_gone(finished(exchange), request)
-        return JSONResponse(await asyncio.to_thread(asked.whole, exchange.pieces))
+        images = await asyncio.to_thread(Images, body, self._backend.world, most_choices=most)
+        exchange = self._backend.ask(images.requests, deadline=request.state.deadline)
+        if images.stream:
+            return streamed(self._events(images, exchange), end=exchange.cancel)
+        await finished(exchange)
+        return JSONResponse(await asyncio.to_thread(images.whole, exchange.pieces))
 
-    async def _events(self, asked: Images, exchange: Exchange) -> AsyncIterator[str]:
+    async def _events(self, images: Images, exchange: Exchange) -> AsyncIterator[str]:
         (pieces,) = exchange.pieces
         while not exchange.finished:
             if await exchange.next(seconds=self._backend.config.keep_alive_seconds) is None:
                 yield KEEP_ALIVE
-            elif len(pieces) in asked.partial_at:
-                index = asked.partial_at.index(len(pieces))
-                yield named_event(await asyncio.to_thread(asked.partial, [*pieces], index=index))
-        yield named_event(await asyncio.to_thread(asked.completed, pieces))
+            elif len(pieces) in images.partial_at:
+                index = images.partial_at.index(len(pieces))
+                yield named_event(await asyncio.to_thread(images.partial, [*pieces], index=index))
+        yield named_event(await asyncio.to_thread(images.completed, pieces))

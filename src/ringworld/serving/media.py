@@ -1,10 +1,7 @@
-"""Pictures and films that were sent, to codes; hostile bytes are decoded in a process of its own."""
+"""Pictures and films that were sent, to codes, which are remembered."""
 
 import hashlib
 import json
-import os
-import subprocess
-import sys
 import tempfile
 import threading
 from typing import Literal, NamedTuple
@@ -14,7 +11,10 @@ import numpy as np
 from ringworld.core.errors import Busy, InputError
 from ringworld.inference.world import World
 from ringworld.serving.config import ServingLimits
+from ringworld.serving.deadline import Deadline
+from ringworld.serving.decoder import run_decoder
 from ringworld.serving.errors import ApiError
+from ringworld.serving.places import place_of
 
 Kind = Literal["image", "video", "any"]
 _NAMED = {"image": "the image", "video": "the video", "any": "the file"}
@@ -25,8 +25,7 @@ _MOST_WAITING = 16
 """Files that wait for one."""
 _MOST_KNOWN_BYTES = 2**26
 """Of the codes of files that were drawn or shown before."""
-# Keys of the server stay with the server.
-_PASSED_ON = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TMPDIR", "SYSTEMROOT")
+_CHECK_SECONDS = 0.1
 
 
 class _Sent(NamedTuple):
@@ -53,7 +52,7 @@ class Media:
         self._known_bytes = 0
         self._remembering = threading.Lock()
 
-    def codes(self, content: bytes, *, kind: Kind, field: str) -> np.ndarray:
+    def codes(self, content: bytes, *, kind: Kind, field: str, deadline: Deadline) -> np.ndarray:
         """Return the codes of the frames of a file, [frames, codes]; otherwise as `frames`.
 
         A file that was drawn, or shown as the same kind, is decoded no more while its codes are remembered.
@@ -64,7 +63,8 @@ class Media:
                 if (known := self._known.pop(key, None)) is not None:
                     self._known[key] = known
                     return known
-        codes = self._world.codes(video=self.frames(content, kind=kind, field=field))
+        frames = self.frames(content, kind=kind, field=field, deadline=deadline)
+        codes = self._world.codes(video=frames)
         self._remember(_Sent(name, kind), codes)
         return codes
 
@@ -81,73 +81,52 @@ class Media:
             while self._known_bytes > self._most_known_bytes:
                 self._known_bytes -= self._known.pop(next(iter(self._known))).nbytes
 
-    def frames(self, content: bytes, *, kind: Kind, field: str) -> np.ndarray:
+    def frames(self, content: bytes, *, kind: Kind, field: str, deadline: Deadline) -> np.ndarray:
         """Return the frames of a file as the model watches it; it takes long, so call it in a thread.
 
         Args:
             content: the file.
             kind: what it is to be; what is inside decides whether it is.
             field: of the request, which errors name.
+            deadline: of the request.
 
         Raises:
             InputError: it cannot be read, or the model sees nothing.
-            ApiError: it has too many pixels, lasts too long, or takes too much time or memory.
+            ApiError: it has too many pixels, lasts too long, or takes too much time, or too much memory.
             Busy: as many files wait as may.
+            ClientDisconnect: nobody waits for it any more.
         """
         self._world.prompts.seeing()
-        if not self._places.acquire(blocking=False):
-            raise Busy(waiting=_MOST_WAITING)
-        try:
-            with tempfile.NamedTemporaryFile(prefix="ringworld-") as file, self._decoders:
-                file.write(content)
-                file.flush()
-                return self._decoded(file.name, kind=kind, field=field)
-        finally:
-            self._places.release()
+        with place_of(self._places, full=Busy(waiting=_MOST_WAITING)):
+            while not self._decoders.acquire(timeout=_CHECK_SECONDS):
+                deadline.check()
+            try:
+                with tempfile.NamedTemporaryFile(prefix="ringworld-") as file:
+                    file.write(content)
+                    file.flush()
+                    return self._decoded(file.name, kind=kind, field=field, deadline=deadline)
+            finally:
+                self._decoders.release()
 
-    def _decoded(self, path: str, *, kind: Kind, field: str) -> np.ndarray:
-        limits, watching = self._limits, self._world.watching
+    def _decoded(self, path: str, *, kind: Kind, field: str, deadline: Deadline) -> np.ndarray:
+        watching = self._world.watching
         resolution = self._world.prompts.seeing().resolution
-        asked = {
+        request = {
             "path": path,
             "kind": kind,
             "resolution": resolution,
             "most_frames": watching.max_frames,
             "frames_per_second": watching.frames_per_second,
-            "pixels": limits.max_pixels,
-            "duration_seconds": limits.max_video_seconds,
-            "memory_bytes": limits.max_decode_bytes,
-            "cpu_seconds": max(1, round(limits.max_decode_seconds * (os.cpu_count() or 1))),
         }
-        told, _, content = self._run(asked).partition(b"\n")
-        answer = json.loads(told or b"{}")
+        line, _, content = run_decoder(
+            request, limits=self._limits, name=_NAMED[kind], field=field, deadline=deadline
+        ).partition(b"\n")
+        answer = json.loads(line)
         if "frames" in answer:
             shape = answer["frames"], resolution, resolution, 3
             return np.frombuffer(content, np.uint8).reshape(shape)
-        if "problem" not in answer:
-            problem = (
-                f"{_NAMED[kind]} takes more than {limits.max_decode_seconds:g} s or "
-                f"{limits.max_decode_bytes // 2**20} MiB to decode; send a smaller one"
-            )
-            raise ApiError(400, problem, param=field, code="media_too_costly")
         # Our name for the file tells nobody anything.
         problem = answer["problem"].replace(path, _NAMED[kind])
         if answer["field"] in _CODES:
             raise ApiError(400, problem, param=field, code=_CODES[answer["field"]])
         raise InputError(problem, field=field, remedy=answer["remedy"])
-
-    def _run(self, asked: dict[str, object]) -> bytes:
-        """Return what the decoder says; nothing where it was ended."""
-        try:
-            ran = subprocess.run(
-                [sys.executable, "-P", "-m", "ringworld.serving.decode_media", json.dumps(asked)],
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                timeout=self._limits.max_decode_seconds,
-                env={name: os.environ[name] for name in _PASSED_ON if name in os.environ},
-                start_new_session=True,  # a Ctrl-C is not for it
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            return b""
-        return ran.stdout if ran.returncode == 0 else b""

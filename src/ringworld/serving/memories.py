@@ -17,12 +17,13 @@ from starlette.routing import Route
 from ringworld.core.errors import Busy, InputError
 from ringworld.core.origin import read_origin
 from ringworld.inference.memory import Memory
-from ringworld.serving.asked import check_model
 from ringworld.serving.backend import Backend
 from ringworld.serving.body import Body
-from ringworld.serving.chat import Speech, messages_of
+from ringworld.serving.chat import ChatBackend, messages_of
+from ringworld.serving.deadline import Deadline
 from ringworld.serving.errors import ApiError
 from ringworld.serving.gate import Gate
+from ringworld.serving.text_options import check_model
 from ringworld.text.templates import Message
 
 _ID = re.compile(r"memory_[0-9a-f]{32}")
@@ -56,11 +57,11 @@ class Memories:
         self._backend, self._gate = backend, gate
         self._keeping, self._recalling = _Turns(), _Turns()
 
-    def routes(self, speech: Speech) -> "list[Route]":
-        """Return the routes; `speech` reads what is to be kept."""
+    def routes(self, chat: ChatBackend) -> "list[Route]":
+        """Return the routes; `chat` reads what is to be kept."""
         route = self._gate.route
         return [
-            route("/v1/memories", partial(self._create, speech=speech), method="POST"),
+            route("/v1/memories", partial(self._create, chat=chat), method="POST"),
             route("/v1/memories", self._list),
             route("/v1/memories/{id}", self._get),
             route("/v1/memories/{id}", self._delete, method="DELETE"),
@@ -74,38 +75,42 @@ class Memories:
         """
         return self._open(id).messages
 
-    async def recall(self, id: str) -> None:
+    async def recall(self, id: str, *, deadline: Deadline) -> None:
         """Put a memory into the cache, where a question about it finds it.
 
         Raises:
-            ApiError: there is none, or it cannot be used.
+            ApiError: there is none, or it cannot be used, or time is over.
             Busy: as many wait as may.
             Closed: as for `Engine.submit`.
         """
         async with self._recalling.turn():
-            await asyncio.to_thread(self._recall, id)
+            await asyncio.to_thread(self._recall, id, deadline)
 
-    def _recall(self, id: str) -> None:
-        folder = self._find(id)
-        with _told_by(id, folder):
-            self._backend.world.recall(folder, engine=self._backend.engine)
+    def _recall(self, id: str, deadline: Deadline) -> None:
+        folder, backend = self._find(id), self._backend
+        with _naming(id, folder):
+            backend.world.recall(folder, engine=backend.engine, check=deadline.check)
 
-    async def _create(self, request: Request, *, speech: Speech) -> Response:
+    async def _create(self, request: Request, *, chat: ChatBackend) -> Response:
         body = await self._gate.body(request)
         check_model(body, self._backend.config.name)
         name = body.text("name", "memory")[:_LONGEST_NAME]
         async with self._keeping.turn():
-            return JSONResponse(await asyncio.to_thread(self._keep, body, speech, name))
+            keep = partial(self._keep, body, chat, name=name, deadline=request.state.deadline)
+            return JSONResponse(await asyncio.to_thread(keep))
 
-    def _keep(self, body: Body, speech: Speech, name: str) -> dict[str, Any]:
+    def _keep(self, body: Body, chat: ChatBackend, *, name: str, deadline: Deadline) -> dict[str, Any]:
         folder, most = self._root(), self._backend.config.limits.max_memories
         count = sum(1 for _ in _kept_in(folder))
         if count >= most:
             problem = f"{count} memories are kept, as many as may; delete one"
             raise ApiError(429, problem, kind="rate_limit_error", code="too_many_memories")
-        messages, id = messages_of(body, speech), f"memory_{secrets.token_hex(16)}"
-        with _told_by(id, folder / id):
-            memory = self._backend.world.keep(messages, folder / id, engine=self._backend.engine, name=name)
+        messages = messages_of(body, chat, attachments=chat.attach(deadline))
+        id, backend = f"memory_{secrets.token_hex(16)}", self._backend
+        with _naming(id, folder / id):
+            memory = backend.world.keep(
+                messages, folder / id, engine=backend.engine, name=name, check=deadline.check
+            )
         return _described(id, memory)
 
     async def _list(self, request: Request) -> Response:
@@ -136,14 +141,15 @@ class Memories:
 
     def _forget(self, id: str) -> None:
         folder = self._find(id)
-        with _told_by(id, folder):
+        with _naming(id, folder):
             read_origin(folder, kind="memory")
         shutil.rmtree(folder, ignore_errors=True)
 
     def _open(self, id: str) -> Memory:
         folder = self._find(id)
-        with _told_by(id, folder):
-            return Memory.open(folder, model=self._backend.world.generator.remembering)
+        with _naming(id, folder):
+            model = self._backend.world.generator.remembering
+            return Memory.open(folder, model=model.of_cache(self._backend.engine.cache_type))
 
     def _find(self, id: str) -> Path:
         """Return the folder of a memory; what is asked for is a name of ours, and never a path."""
@@ -179,12 +185,12 @@ def _described(id: str, memory: Memory) -> dict[str, Any]:
 
 
 @contextmanager
-def _told_by(id: str, folder: Path) -> Iterator[None]:
-    """Name a file of a memory that cannot be used by the memory's own name; where it lies is nobody's."""
+def _naming(id: str, folder: Path) -> Iterator[None]:
+    """Name the files of a memory that cannot be used by its id, since clients do not see paths."""
     try:
         yield
     except InputError as error:
         if error.path is None:
             raise
-        told = str(error).replace(str(folder), id)
-        raise ApiError(400, told, param="memory", code="memory_not_usable") from None
+        message = str(error).replace(str(folder), id)
+        raise ApiError(400, message, param="memory", code="memory_not_usable") from None

@@ -6,11 +6,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from ringworld.serving.asked import check_model
 from ringworld.serving.backend import Backend
 from ringworld.serving.body import Body
 from ringworld.serving.drawing import size_of
 from ringworld.serving.gate import Gate
+from ringworld.serving.text_options import check_model
 
 
 class Models:

@@ -40,6 +40,8 @@ def run(
                 log_level="warning",
                 timeout_graceful_shutdown=max(1, round(config.shutdown_seconds)),
                 server_header=False,
+                # Those beyond are refused by uvicorn, before the application sees them.
+                limit_concurrency=2 * config.limits.max_requests,
             )
         )
         host, port = listener.getsockname()[:2]

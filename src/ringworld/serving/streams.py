@@ -1,20 +1,16 @@
-"""Answers that come piece by piece, and those that wait for a client who may go away."""
+"""Answers that come piece by piece."""
 
-import asyncio
-import contextlib
 import json
-from collections.abc import AsyncIterator, Callable, Coroutine
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator, Callable
+from typing import Any
 
-from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 
-from ringworld.serving.errors import told_of
+from ringworld.serving.errors import api_error_of
 from ringworld.serving.exchange import Exchange
 
 KEEP_ALIVE = ": keep-alive\n\n"
 DONE = "data: [DONE]\n\n"
-T = TypeVar("T")
 
 
 def streamed(events: AsyncIterator[str], *, end: Callable[[], object]) -> Response:
@@ -28,7 +24,7 @@ async def _ended(events: AsyncIterator[str], end: Callable[[], object]) -> Async
         async for each in events:
             yield each
     except Exception as error:
-        yield event(told_of(error).to_json())
+        yield event(api_error_of(error).to_json())
     finally:
         end()
 
@@ -50,26 +46,3 @@ async def finished(exchange: Exchange) -> None:
             await exchange.next()
     finally:
         exchange.cancel()
-
-
-async def unless_gone(work: Coroutine[Any, Any, T], request: Request) -> T:
-    """Wait for what is asked.
-
-    Raises:
-        ClientDisconnect: nobody waits for it any more.
-    """
-
-    async def gone() -> Any:
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-        raise ClientDisconnect
-
-    tasks = [asyncio.ensure_future(each) for each in (work, gone())]
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        return await min(done, key=tasks.index)
-    finally:
-        for task in tasks:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError, Exception):
-                await task

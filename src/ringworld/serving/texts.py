@@ -9,16 +9,16 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from ringworld.core.errors import InputError
-from ringworld.serving.asked import check_model
 from ringworld.serving.backend import Backend
 from ringworld.serving.body import Body
-from ringworld.serving.chat import Chat, Speech, messages_of
+from ringworld.serving.chat import Chat, ChatBackend, messages_of
 from ringworld.serving.completions import Completions
 from ringworld.serving.deadline import Deadline
 from ringworld.serving.exchange import Exchange
 from ringworld.serving.gate import Gate
 from ringworld.serving.memories import Memories
-from ringworld.serving.streams import DONE, KEEP_ALIVE, event, finished, streamed, unless_gone
+from ringworld.serving.streams import DONE, KEEP_ALIVE, event, finished, streamed
+from ringworld.serving.text_options import check_model
 
 _Begun = tuple[Chat | Completions, Exchange]
 
@@ -26,9 +26,9 @@ _Begun = tuple[Chat | Completions, Exchange]
 class Texts:
     """What answers those who ask for text, or for its tokens."""
 
-    def __init__(self, backend: Backend, *, gate: Gate, speech: Speech, memories: Memories) -> None:
-        """Keep the model, how it is spoken to, and what it remembers."""
-        self._backend, self._gate, self._speech, self._memories = backend, gate, speech, memories
+    def __init__(self, backend: Backend, *, gate: Gate, chat: ChatBackend, memories: Memories) -> None:
+        """Keep the model, what reads conversations, and what it remembers."""
+        self._backend, self._gate, self._chat, self._memories = backend, gate, chat, memories
         self._name = backend.config.name
 
     def routes(self) -> list[Route]:
@@ -37,20 +37,21 @@ class Texts:
         return [
             route("/tokenize", self._tokenize),
             route("/detokenize", self._detokenize),
-            route("/v1/chat/completions", self._chat),
-            route("/v1/completions", self._completions),
+            route("/v1/chat/completions", self._answer_chat),
+            route("/v1/completions", self._answer_completions),
         ]
 
     async def _tokenize(self, request: Request) -> Response:
         body = await self._gate.body(request)
-        ids = await asyncio.to_thread(self._ids, body)
+        ids = await asyncio.to_thread(self._ids, body, request.state.deadline)
         most = self._backend.world.generator.limits.max_context_tokens
         return JSONResponse({"tokens": ids, "count": len(ids), "max_model_len": most})
 
-    def _ids(self, body: Body) -> list[int]:
+    def _ids(self, body: Body, deadline: Deadline) -> list[int]:
         prompts = self._backend.world.prompts
         if "messages" in body:
-            return self._speech.template.encode(messages_of(body, self._speech)).tolist()
+            messages = messages_of(body, self._chat, attachments=self._chat.attach(deadline))
+            return self._chat.template.encode(messages).tolist()
         text = body.text("prompt")
         if body.flag("add_special_tokens", default=True):
             return prompts.text(text).tolist()
@@ -66,25 +67,34 @@ class Texts:
             raise InputError("tokens is no list of ids", field="tokens")
         return self._backend.world.prompts.tokenizer.decode(ids)
 
-    async def _chat(self, request: Request) -> Response:
+    async def _answer_chat(self, request: Request) -> Response:
         body = await self._gate.body(request)
         check_model(body, self._name)
-        asked = partial(Chat, speech=self._speech, name=self._name, limits=self._backend.config.limits)
+        deadline: Deadline = request.state.deadline
+        chat = partial(
+            Chat,
+            chat=self._chat,
+            attachments=self._chat.attach(deadline),
+            name=self._name,
+            limits=self._backend.config.limits,
+        )
 
         async def read() -> Chat:
             if "memory" in body:
-                await self._memories.recall(body.text("memory"))
-            return await asyncio.to_thread(asked, body, self._backend.world)
+                await self._memories.recall(body.text("memory"), deadline=deadline)
+            return await asyncio.to_thread(chat, body, self._backend.world)
 
         return await self._answer(read, request, stream=body.flag("stream"))
 
-    async def _completions(self, request: Request) -> Response:
+    async def _answer_completions(self, request: Request) -> Response:
         body = await self._gate.body(request)
         check_model(body, self._name)
-        asked = partial(Completions, name=self._name, most_choices=self._backend.config.limits.max_choices)
+        completions = partial(
+            Completions, name=self._name, most_choices=self._backend.config.limits.max_choices
+        )
 
         async def read() -> Completions:
-            return await asyncio.to_thread(asked, body, self._backend.world)
+            return await asyncio.to_thread(completions, body, self._backend.world)
 
         return await self._answer(read, request, stream=body.flag("stream"))
 
@@ -95,22 +105,22 @@ class Texts:
         deadline: Deadline = request.state.deadline
 
         async def begin() -> _Begun:
-            asked = await read()
-            return asked, self._backend.ask(asked.requests, deadline=deadline)
+            texts = await read()
+            return texts, self._backend.ask(texts.requests, deadline=deadline)
 
         if not stream:
-            asked, exchange = await unless_gone(begin(), request)
-            await unless_gone(finished(exchange), request)
-            return JSONResponse(await asyncio.to_thread(asked.whole, exchange.pieces))
+            texts, exchange = await begin()
+            await finished(exchange)
+            return JSONResponse(await asyncio.to_thread(texts.whole, exchange.pieces))
         begun = asyncio.create_task(begin())
         try:
             await asyncio.wait([begun], timeout=self._backend.config.keep_alive_seconds)
             if begun.done():
                 await begun  # What is wrong with it has a status of its own, and is no event yet.
         except BaseException:
-            _end(begun)
+            _end(begun, deadline)
             raise
-        return streamed(self._events(begun, deadline), end=partial(_end, begun))
+        return streamed(self._events(begun, deadline), end=partial(_end, begun, deadline))
 
     async def _events(self, begun: "asyncio.Task[_Begun]", deadline: Deadline) -> AsyncIterator[str]:
         keep_alive = self._backend.config.keep_alive_seconds
@@ -119,8 +129,8 @@ class Texts:
                 raise deadline.over()
             yield KEEP_ALIVE
             await asyncio.wait([begun], timeout=min(keep_alive, deadline.left_seconds))
-        asked, exchange = await begun
-        for opening in asked.opening():
+        texts, exchange = await begun
+        for opening in texts.opening():
             yield event(opening)
         while not exchange.finished:
             found = await exchange.next(seconds=keep_alive)
@@ -128,15 +138,16 @@ class Texts:
                 yield KEEP_ALIVE
                 continue
             i, _ = found
-            say = partial(asked.chunk, i, exchange.pieces[i])
-            yield event(await asyncio.to_thread(say) if asked.draws else say())
-        if asked.wanted.include_usage:
-            yield event(asked.closing(exchange.pieces))
+            chunk = partial(texts.chunk, i, exchange.pieces[i])
+            yield event(await asyncio.to_thread(chunk) if texts.draws else chunk())
+        if texts.options.include_usage:
+            yield event(texts.closing(exchange.pieces))
         yield DONE
 
 
-def _end(begun: "asyncio.Task[_Begun]") -> None:
+def _end(begun: "asyncio.Task[_Begun]", deadline: Deadline) -> None:
     """Let nothing more be done for a request, whether the engine is asked already or not."""
+    deadline.end()
     begun.cancel()
     if begun.done() and not begun.cancelled() and begun.exception() is None:
         begun.result()[1].cancel()

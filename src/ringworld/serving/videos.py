@@ -1,4 +1,4 @@
-"""`/v1/videos`: videos as jobs, which are asked for, looked at while they are drawn, and fetched."""
+"""`/v1/videos`: videos as jobs, which are begun, looked at while they are drawn, and fetched."""
 
 import asyncio
 import contextlib
@@ -16,26 +16,25 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from ringworld.inference.world import World
-from ringworld.serving.asked import check_model
+from ringworld.serving.attachments import Attachments
 from ringworld.serving.backend import Backend
 from ringworld.serving.body import Body
 from ringworld.serving.deadline import Deadline
 from ringworld.serving.drawing import size_of
-from ringworld.serving.errors import ApiError, told_of, unsupported
+from ringworld.serving.errors import ApiError, api_error_of, unsupported
 from ringworld.serving.exchange import Exchange
 from ringworld.serving.form import Upload
 from ringworld.serving.gate import Gate, type_of
 from ringworld.serving.pictures import frame_png, mp4
-from ringworld.serving.shown import Shown
-from ringworld.serving.streams import unless_gone
-from ringworld.serving.video_asked import REFERENCE, VideoAsked, fields_of
+from ringworld.serving.text_options import check_model
+from ringworld.serving.video_request import REFERENCE, VideoRequest, fields_of
 
 _MOST_LISTED = 100
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
 class _Video:
-    asked: VideoAsked
+    request: VideoRequest
     ids: "array[int]" = field(default_factory=lambda: array("i"))
     """Those that are drawn."""
     id: str = field(default_factory=lambda: f"video_{secrets.token_hex(16)}")
@@ -50,9 +49,9 @@ class _Video:
 class Videos:
     """The videos of one server, in its memory; call it in the event loop."""
 
-    def __init__(self, backend: Backend, *, gate: Gate, show: Callable[[], Shown]) -> None:
-        """Begin without any; `show` begins to read what a request shows."""
-        self._backend, self._gate, self._show = backend, gate, show
+    def __init__(self, backend: Backend, *, gate: Gate, attach: Callable[[Deadline], Attachments]) -> None:
+        """Begin without any; `attach` returns what a request attaches, for its deadline."""
+        self._backend, self._gate, self._attach = backend, gate, attach
         self._name, self._limits = backend.config.name, backend.config.limits
         self._world = backend.world
         self._videos: dict[str, _Video] = {}
@@ -61,107 +60,14 @@ class Videos:
         """Return the routes."""
         route = self._gate.route
         return [
-            route("/v1/videos", self._create_asked, method="POST"),
-            route("/v1/videos", self._list_asked),
-            route("/v1/videos/sync", self._draw_asked, method="POST"),
-            route("/v1/videos/{id}", self._get_asked),
-            route("/v1/videos/{id}", self._delete_asked, method="DELETE"),
-            route("/v1/videos/{id}/content", self._content_asked),
-            route("/v1/videos/{id}/frames/{index}", self._frame_asked),
+            route("/v1/videos", self._create, method="POST"),
+            route("/v1/videos", self._list),
+            route("/v1/videos/sync", self._create_at_once, method="POST"),
+            route("/v1/videos/{id}", self._get),
+            route("/v1/videos/{id}", self._delete, method="DELETE"),
+            route("/v1/videos/{id}/content", self._content),
+            route("/v1/videos/{id}/frames/{index}", self._frame),
         ]
-
-    def create(self, asked: VideoAsked, *, deadline: Deadline) -> dict[str, Any]:
-        """Begin to draw a video, and describe it.
-
-        Raises:
-            ApiError: as many are kept as may.
-            InputError, Busy, Closed: as for `Engine.submit`.
-        """
-        self.forget_old()
-        if len(self._videos) >= self._limits.max_videos:
-            problem = f"{len(self._videos)} videos are kept, as many as may; delete one"
-            raise ApiError(429, problem, kind="rate_limit_error", code="too_many_videos")
-        exchange = self._backend.ask([asked.drawn], deadline=deadline)
-        video = _Video(asked=asked)
-        self._videos[video.id] = video
-        video.task = asyncio.get_running_loop().create_task(self._draw(video, exchange))
-        return self._described(video)
-
-    async def draw(self, asked: VideoAsked, *, deadline: Deadline) -> bytes:
-        """Return a video as MP4 once it is drawn; whoever is cancelled cancels it.
-
-        Raises:
-            InputError, Busy, Closed: as for `Engine.submit`.
-            ApiError: it took too long.
-        """
-        video = _Video(asked=asked)
-        await self._finish(video, self._backend.ask([asked.drawn], deadline=deadline))
-        return video.file
-
-    def get(self, id: str) -> dict[str, Any]:
-        """Describe a video.
-
-        Raises:
-            ApiError: there is none.
-        """
-        return self._described(self._find(id))
-
-    def list(self, *, limit: int, after: str | None, newest_first: bool) -> dict[str, Any]:
-        """Describe some videos.
-
-        Args:
-            limit: most of them.
-            after: the last that is known already.
-            newest_first: whether they begin with the newest.
-
-        Raises:
-            ApiError: there is none of that id.
-        """
-        self.forget_old()
-        ids = [*self._videos]
-        ids = ids[::-1] if newest_first else ids
-        start = 0 if after is None else ids.index(self._find(after).id) + 1
-        shown = ids[start : start + min(limit, _MOST_LISTED)]
-        return {
-            "object": "list",
-            "data": [self._described(self._videos[id]) for id in shown],
-            "first_id": shown[0] if shown else None,
-            "last_id": shown[-1] if shown else None,
-            "has_more": start + len(shown) < len(ids),
-        }
-
-    async def delete(self, id: str) -> dict[str, Any]:
-        """Forget a video, which is drawn no further.
-
-        Raises:
-            ApiError: there is none.
-        """
-        video = self._videos.pop(self._find(id).id)
-        await _stop([video])
-        return {"id": video.id, "object": "video.deleted", "deleted": True}
-
-    def content(self, id: str) -> bytes:
-        """Return a video as MP4.
-
-        Raises:
-            ApiError: there is none, or it is not drawn yet.
-        """
-        video = self._find(id)
-        if video.status != "completed":
-            problem = f"video {id} is {video.status.replace('_', ' ')}"
-            raise ApiError(409, problem, param="video_id", code="video_not_ready")
-        return video.file
-
-    async def frame(self, id: str, *, index: int) -> bytes:
-        """Return a frame as PNG; of the one that is being drawn, what is there.
-
-        Raises:
-            ApiError: there is no such video, or nothing of the frame yet.
-        """
-        ids = self._find(id).ids
-        if not 0 <= index * self._world.prompts.vocabulary.frame_tokens < len(ids):
-            raise ApiError(404, f"there is nothing of frame {index} of {id}", kind="not_found_error")
-        return await asyncio.to_thread(frame_png, self._world.prompts, ids, index=index)
 
     def forget_old(self) -> None:
         """Delete the videos that were drawn and kept as long as they may be."""
@@ -176,7 +82,71 @@ class Videos:
         self._videos.clear()
         await _stop(videos)
 
-    async def _asked(self, request: Request) -> VideoAsked:
+    async def _create(self, request: Request) -> Response:
+        """Begin to draw a video, and describe it."""
+        wanted = await self._read(request)
+        self.forget_old()
+        if len(self._videos) >= self._limits.max_videos:
+            problem = f"{len(self._videos)} videos are kept, as many as may; delete one"
+            raise ApiError(429, problem, kind="rate_limit_error", code="too_many_videos")
+        exchange = self._backend.ask([wanted.drawn], deadline=request.state.deadline)
+        video = _Video(request=wanted)
+        self._videos[video.id] = video
+        video.task = asyncio.get_running_loop().create_task(self._draw(video, exchange))
+        return JSONResponse(self._described(video))
+
+    async def _create_at_once(self, request: Request) -> Response:
+        """Answer with a video once it is drawn."""
+        video = _Video(request=await self._read(request))
+        await self._finish(video, self._backend.ask([video.request.drawn], deadline=request.state.deadline))
+        return Response(video.file, media_type="video/mp4")
+
+    async def _list(self, request: Request) -> Response:
+        query = Body.of_form(request.query_params, words=("after", "order"))
+        limit, after = query.whole("limit", 20, least=1), query.value("after")
+        self.forget_old()
+        ids = [*self._videos]
+        if query.text("order", "desc") != "asc":
+            ids.reverse()
+        start = 0 if after is None else ids.index(self._find(after).id) + 1
+        listed = ids[start : start + min(limit, _MOST_LISTED)]
+        return JSONResponse(
+            {
+                "object": "list",
+                "data": [self._described(self._videos[id]) for id in listed],
+                "first_id": listed[0] if listed else None,
+                "last_id": listed[-1] if listed else None,
+                "has_more": start + len(listed) < len(ids),
+            }
+        )
+
+    async def _get(self, request: Request) -> Response:
+        return JSONResponse(self._described(self._find(request.path_params["id"])))
+
+    async def _delete(self, request: Request) -> Response:
+        """Forget a video, which is drawn no further."""
+        video = self._videos.pop(self._find(request.path_params["id"]).id)
+        await _stop([video])
+        return JSONResponse({"id": video.id, "object": "video.deleted", "deleted": True})
+
+    async def _content(self, request: Request) -> Response:
+        video = self._find(request.path_params["id"])
+        if video.status != "completed":
+            problem = f"video {video.id} is {video.status.replace('_', ' ')}"
+            raise ApiError(409, problem, param="video_id", code="video_not_ready")
+        return Response(video.file, media_type="video/mp4")
+
+    async def _frame(self, request: Request) -> Response:
+        """Answer with a frame as PNG; of the one that is being drawn, what is there."""
+        path = Body.of_form(request.path_params, words=("id",))
+        video, index = self._find(path.text("id")), path.whole("index", 0, least=0)
+        if not 0 <= index * self._world.prompts.vocabulary.frame_tokens < len(video.ids):
+            problem = f"there is nothing of frame {index} of {video.id}"
+            raise ApiError(404, problem, kind="not_found_error")
+        content = await asyncio.to_thread(frame_png, self._world.prompts, video.ids, index=index)
+        return Response(content, media_type="image/png")
+
+    async def _read(self, request: Request) -> VideoRequest:
         sent: Upload | None = None
         if type_of(request) == "multipart/form-data":
             form = await self._gate.form(request)
@@ -186,48 +156,16 @@ class Videos:
         else:
             body = await self._gate.body(request)
         check_model(body, self._name)
-        read = partial(VideoAsked.of, limits=self._limits, sent=sent, shown=self._show())
+        attachments = self._attach(request.state.deadline)
+        read = partial(VideoRequest.of, limits=self._limits, sent=sent, attachments=attachments)
         return await asyncio.to_thread(read, body, self._world)
-
-    async def _create_asked(self, request: Request) -> Response:
-        asked = await self._asked(request)
-        return JSONResponse(self.create(asked, deadline=request.state.deadline))
-
-    async def _draw_asked(self, request: Request) -> Response:
-        asked = await self._asked(request)
-        drawing = self.draw(asked, deadline=request.state.deadline)
-        return Response(await unless_gone(drawing, request), media_type="video/mp4")
-
-    async def _list_asked(self, request: Request) -> Response:
-        query = Body.of_form(request.query_params, words=("after", "order"))
-        return JSONResponse(
-            self.list(
-                limit=query.whole("limit", 20, least=1),
-                after=query.text("after") if "after" in query else None,
-                newest_first=query.text("order", "desc") != "asc",
-            )
-        )
-
-    async def _get_asked(self, request: Request) -> Response:
-        return JSONResponse(self.get(request.path_params["id"]))
-
-    async def _delete_asked(self, request: Request) -> Response:
-        return JSONResponse(await self.delete(request.path_params["id"]))
-
-    async def _content_asked(self, request: Request) -> Response:
-        return Response(self.content(request.path_params["id"]), media_type="video/mp4")
-
-    async def _frame_asked(self, request: Request) -> Response:
-        asked = Body.of_form(request.path_params, words=("id",))
-        id, index = asked.text("id"), asked.whole("index", 0, least=0)
-        return Response(await self.frame(id, index=index), media_type="image/png")
 
     async def _draw(self, video: _Video, exchange: Exchange) -> None:
         try:
             await self._finish(video, exchange)
             video.status = "completed"
         except Exception as error:
-            video.error, video.status = told_of(error), "failed"
+            video.error, video.status = api_error_of(error), "failed"
         finally:
             video.completed = int(time.time())
 
@@ -240,7 +178,7 @@ class Videos:
                 video.status = "in_progress"
         finally:
             exchange.cancel()
-        video.file = await asyncio.to_thread(_encoded, self._world, video.asked, video.ids)
+        video.file = await asyncio.to_thread(_encoded, self._world, video.request, video.ids)
 
     def _find(self, id: str) -> _Video:
         video = self._videos.get(id)
@@ -250,7 +188,7 @@ class Videos:
         return video
 
     def _described(self, video: _Video) -> dict[str, Any]:
-        asked, drawn = video.asked, video.asked.drawn
+        request, drawn = video.request, video.request.drawn
         error, tokens = video.error, len(video.ids)
         keep = self._limits.keep_seconds
         return {
@@ -263,25 +201,25 @@ class Videos:
             "completed_at": video.completed,
             "expires_at": video.completed and int(video.completed + keep),
             "error": error and {"code": error.code or error.kind, "message": error.message},
-            "prompt": asked.prompt,
-            "seconds": f"{asked.seconds:g}",
+            "prompt": request.prompt,
+            "seconds": f"{request.seconds:g}",
             "size": size_of(self._world),
             "num_frames": drawn.frames,
-            "given_frames": asked.given_frames,
+            "given_frames": request.given_frames,
             "frames_drawn": tokens // self._world.prompts.vocabulary.frame_tokens,
-            "fps": asked.frames_per_second,
+            "fps": request.frames_per_second,
             "seed": drawn.sampling.seed,
             "guidance_scale": drawn.sampling.guidance_scale,
         }
 
 
-def _encoded(world: World, asked: VideoAsked, ids: Sequence[int]) -> bytes:
+def _encoded(world: World, request: VideoRequest, ids: Sequence[int]) -> bytes:
     frames = world.prompts.pixels(np.array(ids, np.int32))
-    if asked.after is not None:
+    if request.after is not None:
         # As the model sees them, so that what it draws follows.
         tokenizer = world.prompts.seeing()
-        frames = np.concatenate([tokenizer.decode(world.codes(video=asked.after)), frames])
-    return mp4(frames, frames_per_second=asked.frames_per_second)
+        frames = np.concatenate([tokenizer.decode(world.codes(video=request.after)), frames])
+    return mp4(frames, frames_per_second=request.frames_per_second)
 
 
 async def _stop(videos: Sequence[_Video]) -> None:

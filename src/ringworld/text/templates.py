@@ -51,6 +51,10 @@ _LONGEST_TEMPLATE = 2**20
 Codes = Int[np.ndarray, "_ codes"]
 
 
+class RenderTimeout(RuntimeError):
+    """The machine is too busy to render a chat template. No input is wrong: the same may be asked again."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Message:
     """One turn of a conversation."""
@@ -108,6 +112,7 @@ class ChatTemplate:
 
         Raises:
             InputError: the template refuses the conversation, does not end, or has an error.
+            RenderTimeout: the machine is too busy.
         """
         return self.encode_all([messages])[0]
 
@@ -328,8 +333,8 @@ class Renderer:
             path: the file that the template was read from.
 
         Raises:
-            InputError: it refuses one, has an error, or needs too long, too much memory or too many
-                characters.
+            InputError: it refuses one, has an error, or needs too much computing, memory or characters.
+            RenderTimeout: it is not done in time, though it may not have computed so long.
         """
         size = sum(len(message["content"]) for each in renderings for message in each["messages"])
         request = {
@@ -366,7 +371,13 @@ class Renderer:
             self._end = weakref.finalize(self, _kill, self._process)
         process = self._process
         assert process.stdin is not None and process.stdout is not None
-        late = threading.Timer(_WAIT_SECONDS, process.kill)
+        is_late = threading.Event()
+
+        def end() -> None:
+            is_late.set()
+            process.kill()
+
+        late = threading.Timer(_WAIT_SECONDS, end)
         late.start()
         try:
             process.stdin.write(request + "\n")
@@ -374,6 +385,8 @@ class Renderer:
             return json.loads(process.stdout.readline())
         except (OSError, json.JSONDecodeError):
             self.close()
+            if is_late.is_set():
+                raise RenderTimeout(f"a chat template was not rendered within {_WAIT_SECONDS} s") from None
             return {}
         except BaseException:  # such as a Ctrl-C: what comes late is no answer to the next request
             self.close()

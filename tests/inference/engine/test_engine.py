@@ -1,6 +1,5 @@
 """Continuous batching on a ring of two, against each prompt by itself."""
 
-import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -12,13 +11,15 @@ import pytest
 from ringworld.core.errors import Busy, InputError
 from ringworld.inference.clip_grammar import ClipGrammar
 from ringworld.inference.config import GREEDY, EngineConfig, GenerationLimits, SamplingConfig
-from ringworld.inference.engine.engine import Closed, Engine
+from ringworld.inference.engine.engine import Engine
+from ringworld.inference.engine.inbox import Closed
 from ringworld.inference.engine.programs import Programs
 from ringworld.inference.engine.sequence import Clips, GenerationRequest
 from ringworld.model.config import CacheType
 from ringworld.model.decode import GenerationWeights
 from ringworld.model.forward import Forward
 from ringworld.model.pages import PagePool
+from tests.eventually import eventually
 from tests.inference.tiny_world import ARCHITECTURE, EXECUTION, FORWARD, TOKENIZER, VOCABULARY, make_world
 
 TEXT = np.random.default_rng(0).integers(5, VOCABULARY.text_size, 400).astype(np.int32)
@@ -65,13 +66,6 @@ def request(i: int, **changes) -> GenerationRequest:
 
 def ids_of(pieces) -> list[int]:
     return [piece.token.id for piece in pieces if piece.token]
-
-
-def eventually(holds) -> None:
-    until = time.monotonic() + 30
-    while not holds():
-        assert time.monotonic() < until
-        time.sleep(0.01)
 
 
 def test_a_request_gives_what_it_gives_alone_whatever_it_is_batched_with(engine, expected):
@@ -154,6 +148,18 @@ def test_a_prompt_is_scored_as_by_the_scorer_beside_others(engine):
         assert likeliest == sorted(likeliest, reverse=True)
         assert likeliest[0] >= token.logprob
     assert len(ids_of(writing)) > 0
+
+
+def test_frames_of_a_prompt_are_scored_among_codes(engine):
+    prompt = PROMPTS[0].copy()
+    prompt[10:15] = VOCABULARY.encode_frames(np.array([[3, 0, 5, 1]]))
+    (piece,) = engine.stream(request(0, prompt=prompt, max_new_tokens=0, score_prompt=True, alternatives=20))
+    losses = make_world(ring=2).world.scorer.losses(prompt)
+    np.testing.assert_allclose([-token.logprob for token in piece.prompt], losses, rtol=0, atol=1e-5)
+    for token in piece.prompt[9:14]:
+        assert {id for id, _ in token.alternatives} == {
+            *range(VOCABULARY.text_size, FORWARD.architecture.vocab)
+        }
 
 
 def test_scores_and_alternatives_of_what_follows_are_given_together(engine):

@@ -68,6 +68,16 @@ def test_prompts_take_turns_and_the_last_that_was_served_is_last():
     assert [go_round(made)[0][0][0] for _ in range(3)] == [10, 20, 30]
 
 
+def test_samples_of_one_prompt_read_its_whole_pages_once():
+    samples = [asked(1, 2, 3, 4, 5, 6, 7, 8, 9, 10, new=9, sample=i) for i in range(3)]
+    made = scheduler(*samples)
+    read = [chunk for _ in range(4) for chunk in go_round(made)[0]]
+    # The ninth token stands in a page that is not full, and the tenth is read by the step.
+    assert sorted(read) == [(10, 0, 4), (10, 4, 4), (10, 8, 1), (10, 8, 1), (10, 8, 1)]
+    assert all(each.written and each.pages[:4] == samples[0].pages[:4] for each in samples)
+    assert len({each.pages[4] for each in samples}) == 3
+
+
 def test_a_prefix_that_is_known_is_not_read_again():
     first = asked(1, 2, 3, 4, 5, new=1)
     made = scheduler(first)

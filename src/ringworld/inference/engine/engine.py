@@ -1,43 +1,39 @@
 """The engine: one thread that reads and writes for all who ask, a round at a time."""
 
+import contextlib
 import math
 import threading
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from queue import SimpleQueue
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from ringworld.core.errors import Busy, InputError
+from ringworld.core.errors import InputError
 from ringworld.core.mesh import members_of
-from ringworld.core.ranges import check_number
 from ringworld.core.sharding import BATCH_AXES, SEQ_AXES
 from ringworld.inference.batches import check_fits, not_finite
 from ringworld.inference.config import EngineConfig, GenerationLimits
+from ringworld.inference.engine.cache_size import CacheSize
+from ringworld.inference.engine.inbox import Closed, Inbox
 from ringworld.inference.engine.pages import Pages
 from ringworld.inference.engine.programs import Programs
 from ringworld.inference.engine.scheduler import Scheduler
 from ringworld.inference.engine.sequence import GenerationRequest, LiveSequence, Piece, ScoredToken
 from ringworld.inference.grammar import frame_grammar
 from ringworld.inference.prompts import Ids
+from ringworld.model.config import CacheType
 from ringworld.model.decode import GenerationWeights
 from ringworld.model.forward import Forward
 from ringworld.text.vocabulary import Vocabulary
 
-_LEAST_PAGE_TOKENS = 32
-_MOST_PAGES_OF_CONTEXT = 1024
-_USUAL_CACHE_TOKENS = 2**16
+_CHECK_SECONDS = 0.1
 Deliver = Callable[[Piece | BaseException], None]
 T = TypeVar("T")
-
-
-class Closed(RuntimeError):
-    """The engine was closed before a request was finished, or emptied its cache after an error."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,9 +63,10 @@ class EngineState:
 class Engine:
     """One model that continues many prompts at once, with text or frames; they join and leave at every step.
 
-    What a request gives does not depend, to the bit, on what it is batched with, but for tokens that another
-    program read: a prefix that is found in the cache was read in other chunks, and a sequence that gave up
-    its pages reads in chunks what it wrote. Scores may then differ by the rounding of the type.
+    What a request gives does not depend, to the bit, on what it is batched with, since a step has one shape,
+    whoever is in its rows, and a chunk is of one sequence. Excepted are tokens that another program read: a
+    prefix that is found in the cache was read in other chunks, and a sequence that gave up its pages reads in
+    chunks what it wrote. Scores may then differ by the rounding of the type.
 
     Example:
         >>> with world.engine() as engine:
@@ -94,49 +91,29 @@ class Engine:
         Raises:
             InputError: the cache holds less than a context, or the mesh cuts a batch.
         """
-        context, members = limits.max_context_tokens, members_of(mesh, SEQ_AXES)
         if members_of(mesh, BATCH_AXES) != 1:
             problem = "an engine has one pool of pages, which a mesh with data axes would cut"
             raise InputError(problem, field="mesh", value=mesh.shape, remedy="use a mesh of a ring alone")
-        wanted = config.page_tokens or max(
-            _LEAST_PAGE_TOKENS, 1 << (context // _MOST_PAGES_OF_CONTEXT - 1).bit_length()
+        self._config, self._mesh = config, mesh
+        self._size = CacheSize.of(
+            config, context_tokens=limits.max_context_tokens, members=members_of(mesh, SEQ_AXES)
         )
-        page = -(-wanted // members) * members
-        table_pages = -(-context // page)
-        held = config.cache_tokens or max(context, min(2 * context, _USUAL_CACHE_TOKENS))
-        check_number(
-            "cache_tokens",
-            held,
-            least=context,
-            remedy="hold at least one context, or load the model with a shorter one",
-        )
-        self._mesh, self._context = mesh, context
         self._vocab = forward.architecture.vocab
         self._vocabulary, self._ends, self._decode = vocabulary, frozenset(ends), decode
-        pages = 1 + max(table_pages, held // page)
-        self._pages, self._page = pages, page
-        self._chunk = page << max(0, (config.chunk_tokens // page).bit_length() - 1)
-        self._config = config
         with jax.set_mesh(mesh):
             self._programs = Programs(
                 weights,
                 forward=forward,
                 vocabulary=vocabulary,
                 mesh=mesh,
-                rows=config.max_sequences,
-                pages=pages,
-                page_tokens=page,
-                table_pages=table_pages,
+                size=self._size,
                 cache_type=config.cache_type,
             )
         self._scheduler = self._new_scheduler()
         self._read_tokens = self._reused_tokens = self._written_tokens = self._steps = 0
         self._preempted = 0
-        # The scheduler belongs to the thread; others leave here what they ask.
-        self._inbox: deque[LiveSequence] = deque()
-        self._jobs: deque[tuple[Callable[[Scheduler, Programs], Any], Future[Any]]] = deque()
-        self._changed = threading.Condition()
-        self._closing = False
+        # The scheduler belongs to the thread; others leave here what they want of it.
+        self._inbox = Inbox(max_waiting=config.max_waiting)
         self._thread = threading.Thread(target=self._run, name="ringworld-engine", daemon=True)
         self._thread.start()
 
@@ -165,14 +142,7 @@ class Engine:
         """
         self._check(request)
         sequence = LiveSequence(request, ends=self._ends, decode=self._decode, deliver=deliver)
-        with self._changed:
-            if self._closing:
-                raise Closed("the engine is closed")
-            waiting = len(self._inbox) + len(self._scheduler.waiting)
-            if waiting >= self._config.max_waiting:
-                raise Busy(waiting=waiting)
-            self._inbox.append(sequence)
-            self._changed.notify()
+        self._inbox.put(sequence, others=lambda: len(self._scheduler.waiting))
 
         def cancel() -> None:
             sequence.cancelled = True
@@ -181,30 +151,18 @@ class Engine:
 
     def _check(self, request: GenerationRequest) -> None:
         """Refuse what can never be continued here; see `submit`."""
-        new = request.max_new_tokens
-        asked = [(request.prompt, new)]
-        if request.unconditional is not None:
-            most = new if request.clips is None else min(new, request.clips.most_tokens)
-            asked.append((request.unconditional, most))
         if request.frames:
             wanted = frame_grammar(self._vocabulary, frames=request.frames).last + 1
-            if new != wanted:
-                problem = f"{request.frames} frames are {wanted} tokens, not {new}"
-                raise InputError(problem, field="max_new_tokens", value=new)
-        for prompt, tokens in asked:
-            check_fits(len(prompt), new_tokens=tokens, context_tokens=self._context)
+            if request.max_new_tokens != wanted:
+                problem = f"{request.frames} frames are {wanted} tokens, not {request.max_new_tokens}"
+                raise InputError(problem, field="max_new_tokens", value=request.max_new_tokens)
+        prompts = [each for each in (request.prompt, request.unconditional) if each is not None]
+        for prompt, tokens in zip(prompts, request.most_tokens, strict=True):
+            count, context = len(prompt), self._size.context_tokens
+            check_fits(count, new_tokens=tokens - count, context_tokens=context)
             if not 0 <= prompt.min() <= prompt.max() < self._vocab:
                 raise InputError(f"a prompt holds ids that are none of {self._vocab}", field="prompt")
-        pages = sum(-(-(len(prompt) + tokens) // self._page) for prompt, tokens in asked)
-        if len(asked) > self._config.max_sequences or pages >= self._pages:
-            held = f"{self._config.max_sequences} sequences and {self._pages - 1} pages"
-            sampling = request.sampling if request.clips is None else request.clips.sampling
-            raise InputError(
-                f"guidance takes {len(asked)} sequences and {pages} pages, but this engine has {held}",
-                field="guidance_scale",
-                value=sampling.guidance_scale,
-                remedy="use a guidance_scale of 1, or an engine of more",
-            )
+        self._size.check_room(request)
 
     def stream(self, request: GenerationRequest) -> Iterator[Piece]:
         """Yield what comes of a request; a caller that stops cancels it.
@@ -230,16 +188,14 @@ class Engine:
         Raises:
             Closed: the engine is closed.
         """
-        done: Future[T] = Future()
-        with self._changed:
-            if self._closing:
-                raise Closed("the engine is closed")
-            self._jobs.append((job, done))
-            self._changed.notify()
-        return done
+        return self._inbox.ask(job)
 
-    def hold(self, ids: Ids) -> tuple[Scheduler, list[int]]:
+    def hold(self, ids: Ids, *, check: Callable[[], object]) -> tuple[Scheduler, list[int]]:
         """Read ids, and hold the pages that are known to begin so, before any can be given to others.
+
+        Args:
+            ids: of a prompt.
+            check: called now and then; what it raises ends the reading.
 
         Returns:
             The scheduler whose pages they are, and the pages, which the caller releases there.
@@ -253,33 +209,51 @@ class Engine:
         tokens = ids.tolist()
 
         def deliver(piece: Piece | BaseException) -> None:
+            is_last = isinstance(piece, BaseException) or piece.finish is not None
+            if not is_last or not held.set_running_or_notify_cancel():
+                return
             if isinstance(piece, BaseException):
                 held.set_exception(piece)
-            elif piece.finish is not None:
+            else:
                 held.set_result((self._scheduler, self._scheduler.hold(tokens)))
 
-        self.submit(GenerationRequest(prompt=ids, max_new_tokens=1), deliver)
+        cancel = self.submit(GenerationRequest(prompt=ids, max_new_tokens=1), deliver)
+        try:
+            while not wait([held], timeout=_CHECK_SECONDS).done:
+                check()
+        except BaseException:
+            cancel()
+            if not held.cancel() and held.exception() is None:
+                scheduler, pages = held.result()
+                with contextlib.suppress(Closed):
+                    self.between_rounds(lambda _, __: scheduler.pages.release(pages))
+            raise
         return held.result()
 
     def warm_up(self) -> None:
         """Compile what requests will need: a step, and chunks of each size."""
-        size = self._page
-        while size <= min(self._chunk, self._context - 2):
+        page = size = self._size.page_tokens
+        while size <= min(self._size.chunk_tokens, self._size.context_tokens - 2):
             # Each with ids of its own, so that nothing is reused.
-            prompt = np.full(size + 1, size // self._page, np.int32)
+            prompt = np.full(size + 1, size // page, np.int32)
             for _ in self.stream(GenerationRequest(prompt=prompt, max_new_tokens=1)):
                 pass
             size *= 2
 
     @property
-    def page_tokens(self) -> int:
-        """Tokens of a page."""
-        return self._page
+    def size(self) -> CacheSize:
+        """How large the cache is."""
+        return self._size
+
+    @property
+    def cache_type(self) -> CacheType:
+        """How it keeps keys and values."""
+        return self._config.cache_type
 
     @property
     def closed(self) -> bool:
         """Whether nothing more is accepted."""
-        return self._closing
+        return self._inbox.closed
 
     @property
     def state(self) -> EngineState:
@@ -299,9 +273,7 @@ class Engine:
 
     def close(self) -> None:
         """End all requests with `Closed`, and the thread."""
-        with self._changed:
-            self._closing = True
-            self._changed.notify()
+        self._inbox.close()
         self._thread.join()
 
     def _run(self) -> None:
@@ -313,30 +285,20 @@ class Engine:
                     except Exception as error:  # of the device: what the pool holds is not known any more
                         self._begin_again(error)
         finally:
-            with self._changed:
-                self._closing = True
-            for sequence in (*self._everyone(), *self._inbox):
+            self._inbox.close()
+            for job in self._inbox.take(self._scheduler.waiting, wait=False):
+                job.done.set_exception(Closed("the engine was closed"))
+            for sequence in self._everyone():
                 sequence.deliver(Closed("the engine was closed"))
-            for _, done in self._jobs:
-                done.set_exception(Closed("the engine was closed"))
 
     def _begin_round(self) -> bool:
         """Wait for something to do; False where the engine is closed."""
-        with self._changed:
-            while not (self._closing or self._inbox or self._jobs or self._everyone()):
-                self._changed.wait()
-            while self._inbox:
-                self._scheduler.waiting.append(self._inbox.popleft())
-            jobs, self._jobs = self._jobs, deque()
-        for job, done in jobs:
-            try:
-                done.set_result(job(self._scheduler, self._programs))
-            except Exception as error:
-                done.set_exception(error)
+        for job in self._inbox.take(self._scheduler.waiting, wait=not self._everyone()):
+            job.run(self._scheduler, self._programs)
         for sequence in self._everyone():
             if sequence.cancelled:
                 self._scheduler.remove(sequence)
-        return not self._closing
+        return not self._inbox.closed
 
     def _round(self) -> None:
         """Read a chunk's worth of prompts, and write a token of each sequence that is read."""
@@ -398,10 +360,10 @@ class Engine:
 
     def _new_scheduler(self) -> Scheduler:
         return Scheduler(
-            Pages(self._pages),
-            page_tokens=self._page,
-            chunk_tokens=self._chunk,
-            max_sequences=self._config.max_sequences,
+            Pages(self._size.pages),
+            page_tokens=self._size.page_tokens,
+            chunk_tokens=self._size.chunk_tokens,
+            max_sequences=self._size.max_sequences,
         )
 
     def _everyone(self) -> list[LiveSequence]:

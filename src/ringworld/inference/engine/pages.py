@@ -17,7 +17,7 @@ ROOT = -1
 
 
 class Pages:
-    """The pages of one pool, page 0 of which is nobody's.
+    """The pages of one pool, page 0 of which belongs to no sequence.
 
     Example:
         >>> page = pages.take()

@@ -1,5 +1,6 @@
 """The compiled programs of an engine, of few shapes: a chunk of one sequence, and a step of all of them."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -13,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Float32, Int32, UInt32
 
 from ringworld.core.sharding import spec
 from ringworld.inference.config import GREEDY
+from ringworld.inference.engine.cache_size import CacheSize
 from ringworld.inference.engine.scheduler import Chunk
 from ringworld.inference.engine.sequence import MOST_ALTERNATIVES, LiveSequence, ScoredToken
 from ringworld.inference.grammar import Grammar, frame_grammar, legal, text_grammar
@@ -27,6 +29,9 @@ from ringworld.model.layers import rms_norm
 from ringworld.model.pages import PagePool, read_pages, step_pages
 from ringworld.model.world_model import logits
 from ringworld.text.vocabulary import Vocabulary
+
+_LEAST_LOGPROB = -9999.0
+"""As OpenAI's API writes it for what is very unlikely."""
 
 
 class Drawn(NamedTuple):
@@ -79,19 +84,14 @@ class Programs:
         forward: Forward,
         vocabulary: Vocabulary,
         mesh: Mesh,
-        rows: int,
-        pages: int,
-        page_tokens: int,
-        table_pages: int,
+        size: CacheSize,
         cache_type: CacheType,
     ) -> None:
-        """Make an empty pool of so many pages, for tables of at most `table_pages`."""
+        """Make an empty pool of a size."""
         self._weights, self._forward = weights, forward
-        self._pages, self._page, self._width = pages, page_tokens, table_pages
-        self._rows = rows
+        self._size, self._page, self._rows = size, size.page_tokens, size.max_sequences
         self._cache_type: CacheType = cache_type
         self._vocabulary, self._text = vocabulary, text_grammar(vocabulary, ends=())
-        self._legal = legal(self._text, jnp.int32(0), vocab=forward.architecture.vocab)
         # In this layout token t of a chunk is on member t % members, as in a page.
         self._layout = Layout(replace(forward.execution.attention, layout="striped"), mesh=mesh)
         self._replicated = jax.NamedSharding(mesh, spec())
@@ -137,7 +137,7 @@ class Programs:
         )
         if not sequence.scores_prompt:
             return []
-        nats, likeliest = _score(self._weights, x, next_ids, legal=self._legal, forward=self._forward)
+        nats, likeliest = _score(self._weights, x, next_ids, forward=self._forward)
         scores = placed.restore(nats)[0]
         found = _Likeliest(*(placed.restore(x)[0] for x in likeliest))
         return [
@@ -221,7 +221,7 @@ class Programs:
         architecture, compute = self._forward.architecture, self._forward.execution.compute
         pool = PagePool.init(
             architecture,
-            pages=self._pages,
+            pages=self._size.pages,
             page_tokens=self._page,
             compute=compute,
             cache_type=self._cache_type,
@@ -230,7 +230,7 @@ class Programs:
 
     def _table(self, sequences: Sequence[LiveSequence | None]) -> Any:
         """Return the pages of each, [batch, width]."""
-        tables = np.zeros((len(sequences), self._width), np.int32)
+        tables = np.zeros((len(sequences), self._size.table_pages), np.int32)
         for table, sequence in zip(tables, sequences):
             if sequence is not None:
                 table[: len(sequence.pages)] = sequence.pages
@@ -255,7 +255,9 @@ def _scored(
 ) -> ScoredToken:
     count = sequence.request.alternatives
     ids, logprobs = (np.asarray(x)[at, :count].tolist() for x in likeliest) if count else ([], [])
-    return ScoredToken(id=int(token), logprob=float(logprob), alternatives=tuple(zip(ids, logprobs)))
+    # Where fewer ids are legal, others follow them.
+    others = tuple((id, nats) for id, nats in zip(ids, logprobs) if nats > -math.inf)
+    return ScoredToken(id=int(token), logprob=float(logprob), alternatives=others)
 
 
 @partial(jax.jit, donate_argnames="seen")
@@ -313,14 +315,16 @@ def _score(
     x: Float[Array, "1 seq embed"],
     targets: Int32[Array, "1 seq"],
     *,
-    legal: Bool[Array, " vocab"],
     forward: Forward,
 ) -> tuple[Float32[Array, "1 seq"], _Likeliest]:
-    """Return the log-probability of each target, and the likeliest ids in its place."""
-    scores = logits(rms_norm(x, weights.norm, eps=forward.architecture.norm_eps), weights.head)
-    logprobs = _logprobs(jax.reshard(scores, spec("batch", "seq", None)), legal=legal[None, None])
+    """Return the log-probability of each target in its modality, and the likeliest ids in its place."""
+    architecture = forward.architecture
+    scores = logits(rms_norm(x, weights.norm, eps=architecture.norm_eps), weights.head)
+    ids = jnp.arange(architecture.vocab, dtype=jnp.int32)[None, None]
+    same_modality = (ids < architecture.text_vocab) == (targets < architecture.text_vocab)[..., None]
+    logprobs = _logprobs(jax.reshard(scores, spec("batch", "seq", None)), legal=same_modality)
     # A product and no lookup, which knows how targets are sharded.
-    chosen = jnp.arange(logprobs.shape[-1], dtype=jnp.int32)[None, None] == targets[..., None]
+    chosen = ids == targets[..., None]
     own = jnp.where(chosen, logprobs, 0).sum(axis=-1)
     return own, _likeliest(logprobs, min(MOST_ALTERNATIVES, logprobs.shape[-1]))
 
@@ -328,7 +332,9 @@ def _score(
 def _logprobs(
     scores: Float32[Array, "*dims vocab"], *, legal: Bool[Array, "*#dims vocab"]
 ) -> Float32[Array, "*dims vocab"]:
-    return jax.nn.log_softmax(jnp.where(legal, scores, -jnp.inf), axis=-1)
+    # Differences of scores that overflow are those of ids that are never drawn, and stay numbers.
+    nats = jnp.maximum(jax.nn.log_softmax(jnp.where(legal, scores, -jnp.inf), axis=-1), _LEAST_LOGPROB)
+    return jnp.where(legal, nats, -jnp.inf)
 
 
 def _likeliest(logprobs: Float32[Array, "*dims vocab"], count: int) -> _Likeliest:

@@ -62,6 +62,16 @@ class GenerationRequest:
         if not self.max_new_tokens and not self.score_prompt:
             raise InputError("max_new_tokens is 0, so nothing is asked", field="max_new_tokens", value=0)
 
+    @property
+    def most_tokens(self) -> tuple[int, ...]:
+        """Most tokens of each of its sequences, prompts included: one, and where it is guided a second."""
+        new = self.max_new_tokens
+        own = len(self.prompt) + new
+        if self.unconditional is None:
+            return (own,)
+        beside = new if self.clips is None else min(new, self.clips.most_tokens)
+        return own, len(self.unconditional) + beside
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Clips:

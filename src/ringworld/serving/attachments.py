@@ -1,4 +1,4 @@
-"""What a request shows: files that it holds as `data:` addresses, or that were sent before, or elsewhere."""
+"""Files that a request attaches: as `data:` addresses, by ids of what was sent, or by other addresses."""
 
 import base64
 import binascii
@@ -7,17 +7,18 @@ import numpy as np
 
 from ringworld.core.errors import InputError
 from ringworld.serving.body import Body
+from ringworld.serving.deadline import Deadline
 from ringworld.serving.fetch import Fetch
 from ringworld.serving.files import Files
 from ringworld.serving.media import Kind, Media
 
 
-class Shown:
+class Attachments:
     """The files of one request; each call takes long, so make it in a thread."""
 
-    def __init__(self, media: Media, *, files: Files, fetch: Fetch | None) -> None:
+    def __init__(self, media: Media, *, files: Files, fetch: Fetch | None, deadline: Deadline) -> None:
         """Begin one; where `fetch` is None, nothing is fetched from elsewhere."""
-        self._media, self._files, self._fetch = media, files, fetch
+        self._media, self._files, self._fetch, self._deadline = media, files, fetch, deadline
 
     def at(self, url: str, *, field: str) -> bytes:
         """Return what an address holds.
@@ -54,12 +55,12 @@ class Shown:
 
     def frames(self, content: bytes, *, kind: Kind, field: str) -> np.ndarray:
         """Return the frames of a picture or a film; see `Media.frames`."""
-        return self._media.frames(content, kind=kind, field=field)
+        return self._media.frames(content, kind=kind, field=field, deadline=self._deadline)
 
     def codes(self, content: bytes, *, kind: Kind, field: str) -> np.ndarray:
         """Return the codes of its frames, [frames, codes]; see `Media.frames`."""
-        return self._media.codes(content, kind=kind, field=field)
+        return self._media.codes(content, kind=kind, field=field, deadline=self._deadline)
 
-    def drew(self, content: bytes, codes: np.ndarray) -> None:
+    def remember(self, content: bytes, codes: np.ndarray) -> None:
         """Remember the codes of what the model drew; see `Media.remember`."""
         self._media.remember(content, codes)

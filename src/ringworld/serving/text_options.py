@@ -1,4 +1,4 @@
-"""What chat and completions ask alike: how text is drawn, where it ends, and what else is wanted of it."""
+"""The options that requests for chat and completions share: how text is drawn, and where it ends."""
 
 import secrets
 from collections.abc import Sequence
@@ -37,8 +37,8 @@ _WITHOUT_EFFECT = {
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Wanted:
-    """The fields that both kinds of request have."""
+class TextOptions:
+    """How texts are drawn, how many, and whether they are streamed."""
 
     sampling: SamplingConfig
     stop: tuple[str, ...]
@@ -47,12 +47,12 @@ class Wanted:
     include_usage: bool
 
     @staticmethod
-    def of(body: Body, *, default: SamplingConfig, prompts: int, most_choices: int) -> "Wanted":
+    def of(body: Body, *, default: SamplingConfig, prompts: int, most_choices: int) -> "TextOptions":
         """Read them, before the prompts are encoded.
 
         Args:
             body: of the request.
-            default: holds where the request says nothing.
+            default: holds for what the request leaves out.
             prompts: how many it has, each of which is answered `n` times.
             most_choices: texts that it may ask for in all.
 
@@ -64,7 +64,7 @@ class Wanted:
             if name in body and body.value(name) != harmless:
                 raise unsupported(name, remedy=remedy)
         # Whoever asks twice without a seed wants two answers, and one with a seed may have 64 bits.
-        seed = body.whole("seed", secrets.randbits(32), least=-(2**63)) % 2**32
+        seed = body.whole("seed", secrets.randbits(32), least=1 - 2**63) % 2**32
         stop = body.texts("stop")
         if len(stop) > _MOST_STOPS:
             raise InputError(f"stop holds {len(stop)} strings, of {_MOST_STOPS} at most", field="stop")
@@ -76,7 +76,7 @@ class Wanted:
                 value=choices,
                 remedy="ask for fewer at once",
             )
-        return Wanted(
+        return TextOptions(
             sampling=replace(
                 default,
                 seed=seed,
@@ -91,7 +91,7 @@ class Wanted:
         )
 
     def requests(self, prompts: Sequence[Any], **others: Any) -> list[GenerationRequest]:
-        """Return what the engine is asked: `n` texts of each prompt, beside each other."""
+        """Return the requests to the engine: `n` texts of each prompt, beside each other."""
         return [
             GenerationRequest(prompt=prompt, sampling=self.sampling, sample=i, stop=self.stop, **others)
             for prompt in prompts
@@ -105,11 +105,11 @@ def check_model(body: Body, name: str) -> None:
     Raises:
         ApiError: it is for another.
     """
-    asked = body.text("model", name)
-    if asked != name:
+    wanted = body.text("model", name)
+    if wanted != name:
         raise ApiError(
             404,
-            f"there is no model {asked!r:.80}; the model is {name!r}",
+            f"there is no model {wanted!r:.80}; the model is {name!r}",
             kind="not_found_error",
             param="model",
             code="model_not_found",

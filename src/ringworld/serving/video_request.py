@@ -1,4 +1,4 @@
-"""What a request for a video says."""
+"""A request for a video."""
 
 from dataclasses import dataclass
 
@@ -6,12 +6,12 @@ import numpy as np
 
 from ringworld.inference.engine.sequence import GenerationRequest
 from ringworld.inference.world import World
+from ringworld.serving.attachments import Attachments
 from ringworld.serving.body import Body
 from ringworld.serving.config import ServingLimits
 from ringworld.serving.drawing import drawing_of
 from ringworld.serving.errors import ApiError
 from ringworld.serving.form import Form, Upload
-from ringworld.serving.shown import Shown
 
 REFERENCE = "input_reference"
 _LEAST_RATE, _MOST_RATE = 0.01, 120.0
@@ -19,8 +19,8 @@ _MOST_SECONDS = 1e6
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class VideoAsked:
-    """What a request for a video says."""
+class VideoRequest:
+    """One that was read."""
 
     prompt: str
     drawn: GenerationRequest
@@ -40,8 +40,8 @@ class VideoAsked:
 
     @staticmethod
     def of(
-        body: Body, world: World, *, limits: ServingLimits, sent: Upload | None, shown: Shown
-    ) -> "VideoAsked":
+        body: Body, world: World, *, limits: ServingLimits, sent: Upload | None, attachments: Attachments
+    ) -> "VideoRequest":
         """Read the request; frames are as many as the model watches where neither they nor seconds are given.
 
         Args:
@@ -49,7 +49,7 @@ class VideoAsked:
             world: that draws.
             limits: of the server.
             sent: a picture or a film that the video continues, where a form holds one.
-            shown: what reads it, or one that `body` names.
+            attachments: what reads it, or one that `body` names.
 
         Raises:
             InputError: a field has another type or is out of range, or the model draws nothing.
@@ -70,9 +70,9 @@ class VideoAsked:
         if frames > limits.max_frames:
             problem = f"{name} asks for {frames} frames, of {limits.max_frames} at most"
             raise ApiError(400, problem, param=name, code="too_many_frames")
-        after = _reference(body, sent, shown)
+        after = _reference(body, sent, attachments)
         drawn = drawing_of(body, world, frames=frames, after=after)
-        return VideoAsked(prompt=body.text("prompt"), drawn=drawn, frames_per_second=rate, after=after)
+        return VideoRequest(prompt=body.text("prompt"), drawn=drawn, frames_per_second=rate, after=after)
 
 
 def fields_of(form: Form) -> Body:
@@ -87,16 +87,16 @@ def fields_of(form: Form) -> Body:
     return Body.of_form(plain, words=("prompt", "model", "size"), objects={REFERENCE: reference})
 
 
-def _reference(body: Body, sent: Upload | None, shown: Shown) -> np.ndarray | None:
+def _reference(body: Body, sent: Upload | None, attachments: Attachments) -> np.ndarray | None:
     """Return the frames of what a video continues; None where nothing is named."""
     if sent is not None:
-        return shown.frames(sent.content, kind="any", field=REFERENCE)
+        return attachments.frames(sent.content, kind="any", field=REFERENCE)
     if REFERENCE not in body:
         return None
     reference = body.part(REFERENCE)
     address = next((name for name in ("image_url", "video_url") if name in reference), None)
     if address is None:
-        content = shown.file(reference)
+        content = attachments.file(reference)
     else:
-        content = shown.at(reference.text(address), field=reference.path(address))
-    return shown.frames(content, kind="any", field=REFERENCE)
+        content = attachments.at(reference.text(address), field=reference.path(address))
+    return attachments.frames(content, kind="any", field=REFERENCE)
