@@ -167,19 +167,31 @@ def test_a_call_that_was_refused_does_not_bind_the_next(tmp_path, capsys):
     assert to_json(full()) != to_json(tiny())
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        ("quickstart", *SMOKE),
-        ("train-tokenizer", *SMOKE, "--videos", "x"),
-        ("train", *SMOKE, "--data", "x"),
-    ],
+WRITING = (
+    ("quickstart", *SMOKE, "--videos", "x"),
+    ("train-tokenizer", *SMOKE, "--videos", "x"),
+    ("prepare", *SMOKE, "--videos", "x", "--tokenizer", "x"),
+    ("train", *SMOKE, "--data", "x"),
+    ("generate", "--kind", "text", "--prompt", "a", "--model", "x"),
+    ("evaluate", "--model", "x", "--data", "x"),
 )
+
+
+@pytest.mark.parametrize("command", WRITING)
 def test_a_folder_has_one_process_at_a_time(command, tmp_path, capsys):
     with only_one(tmp_path):
         code, text = run(capsys, *command, "--out", str(tmp_path))
-    assert code == 2
-    assert str(tmp_path) in text and "another" in text
+    assert (code, str(tmp_path) in text) == (2, True)
+    code, text = run(capsys, *command, "--out", str(tmp_path))  # and now it is x that is named
+    assert (code, str(tmp_path) in text) == (2, False)
+
+
+@pytest.mark.parametrize("command", WRITING)
+def test_a_folder_of_files_that_are_not_ours_is_left_alone(command, tmp_path, capsys):
+    (tmp_path / "clip.mp4").touch()
+    code, text = run(capsys, *command, "--out", str(tmp_path))
+    assert (code, str(tmp_path) in text) == (2, True)
+    assert [path.name for path in tmp_path.iterdir()] == ["clip.mp4"]
 
 
 def test_a_configuration_is_read_back_from_what_a_command_wrote(tmp_path, capsys):

@@ -18,9 +18,9 @@ from ringworld.artifacts.model_folder import ModelFolder, is_saved, save_model
 from ringworld.artifacts.tokenizers import Tokenizers
 from ringworld.core.config import to_json
 from ringworld.core.errors import InputError, not_a_choice
-from ringworld.core.files import differences, only_one
+from ringworld.core.files import differences
 from ringworld.core.fingerprint import fingerprint
-from ringworld.core.origin import Origin, check_replaceable, parent
+from ringworld.core.origin import Origin, check_replaceable, parent, working_in
 from ringworld.core.processes import by_writer, join
 from ringworld.evaluation.runner import evaluate as run_tasks
 from ringworld.evaluation.subject import subject_of
@@ -238,7 +238,7 @@ class _Job:
 def _only_this_run(out: Path) -> Iterator[None]:
     """Keep other runs out of a folder; of the processes of this one, the first holds the lock."""
     with ExitStack() as stack:
-        by_writer(lambda: stack.enter_context(only_one(out)))
+        by_writer(lambda: stack.enter_context(working_in(out, kind="run")))
         yield
 
 
