@@ -1,4 +1,5 @@
 import json
+import pickle
 import string
 import subprocess
 import sys
@@ -57,6 +58,13 @@ def test_saved_and_loaded_it_is_the_same(tmp_path: Path):
     assert loaded.fingerprint == TOKENIZER.fingerprint
     assert 260 < loaded.size == TOKENIZER.size <= 340
     assert loaded.encode("a </s> red") == TOKENIZER.encode("a </s> red")
+
+
+def test_in_another_process_texts_make_no_special_id_either():
+    there = pickle.loads(pickle.dumps(TOKENIZER))
+    text = "a</s><vision>"
+    assert there.encode(text) == TOKENIZER.encode(text)
+    assert not SPECIAL_IDS & set(there.encode(text))
 
 
 def test_a_vocabulary_without_room_for_the_bytes_is_refused():
@@ -186,6 +194,24 @@ def test_ends_of_a_text_can_be_named(tmp_path: Path):
     with pytest.raises(InputError) as refused:
         TextTokenizer.load(tmp_path, bos="<|begin|>")
     assert (refused.value.field, refused.value.value) == ("bos", "<|begin|>")
+
+
+def test_every_end_that_the_files_of_a_model_name_is_never_made_from_text(tmp_path: Path):
+    names = ("<|end|>", "<|over|>", " ", "<|other|>")
+    tokenizer = llama_like()
+    tokenizer.add_tokens([AddedToken(name, normalized=False) for name in names])
+    end, over, blank, other = map(tokenizer.token_to_id, names)
+    write(tokenizer, tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"eos_token_id": end}))
+    (tmp_path / "generation_config.json").write_text(
+        json.dumps({"eos_token_id": [2, over, blank, 10**9, "x"]})
+    )
+    loaded = TextTokenizer.load(tmp_path)
+    loaded.save(tmp_path / "copied")
+    for one in (loaded, TextTokenizer.load(tmp_path / "copied")):
+        made = set(one.encode("a<|end|> b<|over|><|other|>"))
+        assert not {end, over} & made
+        assert {blank, other} <= made
 
 
 QWEN = {
