@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken
 
 from ringworld.core.errors import InputError
-from ringworld.text import chat, templates
-from ringworld.text.templates import LLAMA_2, LWM, ChatTemplate, Message
+from ringworld.text import chat
+from ringworld.text.templates import LLAMA_2, LWM, ChatTemplate, Message, Renderer
 from ringworld.text.tokenizer import TextTokenizer
 from ringworld.text.training_template import wording_of
 from ringworld.text.vocabulary import Vocabulary
@@ -226,10 +226,9 @@ ESCAPES = {
 
 
 @pytest.mark.parametrize("source", BOMBS.values(), ids=BOMBS)
-def test_a_template_that_does_not_end_is_refused(source, monkeypatch):
-    monkeypatch.setattr(templates, "_SECONDS", 1)
+def test_a_template_that_does_not_end_is_refused(source):
     with pytest.raises(InputError) as refused:
-        own(source).encode([user("a")])
+        Renderer(seconds=1).render(source, [{"messages": [{"role": "user", "content": "a"}]}])
     assert refused.value.field == "chat_template"
 
 

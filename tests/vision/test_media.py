@@ -354,7 +354,7 @@ def test_a_cut_animated_image_is_refused(tmp_path):
 def refusal(path: Path, **options) -> InputError:
     with pytest.raises(InputError) as caught:
         read(path, **options)
-    assert caught.value.path == path and str(path) in str(caught.value)
+    assert caught.value.path == path
     return caught.value
 
 
@@ -382,7 +382,8 @@ def test_sound_alone(tmp_path):
     path = tmp_path / "song.mp4"
     with av.open(str(path), "w") as container:
         add_sound(container, seconds=1)
-    assert "only sound" in str(refusal(path))
+    refused = refusal(path)
+    assert (refused.field, refused.value) == ("streams", ("audio",))
 
 
 def test_the_cover_of_a_song_is_no_video(tmp_path):
@@ -399,7 +400,8 @@ def test_the_cover_of_a_song_is_no_video(tmp_path):
             container.mux(packet)
     with av.open(str(path)) as container:
         assert container.streams.video and container.streams.audio
-    assert "only sound" in str(refusal(path))
+    refused = refusal(path)
+    assert (refused.field, refused.value) == ("streams", ("audio",))
 
 
 def noise(count: int) -> np.ndarray:

@@ -9,6 +9,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -39,8 +40,6 @@ LLAMA_2 = (
 _RENDERER = Path(__file__).with_name("render_template.py")
 _PRIVATE = [*range(0xE000, 0xF900), *range(0xF0000, 0xFFFFE)]
 """Code points that stand for nothing: marks are taken from those that no text holds."""
-_SECONDS = 5
-"""Of computing; a book of five million characters takes half of one."""
 _WAIT_SECONDS = 60
 """For a machine that is busy with other things."""
 _MORE_CHARACTERS = 2**20
@@ -298,13 +297,15 @@ class Renderer:
     Threads take turns.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, seconds: int = 5) -> None:
+        """Bound what a rendering computes; a book of five million characters takes half a second."""
+        self._seconds = seconds
         self._process: subprocess.Popen[str] | None = None
         self._end: Callable[[], object] = lambda: None
         self._lock = threading.Lock()
 
-    def __reduce__(self) -> tuple[type["Renderer"], tuple[()]]:
-        return Renderer, ()  # each process has its own
+    def __reduce__(self) -> tuple[Callable[..., "Renderer"], tuple[()]]:
+        return partial(Renderer, seconds=self._seconds), ()  # each process has its own
 
     def close(self) -> None:
         """End the process."""
@@ -331,13 +332,13 @@ class Renderer:
             "template": template,
             "renderings": renderings,
             "most_characters": 2 * size + _MORE_CHARACTERS,
-            "seconds": _SECONDS,
+            "seconds": self._seconds,
         }
         with self._lock:
             answer = self._answer(json.dumps(request))
         if "texts" in answer:
             return answer["texts"]
-        reason = answer.get("refused") or f"it needs more than {_SECONDS} seconds or two gigabytes"
+        reason = answer.get("refused") or f"it needs more than {self._seconds} seconds or two gigabytes"
         raise InputError(
             f"the chat template{in_file(path)} cannot be used: {reason}",
             field="chat_template",

@@ -322,7 +322,13 @@ def _picture_stream(path: Path, container: InputContainer) -> av.VideoStream:
     moving = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
     if not moving:
         has = "only sound" if container.streams.audio else "neither pictures nor sound"
-        raise InputError(f"{path} holds {has}", path=path, remedy="use a file with pictures")
+        raise InputError(
+            f"{path} holds {has}",
+            path=path,
+            field="streams",
+            value=tuple(sorted({each.type for each in container.streams} - {"video"})),
+            remedy="use a file with pictures",
+        )
     best = container.streams.best("video")
     stream = best if isinstance(best, av.VideoStream) and best in moving else moving[0]
     if stream.codec_context is None:
