@@ -18,7 +18,14 @@ from PIL import Image
 from ringworld.core.errors import InputError
 from ringworld.vision.bitstream import BitstreamCheck
 from ringworld.vision.config import MediaLimits
-from ringworld.vision.images import DecodedPicture, refuse_duration, refuse_missing, refuse_size, upright_rgb
+from ringworld.vision.images import (
+    DecodedPicture,
+    as_file,
+    refuse_duration,
+    refuse_missing,
+    refuse_size,
+    upright_rgb,
+)
 from ringworld.vision.orientation import QUARTERS, SIDEWAYS, mirroring
 
 # FFmpeg's own words would interleave with ours from its threads. Reading them here instead can deadlock, as
@@ -301,7 +308,7 @@ def _open_container(path: Path) -> InputContainer:
     refuse_missing(path)
     try:
         # Names and titles in another encoding than UTF-8 are common, and no reason to refuse a video.
-        opened = av.open(str(path), metadata_errors="replace", options={"protocol_whitelist": "file"})
+        opened = av.open(as_file(path), metadata_errors="replace", options={"protocol_whitelist": "file"})
     except FFmpegError as error:
         with path.open("rb") as stream:
             is_mp4 = stream.read(12)[4:8] == b"ftyp"
