@@ -2,10 +2,14 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from ringworld.api.generate import generate
 from ringworld.core.errors import InputError
+from ringworld.data.config import PrepareConfig
+from ringworld.data.find_sources import find_sources
+from ringworld.vision.write_media import write_image
 
 
 def call(model: Path, **changes: Any) -> str:
@@ -46,6 +50,16 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path, origin):
         call(tmp_path, out=tmp_path)
     assert refused.value.path in (tmp_path, tmp_path / "origin.json")
     assert (tmp_path / "origin.json").read_text() == origin
+
+
+def test_a_folder_of_clips_is_left_to_its_owner_and_still_read(tmp_path):
+    clip = tmp_path / "clips/a.png"
+    write_image(clip, np.zeros((8, 8, 3), np.uint8))
+    with pytest.raises(InputError) as refused:
+        call(tmp_path / "model", out=clip.parent)
+    assert refused.value.path == clip.parent
+    assert list(clip.parent.iterdir()) == [clip]
+    assert [source.path for source in find_sources(videos=[tmp_path], config=PrepareConfig())] == [clip]
 
 
 @pytest.mark.parametrize(

@@ -81,4 +81,4 @@ def test_no_libtpu_names_the_extra(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(InputError) as refused:
         rw.plan(rw.presets.lwm_text_7b(), topology="v5p:4x8x8")
-    assert refused.value.field == "topology" and "ringworld[tpu]" in refused.value.remedy
+    assert (refused.value.field, refused.value.suggested) == ("topology", "ringworld[tpu]")

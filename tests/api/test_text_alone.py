@@ -14,6 +14,7 @@ import ringworld as rw
 from ringworld.artifacts.tokenizers import FRAME_TOKENIZER_FOLDER
 from ringworld.core.errors import InputError
 from ringworld.core.mesh_config import MeshConfig
+from ringworld.core.origin import Origin, write_origin
 from ringworld.data.store import read_examples
 from ringworld.evaluation.config import EvaluationConfig
 from ringworld.evaluation.held_out import HeldOutConfig
@@ -270,6 +271,7 @@ def test_what_stands_where_a_model_would_is_never_replaced(made, tmp_path):
     mine = tmp_path / "out/models/256/thesis.txt"
     mine.parent.mkdir(parents=True)
     mine.write_text("mine")
+    write_origin(tmp_path / "out", Origin(kind="run"))
     with pytest.raises(InputError) as refused:
         rw.train(RUN, data=made / "examples", out=tmp_path / "out")
     assert refused.value.path == mine.parent and mine.read_text() == "mine"

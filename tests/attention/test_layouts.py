@@ -82,7 +82,7 @@ def test_a_sequence_that_does_not_divide_is_refused_and_the_next_that_does_is_kn
     with pytest.raises(InputError) as refused:
         place(layout, seq=seq, members=members)
     assert (refused.value.field, refused.value.value) == ("seq", seq)
-    assert str(next_length) in refused.value.remedy
+    assert refused.value.suggested == next_length
     assert filled_length(AttentionConfig(layout=layout), seq=seq, ring=members, ulysses=1) == next_length
 
 

@@ -87,6 +87,8 @@ def test_what_is_no_server_is_refused():
 
 
 def test_a_server_of_a_named_model_need_not_name_it_and_says_why_it_refuses():
+    said = "no such model"
+
     class Other(BaseHTTPRequestHandler):
         def do_POST(self):
             asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -94,7 +96,7 @@ def test_a_server_of_a_named_model_need_not_name_it_and_says_why_it_refuses():
             self.send_response(200 if taken else 422)
             self.end_headers()
             if not taken:
-                self.wfile.write(b'{"detail": "no such model"}')
+                self.wfile.write(json.dumps({"detail": said}).encode())
                 return
             for choice, usage in (
                 ({"delta": {"role": "assistant"}}, None),
@@ -116,7 +118,8 @@ def test_a_server_of_a_named_model_need_not_name_it_and_says_why_it_refuses():
         server.shutdown()
     assert (made.model, made.failures) == ("a/b", {})
     assert [(each.prompt_tokens, each.new_tokens) for each in made.answers] == [(3, 1)] * 3
-    assert "no such model" in str(refused.value)
+    assert (refused.value.field, refused.value.value) == ("url", url)
+    assert said in str(refused.value)
 
 
 def test_load_is_the_same_for_a_seed_and_begins_alike_where_it_is_shared():

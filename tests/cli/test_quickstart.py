@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from ringworld.core.files import LOCK_FILE, read_jsonl
+from ringworld.core.origin import ORIGIN_FILE
 from ringworld.data.store import ExampleStore
 from ringworld.report import markup
 from ringworld.training.metrics import TIMED
@@ -159,6 +160,7 @@ def test_a_run_killed_in_training_ends_with_equal_metrics(whole, inputs, folder)
     shutil.copytree(whole, out, ignore=shutil.ignore_patterns("train", "report.html", "metrics.json"))
     for name in ("before-64", "after-64"):
         shutil.copytree(*(path / "train" / "evaluation" / name for path in (whole, out)))
+    shutil.copy(*(path / "train" / ORIGIN_FILE for path in (whole, out)))
     process = quickstart(out, *inputs)
     while len(read_jsonl(out / "train" / "metrics.jsonl")) < 8:
         assert process.poll() is None, process.communicate()[1]

@@ -26,7 +26,7 @@ from ringworld.core.files import (
 def test_an_atomic_write_that_fails_leaves_the_old_file_and_no_other(tmp_path):
     path = tmp_path / "a.json"
     write_json_atomic(path, {"a": 1})
-    with pytest.raises(ValueError, match="Out of range float"):
+    with pytest.raises(ValueError):
         write_json_atomic(path, {"a": float("nan")})
     with pytest.raises(TypeError):
         write_bytes_atomic(path, "not bytes")  # pyright: ignore[reportArgumentType]
@@ -98,7 +98,7 @@ def test_json_that_no_writer_of_ours_makes_is_refused_by_name(text, tmp_path):
 
 def test_numbers_of_other_programs_may_be_anything_but_depth_may_not():
     assert parse_json('{"text": "a", "score": Infinity}', numbers="any")["text"] == "a"
-    with pytest.raises(ValueError, match="nested too deeply"):
+    with pytest.raises(ValueError):  # and no RecursionError
         parse_json("[" * 100_000, numbers="any")
 
 

@@ -10,7 +10,6 @@ import pytest
 from ringworld.core.errors import InputError
 from ringworld.core.results import Evaluation, Result
 from ringworld.data.examples import Example
-from ringworld.evaluation import runner
 from ringworld.evaluation.held_out import HeldOutConfig
 from ringworld.evaluation.needles import NeedleConfig
 from ringworld.evaluation.runner import evaluate, read_evaluation
@@ -42,25 +41,26 @@ def subject(**options) -> FakeSubject:
     return FakeSubject(TOKENIZER, VOCABULARY, **options)
 
 
-def run(subject, data, out: Path, *tasks, identity="weights") -> Evaluation:
+def run(subject, data, out: Path, *tasks, identity="weights", call_tokens=2**17) -> Evaluation:
     asked = subject if isinstance(subject, Subject) else subject.subject
-    return evaluate(asked, tasks, data=data, out=out, label=LABEL, identity={"weights": identity})
+    named = {"weights": identity}
+    return evaluate(asked, tasks, data=data, out=out, label=LABEL, identity=named, call_tokens=call_tokens)
 
 
-def test_an_evaluation_that_was_stopped_asks_only_what_is_left(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(runner, "_BATCH_TOKENS", 500)  # each prompt is asked alone
+def test_an_evaluation_that_was_stopped_asks_only_what_is_left(data, tmp_path):
+    tasks, alone = (NEEDLES, HELD_OUT), 500  # tokens: each prompt is asked alone
     whole = subject()
-    expected = run(whole, data, tmp_path / "whole", NEEDLES, HELD_OUT)
+    expected = run(whole, data, tmp_path / "whole", *tasks, call_tokens=alone)
     assert (whole.asked, whole.scored) == (4, 3)
     for stop_after in (0, 1, 3, 6):
         out = tmp_path / str(stop_after)
         stopped, again = subject(), subject()
         stopped.stop_after = stop_after
         with pytest.raises(KeyboardInterrupt):
-            run(stopped, data, out, NEEDLES, HELD_OUT)
+            run(stopped, data, out, *tasks, call_tokens=alone)
         for file in out.glob("*.jsonl"):
             file.write_bytes(file.read_bytes() + b'{"item": "torn')
-        assert run(again, data, out, NEEDLES, HELD_OUT) == expected
+        assert run(again, data, out, *tasks, call_tokens=alone) == expected
         assert stopped.asked + again.asked == whole.asked
         assert stopped.scored + again.scored == whole.scored
     assert read_evaluation(tmp_path / "whole") == expected

@@ -16,9 +16,10 @@ from ringworld.model.cache import KVCache, append, forget, grow, padded_length
 from ringworld.model.config import Architecture, Execution
 from ringworld.model.decode import GenerationWeights, decode_step, prefill, read_chunk, target_losses
 from ringworld.model.forward import Forward
-from ringworld.model.world_model import WorldModel, hidden, logits, token_losses
+from ringworld.model.world_model import WorldModel, logits, token_losses
 from tests.model.families import FAMILIES
 from tests.model.families import drawn as families_drawn
+from tests.model.states import hidden
 
 CONFIG = Architecture(layers=2, embed=32, heads=4, kv_heads=2, head=8, mlp=48, text_vocab=40, vision_vocab=24)
 FORWARD = Forward.of(CONFIG, Execution())

@@ -14,8 +14,9 @@ from ringworld.core.sharding import spec
 from ringworld.model.config import Architecture, Execution
 from ringworld.model.cross_entropy import cross_entropy
 from ringworld.model.forward import Forward
-from ringworld.model.world_model import WorldModel, hidden
+from ringworld.model.world_model import WorldModel
 from tests.model.families import FAMILIES, drawn
+from tests.model.states import hidden
 
 CONFIG = Architecture(layers=2, embed=32, heads=4, kv_heads=2, head=8, mlp=48, text_vocab=40, vision_vocab=24)
 MESHES = {

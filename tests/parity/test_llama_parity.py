@@ -36,8 +36,9 @@ from ringworld.model.config import Architecture, Execution, Linear, Llama3, Rope
 from ringworld.model.decode import decode_step, prefill
 from ringworld.model.forward import Forward
 from ringworld.model.rope import frequencies, inverse_frequencies
-from ringworld.model.world_model import WorldModel, hidden, logits
+from ringworld.model.world_model import WorldModel, logits
 from tests.inference.tiny_world import ARCHITECTURE, TOKENIZER, make_world
+from tests.model.states import hidden
 from tests.text.chat_templates import ENDS, TEMPLATES, tokenizer_of
 
 BATCH, SEQ = 2, 64

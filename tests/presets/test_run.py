@@ -99,8 +99,9 @@ def test_an_unknown_preset_is_an_input_error(name):
 def test_a_module_that_fails_to_import_shows_its_own_error(tmp_path, monkeypatch):
     (tmp_path / "broken_module_of_runs.py").write_text("import not_installed_anywhere\n")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ModuleNotFoundError, match="not_installed_anywhere"):
+    with pytest.raises(ModuleNotFoundError) as failed:
         load_preset("broken_module_of_runs:run")
+    assert failed.value.name == "not_installed_anywhere"
 
 
 def test_the_ring_of_every_stage_takes_the_devices_that_there_are():

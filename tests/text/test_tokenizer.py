@@ -1,4 +1,5 @@
 import json
+import pickle
 import string
 import subprocess
 import sys
@@ -59,6 +60,13 @@ def test_saved_and_loaded_it_is_the_same(tmp_path: Path):
     assert loaded.encode("a </s> red") == TOKENIZER.encode("a </s> red")
 
 
+def test_in_another_process_texts_make_no_special_id_either():
+    there = pickle.loads(pickle.dumps(TOKENIZER))
+    text = "a</s><vision>"
+    assert there.encode(text) == TOKENIZER.encode(text)
+    assert not SPECIAL_IDS & set(there.encode(text))
+
+
 def test_a_vocabulary_without_room_for_the_bytes_is_refused():
     with pytest.raises(InputError) as refused:
         TextTokenizer.train(TEXTS, vocab_size=259)
@@ -92,8 +100,9 @@ ENDS = ("<unk>", "<s>", "</s>")
 
 def llama_like(*, special: Sequence[str] = ENDS, plain: Sequence[str] = ()) -> Tokenizer:
     """Build what Llama 2's tokenizer is, in small, with added tokens special and plain."""
-    vocabulary = {token: id for id, token in enumerate((*ENDS, *LETTERS))}
-    tokenizer = Tokenizer(models.BPE(vocabulary, [], unk_token="<unk>"))
+    vocabulary = {token: id for id, token in enumerate((*ENDS, *LETTERS, "bc", "abc", "abcabc"))}
+    merges = [("b", "c"), ("a", "bc"), ("abc", "abc")]
+    tokenizer = Tokenizer(models.BPE(vocabulary, merges, unk_token="<unk>"))
     tokenizer.normalizer = normalizers.Sequence(
         [normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")]
     )
@@ -176,8 +185,10 @@ def test_a_tokenizer_that_makes_special_ids_from_text_is_refused(tmp_path: Path,
 
 def test_a_million_characters_without_a_blank_are_encoded_by_a_foreign_tokenizer():
     tokenizer = TextTokenizer(llama_like())
-    text = "abc" * 333_333
-    assert tokenizer.decode(tokenizer.encode(text)) == text
+    text = "abc" * 333_334
+    ids = tokenizer.encode(text)
+    assert len(ids) == 1 + 333_334 // 2  # all is merged, across the whole piece
+    assert tokenizer.decode(ids) == text
 
 
 def test_ends_of_a_text_can_be_named(tmp_path: Path):
@@ -186,6 +197,24 @@ def test_ends_of_a_text_can_be_named(tmp_path: Path):
     with pytest.raises(InputError) as refused:
         TextTokenizer.load(tmp_path, bos="<|begin|>")
     assert (refused.value.field, refused.value.value) == ("bos", "<|begin|>")
+
+
+def test_every_end_that_the_files_of_a_model_name_is_never_made_from_text(tmp_path: Path):
+    names = ("<|end|>", "<|over|>", " ", "<|other|>")
+    tokenizer = llama_like()
+    tokenizer.add_tokens([AddedToken(name, normalized=False) for name in names])
+    end, over, blank, other = map(tokenizer.token_to_id, names)
+    write(tokenizer, tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"eos_token_id": end}))
+    (tmp_path / "generation_config.json").write_text(
+        json.dumps({"eos_token_id": [2, over, blank, 10**9, "x"]})
+    )
+    loaded = TextTokenizer.load(tmp_path)
+    loaded.save(tmp_path / "copied")
+    for one in (loaded, TextTokenizer.load(tmp_path / "copied")):
+        made = set(one.encode("a<|end|> b<|over|><|other|>"))
+        assert not {end, over} & made
+        assert {blank, other} <= made
 
 
 QWEN = {

@@ -47,7 +47,7 @@ def write_movie(
         if pixel_aspect:
             stream.codec_context.sample_aspect_ratio = pixel_aspect
         stream.pix_fmt, stream.gop_size = pix_fmt, key_frame_every
-        if codec not in ("flv", "mpeg2video"):  # which know rates, not times
+        if codec not in ("flv", "mpeg2video", "mjpeg"):  # which know rates, not times
             stream.codec_context.time_base = Fraction(1, 1000)
         if sound_seconds:
             add_sound(container, seconds=sound_seconds)
@@ -354,7 +354,7 @@ def test_a_cut_animated_image_is_refused(tmp_path):
 def refusal(path: Path, **options) -> InputError:
     with pytest.raises(InputError) as caught:
         read(path, **options)
-    assert caught.value.path == path and str(path) in str(caught.value)
+    assert caught.value.path == path
     return caught.value
 
 
@@ -382,7 +382,8 @@ def test_sound_alone(tmp_path):
     path = tmp_path / "song.mp4"
     with av.open(str(path), "w") as container:
         add_sound(container, seconds=1)
-    assert "only sound" in str(refusal(path))
+    refused = refusal(path)
+    assert (refused.field, refused.value) == ("streams", ("audio",))
 
 
 def test_the_cover_of_a_song_is_no_video(tmp_path):
@@ -399,7 +400,8 @@ def test_the_cover_of_a_song_is_no_video(tmp_path):
             container.mux(packet)
     with av.open(str(path)) as container:
         assert container.streams.video and container.streams.audio
-    assert "only sound" in str(refusal(path))
+    refused = refusal(path)
+    assert (refused.field, refused.value) == ("streams", ("audio",))
 
 
 def noise(count: int) -> np.ndarray:
@@ -477,6 +479,45 @@ def test_zeros_in_a_key_frame_are_damage(tmp_path, name, codec, start):
     content[at : at + 32] = bytes(32)
     path.write_bytes(content)
     refusal(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "pix_fmt"),
+    [
+        ("a.mkv", "mpeg2video", "yuv420p"),
+        ("a.avi", "mjpeg", "yuvj420p"),
+        ("a.mov", "mjpeg", "yuvj444p"),
+        ("a.flv", "flv", "yuv420p"),
+    ],
+)
+def test_zeros_are_refused_or_change_no_picture(tmp_path, name, codec, pix_fmt):
+    def pictures() -> np.ndarray:
+        return np.stack([frame for _, frame in stream_video(path, frames_per_second=25, resolution=64)])
+
+    times = [40 * n for n in range(4)]
+    path = write_movie(
+        tmp_path / name, noise(4), codec=codec, pix_fmt=pix_fmt, rate=25, times_milliseconds=times
+    )
+    whole, content = pictures(), path.read_bytes()
+    with av.open(str(path)) as container:
+        places = [(cast(int, one.pos), one.size) for one in container.demux(video=0) if one.size]
+    refused = 0
+    for (begin, size), part, zeros in itertools.product(places[1:], (0.1, 0.4, 0.8), (16, 600)):
+        changed, at = bytearray(content), begin + int(size * part)
+        changed[at : at + zeros] = bytes(zeros)
+        path.write_bytes(changed)
+        try:
+            np.testing.assert_array_equal(pictures(), whole)
+        except InputError:
+            refused += 1
+    assert refused > 12
+
+
+def test_plain_pictures_of_motion_jpeg_whose_codes_are_zeros_are_whole(tmp_path):
+    grey = grey_frames(3, height=256, width=256)
+    path = write_movie(tmp_path / "plain.avi", grey, codec="mjpeg", pix_fmt="yuvj420p")
+    assert bytes(100) in path.read_bytes()
+    assert read(path) == [0, 1, 2]
 
 
 def test_a_video_with_open_groups_of_pictures_is_whole(tmp_path):

@@ -114,6 +114,17 @@ def test_no_gradient_reaches_the_codebook(state: TokenizerState):
     assert float(jnp.abs(moments.codebook).max()) == 0 < float(jnp.abs(moments.quant_conv.kernel).max())
 
 
+def test_a_long_gradient_is_cut_to_length_one_before_it_is_averaged(state: TokenizerState):
+    loud = eqx.tree_at(
+        lambda tree: tree.autoencoder.decoder.conv_out.kernel, state, replace_fn=lambda x: 99 * x
+    )
+    assert optax.tree_utils.tree_norm(straight_through(loud.autoencoder)) > 10
+    moved, _ = train_step(loud, FRAMES, QUANTIZED_STEP, config=CONFIG, training=RECONSTRUCTION)
+    average = optax.tree_utils.tree_norm(optax.tree_utils.tree_get(moved.autoencoder_moments, "mu"))
+    # Adam's first average of a gradient is a tenth of it.
+    np.testing.assert_allclose(average, 0.1, rtol=1e-5)
+
+
 def test_the_codebook_follows_the_latents_by_moving_averages(state: TokenizerState):
     moved, metrics = train_step(state, FRAMES, QUANTIZED_STEP, config=CONFIG, training=COMMITMENT)
     latents = np.asarray(state.autoencoder.latents(PIXELS), np.float64).reshape(-1, 3)

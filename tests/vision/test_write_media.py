@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import av
 import numpy as np
 import pytest
@@ -24,6 +26,14 @@ def test_a_video_that_browsers_show(tmp_path, scale):
     assert content.index(b"moov") < content.index(b"mdat")
     read = np.stack([frame for _, frame in stream_video(path, frames_per_second=8, resolution=14)])
     assert np.abs(read.mean((1, 2, 3)) - FRAMES.mean((1, 2, 3))).max() < 3
+
+
+@pytest.mark.parametrize("name", ["12:30.mp4", "-i.mp4", "file:a.mp4", "pipe:.mp4", "a%20b?c#d.mp4"])
+def test_a_name_is_that_of_a_file_whatever_it_begins_like(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    write_video(Path(name), FRAMES[:2], frames_per_second=8)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert len(list(stream_video(Path(name), frames_per_second=8, resolution=8))) == 2
 
 
 def test_the_same_frames_are_the_same_bytes(tmp_path):

@@ -9,7 +9,7 @@ from ringworld.artifacts.examples_folder import ExamplesFolder
 from ringworld.artifacts.model_folder import ModelFolder
 from ringworld.core.config import from_json
 from ringworld.core.errors import InputError
-from ringworld.core.files import only_one
+from ringworld.core.origin import working_in
 from ringworld.core.results import Evaluation
 from ringworld.evaluation.config import EvaluationConfig, TaskName, tasks_for
 from ringworld.evaluation.runner import evaluate as run_tasks
@@ -57,26 +57,26 @@ def evaluate(
         problem = "there is nothing to score and no text to hide needles in"
         raise InputError(problem, field="data", remedy="give data, or a haystack for needles alone")
     text = None if haystack is None else read_text(Path(haystack), max_bytes=_MOST_BYTES)
-    begin_process(devices=devices)
-    folder = ModelFolder.open(Path(model))
-    run = _run_of(folder)
-    if isinstance(tasks, EvaluationConfig):
-        measured = tasks
-    else:
-        measured = run.evaluation if run else tasks_for(folder.context_tokens)
-        measured = measured if tasks is None else measured.only(tasks)
-    if data is None:
-        measured = measured.only("needles")
-    prepared = None
-    if data is not None:
-        examples = ExamplesFolder.open(Path(data))
-        examples.check(folder.vocabulary)
-        prepared = examples.path
-    if run:
-        packed = packed_as(run, folder=prepared, haystack=text)
-    else:
-        packed = EvaluationData(folder=prepared, context_tokens=folder.context_tokens, haystack=text)
-    with only_one(Path(out)):
+    with working_in(Path(out), kind="evaluation"):
+        begin_process(devices=devices)
+        folder = ModelFolder.open(Path(model))
+        run = _run_of(folder)
+        if isinstance(tasks, EvaluationConfig):
+            measured = tasks
+        else:
+            measured = run.evaluation if run else tasks_for(folder.context_tokens)
+            measured = measured if tasks is None else measured.only(tasks)
+        if data is None:
+            measured = measured.only("needles")
+        prepared = None
+        if data is not None:
+            examples = ExamplesFolder.open(Path(data))
+            examples.check(folder.vocabulary)
+            prepared = examples.path
+        if run:
+            packed = packed_as(run, folder=prepared, haystack=text)
+        else:
+            packed = EvaluationData(folder=prepared, context_tokens=folder.context_tokens, haystack=text)
         longest = max(folder.context_tokens, measured.longest_context_tokens)
         evaluation = run_tasks(
             subject_of(load_opened(folder, devices=devices, weights=weights, context_tokens=longest)),

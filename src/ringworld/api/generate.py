@@ -13,8 +13,8 @@ from ringworld.api.machine import PathArgument, begin_process
 from ringworld.artifacts.model_folder import ModelFolder
 from ringworld.core.config import to_json
 from ringworld.core.errors import InputError
-from ringworld.core.files import only_one, write_json_atomic
-from ringworld.core.origin import ORIGIN_FILE, Origin, parent, read_origin, write_origin
+from ringworld.core.files import write_json_atomic
+from ringworld.core.origin import Origin, claim, parent, working_in
 from ringworld.data.find_sources import TEXT_SUFFIXES, why_no_file
 from ringworld.inference.completion import Completion
 from ringworld.inference.config import SamplingConfig
@@ -55,11 +55,12 @@ def generate(
 
     What is None is as usual: 6 frames, 64 tokens, one sample. In `sampling` are fields of `SamplingConfig`
     that differ from the model's defaults; None leaves one. The folder `out` gains `output.json`, with all
-    samples of a text or answer, `origin.json`, and `image.png` or `video.mp4`.
+    samples of a text or answer, `origin.json`, and `image.png` or `video.mp4`, over those of an
+    earlier call.
 
     Raises:
-        InputError: a number makes no sense, the kind does not heed what is given, or a file or folder cannot
-            be used.
+        InputError: a number makes no sense, the kind does not heed what is given, a file or folder cannot
+            be used, or `out` holds files of others.
     """
     model, out, sampling = Path(model), Path(out), sampling or {}
     asked = {"about": about, "frames": frames, "max_new_tokens": max_new_tokens, "samples": samples}
@@ -74,32 +75,31 @@ def generate(
     given = {name: value for name, value in sampling.items() if value is not None}
     replace(SamplingConfig(), **given)  # refuses bad numbers before anything is read
     file = None if about is None else _checked(Path(about))
-    with only_one(out):
-        if (out / ORIGIN_FILE).exists():
-            read_origin(out, kind="generation")  # of another kind it is kept
+    with working_in(out, kind="generation"):
         begin_process(devices=devices)
         folder = ModelFolder.open(model)
         world = load_opened(folder, devices=devices, weights=weights)
-        more: dict[str, Any] = {}
-        if kind in ("image", "video"):
-            drawn = world.draw(prompt, frames=frames, **given)
-            path = out / ("video.mp4" if kind == "video" else "image.png")
-            write_frames(path, drawn, frames_per_second=world.watching.frames_per_second)
-            made = str(path)
-        else:
-            options = {"samples": samples, "max_new_tokens": max_new_tokens, "stop": stop} | given
-            if kind == "answer":
-                written = world.answers(prompt, **_shown(file), **options)
-            else:
-                written = world.completions(prompt, **options)
-            made, more = written[0].text, {"completions": [_account(each) for each in written]}
         default = getattr(world.sampling, kind)
         used = to_json(replace(default, **given)) | {"kind": kind, "prompt": prompt, "frames": frames}
         used |= {"stop": [*stop], "samples": samples, "weights": weights}
+        parents = {"model": parent(model, folder.fingerprint)}
+        options = {"samples": samples, "max_new_tokens": max_new_tokens, "stop": stop} | given
+        drawn, written = None, list[Completion]()
+        if kind == "text":
+            written = world.completions(prompt, **options)
+        elif kind == "answer":
+            written = world.answers(prompt, **_shown(file), **options)
+        else:
+            drawn = world.draw(prompt, frames=frames, **given)
+        claim(out, Origin(kind="generation", configuration=used, parents=parents))
+        if drawn is None:
+            made, more = written[0].text, {"completions": [_account(each) for each in written]}
+        else:
+            path, more = out / ("video.mp4" if kind == "video" else "image.png"), {}
+            write_frames(path, drawn, frames_per_second=world.watching.frames_per_second)
+            made = str(path)
         about_file = None if about is None else str(Path(about).resolve())
         write_json_atomic(out / "output.json", used | {"about": about_file, "output": made} | more)
-        parents = {"model": parent(model, folder.fingerprint)}
-        write_origin(out, Origin(kind="generation", configuration=used, parents=parents))
     return made
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from ringworld.api.machine import PathArgument, Paths, as_local, as_paths, check_apart
 from ringworld.core.config import to_json
-from ringworld.core.files import only_one, write_json_atomic
-from ringworld.core.origin import Origin, claim
+from ringworld.core.files import write_json_atomic
+from ringworld.core.origin import Origin, claim, working_in
 from ringworld.core.packages import import_optional
 from ringworld.core.progress import Progress
 from ringworld.data.qa.config import QaConfig
@@ -43,7 +43,7 @@ def make_qa(texts: Paths, *, tokenizer: PathArgument, out: PathArgument, config:
     check_apart(out, texts)
     words = TextTokenizer.load(Path(tokenizer))
     key = os.environ.get(config.key_variable) or None
-    with only_one(out), closing(Endpoint(config, key=key)) as endpoint:
+    with working_in(out, kind="questions"), closing(Endpoint(config, key=key)) as endpoint:
         claim(out, Origin(kind="questions", configuration=to_json(config)))
         with Progress("make-qa", total=1, unit="passages") as progress:
             report = write_qa(

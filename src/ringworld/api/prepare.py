@@ -10,7 +10,8 @@ from ringworld.api.machine import PathArgument, Paths, as_local, as_paths, begin
 from ringworld.artifacts.examples_folder import TOKENIZER_FOLDER
 from ringworld.artifacts.tokenizers import Tokenizers
 from ringworld.core.config import to_json
-from ringworld.core.files import only_one, write_json_atomic
+from ringworld.core.files import write_json_atomic
+from ringworld.core.origin import working_in
 from ringworld.core.progress import Progress
 from ringworld.data.find_sources import RECORD_READERS
 from ringworld.data.prepare import Engine, PrepareReport
@@ -56,13 +57,13 @@ def prepare(
             the examples of other files.
     """
     begin_process(run)
-    out, tokenizers = Path(out), Tokenizers.load(Path(tokenizer))
-    vocabulary = tokenizers.vocabulary(text_vocab=run.model.text_vocab)
-    videos, texts = as_paths(videos), as_paths(texts)
+    out, videos, texts = Path(out), as_paths(videos), as_paths(texts)
     check_apart(out, (*videos, *texts))
-    if workers is None and tokenizers.frames is not None and jax.default_backend() != "cpu":
-        workers = 1
-    with only_one(out), Progress("prepare", total=1, unit="files") as progress:
+    with working_in(out, kind="examples"), Progress("prepare", total=1, unit="files") as progress:
+        tokenizers = Tokenizers.load(Path(tokenizer))
+        vocabulary = tokenizers.vocabulary(text_vocab=run.model.text_vocab)
+        if workers is None and tokenizers.frames is not None and jax.default_backend() != "cpu":
+            workers = 1
         report = prepare_examples(
             videos=as_local(videos, out=out),
             texts=as_local(texts, out=out),

@@ -9,8 +9,8 @@ from ringworld.api.machine import PathArgument, Paths, as_local, as_paths, begin
 from ringworld.artifacts.tokenizers import FRAME_TOKENIZER_FOLDER, Tokenizers
 from ringworld.core.config import read_as, to_json
 from ringworld.core.errors import InputError
-from ringworld.core.files import only_one, write_json_atomic
-from ringworld.core.origin import Origin, claim
+from ringworld.core.files import write_json_atomic
+from ringworld.core.origin import Origin, claim, working_in
 from ringworld.core.progress import Progress
 from ringworld.data.config import HeldOutOf, TextJudgedOn
 from ringworld.data.corpus import corpus
@@ -99,7 +99,7 @@ def train_tokenizer(
     begin_process(run)
     out, videos, texts = Path(out), as_paths(videos), as_paths(texts)
     check_apart(out, (*videos, *texts))
-    with only_one(out):
+    with working_in(out, kind="tokenizer"):
         videos, texts = as_local(videos, out=out), as_local(texts, out=out)
         quarantined: list[Quarantined] = []
         sources = find_sources(videos=videos, texts=texts, config=run.prepare, quarantined=quarantined)

@@ -20,9 +20,8 @@ from ringworld.artifacts.examples_folder import ExamplesFolder
 from ringworld.artifacts.model_folder import ModelFolder, is_saved, save_model
 from ringworld.core.config import to_json
 from ringworld.core.errors import InputError, not_a_choice
-from ringworld.core.files import only_one
 from ringworld.core.fingerprint import fingerprint
-from ringworld.core.origin import Origin, check_replaceable, parent
+from ringworld.core.origin import Origin, check_replaceable, parent, working_in
 from ringworld.core.processes import by_all, by_writer, join
 from ringworld.core.results import Evaluation
 from ringworld.evaluation.runner import evaluate as run_tasks
@@ -285,7 +284,7 @@ class _Job:
 def _only_this_run(out: Path) -> Iterator[None]:
     """Keep other runs out of a folder; of the processes of this one, the first holds the lock."""
     with ExitStack() as stack:
-        by_writer(lambda: stack.enter_context(only_one(out)))
+        by_writer(lambda: stack.enter_context(working_in(out, kind="run")))
         yield
 
 

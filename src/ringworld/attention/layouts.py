@@ -164,12 +164,13 @@ def check_divides(layout: LayoutName, *, seq: int, members: int) -> None:
     check_number("seq", seq, least=1, most=MOST_TOKENS, remedy="cut longer input into several sequences")
     multiple = _needed_multiple(layout, seq=seq, members=members)
     if seq % multiple:
+        longer = -(-seq // multiple) * multiple
         raise InputError(
             f"{members} devices cannot share {seq} tokens in the {layout} layout",
             field="seq",
             value=seq,
-            remedy=f"use a multiple of {multiple}, such as {-(-seq // multiple) * multiple}, or another "
-            "number of devices or layout",
+            remedy=f"use a multiple of {multiple}, such as {longer}, or another number of devices or layout",
+            suggested=longer,
         )
 
 

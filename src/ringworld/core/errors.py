@@ -26,6 +26,7 @@ class InputError(ValueError):
         field: str = "",
         value: Any = None,
         path: Path | None = None,
+        suggested: Any = None,
     ) -> None:
         """Join the problem and the remedy, and keep the parts that programs need.
 
@@ -35,10 +36,11 @@ class InputError(ValueError):
             field: the parameter at fault, as the library names it: `temperature`, `model.heads`.
             value: what it holds.
             path: the file or folder at fault.
+            suggested: what the remedy names, if it does: a value that would do, or a command.
         """
         super().__init__(f"{problem}; {remedy}" if remedy else problem)
         self.problem, self.remedy = problem, remedy
-        self.field, self.value, self.path = field, value, path
+        self.field, self.value, self.path, self.suggested = field, value, path, suggested
 
 
 class Diverged(RuntimeError):
@@ -86,10 +88,11 @@ def not_a_choice(field: str, value: str, *, choices: Iterable[str]) -> InputErro
         did you mean zigzag? There are: contiguous, zigzag".
     """
     choices = list(choices)
-    near = difflib.get_close_matches(value, choices, n=1)
+    near = next(iter(difflib.get_close_matches(value, choices, n=1)), None)
     there = f"here are: {', '.join(choices)}"
-    remedy = f"did you mean {near[0]}? T{there}" if near else f"t{there}"
-    return InputError(f"{value!r} is not a {field}", field=field, value=value, remedy=remedy)
+    remedy = f"did you mean {near}? T{there}" if near else f"t{there}"
+    problem = f"{value!r} is not a {field}"
+    return InputError(problem, field=field, value=value, remedy=remedy, suggested=near)
 
 
 def listed(problems: Sequence[str]) -> str:

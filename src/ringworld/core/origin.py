@@ -3,15 +3,16 @@
 import os
 import platform
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-from ringworld.core.config import from_json, read_as, to_json, typed_command
+from ringworld.core.config import from_json, to_json, typed_command
 from ringworld.core.errors import InputError
-from ringworld.core.files import differences, fitted, write_json_atomic
+from ringworld.core.files import differences, fitted, only_one, parse_json, reading, write_json_atomic
 from ringworld.core.version import __version__
 
 ORIGIN_FILE = "origin.json"
@@ -99,7 +100,10 @@ def read_origin(folder: Path, *, kind: Kind | None = None) -> Origin:
         what = f"a {kind} folder" if kind else "a folder"
         raise InputError(f"{folder} is not {what} of ringworld: it has no {ORIGIN_FILE}", path=folder)
     blank = Origin(kind="run", ringworld="unknown", command="unknown", versions={})
-    found = read_as(dict[str, Any], path)
+    whole = "name another folder, or put the file back as it was"
+    with reading(path, expected=f"an {ORIGIN_FILE} of ringworld", damage=ValueError, remedy=whole):
+        parsed = parse_json(path.read_text(encoding="utf-8"))
+    found = from_json(dict[str, Any], parsed, where=path)
     # The one key without a default must be there.
     origin = from_json(Origin, fitted(to_json(blank), found | {"kind": found.get("kind")}), where=path)
     if kind not in (None, origin.kind):
@@ -113,6 +117,39 @@ def write_origin(folder: Path, origin: Origin) -> None:
     write_json_atomic(folder / ORIGIN_FILE, to_json(origin))
 
 
+def check_free(folder: Path, *, kind: Kind) -> None:
+    """Refuse to write into a folder that holds something else; one that is new, empty or of the kind is free.
+
+    Hidden files do not count: no input of ours is one, and a folder that was only locked has some.
+
+    Raises:
+        InputError: the folder is of another kind, or holds files and no origin; `value` is the name of one.
+    """
+    if (folder / ORIGIN_FILE).exists():
+        read_origin(folder, kind=kind)
+    elif folder.is_dir():
+        held = next((entry.name for entry in folder.iterdir() if not entry.name.startswith(".")), None)
+        if held is not None:
+            raise InputError(
+                f"{folder} holds {held} and no {ORIGIN_FILE}, so it is no folder that ringworld began",
+                path=folder,
+                value=held,
+                remedy="name a new folder, or an empty one",
+            )
+
+
+@contextmanager
+def working_in(folder: Path, *, kind: Kind) -> Iterator[None]:
+    """Make a folder where it is missing, and keep other processes of ringworld out of it.
+
+    Raises:
+        InputError: the folder holds something else, another process is at work in it, or it is a file.
+    """
+    check_free(folder, kind=kind)
+    with only_one(folder):
+        yield
+
+
 def claim(folder: Path, origin: Origin, *, results: str = "") -> None:
     """Write the origin of a folder that is begun, or compare with the one that stands there.
 
@@ -123,10 +160,12 @@ def claim(folder: Path, origin: Origin, *, results: str = "") -> None:
             anew. By default the claim itself binds.
 
     Raises:
-        InputError: the folder is of another kind or identity; `value` lists what differs, as `model.layers`.
+        InputError: the folder is not free (`check_free`), or of another identity; then `value` lists what
+            differs, as `model.layers`.
     """
+    check_free(folder, kind=origin.kind)
     if (folder / ORIGIN_FILE).exists():
-        theirs = read_origin(folder, kind=origin.kind)
+        theirs = read_origin(folder)
         binding = not results or any(folder.glob(results))
         if binding and (differing := differences(to_json(origin.identity), theirs.identity)):
             raise InputError(
@@ -136,10 +175,8 @@ def claim(folder: Path, origin: Origin, *, results: str = "") -> None:
                 value=differing,
                 remedy="choose another folder, or repeat the command that began it",
             )
-        if (theirs.identity, theirs.configuration) == (
-            to_json(origin.identity),
-            to_json(origin.configuration),
-        ):
+        ours = (origin.identity, origin.configuration, origin.parents)
+        if [theirs.identity, theirs.configuration, theirs.parents] == to_json(ours):
             return
     write_origin(folder, origin)
 

@@ -18,8 +18,6 @@ from ringworld.data.store import ExampleStore
 from ringworld.evaluation.task import EvaluationData, Item, Outcome, Subject, Task, TaskConfig, Unmeasured
 
 SUMMARY_FILE = "evaluation.json"
-_BATCH_TOKENS = 2**17
-"""Asked in one call: what a killed process may have to ask again."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,6 +34,7 @@ def evaluate(
     out: Path,
     label: Mapping[str, str],
     identity: Mapping[str, Any],
+    call_tokens: int = 2**17,
 ) -> Evaluation:
     """Measure what is not measured yet; of several processes all compute, and one writes.
 
@@ -47,6 +46,8 @@ def evaluate(
             one a line, written as soon as they are there.
         label: what the results are called.
         identity: JSON that is equal for equal models, and only for those.
+        call_tokens: most that are asked in one call, but for a longer prompt: what a killed process may have
+            to ask again.
 
     Raises:
         InputError: `out` holds results of another model or of other data, or there is no prepared data where
@@ -70,7 +71,8 @@ def evaluate(
     for config, of_task in zip(tasks, asked):
         task = by_all(partial(config.build, subject, data=data))
         digest = hashlib.sha256(json.dumps(of_task).encode()).hexdigest()[:8]
-        results += task.aggregate(_outcomes(subject, task, file=out / f"{task.name}-{digest}.jsonl"))
+        file = out / f"{task.name}-{digest}.jsonl"
+        results += task.aggregate(_outcomes(subject, task, file=file, call_tokens=call_tokens))
     evaluation = Evaluation(label=dict(label), results=tuple(results))
     by_writer(
         lambda: write_json_atomic(out / SUMMARY_FILE, to_json(_Summary(asked=asked, evaluation=evaluation)))
@@ -87,7 +89,9 @@ def read_evaluation(out: Path) -> Evaluation:
     return read_as(_Summary, out / SUMMARY_FILE).evaluation
 
 
-def _outcomes(subject: Subject, task: Task[Any], *, file: Path) -> dict[str, Outcome | Unmeasured]:
+def _outcomes(
+    subject: Subject, task: Task[Any], *, file: Path, call_tokens: int
+) -> dict[str, Outcome | Unmeasured]:
     """Return the outcome of each item by its key; `file` gains those that it lacks."""
     from ringworld.core.processes import by_all, by_writer  # which imports jax
 
@@ -106,7 +110,7 @@ def _outcomes(subject: Subject, task: Task[Any], *, file: Path) -> dict[str, Out
 
     def batches() -> Iterator[list[Item[Any]]]:
         for tokens, alike in groupby(waiting(), key=lambda item: item.tokens):
-            while batch := list(islice(alike, max(1, _BATCH_TOKENS // tokens))):
+            while batch := list(islice(alike, max(1, call_tokens // tokens))):
                 yield batch
 
     each = batches()

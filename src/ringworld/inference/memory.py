@@ -26,7 +26,7 @@ from ringworld.core.config import read_as, to_json
 from ringworld.core.errors import InputError
 from ringworld.core.files import sha256_file, write_json_atomic, writing_folder
 from ringworld.core.fingerprint import fingerprint
-from ringworld.core.origin import ORIGIN_FILE, Origin, read_origin, write_origin
+from ringworld.core.origin import ORIGIN_FILE, Origin, check_replaceable, read_origin, write_origin
 from ringworld.inference.prompts import Ids
 from ringworld.model.config import Architecture, CacheType
 from ringworld.model.decode import GenerationWeights
@@ -225,8 +225,7 @@ def save_memory(
     Raises:
         InputError: something else stands there, or there are no spans.
     """
-    if folder.exists():
-        read_origin(folder, kind="memory")
+    check_replaceable(folder, kind="memory")
     with writing_folder(folder) as unfinished:
         (unfinished / _SPANS_FOLDER).mkdir()
         kept: list[_Span] = []

@@ -45,8 +45,8 @@ def cross_entropy(
     This equals the two heads of LWM, one for each modality. Call it inside jit, under `jax.set_mesh`.
 
     Args:
-        hidden: What `world_model.hidden` returns; its type is the type of the matrix products, which add in
-            float32.
+        hidden: The residual stream after the last norm; its type is the type of the matrix products, which
+            add in float32.
         head: Float32 master weights; cast to the type of `hidden` and gathered here.
         targets: Next ids, sharded as the first two dimensions of `hidden`.
         text_vocab: Number of text ids; the rest of the vocabulary is vision.

@@ -27,12 +27,18 @@ from ringworld.attention.attend import attention
 from ringworld.attention.decode import decode_attention
 from ringworld.core.sharding import spec
 from ringworld.model.cache import KVCache, append, fill
-from ringworld.model.cross_entropy import cross_entropy
 from ringworld.model.forward import Forward
 from ringworld.model.layers import Layer, rms_norm
 from ringworld.model.rope import Rotation, rotation
-from ringworld.model.weights import FrozenWeight, as_floats, in_use
-from ringworld.model.world_model import WorldModel, embedded, logits, positions, window_start
+from ringworld.model.weights import FrozenWeight, in_use
+from ringworld.model.world_model import (
+    WorldModel,
+    embedded,
+    logits,
+    losses_of,
+    positions,
+    window_start,
+)
 
 _Stored = Float[Array, "batch kv_heads slots head"]
 _Called = tuple[Float[Array, "batch seq embed"], _Stored, _Stored]  # what a layer returns, and stores
@@ -184,13 +190,13 @@ def target_losses(
 ) -> Float32[Array, "batch seq"]:
     """Return the negative log-likelihood of each target in nats, among the ids of its own modality.
 
-    Arrays and layout as in `world_model.hidden`; see `cross_entropy` for targets below 0. The masters in
+    Arrays and layout as in `world_model.residual`; see `cross_entropy` for targets below 0. The masters in
     training give the same, since they are cast as these weights were.
     """
     x, rotated = begin(weights.embed, tokens, order=order, first=first, forward=forward)
     for layer in weights.layers:
         x = _score_layer(layer, x, rotated=rotated, order=order, first=first, forward=forward)
-    return _losses(weights, x, targets, forward=forward)
+    return _losses_of(x, targets, norm=weights.norm, head=weights.head, forward=forward)
 
 
 def _through_layers(
@@ -313,19 +319,6 @@ def scores_of_last(
     return logits(last[:, None, :], weights.head)[:, 0]
 
 
-@jax.jit
-def _losses(
-    weights: GenerationWeights,
-    x: Float[Array, "batch seq embed"],
-    targets: Int32[Array, "batch seq"],
-    *,
-    forward: Forward,
-) -> Float32[Array, "batch seq"]:
-    states = rms_norm(x, weights.norm, eps=forward.architecture.norm_eps)
-    head = as_floats(weights.head, compute=str(x.dtype))
-    return cross_entropy(states, head, targets, text_vocab=forward.architecture.text_vocab)
-
-
 @partial(jax.jit, static_argnames="compute")
 def _ends(
     model: WorldModel, *, compute: str
@@ -351,4 +344,5 @@ def _layer(layers: Layer, index: Int32[Array, ""], *, compute: str) -> Layer:
 _decode_layer = jax.jit(_cached_layer, static_argnames="cut")
 _chunk_layer = jax.jit(_cached_layer, static_argnames="cut", donate_argnames=("x", "stored_k", "stored_v"))
 _fill = jax.jit(fill)
+_losses_of = jax.jit(losses_of)
 _whole = jax.jit(lambda order: jax.reshard(order, spec("batch", None)))

@@ -63,7 +63,7 @@ class WorldModel(eqx.Module):
         return jax.eval_shape(lambda: WorldModel.init(architecture, key=jax.random.key(0)))
 
 
-def hidden(
+def residual(
     model: WorldModel,
     tokens: Int32[Array, "batch seq"],
     *,
@@ -71,7 +71,7 @@ def hidden(
     first: Int32[Array, "batch seq"],
     forward: Forward,
 ) -> Float[Array, "batch seq embed"]:
-    """Return what the head reads: the residual stream after the last norm, in the compute type.
+    """Return the residual stream after the last layer, in the compute type.
 
     Call it inside jit, under `jax.set_mesh`. All arrays are sharded by `spec("batch", "seq")` and in one
     layout; the result has the same layout. A token sees the tokens whose order lies in `[first, order]`;
@@ -91,7 +91,7 @@ def hidden(
     if (keep := _kept(forward.execution.remat)) is not None:
         step = jax.checkpoint(step, policy=keep, prevent_cse=False)
     x, _ = jax.lax.scan(step, embedded(model.embed, tokens, compute=forward.execution.compute), model.layers)
-    return rms_norm(x, model.norm, eps=forward.architecture.norm_eps)
+    return x
 
 
 def _kept(remat: RematName) -> Callable[..., Any] | None:
@@ -139,11 +139,32 @@ def token_losses(
 ) -> Float32[Array, "batch seq"]:
     """Return the negative log-likelihood of each target in nats, among the ids of its own modality.
 
-    Arrays and layout as in `hidden`; see `cross_entropy` for targets below 0.
+    Arrays and layout as in `residual`; see `cross_entropy` for targets below 0.
     """
-    states = hidden(model, tokens, order=order, first=first, forward=forward)
-    head = as_floats(model.read_out, compute=forward.execution.compute)
-    return cross_entropy(states, head, targets, text_vocab=forward.architecture.text_vocab)
+    x = residual(model, tokens, order=order, first=first, forward=forward)
+    return losses_of(x, targets, norm=model.norm, head=model.read_out, forward=forward)
+
+
+def losses_of(
+    x: Float[Array, "batch seq embed"],
+    targets: Int32[Array, "batch seq"],
+    *,
+    norm: Float[Array, " embed"],
+    head: FrozenWeight,
+    forward: Forward,
+) -> Float32[Array, "batch seq"]:
+    """Return the losses of targets, as `token_losses`, after the residual stream `x`.
+
+    Args:
+        x: As `residual` returns it.
+        targets: Of each token.
+        norm: The last norm.
+        head: [embed, vocab].
+        forward: Configuration.
+    """
+    states = rms_norm(x, norm, eps=forward.architecture.norm_eps)
+    ready = as_floats(head, compute=forward.execution.compute)
+    return cross_entropy(states, ready, targets, text_vocab=forward.architecture.text_vocab)
 
 
 def positions(

@@ -124,11 +124,13 @@ def tpu_slice(topology: str) -> Machine:
     shapes = _shapes(generation)
     if shape not in shapes:
         nearest = min(shapes, key=lambda other: _distance(shape, other))
+        named = f"{generation}:{'x'.join(map(str, nearest))}"
         raise InputError(
             f"there is no {generation} slice of {match[2]} chips",
             field="topology",
             value=topology,
-            remedy=f"the nearest is {generation}:{'x'.join(map(str, nearest))}",
+            remedy=f"the nearest is {named}",
+            suggested=named,
         )
     return Machine(name=topology, chip=TPUS[generation], chips=math.prod(shape))
 

@@ -62,7 +62,9 @@ class StagePlan:
     collectives: tuple[Collective, ...]
     """Of the compiled step."""
     remedy: str
-    """What to change where it does not fit."""
+    """What to change where it does not fit, in words."""
+    changes: tuple[str, ...]
+    """The parameters that the remedy names, or `chips`; empty where it fits."""
     suggestions: tuple[Suggestion, ...]
     """Meshes over which it fits by arithmetic, the fastest first."""
 
@@ -244,6 +246,7 @@ def _planned(
         sent = program.collectives or None
     least = roofline(stage, lora=config.lora, machine=machine, needs=needs, sent=sent, **how)
     flops = step_flops(stage, architecture, config.lora)
+    changes, remedy = ((), "") if fits else _remedy(config, stage, machine=machine, needs=needs, **how)
     return StagePlan(
         stage=stage.name,
         context_tokens=stage.context_tokens,
@@ -263,7 +266,8 @@ def _planned(
         arithmetic=needs,
         compiled=program and program.memory,
         collectives=sent or (),
-        remedy="" if fits else _remedy(config, stage, machine=machine, needs=needs, **how),
+        remedy=remedy,
+        changes=changes,
         suggestions=suggestions(config, stage, machine=machine, room=_ROOM, most=suggest, **how)
         if suggest
         else (),
@@ -278,8 +282,8 @@ def _remedy(
     execution: Execution,
     machine: Machine,
     needs: MemoryNeeds,
-) -> str:
-    """Return what to change of a stage that does not fit.
+) -> tuple[tuple[str, ...], str]:
+    """Return what to change of a stage that does not fit, and that in words.
 
     | largest part | first |
     |---|---|
@@ -291,17 +295,19 @@ def _remedy(
     """
     largest = f"most of it is {needs.largest}, {getattr(needs, needs.largest) / _GIB:.1f} GiB by arithmetic"
     if needs.largest == "kept" and execution.remat == "none":
-        return f'{largest}; set remat="layer"'
+        return ("remat",), f'{largest}; set remat="layer"'
     if needs.largest == "layer" and not execution.mlp_block_tokens:
-        return f"{largest}; set mlp_block_tokens, such as 4096"
+        return ("mlp_block_tokens",), f"{largest}; set mlp_block_tokens, such as 4096"
     mesh = best_mesh(config, stage, architecture=architecture, execution=execution, machine=machine)
     away = replace(execution, remat="offload")
     how = {"architecture": architecture, "optimizer": config.optimizer, "lora": config.lora}
     if not mesh and memory_needs(stage, execution=away, **how).total <= _ROOM * machine.chip.hbm_bytes:
-        return f'{largest}; set remat="offload", which keeps it in the memory of the host'
+        words = f'{largest}; set remat="offload", which keeps it in the memory of the host'
+        return ("remat",), words
     if not mesh:
-        return f"{largest}; no mesh of {machine.chips} chips holds it: use more chips or a shorter context"
-    return f"{largest}; try {mesh}"
+        none = f"no mesh of {machine.chips} chips holds it"
+        return ("chips", "context_tokens"), f"{largest}; {none}: use more chips or a shorter context"
+    return ("mesh", "accumulation_steps"), f"{largest}; try {mesh}"
 
 
 def _mesh(mesh: MeshConfig, accumulation_steps: int) -> str:

@@ -77,6 +77,7 @@ def devices_of(machine: Machine) -> list[Any]:
             field="topology",
             value=machine.name,
             remedy="install the extra: pip install 'ringworld[tpu]'",
+            suggested="ringworld[tpu]",
         )
     for name, value in _NO_TPU_HERE.items():
         os.environ.setdefault(name, value)

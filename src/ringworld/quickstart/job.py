@@ -10,8 +10,8 @@ from ringworld.api.tokenizer import train_tokenizer
 from ringworld.api.train import train
 from ringworld.core.config import to_json
 from ringworld.core.errors import InputError
-from ringworld.core.files import only_one, writing_folder
-from ringworld.core.origin import Origin, claim
+from ringworld.core.files import writing_folder
+from ringworld.core.origin import Origin, claim, working_in
 from ringworld.core.progress import Progress
 from ringworld.data.find_sources import find_sources
 from ringworld.quickstart.config import NeedleWorldConfig, QuickstartConfig
@@ -37,7 +37,7 @@ def quickstart(
     Raises:
         InputError: an input cannot be used, or `out` holds another run.
     """
-    with only_one(out):
+    with working_in(out, kind="quickstart"):
         run = on_this_machine(config.run, devices=devices)
         if videos and run.frames is None:
             problem = "the model is of text alone, which videos cannot teach"

@@ -64,8 +64,8 @@ def decode_file(
         remedy: what to do about one that is larger.
 
     Raises:
-        InputError: the file is missing, larger than `max_bytes`, binary, or in another encoding; the message
-            names the file and, for an encoding, the byte.
+        InputError: the file is missing, larger than `max_bytes`, binary, or in another encoding; then
+            `value` is the index of the byte, and `suggested` a command that converts the file.
     """
     try:
         size = path.stat().st_size
@@ -126,18 +126,24 @@ def _encoding(beginning: bytes) -> tuple[str, bytes]:
 def _decode(path: Path, raw: bytes) -> str:
     encoding, mark = _encoding(raw)
     if encoding == "utf-8" and b"\0" in raw:
+        at, command = raw.index(0), _iconv(path, "UTF-16LE")
         raise InputError(
-            f"{path} is not text, or is UTF-16 without a byte-order mark: byte {raw.index(0)} is NUL",
+            f"{path} is not text, or is UTF-16 without a byte-order mark: byte {at} is NUL",
             path=path,
-            remedy=f"remove it if it is a binary file, or convert it: {_iconv(path, 'UTF-16LE')}",
+            value=at,
+            remedy=f"remove it if it is a binary file, or convert it: {command}",
+            suggested=command,
         )
     try:
         return raw[len(mark) :].decode(encoding)
     except UnicodeDecodeError as error:
+        at, command = error.start + len(mark), _iconv(path, "LATIN1")
         raise InputError(
-            f"{path} is not {encoding.upper()} at byte {error.start + len(mark)}",
+            f"{path} is not {encoding.upper()} at byte {at}",
             path=path,
-            remedy=f"convert it to UTF-8 from what it is in, such as {_iconv(path, 'LATIN1')}",
+            value=at,
+            remedy=f"convert it to UTF-8 from what it is in, such as {command}",
+            suggested=command,
         ) from None
 
 

@@ -7,8 +7,9 @@ import subprocess
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +41,6 @@ LLAMA_2 = (
 _RENDERER = Path(__file__).with_name("render_template.py")
 _PRIVATE = [*range(0xE000, 0xF900), *range(0xF0000, 0xFFFFE)]
 """Code points that stand for nothing: marks are taken from those that no text holds."""
-_SECONDS = 5
-"""Of computing; a book of five million characters takes half of one."""
 _WAIT_SECONDS = 60
 """For a machine that is busy with other things."""
 _MORE_CHARACTERS = 2**20
@@ -105,8 +104,8 @@ class ChatTemplate:
     def encode(self, messages: Sequence[Message]) -> Int32[np.ndarray, " tokens"]:
         r"""Return the ids of a conversation, up to where the assistant continues.
 
-        The text is tokenized as a whole, as transformers does; where a message holds what a special token is
-        called, it is spelled out. A clip stands where its message has it, on a line of its own.
+        The text is tokenized as a whole, as transformers does; where a message holds a reserved name, it is
+        spelled out. A clip stands where its message has it, on a line of its own.
 
             <|im_start|> | user | \n | Hi | <|im_end|> | \n | <|im_start|> | assistant | \n
 
@@ -148,13 +147,16 @@ class ChatTemplate:
         """Return the ids of several conversations, which are rendered together."""
         texts = [self.source, *(message.text for messages in conversations for message in messages)]
         mark, picture = unused(texts, 2)
-        special = beginnings(self.tokenizer.special)
+        names = Reserved(self.source, self.tokenizer)
         variables = {**variables_of(self.source, self.tokenizer), "add_generation_prompt": reply}
         renderings = [
             {
                 **variables,
                 "messages": [
-                    {"role": each.role, "content": spelled(_written(each, picture), special, mark)}
+                    {
+                        "role": each.role,
+                        "content": names.spelled(_written(each, picture), by=each.role, mark=mark),
+                    }
                     for each in messages
                 ],
             }
@@ -181,17 +183,15 @@ class ChatTemplate:
         return encoded
 
     def ends(self) -> tuple[int, ...]:
-        """Return the special id that the template writes after an answer, if it writes one.
+        """Return the reserved id that the template writes after an answer, if it writes one.
 
         Configurations of models often lack it; a model then never stops after its answer.
         """
         asked, said = Message(role="user", content=("a",)), Message(role="assistant", content=("b",))
         short, long = self.encode_all([[asked], [asked, said]], reply=False)
-        # An id is special where it does not show as text.
-        after = long[len(short) :].tolist()
-        hidden = [i for i, id in enumerate(after) if not self.tokenizer.decode([id])]
+        after, reserved = long[len(short) :].tolist(), self.tokenizer.reserved.values()
         spoken = [i for i, id in enumerate(after) if "b" in self.tokenizer.decode([id])]
-        return tuple(after[i] for i in hidden if spoken and i > spoken[0])[:1]
+        return tuple(id for i, id in enumerate(after) if id in reserved and spoken and i > spoken[0])[:1]
 
 
 def source_of(tokenizer: TextTokenizer) -> str | None:
@@ -280,26 +280,49 @@ def unused(texts: Sequence[str], count: int) -> list[str]:
     return free
 
 
-def beginnings(special: Sequence[str]) -> re.Pattern[str] | None:
-    """Return what finds the first character of all that a special token may begin with.
+class Reserved:
+    """The names that a template may write and a conversation may not."""
+
+    def __init__(self, template: str, tokenizer: TextTokenizer) -> None:
+        """Take the names of a tokenizer.
+
+        What the template looks for in answers, as Qwen3's does for `</think>`, models write themselves: those
+        that are not special keep their ids in an answer.
+        """
+        names = tokenizer.reserved
+        own = [name for name in names.keys() - tokenizer.special.keys() if _looks_for(template, name)]
+        self._said = _beginnings(names)
+        self._answered = _beginnings(names, but=own)
+
+    def spelled(self, text: str, *, by: str, mark: str) -> str:
+        """Return what was said as templates read it, with `mark` within all that could be a reserved name."""
+        found = self._answered if by == "assistant" else self._said
+        return found.sub(lambda begin: begin.group() + mark, text) if found else text
+
+
+def _looks_for(template: str, name: str) -> bool:
+    """Return whether a template asks of a text if it holds a name: `'x' in text`, `text.split('x')`."""
+    literal = rf"(?P<quote>['\"]){re.escape(name)}(?P=quote)"
+    asked = (rf"\.\w+\(\s*{literal}", rf"{literal}\s+(?:not\s+)?in\b")
+    return any(re.search(pattern, template) for pattern in asked)
+
+
+def _beginnings(names: Iterable[str], *, but: Sequence[str] = ()) -> re.Pattern[str] | None:
+    """Return what finds the first character of all that one of `names`, `but` for some, may begin with.
 
     The first three characters are compared, in any case, since a template may change it; at the end of a text
     fewer are enough, since a template may put another text behind it.
     """
     end = r"\s*\Z"
     found = set()
-    for name in special:
+    for name in names:
         begin, *rest = (re.escape(character) for character in name[:3])
         ahead = ""
         for character in reversed(rest):
             ahead = f"(?:{end}|{character}{ahead})"
         found.add(f"{begin}(?={ahead})" if ahead else begin)
-    return re.compile("|".join(sorted(found)), re.IGNORECASE) if found else None
-
-
-def spelled(text: str, special: re.Pattern[str] | None, mark: str) -> str:
-    """Return what a user wrote as templates read it, in which nothing is the name of a special token."""
-    return special.sub(lambda found: found.group() + mark, text) if special else text
+    kept = "".join(f"(?!{re.escape(name)})" for name in but)
+    return re.compile(f"{kept}(?:{'|'.join(sorted(found))})", re.IGNORECASE) if found else None
 
 
 class Renderer:
@@ -308,13 +331,15 @@ class Renderer:
     Threads take turns.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, seconds: int = 5) -> None:
+        """Bound what a rendering computes; a book of five million characters takes half a second."""
+        self._seconds = seconds
         self._process: subprocess.Popen[str] | None = None
         self._end: Callable[[], object] = lambda: None
         self._lock = threading.Lock()
 
-    def __reduce__(self) -> tuple[type["Renderer"], tuple[()]]:
-        return Renderer, ()  # each process has its own
+    def __reduce__(self) -> tuple[Callable[..., "Renderer"], tuple[()]]:
+        return partial(Renderer, seconds=self._seconds), ()  # each process has its own
 
     def close(self) -> None:
         """End the process."""
@@ -341,13 +366,13 @@ class Renderer:
             "template": template,
             "renderings": renderings,
             "most_characters": 2 * size + _MORE_CHARACTERS,
-            "seconds": _SECONDS,
+            "seconds": self._seconds,
         }
         with self._lock:
             answer = self._answer(json.dumps(request))
         if "texts" in answer:
             return answer["texts"]
-        reason = answer.get("refused") or f"it needs more than {_SECONDS} seconds or two gigabytes"
+        reason = answer.get("refused") or f"it needs more than {self._seconds} seconds or two gigabytes"
         raise InputError(
             f"the chat template{in_file(path)} cannot be used: {reason}",
             field="chat_template",

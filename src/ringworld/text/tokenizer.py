@@ -20,8 +20,8 @@ BOS, EOS, VISION_START, VISION_END = "<s>", "</s>", "<vision>", "</vision>"
 SPECIAL = (BOS, EOS, VISION_START, VISION_END)
 _ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())
 _FILE, _SETTINGS_FILE, _TEMPLATE_FILE = "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"
-_CONFIG_FILE = "config.json"
-"""Of a model, where it is beside."""
+_CONFIG_FILE, _GENERATION_FILE = "config.json", "generation_config.json"
+"""Of a model, where they are beside."""
 _LONGEST_TEMPLATE_BYTES = 2**20
 _SETTINGS = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
 """What transformers needs to know of a tokenizer that we trained."""
@@ -32,13 +32,19 @@ _ADD_NO_BOS = ("GPT2Tokenizer", "GPT2TokenizerFast", "Qwen2Tokenizer", "Qwen2Tok
 _PIECES = r"'s|'t|'re|'ve|'m|'ll|'d|\p{N}| ?\p{L}{1,64}| ?[^\s\p{L}\p{N}]{1,64}|\s{1,64}(?!\S)|\s{1,64}"
 """Words as GPT-2 finds them, but each digit alone and none longer than 64 characters, as no word of a
 language is: merging within a piece takes more than linear time."""
+_NAMED = re.compile(r"[^\w\s].+[^\w\s]")
+"""What marks turns, such as `<|user|>` and `[INST]`; runs of blanks are added tokens, too."""
 _CONTEXTS = ("{0}", "a{0}", "{0}a", " {0}", "{0} ", "{0}{0}", "a {0} b", "\n{0}\n")
 _RARE = "\x00\u2603\u6771\U0001f600"
 """Characters that a vocabulary without bytes lacks: its unknown token may be a special one."""
 
 
 class TextTokenizer:
-    """Encodes text without ever making a special id from it: those come from the fields alone."""
+    """Encodes text without ever making a special id from it: those come from the fields alone.
+
+    Nor is one made of what the chat template writes between turns, be it marked as special or not; what is
+    not, such as `<think>`, shows when it is decoded.
+    """
 
     bos: int
     """Id that begins every example (`<s>`)."""
@@ -61,14 +67,16 @@ class TextTokenizer:
         *,
         bos: str = BOS,
         eos: str = EOS,
+        ends: Sequence[str] = (),
         settings: Mapping[str, Any] = _SETTINGS,
     ) -> None:
-        """Wrap a tokenizer; its tokens `bos`, `eos`, `<vision>` and `</vision>` become special if present.
+        """Wrap a tokenizer; of `bos`, `eos`, `ends`, `<vision>` and `</vision>` become special what it has.
 
         Args:
             tokenizer: of the tokenizers library.
             bos: the token that begins a text.
             eos: the token that ends a text.
+            ends: others that end one, too.
             settings: what `tokenizer_config.json` says besides; a `bos_token` of None stays, as in the files
                 of Qwen, whose texts begin with nothing.
 
@@ -76,7 +84,6 @@ class TextTokenizer:
             InputError: it lacks `bos` or `eos`, `add_bos_token` is neither true nor false, or some text is
                 encoded as a special id.
         """
-        tokenizer.encode_special_tokens = True
         self._rendered: Tokenizer | None = None
         tokenizer.no_truncation()
         tokenizer.no_padding()
@@ -94,13 +101,24 @@ class TextTokenizer:
                     remedy=f"name bos_token and eos_token in its {_SETTINGS_FILE}, such as <|begin_of_text|>",
                 )
         # A dict, since one token may both begin and end a text.
-        names = {name: tokenizer.token_to_id(name) for name in (bos, eos, VISION_START, VISION_END)}
+        names = {name: tokenizer.token_to_id(name) for name in (bos, eos, VISION_START, VISION_END, *ends)}
         self._special = {name: id for name, id in names.items() if id is not None}
         # An added token is left alone in text only where it is marked as special.
         added = tokenizer.get_added_tokens_decoder().values()
         special = {token.content for token in added if token.special}
         missing = [name for name in self._special if name not in special]
-        tokenizer.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in missing])
+        _mark_special(tokenizer, missing)
+        template = str(settings.get("chat_template") or "")
+        self._shown = {
+            token.content: id
+            for id, token in tokenizer.get_added_tokens_decoder().items()
+            if not token.special and token.content in template and _NAMED.fullmatch(token.content)
+        }
+        self._spelling = tokenizer
+        if self._shown:  # a copy, because they stay as they are where they are decoded
+            self._spelling = Tokenizer.from_str(tokenizer.to_str())
+            _mark_special(self._spelling, self._shown)
+        self._spelling.encode_special_tokens = True
         self._refuse_leaks()
         self.bos, self.eos = self._special[bos], self._special[eos]
         self.adds_bos = self._begins()
@@ -199,7 +217,8 @@ class TextTokenizer:
         settings |= {key: name for key, name in (("bos_token", bos), ("eos_token", eos)) if name is not None}
         bos, eos = _ends(tokenizer, settings, settings_file)
         try:
-            loaded = cls(tokenizer, bos=bos, eos=eos, settings=settings)
+            ends = _further_ends(tokenizer, file.parent)
+            loaded = cls(tokenizer, bos=bos, eos=eos, ends=ends, settings=settings)
         except InputError as error:
             problem = f"{file} cannot be used: {error.problem}"
             raise InputError(
@@ -237,17 +256,17 @@ class TextTokenizer:
         Raises:
             InputError: `text` is not valid Unicode (it holds half of a surrogate pair).
         """
-        return _ids(self._tokenizer, text)
+        return _ids(self._spelling, text)
 
     def encode_rendered(self, text: str, *, mark: str) -> list[int]:
-        """Return the ids of what a chat template wrote: special ones where it names them.
+        """Return the ids of what a chat template wrote: reserved ones where it names them.
 
             "<s>a</s>"   ->  <s> | a | </s>
             "<s>a<|/s>"  ->  <s> | a | </ | s | >        (with the mark "|")
 
         Args:
             text: by a template; in all that users wrote, `mark` stands after the first character of what
-                begins like the name of a special token.
+                begins like a reserved name.
             mark: a character that is none of the text; it is left out.
 
         Raises:
@@ -259,12 +278,12 @@ class TextTokenizer:
                 self._rendered = Tokenizer.from_str(self._tokenizer.to_str())
                 self._rendered.encode_special_tokens = False
             return _ids(self._rendered, text)
-        names = sorted(map(re.escape, self.special), key=len, reverse=True)
+        reserved = self.reserved
+        names = sorted(map(re.escape, reserved), key=len, reverse=True)
         ids: list[int] = []
         for i, part in enumerate(re.split(f"({'|'.join(names)})", text)):
             # Every other part is what the parentheses found.
-            found = self._tokenizer.token_to_id(part) if i % 2 else None
-            ids += self.encode(part.replace(mark, "")) if found is None else [found]
+            ids += [reserved[part]] if i % 2 else self.encode(part.replace(mark, ""))
         return ids
 
     @property
@@ -273,10 +292,15 @@ class TextTokenizer:
         return self._ends[0]
 
     @property
-    def special(self) -> tuple[str, ...]:
-        """Names of the special tokens."""
-        added = self._tokenizer.get_added_tokens_decoder().values()
-        return tuple(token.content for token in added if token.special)
+    def special(self) -> dict[str, int]:
+        """Ids of the special tokens, by their names."""
+        added = self._tokenizer.get_added_tokens_decoder().items()
+        return {token.content: id for id, token in added if token.special}
+
+    @property
+    def reserved(self) -> dict[str, int]:
+        """Ids that no text is encoded as, by name: special ones, and others that the chat template writes."""
+        return self.special | self._shown
 
     @property
     def named(self) -> dict[str, str]:
@@ -292,6 +316,11 @@ class TextTokenizer:
         """Return the text of `ids` without the special ones; bytes that are not UTF-8 become U+FFFD."""
         special = set(self._special.values())
         return self._tokenizer.decode([id for id in ids if id not in special], skip_special_tokens=True)
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        """Set again what the library does not pickle: without it, texts make special ids in a worker."""
+        self.__dict__.update(state)
+        self._spelling.encode_special_tokens = True
 
     @property
     def size(self) -> int:
@@ -323,8 +352,9 @@ class TextTokenizer:
 
     def _refuse_leaks(self) -> None:
         """Encode the names of the special tokens as a user might write them, and look for special ids."""
-        names = {id: name for name, id in self._special.items()}
-        tried = [context.format(name) for name in self._special for context in _CONTEXTS]
+        reserved = self._special | self._shown
+        names = {id: name for name, id in reserved.items()}
+        tried = [context.format(name) for name in reserved for context in _CONTEXTS]
         for text in (*tried, _RARE):
             for id in names.keys() & self.encode(text):
                 raise InputError(
@@ -337,6 +367,10 @@ class TextTokenizer:
 
     def _vision(self, name: str) -> tuple[int, ...]:
         return (self._special[name],) if name in self._special else tuple(self.encode(name))
+
+
+def _mark_special(tokenizer: Tokenizer, names: Iterable[str]) -> None:
+    tokenizer.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in names])
 
 
 def _ids(tokenizer: Tokenizer, text: str) -> list[int]:
@@ -376,6 +410,18 @@ def _ends(tokenizer: Tokenizer, settings: Mapping[str, Any], file: Path) -> tupl
     usual = "bos_token" not in settings and tokenizer.token_to_id(BOS) is not None
     bos = _named(settings, "bos_token", file) or _named(settings, _BEGINS_WITH, file)
     return bos or of_config("bos_token_id") or (BOS if usual else eos), eos
+
+
+def _further_ends(tokenizer: Tokenizer, folder: Path) -> list[str]:
+    """Return the added tokens that the files of a model name as ends of a text."""
+    ids: list[Any] = []
+    for name in (_CONFIG_FILE, _GENERATION_FILE):
+        file = folder / name
+        said = read_as(dict[str, Any], file).get("eos_token_id") if file.exists() else None
+        ids += said if isinstance(said, list) else [said]
+    added = tokenizer.get_added_tokens_decoder()
+    names = [added[id].content for id in ids if type(id) is int and id in added]
+    return [name for name in names if _NAMED.fullmatch(name)]
 
 
 def _named(settings: Mapping[str, Any], key: str, file: Path) -> str | None:

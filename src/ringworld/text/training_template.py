@@ -18,10 +18,9 @@ from ringworld.text.templates import (
     LLAMA_2,
     ChatTemplate,
     Renderer,
-    beginnings,
+    Reserved,
     in_file,
     source_of,
-    spelled,
     unused,
     variables_of,
 )
@@ -72,7 +71,7 @@ class _Around:
     before: str
     """After the prompt that a model continues."""
     after: str
-    """Up to the first special token, or all."""
+    """Up to the first reserved name, or all."""
 
 
 class TrainingTemplate:
@@ -81,7 +80,7 @@ class TrainingTemplate:
     def __init__(self, source: str, tokenizer: TextTokenizer, *, path: Path | None = None) -> None:
         """Take a template, the tokenizer whose special tokens it names, and the file that it is from."""
         self._source, self._tokenizer, self._path = source, tokenizer, path
-        self._special = beginnings(tokenizer.special)
+        self._names = Reserved(source, tokenizer)
         self._renderer = Renderer()
         self._around: _Around | None = None
 
@@ -105,7 +104,7 @@ class TrainingTemplate:
         messages = []
         for role, content in turns:
             words = chat.in_lines(content, clip=picture)
-            words = spelled(words.strip() if role == "assistant" else words, self._special, mark)
+            words = self._names.spelled(words.strip() if role == "assistant" else words, by=role, mark=mark)
             messages.append(
                 {"role": role, "content": f"{begin}{words}{end}" if role == "assistant" else words}
             )
@@ -147,7 +146,7 @@ class TrainingTemplate:
             raise self._wrong("writes no answer, or one twice")
         before, _, rest = whole.partition(begin)
         after = rest.partition(end)[2]
-        ends = [after.index(name) + len(name) for name in self._tokenizer.special if name in after]
+        ends = [after.index(name) + len(name) for name in self._tokenizer.reserved if name in after]
         return _Around(
             before=before.removeprefix(prompt) if before.startswith(prompt) else "",
             after=after[: min(ends)] if ends else after,

@@ -5,11 +5,16 @@ from collections.abc import Iterator
 
 from av import VideoStream
 
+from ringworld.vision.jpeg_scan import has_stray_zeros
+
 # A byte of 3 is put between two zeros and a byte below 4, so that no start code arises inside a unit
-# (ITU-T H.264, 7.4.1; H.265, 7.4.2). Three zeros, and then no start code, are therefore never written.
+# (ITU-T H.264, 7.4.1; H.265, 7.4.2), and no codes of MPEG-1 and 2 make 23 bits of zeros (ITU-T H.262, 5.2.3).
+# Three zeros, and then no start code, are therefore never written.
 _HOLE = re.compile(rb"\0\0\0[\x02-\xff]")
 _START = re.compile(rb"\x00\x00\x01(.)", re.DOTALL)
 """What begins a unit where its length does not stand before it, and its header."""
+_USER_DATA = 0xB2
+"""Of MPEG-1 and 2 (ITU-T H.262, table 6-1)."""
 
 
 class BitstreamCheck:
@@ -25,6 +30,10 @@ class BitstreamCheck:
 
     def is_damaged(self, packet: bytes) -> bool:
         """Return whether a packet of the stream holds what no encoder writes."""
+        if self._codec == "mjpeg":
+            return has_stray_zeros(packet)
+        if self._codec in ("mpeg1video", "mpeg2video"):
+            return any(_HOLE.search(packet, begin, end) for begin, end in _mpeg_units(packet))
         if self._codec not in ("h264", "hevc"):
             return False
         if not self._prefix_bytes:
@@ -60,3 +69,12 @@ class BitstreamCheck:
     def _holds_picture(self, header: int) -> bool:
         """Return whether a unit holds pixels; some encoders write the others carelessly."""
         return 1 <= header & 31 <= 5 if self._codec == "h264" else (header >> 1 & 63) < 32
+
+
+def _mpeg_units(packet: bytes) -> Iterator[tuple[int, int]]:
+    """Yield where slices and headers of MPEG-1 and 2 begin and end; users' data is written carelessly."""
+    starts = [(found[1][0], found.start()) for found in _START.finditer(packet)]
+    ends = [begin for _, begin in starts[1:]]
+    for (code, begin), end in zip(starts, [*ends, len(packet)]):
+        if code != _USER_DATA:
+            yield begin, end

@@ -18,7 +18,14 @@ from PIL import Image
 from ringworld.core.errors import InputError
 from ringworld.vision.bitstream import BitstreamCheck
 from ringworld.vision.config import MediaLimits
-from ringworld.vision.images import DecodedPicture, refuse_duration, refuse_missing, refuse_size, upright_rgb
+from ringworld.vision.images import (
+    DecodedPicture,
+    as_file,
+    refuse_duration,
+    refuse_missing,
+    refuse_size,
+    upright_rgb,
+)
 from ringworld.vision.orientation import QUARTERS, SIDEWAYS, mirroring
 
 # FFmpeg's own words would interleave with ours from its threads. Reading them here instead can deadlock, as
@@ -301,7 +308,7 @@ def _open_container(path: Path) -> InputContainer:
     refuse_missing(path)
     try:
         # Names and titles in another encoding than UTF-8 are common, and no reason to refuse a video.
-        opened = av.open(str(path), metadata_errors="replace", options={"protocol_whitelist": "file"})
+        opened = av.open(as_file(path), metadata_errors="replace", options={"protocol_whitelist": "file"})
     except FFmpegError as error:
         with path.open("rb") as stream:
             is_mp4 = stream.read(12)[4:8] == b"ftyp"
@@ -322,7 +329,13 @@ def _picture_stream(path: Path, container: InputContainer) -> av.VideoStream:
     moving = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
     if not moving:
         has = "only sound" if container.streams.audio else "neither pictures nor sound"
-        raise InputError(f"{path} holds {has}", path=path, remedy="use a file with pictures")
+        raise InputError(
+            f"{path} holds {has}",
+            path=path,
+            field="streams",
+            value=tuple(sorted({each.type for each in container.streams} - {"video"})),
+            remedy="use a file with pictures",
+        )
     best = container.streams.best("video")
     stream = best if isinstance(best, av.VideoStream) and best in moving else moving[0]
     if stream.codec_context is None:
@@ -334,6 +347,8 @@ def _decoder(stream: av.VideoStream) -> av.VideoCodecContext:
     name = _STRICT_DECODERS.get(stream.codec_context.name, "")
     if name not in av.codecs_available:
         stream.thread_type = "AUTO"
+        if stream.codec_context.name == "mjpeg":  # which otherwise leaves grey what it cannot decode
+            stream.codec_context.options = {"err_detect": "explode"}
         return stream.codec_context
     decoder = av.CodecContext.create(name, "r")
     assert isinstance(decoder, av.VideoCodecContext)

@@ -196,6 +196,11 @@ def refuse_missing(path: Path) -> None:
         raise InputError(f"{path} is empty", path=path, remedy="copy or download it again")
 
 
+def as_file(path: Path) -> str:
+    """Return the name by which FFmpeg opens a file; of one such as `12:30.mp4` it would ask a protocol 12."""
+    return f"file:{path}"
+
+
 def _seconds_shown(image: Image.Image) -> float:
     seconds = float(image.info.get("duration") or 0) / 1000
     return seconds if seconds > _UNSET_SECONDS else _DEFAULT_SECONDS

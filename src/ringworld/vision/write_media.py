@@ -10,6 +10,7 @@ from PIL import Image
 
 from ringworld.core.errors import InputError
 from ringworld.core.files import writing
+from ringworld.vision.images import as_file
 
 
 def write_video(
@@ -40,7 +41,7 @@ def write_video(
     height, width = (side * scale + side * scale % 2 for side in frames.shape[1:3])
     with (
         writing(path) as temporary,
-        av.open(str(temporary), "w", format="mp4", options={"movflags": "faststart"}) as container,
+        av.open(as_file(temporary), "w", format="mp4", options={"movflags": "faststart"}) as container,
     ):
         stream = container.add_stream("libx264", rate=rate, width=width, height=height, pix_fmt="yuv420p")
         # The same frames are to be the same bytes; without these, up to 6% of small clips were not.
