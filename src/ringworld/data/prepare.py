@@ -1,15 +1,13 @@
 """From the user's files to examples on disk, a shard at a time.
 
 A shard holds the examples of a few files. It is a function of those files, the tokenizers and the
-configuration alone, and its name ends in a hash of them. It appears whole, and a run that resumes makes only
-the shards that are missing.
+configuration alone, and its name is a hash of them. It appears whole, and a run that resumes makes only the
+shards that are missing.
 """
 
-import hashlib
-import json
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -26,8 +24,9 @@ from ringworld.data import store
 from ringworld.data.by_ray import make_shards_by_ray
 from ringworld.data.clips import FrameEncoder
 from ringworld.data.config import PrepareConfig, Split
-from ringworld.data.duplicates import mark_duplicates
+from ringworld.data.duplicates import Duplicate, mark_duplicates
 from ringworld.data.find_sources import RECORD_READERS, find_sources
+from ringworld.data.groups import cut_into_groups, name_groups, version_of
 from ringworld.data.making import ExampleMaker
 from ringworld.data.quarantine import Quarantined, nothing_usable
 from ringworld.data.recipe import Recipe
@@ -143,8 +142,6 @@ def prepare(
     """
     started = time.monotonic()
     _check_frames(videos, frame_tokenizer, vocabulary)
-    unusable: list[Quarantined] = []
-    found = find_sources(videos=videos, texts=texts, config=config, readers=readers, quarantined=unusable)
     maker = ExampleMaker(
         tokenizer=tokenizer,
         vocabulary=vocabulary,
@@ -153,6 +150,8 @@ def prepare(
         recipes=tuple(recipes),
         conversation=wording_of(config.chat_template, tokenizer),
     )
+    unusable: list[Quarantined] = []
+    found = find_sources(videos=videos, texts=texts, config=config, readers=readers, quarantined=unusable)
     identity = _identity(maker, out=out, videos=videos, texts=texts)
     origin = Origin(kind="examples", identity=identity, configuration=configuration)
     claim(out, origin, results=store.MANIFEST_FILE)  # shards before it are distinguished by their names
@@ -161,18 +160,54 @@ def prepare(
     reading.touch()
     at_once = _count_workers(workers, [(source,) for source in found], apart=apart)
     sources, duplicates = mark_duplicates(found, config=config, workers=at_once)
-    size = config.files_per_shard
-    groups = [sources[i : i + size] for i in range(0, len(sources), size)]
-    stems = [
-        out / store.SHARDS_FOLDER / f"{i:05d}-of-{len(groups):05d}-{_fingerprint(group, identity['made_by'])}"
-        for i, group in enumerate(groups)
+    tasks = _plan(sources, config=config, made_by=identity["made_by"], out=out)
+    shards, made = _make(tasks, maker, workers=workers, engine=engine, apart=apart, on_progress=on_progress)
+    reading.unlink(missing_ok=True)
+    unusable += [item for shard in shards for item in shard.problems.quarantined]
+    problems = [shard.problems for shard in shards]
+    manifest = pa.concat_tables([shard.manifest for shard in shards])
+    report = PrepareReport(
+        files=len(sources),
+        counts=_counts(manifest),
+        quarantined=tuple(unusable),
+        duplicates=len(duplicates),
+        questions_unanswered=sum(problem.questions_unanswered for problem in problems),
+        questions_too_long=sum(problem.questions_too_long for problem in problems),
+        shards_made=made,
+        seconds=time.monotonic() - started,
+    )
+    if not report.counts:
+        raise nothing_usable(", ".join(map(str, (*videos, *texts))) or "input", report.quarantined)
+    _commit(out, tasks, manifest, unusable, duplicates)
+    return report
+
+
+def _plan(
+    sources: Sequence[Source], *, config: PrepareConfig, made_by: dict[str, Any], out: Path
+) -> list[ShardTask]:
+    """Return the shards of all files, those that are whole already among them."""
+    groups = cut_into_groups(sources, most=config.files_per_shard)
+    names = name_groups(groups, made_by=made_by)
+    return [
+        ShardTask(stem=out / store.SHARDS_FOLDER / name, sources=group) for name, group in zip(names, groups)
     ]
-    shards = {stem: shard for stem in stems if (shard := find_shard(stem)) is not None}
-    missing = [
-        ShardTask(stem=stem, sources=group) for stem, group in zip(stems, groups) if stem not in shards
-    ]
+
+
+def _make(
+    tasks: Sequence[ShardTask],
+    maker: ExampleMaker,
+    *,
+    workers: int | None,
+    engine: Engine,
+    apart: bool,
+    on_progress: OnProgress,
+) -> tuple[list[Shard], int]:
+    """Make the shards that are missing, and return all in their order, and how many were made."""
+    shards = {task.stem: shard for task in tasks if (shard := find_shard(task.stem)) is not None}
+    missing = [task for task in tasks if task.stem not in shards]
     made_here = _count_workers(workers, [task.sources for task in missing], apart=apart)
-    progress = _Progress(len(sources), missing, on_progress, at_once=max(1, made_here))
+    files = sum(len(task.sources) for task in tasks)
+    progress = _Progress(files, missing, on_progress, at_once=max(1, made_here))
     if engine == "ray":
         for task, shard in make_shards_by_ray(missing, maker, workers=workers):
             shards[task.stem] = shard
@@ -181,31 +216,24 @@ def prepare(
     for task, shard in make_shards(left, maker, workers=made_here, on_file=progress.begins):
         shards[task.stem] = shard
         progress.ends(task, shard)
-    reading.unlink(missing_ok=True)
-    in_order = [shards[stem] for stem in stems]
-    manifest = pa.concat_tables([shard.manifest for shard in in_order])
-    problems = [shard.problems for shard in in_order]
-    unusable += [item for problem in problems for item in problem.quarantined]
-    report = PrepareReport(
-        files=len(sources),
-        counts=_counts(manifest),
-        quarantined=tuple(unusable),
-        duplicates=len(duplicates),
-        questions_unanswered=sum(problem.questions_unanswered for problem in problems),
-        questions_too_long=sum(problem.questions_too_long for problem in problems),
-        shards_made=len(missing),
-        seconds=time.monotonic() - started,
-    )
-    if not report.counts:
-        raise nothing_usable(", ".join(map(str, (*videos, *texts))) or "input", report.quarantined)
-    # What joins the shards, and only then those of an earlier run that this one does not have.
+    return [shards[task.stem] for task in tasks], len(missing)
+
+
+def _commit(
+    out: Path,
+    tasks: Sequence[ShardTask],
+    manifest: pa.Table,
+    unusable: Sequence[Quarantined],
+    duplicates: Sequence[Duplicate],
+) -> None:
+    """Write what joins the shards, and only then delete those of an earlier run that are none of them."""
     write_jsonl_atomic(out / store.QUARANTINE_FILE, map(to_json, unusable))
     write_jsonl_atomic(out / store.DUPLICATES_FILE, map(to_json, duplicates))
     store.write_manifest(out / store.MANIFEST_FILE, manifest)
+    stems = {task.stem for task in tasks}
     for path in (out / store.SHARDS_FOLDER).iterdir():
-        if path.with_suffix("") not in shards:
+        if path.with_suffix("") not in stems:
             path.unlink()
-    return report
 
 
 class _Progress:
@@ -242,7 +270,7 @@ def _count_workers(workers: int | None, groups: Sequence[Files], *, apart: bool)
     By default there is one for each `_BYTES_A_WORKER`, where these are two or more.
     """
     if workers is None:
-        files = (_version(source.path) for group in groups for source in group)
+        files = (version_of(source.path) for group in groups for source in group)
         size = sum(version[0] for version in files if version)
         workers = min(os.cpu_count() or 1, len(groups), size // _BYTES_A_WORKER)
     else:
@@ -266,26 +294,6 @@ def _check_frames(
             value=vocabulary,
             remedy="use a vocabulary with the codes of the frame tokenizer, or prepare texts alone",
         )
-
-
-def _fingerprint(sources: Iterable[Source], made_by: dict[str, Any]) -> str:
-    files = []
-    for source in sources:
-        changes = [_version(path) for path in (source.path, *source.sidecars)]
-        said = to_json(source.said)
-        reader = (source.reader.name, source.reader.version)
-        named = (source.relative, source.dataset, *reader, source.split, changes, said)
-        files.append((*named, sorted(source.left_out), source.unread))
-    return hashlib.sha256(json.dumps([files, made_by]).encode()).hexdigest()[:16]
-
-
-def _version(path: Path) -> tuple[int, int] | None:
-    """Return the size of a file and when it changed; None where it is gone, which shows when it is read."""
-    try:
-        stat = path.stat()
-    except OSError:
-        return None
-    return stat.st_size, stat.st_mtime_ns
 
 
 def _identity(

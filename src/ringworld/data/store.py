@@ -2,8 +2,8 @@
 
     DIR/origin.json            the inputs and the configuration of this folder; it holds examples of no others
     DIR/manifest.parquet       one row per record; written last: it commits the whole
-    DIR/shards/00000-of-00004-b3f6cda12c2b0e7a.array_record
-    DIR/shards/00000-of-00004-b3f6cda12c2b0e7a.parquet    the manifest of one shard; commits the shard
+    DIR/shards/b3f6cda12c2b0e7a.array_record
+    DIR/shards/b3f6cda12c2b0e7a.parquet    the manifest of one shard; commits the shard
     DIR/quarantine.jsonl       files that could not be used, and why
     DIR/duplicates.jsonl       texts that were left out, since another holds the same
 

@@ -1,0 +1,76 @@
+"""Which files share a shard, and its name: both follow from these files, not from how many there are."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ringworld.core.config import to_json
+from ringworld.data.sources import Source
+from ringworld.data.workers import Files
+
+
+def cut_into_groups(sources: Sequence[Source], *, most: int) -> list[Files]:
+    """Cut files, in their order, into groups of at most `most`, about half as many on the average.
+
+    What has more is cut before the file whose name has the smallest hash, and so again. So a file that comes
+    or goes changes its own group, now and then a neighbor, and no other, wherever in the order it stands.
+
+    Example: files with the hashes 5 9 1 7 3 8, two a group at most, are `5 9 | 1 7 | 3 8`. With another file
+    in front they are `2 | 5 9 | 1 7 | 3 8`.
+
+    Args:
+        sources: all files.
+        most: files of a group.
+    """
+    hashes = [_hash(f"{source.dataset}/{source.relative}") for source in sources]
+    groups: list[Files] = []
+    left = [(0, len(sources))]
+    while left:
+        start, stop = left.pop()
+        if stop - start > most:
+            at = min(range(start + 1, stop), key=hashes.__getitem__)
+            left += [(at, stop), (start, at)]
+        elif start < stop:
+            groups.append(tuple(sources[start:stop]))
+    return groups
+
+
+def name_groups(groups: Sequence[Files], *, made_by: dict[str, Any]) -> list[str]:
+    """Return a name for each group: a hash of its files and of what makes examples of them.
+
+    Groups that agree in all of this, as of two copies of a folder, are told apart by their order.
+
+    Args:
+        groups: files that share a shard.
+        made_by: everything else that decides the bytes of the shard.
+    """
+    seen = Counter[str]()
+    names = []
+    for group in groups:
+        described = json.dumps([[_described(source) for source in group], made_by])
+        seen[described] += 1
+        names.append(_hash(f"{seen[described]} {described}"))
+    return names
+
+
+def version_of(path: Path) -> tuple[int, int] | None:
+    """Return the size of a file and when it changed; None where it is gone, which shows when it is read."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return stat.st_size, stat.st_mtime_ns
+
+
+def _described(source: Source) -> list[Any]:
+    changes = [version_of(path) for path in (source.path, *source.sidecars)]
+    reader = [source.reader.name, source.reader.version]
+    named = [source.relative, source.dataset, *reader, source.split, changes, to_json(source.said)]
+    return [*named, sorted(source.left_out), source.unread]
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
