@@ -136,7 +136,7 @@ def mutants(inputs: Path, count: int, *, seed: int) -> dict[str, Any]:
             folder,
             out,
             workers=2,
-            on_progress=lambda done, total, quarantined: at.append(time.monotonic()),
+            on_progress=lambda done: at.append(time.monotonic()),
         )
         duplicates = [row["path"].partition("/")[2] for row in read_jsonl(out / store.DUPLICATES_FILE)]
         used = set(map(mutant_of, store.ExampleStore(out).column("source")))

@@ -7,6 +7,7 @@ import pytest
 from ringworld.core.errors import InputError
 from ringworld.data.config import PrepareConfig
 from ringworld.data.prepare import PrepareReport
+from ringworld.data.progress import Done
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -39,19 +40,19 @@ def test_the_bytes_are_those_of_the_pool(ray, tmp_path: Path, run_prepare, toy_w
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad/a.txt").write_bytes(b"\xff")
     inputs = {"videos": (toy_world.videos,), "texts": (toy_world.texts, tmp_path / "bad"), "config": config}
-    shown: list[tuple[int, int]] = []
+    shown: list[Done] = []
     reports: list[PrepareReport] = [
         run_prepare(tmp_path / "pool", workers=1, **inputs),
         run_prepare(
             tmp_path / "ray",
             workers=2,
             engine="ray",
-            on_progress=lambda done, total, quarantined: shown.append((done, total)),
+            on_progress=shown.append,
             **inputs,
         ),
     ]
     assert contents(tmp_path / "pool") == contents(tmp_path / "ray")
     assert reports[0].counts == reports[1].counts and len(reports[1].quarantined) == 1
-    assert shown[-1][0] == shown[-1][1] == reports[0].files
+    assert shown[-1].files == shown[-1].total == reports[0].files
     again = run_prepare(tmp_path / "ray", engine="ray", **inputs)
     assert again.shards_made == 0

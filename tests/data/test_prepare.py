@@ -15,6 +15,7 @@ from ringworld.data.config import PrepareConfig, Split
 from ringworld.data.examples import Example
 from ringworld.data.loader import PackedLoader
 from ringworld.data.making import ExampleMaker, Problems
+from ringworld.data.progress import Done
 from ringworld.data.quarantine import Quarantined
 from ringworld.data.readers.text import TextReader
 from ringworld.data.samples import Sample
@@ -236,8 +237,8 @@ def stop_after(files: int):
     class Stop(Exception):
         pass
 
-    def stop(done: int, total: int, quarantined: int) -> None:
-        if done >= files:
+    def stop(done: Done) -> None:
+        if done.phase == "making" and done.files >= files:
             raise Stop
 
     return Stop, stop
@@ -253,7 +254,11 @@ def test_a_run_that_was_stopped_makes_only_what_is_missing(
     with pytest.raises(InputError) as refused:
         train(tmp_path)
     assert refused.value.path == tmp_path
-    report = run_prepare(tmp_path, **folders)
+    told: list[Done] = []
+    report = run_prepare(tmp_path, **folders, on_progress=told.append)
+    assert [*dict.fromkeys(one.phase for one in told)] == ["finding", "splitting", "making"]
+    made = [one for one in told if one.phase == "making"]
+    assert 0 < made[0].before == made[0].files and made[-1].files == made[-1].total == 12
     shards = len({row["shard"] for row in pq.read_table(prepared / "manifest.parquet").to_pylist()})
     assert report.files == 12 and 0 < report.shards_made < shards
     assert run_prepare(tmp_path, **folders).shards_made == 0

@@ -15,6 +15,7 @@ from ringworld.core.progress import Progress
 from ringworld.data.find_sources import RECORD_READERS
 from ringworld.data.prepare import Engine, PrepareReport
 from ringworld.data.prepare import prepare as prepare_examples
+from ringworld.data.progress import Done, OnProgress, Phase
 from ringworld.data.recipe import Recipe
 from ringworld.data.recipes import RECIPES
 from ringworld.data.sources import Reader
@@ -22,6 +23,13 @@ from ringworld.presets.run import RunConfig
 from ringworld.text.training_template import with_template
 
 REPORT_FILE = "report.json"
+_TITLES: dict[Phase, str] = {
+    "finding": "prepare: what files are",
+    "splitting": "prepare: what is held out",
+    "comparing": "prepare: which texts are there twice",
+    "trying": "prepare: whether files can be read",
+    "making": "prepare",
+}
 
 
 def prepare(
@@ -48,7 +56,8 @@ def prepare(
         readers: what reads a file of many samples, by the end of its name.
         recipes: the kinds of example that are made.
         workers: processes that read files, which changes no byte of the examples; by default as many as there
-            are cores where there is enough to read, and one where an accelerator encodes frames.
+            are cores where there is enough to read. Where an accelerator encodes frames, this process makes
+            all examples, and others only look for texts that are there twice.
         engine: where they are: on this machine, or on those of a Ray cluster that shares its file system.
 
     Raises:
@@ -60,8 +69,7 @@ def prepare(
     vocabulary = tokenizers.vocabulary(text_vocab=run.model.text_vocab)
     videos, texts = as_paths(videos), as_paths(texts)
     check_apart(out, (*videos, *texts))
-    if workers is None and tokenizers.frames is not None and jax.default_backend() != "cpu":
-        workers = 1
+    accelerated = tokenizers.frames is not None and jax.default_backend() != "cpu"
     with only_one(out), Progress("prepare", total=1, unit="files") as progress:
         report = prepare_examples(
             videos=as_local(videos, out=out),
@@ -76,11 +84,28 @@ def prepare(
             configuration=to_json(run),
             workers=workers,
             engine=engine,
-            on_progress=lambda done, total, quarantined: progress.update(
-                done, total=total, files_per_second=progress.per_second(done), quarantined=float(quarantined)
-            ),
+            encoded_by="this process" if accelerated else "any process",
+            on_progress=_shown(progress),
         )
         words = with_template(tokenizers.text, run.prepare.chat_template)
         replace(tokenizers, text=words).save(out / TOKENIZER_FOLDER)
         write_json_atomic(out / REPORT_FILE, to_json(report))
     return report
+
+
+def _shown(progress: Progress) -> OnProgress:
+    """Return what shows each phase of preparation as a job of its own."""
+    shown: Phase | None = None
+
+    def show(done: Done) -> None:
+        nonlocal shown
+        if done.phase != shown:
+            shown = done.phase
+            progress.begin(_TITLES[done.phase], total=done.total, done=done.before)
+        if done.phase == "making":
+            rate, left_out = progress.per_second(done.files), float(done.quarantined)
+            progress.update(done.files, files_per_second=rate, quarantined=left_out)
+        elif done.files < done.total:  # its end is shown by the next one's beginning
+            progress.update(done.files)
+
+    return show

@@ -7,7 +7,7 @@ locality-sensitive hashing finds at once, both by the library datasketch.
 
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
@@ -15,9 +15,10 @@ from typing import Any, Literal
 from ringworld.core.packages import import_optional
 from ringworld.data.config import PrepareConfig, Split
 from ringworld.data.quarantine import quarantine
+from ringworld.data.reading import Reading
 from ringworld.data.samples import Sample
-from ringworld.data.sources import Source
-from ringworld.data.workers import Files, OnFile, read_in_processes
+from ringworld.data.sources import Files, Source
+from ringworld.data.workers import OnFile
 
 _PERMUTATIONS = 128
 _RUN_WORDS = 5
@@ -50,7 +51,7 @@ class _Signature:
 
 
 def mark_duplicates(
-    sources: Sequence[Source], *, config: PrepareConfig, workers: int
+    sources: Sequence[Source], *, config: PrepareConfig, reading: Reading
 ) -> tuple[tuple[Source, ...], tuple[Duplicate, ...]]:
     """Read all texts, and return the sources with the keys of those that are to be left out.
 
@@ -61,7 +62,7 @@ def mark_duplicates(
     Args:
         sources: files in their order.
         config: which texts count as the same.
-        workers: processes that read, 0 for this one; the result does not depend on their number.
+        reading: by whom texts are read, on which the result does not depend.
 
     Raises:
         InputError: the package `datasketch` is not installed, but near duplicates are looked for.
@@ -73,14 +74,13 @@ def mark_duplicates(
     texts = [index for index, source in enumerate(sources) if source.reader.shows != "pictures"]
     groups = [(sources[index],) for index in texts]
     sign = partial(_signatures, numbers=texts, config=config)
-    if workers == 0:
-        signed = [(i, group, sign(i, group)) for i, group in enumerate(groups)]
-    else:
-        signed = sorted(read_in_processes(groups, sign, workers=workers), key=lambda one: one[0])
+    count = reading.count("comparing", total=len(groups))
     read = list(sources)
-    for i, (source,), _ in signed:
-        read[texts[i]] = source
-    signatures = [one for _, _, of_file in signed for one in of_file]
+    signed: dict[int, list[_Signature]] = {}
+    for i, (source,), of_file in reading.read(groups, sign, count=count):
+        count.ends()
+        read[texts[i]], signed[i] = source, of_file
+    signatures = [one for i in sorted(signed) for one in signed[i]]
     left_out: dict[int, set[str]] = {}
     duplicates = []
     for one, kept, found in _pairs(signatures, config):
@@ -134,7 +134,7 @@ class _Similar:
 def _signatures(
     group: int,
     files: Files,
-    on_file: OnFile = lambda source: None,
+    on_file: OnFile,
     *,
     numbers: Sequence[int],
     config: PrepareConfig,
@@ -147,10 +147,11 @@ def _signatures(
         return made
     with quarantine(source.relative, into=[]):
         for sample in source.reader.read(source, config=config, quarantined=[]):
+            on_file(source)
             words = [word.casefold() for text in _texts(sample) for word in _WORD.findall(text)]
             if words:
                 content = hashlib.sha256(" ".join(words).encode()).digest()
-                runs = _minhash(words) if config.duplicates == "near" else None
+                runs = _minhash(words, partial(on_file, source)) if config.duplicates == "near" else None
                 one = _Signature(
                     source=numbers[group], key=sample.key, split=sample.split, content=content, runs=runs
                 )
@@ -165,11 +166,12 @@ def _texts(sample: Sample) -> tuple[str, ...]:
     return (sample.text,) if sample.text is not None else tuple(turn.text for turn in sample.turns)
 
 
-def _minhash(words: Sequence[str]) -> Any:
+def _minhash(words: Sequence[str], alive: Callable[[], None]) -> Any:
     datasketch = _datasketch()
     sketch = datasketch.MinHash(num_perm=_PERMUTATIONS)
     runs = max(1, len(words) - _RUN_WORDS + 1)
     for start in range(0, runs, _RUNS_AT_ONCE):
+        alive()
         some = range(start, min(runs, start + _RUNS_AT_ONCE))
         sketch.update_batch([" ".join(words[at : at + _RUN_WORDS]).encode() for at in some])
     return datasketch.LeanMinHash(sketch)

@@ -4,12 +4,11 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from ringworld.core.config import to_json
-from ringworld.data.sources import Source
-from ringworld.data.workers import Files
+from ringworld.data.readers.media import MediaReader
+from ringworld.data.sources import Files, Source, version_of
 
 
 def cut_into_groups(sources: Sequence[Source], *, most: int) -> list[Files]:
@@ -56,20 +55,12 @@ def name_groups(groups: Sequence[Files], *, made_by: dict[str, Any]) -> list[str
     return names
 
 
-def version_of(path: Path) -> tuple[int, int] | None:
-    """Return the size of a file and when it changed; None where it is gone, which shows when it is read."""
-    try:
-        stat = path.stat()
-    except OSError:
-        return None
-    return stat.st_size, stat.st_mtime_ns
-
-
 def _described(source: Source) -> list[Any]:
     changes = [version_of(path) for path in (source.path, *source.sidecars)]
-    reader = [source.reader.name, source.reader.version]
-    named = [source.relative, source.dataset, *reader, source.split, changes, to_json(source.said)]
-    return [*named, sorted(source.left_out), source.unread]
+    # One that ended a process before it was known for a video or an image, or after, has one name.
+    reader = "media" if isinstance(source.reader, MediaReader) else source.reader.name
+    named = [source.relative, source.dataset, reader, source.reader.version, source.split, changes]
+    return [*named, to_json(source.said), sorted(source.left_out)]
 
 
 def _hash(text: str) -> str:

@@ -5,10 +5,10 @@ configuration alone, and its name is a hash of them. It appears whole, and a run
 shards that are missing.
 """
 
-import os
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +18,6 @@ from ringworld.core.config import to_json
 from ringworld.core.errors import InputError
 from ringworld.core.files import write_jsonl_atomic
 from ringworld.core.origin import Origin, claim, library_versions
-from ringworld.core.ranges import check_number
 from ringworld.core.tables import aligned
 from ringworld.data import store
 from ringworld.data.by_ray import make_shards_by_ray
@@ -26,26 +25,26 @@ from ringworld.data.clips import FrameEncoder
 from ringworld.data.config import PrepareConfig, Split
 from ringworld.data.duplicates import Duplicate, mark_duplicates
 from ringworld.data.find_sources import RECORD_READERS, find_sources
-from ringworld.data.groups import cut_into_groups, name_groups, version_of
+from ringworld.data.groups import cut_into_groups, name_groups
 from ringworld.data.making import ExampleMaker
+from ringworld.data.progress import OnProgress
 from ringworld.data.quarantine import Quarantined, nothing_usable
+from ringworld.data.reading import Reading
 from ringworld.data.recipe import Recipe
 from ringworld.data.recipes import RECIPES
-from ringworld.data.shards import Shard, ShardTask, find_shard, make_shards
+from ringworld.data.shards import Shard, ShardTask, find_shard, make_shards, try_files
 from ringworld.data.sources import Reader, Source
-from ringworld.data.workers import Files
+from ringworld.data.unread import UnreadFiles
 from ringworld.text.tokenizer import TextTokenizer
 from ringworld.text.training_template import wording_of
 from ringworld.text.vocabulary import Vocabulary
 
 Engine = Literal["pool", "ray"]
-OnProgress = Callable[[int, int, int], None]
-_BYTES_A_WORKER = 16 * 2**20
-"""A worker takes seconds to start, in which another reads so much."""
+EncodedBy = Literal["any process", "this process"]
 _DECODERS = ("av", "pillow")
 """Libraries whose releases may decode a clip to other pixels."""
-_READING_FILE = ".reading"
-"""Stands in the folder while files are read."""
+_READING_FILE, _UNREAD_FILE = ".reading", ".unread.jsonl"
+"""In the folder: what stands there while files are read, and those that ended the process that read them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -112,7 +111,8 @@ def prepare(
     configuration: Any = None,
     workers: int | None = None,
     engine: Engine = "pool",
-    on_progress: OnProgress = lambda done, total, quarantined: None,
+    encoded_by: EncodedBy = "any process",
+    on_progress: OnProgress = lambda done: None,
 ) -> PrepareReport:
     """Write the examples of all usable files under `out`.
 
@@ -132,9 +132,13 @@ def prepare(
         configuration: of the whole run, for the origin of the examples.
         workers: processes that read files; with 1, this one does. By default as many as there are cores,
             where there is enough to read for each. After a run that did not come to its end, as where a file
-            ended it, no file is read by this process.
+            ended it, each file is read by another process first. What ends one, or gives no sign of life for
+            `workers.SILENT_SECONDS`, is quarantined, and not read again until it changes.
         engine: whether these are of this machine or of a Ray cluster; the examples do not depend on it.
-        on_progress: called as files are read, with the number of those done, of all and of those quarantined.
+        encoded_by: which processes may encode frames. An accelerator belongs to one process: jax takes its
+            memory, or all of it, when it is opened, so that no other can encode on it. Where this process
+            has opened one, it alone encodes, and others only decode.
+        on_progress: called as files are done, in each phase.
 
     Raises:
         InputError: a folder is missing, no file can be used, `out` holds the examples of other inputs, or
@@ -151,21 +155,25 @@ def prepare(
         conversation=wording_of(config.chat_template, tokenizer),
     )
     unusable: list[Quarantined] = []
-    found = find_sources(videos=videos, texts=texts, config=config, readers=readers, quarantined=unusable)
-    identity = _identity(maker, out=out, videos=videos, texts=texts)
-    origin = Origin(kind="examples", identity=identity, configuration=configuration)
-    claim(out, origin, results=store.MANIFEST_FILE)  # shards before it are distinguished by their names
-    reading = out / _READING_FILE
-    apart = engine == "ray" or reading.exists()  # what ended a process would end this one
-    reading.touch()
-    at_once = _count_workers(workers, [(source,) for source in found], apart=apart)
-    sources, duplicates = mark_duplicates(found, config=config, workers=at_once)
-    tasks = _plan(sources, config=config, made_by=identity["made_by"], out=out)
-    shards, made = _make(tasks, maker, workers=workers, engine=engine, apart=apart, on_progress=on_progress)
-    reading.unlink(missing_ok=True)
-    unusable += [item for shard in shards for item in shard.problems.quarantined]
-    problems = [shard.problems for shard in shards]
+    with _marked(out) as left:
+        reading = Reading(
+            workers=workers,
+            by="others" if left or engine == "ray" else "any",
+            unread=UnreadFiles(out / _UNREAD_FILE),
+            on_progress=on_progress,
+        )
+        found = find_sources(
+            videos=videos, texts=texts, config=config, readers=readers, quarantined=unusable, reading=reading
+        )
+        identity = _identity(maker, out=out, videos=videos, texts=texts)
+        origin = Origin(kind="examples", identity=identity, configuration=configuration)
+        claim(out, origin, results=store.MANIFEST_FILE)  # shards before it are distinguished by their names
+        sources, duplicates = mark_duplicates(found, config=config, reading=reading)
+        tasks = _plan(sources, config=config, made_by=identity["made_by"], out=out)
+        shards, made = _make(tasks, maker, reading=reading, engine=engine, encoded_by=encoded_by)
     manifest = pa.concat_tables([shard.manifest for shard in shards])
+    problems = [shard.problems for shard in shards]
+    unusable += [item for problem in problems for item in problem.quarantined]
     report = PrepareReport(
         files=len(sources),
         counts=_counts(manifest),
@@ -180,6 +188,24 @@ def prepare(
         raise nothing_usable(", ".join(map(str, (*videos, *texts))) or "input", report.quarantined)
     _commit(out, tasks, manifest, unusable, duplicates)
     return report
+
+
+@contextmanager
+def _marked(out: Path) -> Iterator[bool]:
+    """Leave a mark in a folder while files are read, and give whether a run that did not end left one.
+
+    An error ends no process. An interruption may be of a file that holds it up.
+    """
+    mark = out / _READING_FILE
+    left = mark.exists()
+    out.mkdir(parents=True, exist_ok=True)
+    mark.touch()
+    try:
+        yield left
+    except Exception:
+        mark.unlink(missing_ok=True)
+        raise
+    mark.unlink(missing_ok=True)
 
 
 def _plan(
@@ -197,25 +223,29 @@ def _make(
     tasks: Sequence[ShardTask],
     maker: ExampleMaker,
     *,
-    workers: int | None,
+    reading: Reading,
     engine: Engine,
-    apart: bool,
-    on_progress: OnProgress,
+    encoded_by: EncodedBy,
 ) -> tuple[list[Shard], int]:
     """Make the shards that are missing, and return all in their order, and how many were made."""
     shards = {task.stem: shard for task in tasks if (shard := find_shard(task.stem)) is not None}
     missing = [task for task in tasks if task.stem not in shards]
-    made_here = _count_workers(workers, [task.sources for task in missing], apart=apart)
-    files = sum(len(task.sources) for task in tasks)
-    progress = _Progress(files, missing, on_progress, at_once=max(1, made_here))
-    if engine == "ray":
-        for task, shard in make_shards_by_ray(missing, maker, workers=workers):
+    files, left = (sum(len(task.sources) for task in some) for some in (tasks, missing))
+    count = reading.count("making", total=files, before=files - left)
+
+    def keep(made: Iterator[tuple[ShardTask, Shard]]) -> None:
+        for task, shard in made:
             shards[task.stem] = shard
-            progress.ends(task, shard)
-    left = [task for task in missing if task.stem not in shards]
-    for task, shard in make_shards(left, maker, workers=made_here, on_file=progress.begins):
-        shards[task.stem] = shard
-        progress.ends(task, shard)
+            count.ends(len(task.sources), quarantined=len(shard.problems.quarantined))
+
+    if engine == "ray":
+        keep(make_shards_by_ray(missing, maker, workers=reading.workers))
+    here = [task for task in missing if task.stem not in shards]
+    if encoded_by == "this process":
+        if reading.by == "others":
+            try_files(here, maker.config, reading=reading)
+        reading = replace(reading, workers=1, by="any")
+    keep(make_shards(here, maker, reading=reading, count=count))
     return [shards[task.stem] for task in tasks], len(missing)
 
 
@@ -234,48 +264,6 @@ def _commit(
     for path in (out / store.SHARDS_FOLDER).iterdir():
         if path.with_suffix("") not in stems:
             path.unlink()
-
-
-class _Progress:
-    """Counts files that are done, those of shards that were there among them."""
-
-    def __init__(
-        self, files: int, missing: Sequence[ShardTask], on_progress: OnProgress, *, at_once: int
-    ) -> None:
-        self._files, self._on_progress, self._at_once = files, on_progress, at_once
-        self._whole = files - sum(len(task.sources) for task in missing)
-        """Files of shards that are whole."""
-        self._done, self._begun = self._whole, self._whole
-        self._quarantined = 0
-
-    def begins(self, source: Source) -> None:
-        """Take note that a file is begun; of those at most `at_once` are not done."""
-        self._begun += 1
-        self._show(self._begun - self._at_once)
-
-    def ends(self, task: ShardTask, shard: Shard) -> None:
-        """Take note of a whole shard."""
-        self._whole += len(task.sources)
-        self._quarantined += len(shard.problems.quarantined)
-        self._show(self._whole)
-
-    def _show(self, done: int) -> None:
-        self._done = max(self._done, done)
-        self._on_progress(self._done, self._files, self._quarantined)
-
-
-def _count_workers(workers: int | None, groups: Sequence[Files], *, apart: bool) -> int:
-    """Return how many processes read, 0 for this one alone; with `apart` it reads nothing.
-
-    By default there is one for each `_BYTES_A_WORKER`, where these are two or more.
-    """
-    if workers is None:
-        files = (version_of(source.path) for group in groups for source in group)
-        size = sum(version[0] for version in files if version)
-        workers = min(os.cpu_count() or 1, len(groups), size // _BYTES_A_WORKER)
-    else:
-        check_number("workers", workers, least=1)
-    return workers if workers > 1 else int(apart)
 
 
 def _check_frames(

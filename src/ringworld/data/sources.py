@@ -65,4 +65,16 @@ class Source:
     left_out: frozenset[str] = frozenset()
     """Keys of its samples that another file holds as well; see `ringworld.data.duplicates`."""
     unread: str = ""
-    """Why it is not read any more: it ended the process that read it."""
+    """Why it is not read any more: it ended the process that read it, or held it up."""
+
+
+Files = tuple[Source, ...]
+
+
+def version_of(path: Path) -> tuple[int, int] | None:
+    """Return the size of a file and when it changed; None where it is gone, which shows when it is read."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return stat.st_size, stat.st_mtime_ns
