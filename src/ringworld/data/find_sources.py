@@ -146,9 +146,9 @@ def find_sources(
             problems = root.listed + [item for _, item in _unused(root, known)]
             raise nothing_usable(f"the {root.parameter} {root.path}", problems, field=root.parameter)
     once: dict[Path, Source] = {}
-    for of_kind in (media, words):
-        for source in hold_out([root.sources for root in of_kind], config, reading=reading):
-            once.setdefault(source.path.resolve(), source)
+    kinds = [[root.sources for root in of_kind] for of_kind in (media, words)]
+    for source in hold_out(kinds, config, reading=reading):
+        once.setdefault(source.path.resolve(), source)
     return tuple(map(reading.unread.marked, once.values()))
 
 

@@ -60,7 +60,7 @@ def _described(source: Source) -> list[Any]:
     # One that ended a process before it was known for a video or an image, or after, has one name.
     reader = "media" if isinstance(source.reader, MediaReader) else source.reader.name
     named = [source.relative, source.dataset, reader, source.reader.version, source.split, changes]
-    return [*named, to_json(source.said), sorted(source.left_out)]
+    return [*named, source.samples, source.settled, to_json(source.said), sorted(source.left_out)]
 
 
 def _hash(text: str) -> str:

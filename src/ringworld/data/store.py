@@ -6,6 +6,7 @@
     DIR/shards/b3f6cda12c2b0e7a.parquet    the manifest of one shard; commits the shard
     DIR/quarantine.jsonl       files that could not be used, and why
     DIR/duplicates.jsonl       texts that were left out, since another holds the same
+    DIR/.unread.jsonl          files that ended the process that read them; where there are any
 
 A record holds the examples of one sample; see `ringworld.data.record`.
 """

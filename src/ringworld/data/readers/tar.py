@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ringworld.core.errors import InputError
-from ringworld.core.files import is_disk_full, parse_json, sha256_file
+from ringworld.core.files import is_disk_full, parse_json
 from ringworld.data.config import PrepareConfig
 from ringworld.data.quarantine import Quarantined, quarantine
 from ringworld.data.readers.place import Place
@@ -25,7 +25,7 @@ from ringworld.data.readers.records import sample_of
 from ringworld.data.samples import MediaFile, Sample
 from ringworld.data.sidecars import read_sidecars
 from ringworld.data.sources import Reader, Source
-from ringworld.data.splits import is_drawn
+from ringworld.data.splits import file_content, split_of
 from ringworld.text.read_text import decode_file, read_text
 from ringworld.vision.media import media_format
 
@@ -65,14 +65,14 @@ class _Group:
 class TarReader(Reader):
     """A tar, compressed or not, of many samples."""
 
-    name, holds, shows, version = "tar", "many", "either", 2
+    name, holds, shows, version = "tar", "many", "either", 3
 
     def read(
         self, source: Source, *, config: PrepareConfig, quarantined: list[Quarantined]
     ) -> Iterator[Sample]:
         """Yield the sample of each group of members; its files are there until the next is asked for.
 
-        Samples are held out by the content of their video or image, so that copies are in one split.
+        The content of its video or image, else of its record, decides whether one is held out.
         """
         usable = 0
         for group in _groups(source.path):
@@ -94,10 +94,9 @@ def _sample(group: _Group, *, source: Source, key: str, config: PrepareConfig) -
     media = next((path for ending, path in group.files.items() if ending not in _WRITTEN), None)
     if media is not None:
         said = read_sidecars(tuple(written.values()))
-        drawn = is_drawn(sha256_file(media), config)
         return Sample(
             key=key,
-            split="held_out" if drawn else source.split,
+            split=split_of(file_content(media), source, config),
             clip=MediaFile(path=media, form=media_format(media)),
             caption=said.caption,
             questions=said.questions,
