@@ -8,9 +8,9 @@ import jax
 
 from ringworld.api.machine import PathArgument, Paths, as_local, as_paths, begin_process, check_apart
 from ringworld.artifacts.examples_folder import TOKENIZER_FOLDER
-from ringworld.artifacts.tokenizers import Tokenizers
+from ringworld.artifacts.tokenizers import FRAME_TOKENIZER_FOLDER, Tokenizers
 from ringworld.core.config import to_json
-from ringworld.core.files import only_one, write_json_atomic
+from ringworld.core.files import clear_unfinished, only_one, write_json_atomic
 from ringworld.core.progress import Progress
 from ringworld.data.find_sources import RECORD_READERS
 from ringworld.data.prepare import Engine, PrepareReport
@@ -71,6 +71,7 @@ def prepare(
     check_apart(out, (*videos, *texts))
     accelerated = tokenizers.frames is not None and jax.default_backend() != "cpu"
     with only_one(out), Progress("prepare", total=1, unit="files") as progress:
+        clear_unfinished(out, out / TOKENIZER_FOLDER, out / TOKENIZER_FOLDER / FRAME_TOKENIZER_FOLDER)
         report = prepare_examples(
             videos=as_local(videos, out=out),
             texts=as_local(texts, out=out),
