@@ -19,6 +19,7 @@ from typing import Any
 from ringworld.core.errors import InputError
 from ringworld.core.files import is_disk_full, parse_json
 from ringworld.data.config import PrepareConfig
+from ringworld.data.copies import named_as
 from ringworld.data.quarantine import Quarantined, quarantine
 from ringworld.data.readers.place import Place
 from ringworld.data.readers.records import sample_of
@@ -86,40 +87,52 @@ class TarReader(Reader):
 
 
 def _sample(group: _Group, *, source: Source, key: str, config: PrepareConfig) -> Sample:
-    where = f"{source.path}, member {group.key}"
     if group.problem:
         remedy = "give each video or image a name of its own, and what is said of it the same name"
-        raise InputError(f"{where} {group.problem}", path=source.path, field=group.key, remedy=remedy)
-    written = {ending: path for ending, path in group.files.items() if ending in _WRITTEN}
-    media = next((path for ending, path in group.files.items() if ending not in _WRITTEN), None)
-    if media is not None:
-        said = read_sidecars(tuple(written.values()))
+        raise _wrong(group, group.problem, source=source, remedy=remedy)
+    names = {path: f"{source.path}, member {group.key}{ending}" for ending, path in group.files.items()}
+    with named_as(names, path=source.path):
+        media = next((ending for ending in group.files if ending not in _WRITTEN), None)
+        if media is None:
+            return _written_sample(group, source=source, key=key, config=config)
+        written = [path for ending, path in group.files.items() if ending in _WRITTEN]
+        said, path = read_sidecars(written), group.files[media]
+        part = f"member {group.key}{media}"
+        clip = MediaFile(path=path, form=media_format(path), holder=source.path, part=part)
         return Sample(
             key=key,
-            split=split_of(file_content(media), source, config),
-            clip=MediaFile(path=media, form=media_format(media)),
+            split=split_of(file_content(path), source, config),
+            clip=clip,
             caption=said.caption,
             questions=said.questions,
             unanswered=said.unanswered,
         )
+
+
+def _written_sample(group: _Group, *, source: Source, key: str, config: PrepareConfig) -> Sample:
+    """Return the sample of a group without a video or an image: a record, or a document."""
     record: Any = {}
-    if ".json" in written:
+    if ".json" in group.files:
+        text = decode_file(group.files[".json"], max_bytes=config.max_text_bytes)
         try:
-            text = decode_file(written[".json"], max_bytes=config.max_text_bytes)
             record = parse_json(text, numbers="any")
         except ValueError as error:
-            raise InputError(f"{where} holds no JSON ({error})", path=source.path, field=group.key) from None
+            raise _wrong(group, f"holds no JSON ({error})", source=source) from None
     if not isinstance(record, dict):
-        raise InputError(f"{where} holds no JSON object", path=source.path, field=group.key)
+        raise _wrong(group, "holds no JSON object", source=source)
     if all(record.get(name) is None for name in _RECORD_KEYS):
-        document = next((path for ending, path in written.items() if ending != ".json"), None)
+        document = next((path for ending, path in group.files.items() if ending != ".json"), None)
         if document is None:
-            problem = f"{where} has neither a video, an image nor a text"
-            raise InputError(problem, path=source.path, field=group.key)
+            raise _wrong(group, "has neither a video, an image nor a text", source=source)
         record = {**record, "text": read_text(document, max_bytes=config.max_text_bytes)}
     scratch = next(iter(group.files.values())).parent
     place = Place(source.path, part=f"member {group.key}", scratch=scratch)
     return sample_of(record, place, source=source, key=key, config=config)
+
+
+def _wrong(group: _Group, problem: str, *, source: Source, remedy: str = "") -> InputError:
+    part = f"member {group.key}"
+    return InputError(f"{source.path}, {part} {problem}", path=source.path, field=part, remedy=remedy)
 
 
 def _groups(path: Path) -> Iterator[_Group]:
