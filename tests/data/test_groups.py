@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,15 @@ def test_a_file_more_or_less_changes_one_group_or_two_wherever_it_stands():
         changed.append(len(named([*NAMES[:at], f"{10 * at - 1:04d}.txt", *NAMES[at:]]) - before))
         changed.append(len(named([*NAMES[:at], *NAMES[at + 1 :]]) - before))
     assert sum(changed) / len(changed) < 2 and max(changed) <= 4 < len(before) / 4
+
+
+def test_large_files_are_not_together(tmp_path: Path):
+    for name, size in (("a", 10), ("b", 60), ("c", 60), ("d", 200), ("e", 10)):
+        (tmp_path / name).write_bytes(bytes(size))
+    files = [replace(source(path.name), path=path) for path in sorted(tmp_path.iterdir())]
+    groups = [[one.relative for one in group] for group in cut_into_groups(files, most=9, most_bytes=100)]
+    assert sum(groups, []) == list("abcde") and ["d"] in groups
+    assert not any({"b", "c"} <= set(group) for group in groups)
 
 
 def test_what_makes_the_examples_is_part_of_each_name():

@@ -4,18 +4,25 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 from ringworld.core.config import to_json
 from ringworld.data.readers.media import MediaReader
 from ringworld.data.sources import Files, Source, version_of
 
+MOST_GROUP_BYTES = 64 * 2**20
+"""Files that hold more are in shards of their own, which several processes make at the same time."""
 
-def cut_into_groups(sources: Sequence[Source], *, most: int) -> list[Files]:
+
+def cut_into_groups(
+    sources: Sequence[Source], *, most: int, most_bytes: int = MOST_GROUP_BYTES
+) -> list[Files]:
     """Cut files, in their order, into groups of at most `most`, about half as many on the average.
 
-    What has more is cut before the file whose name has the smallest hash, and so again. So a file that comes
-    or goes changes its own group, now and then a neighbor, and no other, wherever in the order it stands.
+    What has more, or files of more bytes, is cut before the file whose name has the smallest hash, and so
+    again. So a file that comes or goes changes its own group, now and then a neighbor, and no other, wherever
+    in the order it stands.
 
     Example: files with the hashes 5 9 1 7 3 8, two a group at most, are `5 9 | 1 7 | 3 8`. With another file
     in front they are `2 | 5 9 | 1 7 | 3 8`.
@@ -23,13 +30,15 @@ def cut_into_groups(sources: Sequence[Source], *, most: int) -> list[Files]:
     Args:
         sources: all files.
         most: files of a group.
+        most_bytes: of the files of a group, unless it is one file.
     """
+    ends = [0, *accumulate((version_of(source.path) or (0,))[0] for source in sources)]
     hashes = [_hash(f"{source.dataset}/{source.relative}") for source in sources]
     groups: list[Files] = []
     left = [(0, len(sources))]
     while left:
         start, stop = left.pop()
-        if stop - start > most:
+        if stop - start > 1 and (stop - start > most or ends[stop] - ends[start] > most_bytes):
             at = min(range(start + 1, stop), key=hashes.__getitem__)
             left += [(at, stop), (start, at)]
         elif start < stop:
