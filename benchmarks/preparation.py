@@ -43,7 +43,8 @@ from ringworld.core.memory import peak_memory_bytes
 from ringworld.core.origin import ORIGIN_FILE, machine, versions
 from ringworld.data import store
 from ringworld.data.config import PrepareConfig
-from ringworld.data.prepare import PrepareReport, prepare
+from ringworld.data.prepare import prepare
+from ringworld.data.prepare_report import PrepareReport
 from ringworld.data.readers.manifest import MANIFEST_NAME
 from ringworld.text.tokenizer import TextTokenizer
 from ringworld.text.vocabulary import Vocabulary

@@ -6,7 +6,7 @@ import pytest
 
 from ringworld.core.errors import InputError
 from ringworld.data.config import PrepareConfig
-from ringworld.data.prepare import PrepareReport
+from ringworld.data.prepare_report import PrepareReport
 from ringworld.data.progress import Done
 
 

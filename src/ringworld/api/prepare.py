@@ -13,8 +13,9 @@ from ringworld.core.config import to_json
 from ringworld.core.files import clear_unfinished, only_one, write_json_atomic
 from ringworld.core.progress import Progress
 from ringworld.data.find_sources import RECORD_READERS
-from ringworld.data.prepare import Engine, PrepareReport
+from ringworld.data.prepare import Engine
 from ringworld.data.prepare import prepare as prepare_examples
+from ringworld.data.prepare_report import PrepareReport
 from ringworld.data.progress import Done, OnProgress, Phase
 from ringworld.data.recipe import Recipe
 from ringworld.data.recipes import RECIPES

@@ -8,7 +8,7 @@ shards that are missing.
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,15 +18,15 @@ from ringworld.core.config import to_json
 from ringworld.core.errors import InputError
 from ringworld.core.files import write_jsonl_atomic
 from ringworld.core.origin import Origin, claim, library_versions
-from ringworld.core.tables import aligned
 from ringworld.data import store
 from ringworld.data.by_ray import make_shards_by_ray
 from ringworld.data.clips import FrameEncoder
-from ringworld.data.config import PrepareConfig, Split
+from ringworld.data.config import PrepareConfig
 from ringworld.data.duplicates import Duplicate, mark_duplicates
 from ringworld.data.find_sources import RECORD_READERS, find_sources
 from ringworld.data.groups import cut_into_groups, name_groups
 from ringworld.data.making import ExampleMaker
+from ringworld.data.prepare_report import PrepareReport, count_kinds
 from ringworld.data.progress import OnProgress
 from ringworld.data.quarantine import Quarantined, nothing_usable
 from ringworld.data.reading import Reading
@@ -45,56 +45,6 @@ _DECODERS = ("av", "pillow")
 """Libraries whose releases may decode a clip to other pixels."""
 _READING_FILE, _UNREAD_FILE = ".reading", ".unread.jsonl"
 """In the folder: what stands there while files are read, and those that ended the process that read them."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class KindCount:
-    """Size of one kind of example of one data set in one split."""
-
-    dataset: str
-    kind: str
-    split: Split
-    examples: int
-    tokens: int
-    """Where each clip is shown with all its frames."""
-    vision_tokens: int
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PrepareReport:
-    """What preparation made of the files."""
-
-    files: int
-    counts: tuple[KindCount, ...]
-    quarantined: tuple[Quarantined, ...]
-    """Files that could not be used."""
-    duplicates: int
-    """Texts that were left out, since another holds the same; `duplicates.jsonl` names both."""
-    questions_unanswered: int
-    """Questions that are empty, or whose answer is."""
-    questions_too_long: int
-    """Questions about documents that are longer than `document_tokens`, or whose end is held out."""
-    shards_made: int
-    """Shards that this run wrote; the others were there."""
-    seconds: float
-
-    def lines(self) -> list[str]:
-        """Return the report as lines to read."""
-        too_long = "about a document that is longer than one example, or whose end is held out"
-        left_out = ((self.questions_unanswered, "without an answer"), (self.questions_too_long, too_long))
-        heads = ("split", "data set", "kind", "examples", "tokens", "vision")
-        rows = [
-            (one.split, one.dataset, one.kind)
-            + (f"{one.examples:,}", f"{one.tokens:,}", f"{one.vision_tokens:,}")
-            for one in self.counts
-        ]
-        return [
-            *aligned([heads, *rows], words=3),
-            f"files: {self.files:,}, shards made: {self.shards_made:,}, in {self.seconds:.1f} s",
-            *(f"left out: {many} question{'s' * (many > 1)} {why}" for many, why in left_out if many),
-            *([f"left out: {self.duplicates} texts that are there twice"] if self.duplicates else ()),
-            *(f"quarantined: {item.path}: {item.reason}" for item in self.quarantined),
-        ]
 
 
 def prepare(
@@ -176,7 +126,7 @@ def prepare(
     unusable += [item for problem in problems for item in problem.quarantined]
     report = PrepareReport(
         files=len(sources),
-        counts=_counts(manifest),
+        counts=count_kinds(manifest),
         quarantined=tuple(unusable),
         duplicates=len(duplicates),
         questions_unanswered=sum(problem.questions_unanswered for problem in problems),
@@ -310,11 +260,3 @@ def _identity(
             "decoders": library_versions(*_DECODERS) if frames else None,
         },
     }
-
-
-def _counts(manifest: pa.Table) -> tuple[KindCount, ...]:
-    sums = [("tokens", "count"), ("tokens", "sum"), ("vision_tokens", "sum")]
-    grouped = manifest.group_by(["dataset", "kind", "split"]).aggregate(sums)
-    named = grouped.rename_columns([field.name for field in fields(KindCount)])
-    in_order = named.sort_by([(name, "ascending") for name in ("dataset", "kind", "split")])
-    return tuple(KindCount(**row) for row in in_order.to_pylist())

@@ -112,10 +112,11 @@ def file_content(path: Path) -> str:
 def _contents(sources: Sequence[Source], config: PrepareConfig, reading: Reading) -> dict[Path, str]:
     """Return what stands for the content of each file."""
     count = reading.count("splitting", total=len(sources))
-    content = {}
+    content: dict[Path, str] = {}
     for source in sources:
         count.begins(source)
-        content[source.path] = _content(source, config)
+        if source.path not in content:  # as a file of records among videos and among texts
+            content[source.path] = _content(source, config)
     count.ends(len(sources))
     return content
 
