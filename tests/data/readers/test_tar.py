@@ -73,10 +73,11 @@ def test_bad_members_are_quarantined_and_no_name_leads_out_of_the_scratch_folder
         ("6.txt", b"\xff"),
         ("7.txt", b"one"),
         ("7.TXT", b"two"),
+        ("8." + "x" * 300, b"no picture"),
     ]
     samples, bad = read(write(tmp_path / "in.tar", members))
     assert [sample.key for sample in samples] == ["in.tar#../../out", "in.tar#/etc/out"]
-    assert bad == [f"in.tar#{number}" for number in range(1, 8)]
+    assert bad == [f"in.tar#{number}" for number in range(1, 9)]
     assert not (tmp_path.parent / "out.png").exists() and not (tmp_path / "out.png").exists()
 
 
@@ -108,11 +109,13 @@ def test_what_is_no_tar_or_cut_is_refused_after_what_is_whole(tmp_path: Path):
         assert refused.value.path == path
 
 
-def test_a_header_that_python_cannot_read_is_damage(tmp_path: Path):
+@pytest.mark.parametrize("header", [("GNU.sparse.map", "x,y"), ("size", "9" * 30)])
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+def test_a_header_that_python_cannot_read_is_damage(tmp_path: Path, header: tuple[str, str], mode: str):
     path = tmp_path / "a.tar"
-    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
+    with tarfile.open(path, mode, format=tarfile.PAX_FORMAT) as tar:  # pyright: ignore[reportArgumentType, reportCallIssue]
         member = tarfile.TarInfo("1.txt")
-        member.size, member.pax_headers = 3, {"GNU.sparse.map": "x,y"}
+        member.size, member.pax_headers = 3, dict([header])
         tar.addfile(member, io.BytesIO(b"one"))
     with pytest.raises(InputError) as refused:
         read(path)

@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 from ringworld.core.errors import InputError
 from ringworld.core.files import is_disk_full, parse_json
@@ -31,6 +31,8 @@ from ringworld.text.read_text import decode_file, read_text
 from ringworld.vision.media import media_format
 
 _DAMAGE = (tarfile.TarError, EOFError, zlib.error, OSError, ValueError)
+_READS_AT_THE_END = 100
+_LONGEST_ENDING = 32
 _MOST_GROUP_BYTES = 4 * 2**30
 _WRITTEN = (".json", ".txt", ".text", ".md")
 _RECORD_KEYS = ("messages", "fields", "text")
@@ -59,7 +61,7 @@ class _Group:
             self.problem = f"has several videos or images ({', '.join(sorted({ending, *others}))})"
         if self.problem:
             return None
-        self.files[ending] = folder / f"{len(self.files)}{ending}"
+        self.files[ending] = folder / f"{len(self.files)}{ending[:_LONGEST_ENDING]}"
         return self.files[ending]
 
 
@@ -135,6 +137,25 @@ def _wrong(group: _Group, problem: str, *, source: Source, remedy: str = "") -> 
     return InputError(f"{source.path}, {part} {problem}", path=source.path, field=part, remedy=remedy)
 
 
+class _UntilItsEnd:
+    """A file that is not read on and on beyond its end, as tarfile does where a header gives any size."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream, self._left = stream, _READS_AT_THE_END
+
+    def read(self, size: int) -> bytes:
+        """Read at most `size` bytes.
+
+        Raises:
+            EOFError: the end was read many times.
+        """
+        content = self._stream.read(size)
+        self._left -= not content
+        if self._left < 0:
+            raise EOFError("it ends within a member")
+        return content
+
+
 def _groups(path: Path) -> Iterator[_Group]:
     """Yield the groups of members of a tar, each while its files are there.
 
@@ -142,7 +163,10 @@ def _groups(path: Path) -> Iterator[_Group]:
         InputError: it is no tar, or damaged.
     """
     try:
-        with tarfile.open(path, "r|*") as tar:
+        with (
+            path.open("rb") as stream,
+            tarfile.open(fileobj=cast(BinaryIO, _UntilItsEnd(stream)), mode="r|*") as tar,
+        ):
             group, folder = None, tempfile.TemporaryDirectory()
             try:
                 for member in tar:
@@ -157,8 +181,8 @@ def _groups(path: Path) -> Iterator[_Group]:
                     content = tar.extractfile(member)
                     assert content is not None
                     if copy := group.add(ending, member.size, folder=Path(folder.name)):
-                        with copy.open("wb") as stream:
-                            shutil.copyfileobj(content, stream)
+                        with copy.open("wb") as written:
+                            shutil.copyfileobj(content, written)
                 if group is not None:
                     yield group
             finally:
