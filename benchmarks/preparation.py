@@ -1,21 +1,25 @@
-"""What preparation withstands: kills, mutated inputs, and a video of an hour in little memory.
+"""What preparation withstands: kills, mutated inputs, an hour of video in little memory; and rate of text.
 
-    python benchmarks/preparation.py INPUTS --kills 100 --mutants 500 --minutes 60 --out results.json
+    python benchmarks/preparation.py INPUTS --kills 100 --mutants 500 --minutes 60 --text 128 --out new.json
 
 A part that is not asked for stays in the results as it was.
-INPUTS is a folder of videos, images and texts. Frames are encoded by their brightness, so that what is
-measured is all but the frame tokenizer.
+INPUTS is a folder of videos, images and texts. But for kills, frames are encoded by their brightness, so that
+what is measured is all but the frame tokenizer.
 
-* kills: `prepare` is killed with all its processes at so many random moments, by turns with one worker and
-  two, and repeated; its files must be equal, byte for byte, to those of a run that was left alone.
-* mutants: files of INPUTS, and JSON lines, Parquet, tars and manifests made of them, with bytes changed, cut,
-  doubled or moved; none may end the run, none may take more than 20 s, and each must be used, a duplicate or
-  in the quarantine with a reason. `--seed` draws others.
+* kills: the command `ringworld prepare` (preset `smoke`) is killed with all its processes at so many random
+  moments, by turns with one worker and two, and repeated; all files of its folder must then be equal, byte
+  for byte, to those of a run that was left alone, and no others there. `struck` counts what it was at.
+* mutants: by turns files of INPUTS, and JSON lines, Parquet, tars and manifests made of them, with bytes
+  changed, cut, doubled or moved, and hostile ones that keep to the grammar of their format
+  (`hostile_files.py`); none may end the run, none may take more than 20 s, and each must be used, a duplicate
+  or in the quarantine with a reason. `--seed` draws others.
 * minutes: a video of so many minutes is prepared; what counts is the peak of the process's memory.
+* text: texts of so many megabytes, drawn from the paragraphs of INPUTS, are prepared by one process and by
+  two; the time is that of all of it, but for Python's imports in the first process.
 """
 
 import argparse
-import io
+import itertools
 import json
 import os
 import random
@@ -23,7 +27,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tarfile
 import tempfile
 import time
 from collections import Counter
@@ -32,21 +35,31 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from brightness import Brightness
+from hostile_files import GRAMMARS, mutated, originals_of, picture_of
 
-from ringworld.core.files import read_jsonl
+from ringworld.api.prepare import REPORT_FILE
+from ringworld.core.files import LOCK_FILE, read_jsonl
 from ringworld.core.memory import peak_memory_bytes
-from ringworld.core.origin import machine, versions
+from ringworld.core.origin import ORIGIN_FILE, machine, versions
 from ringworld.data import store
 from ringworld.data.config import PrepareConfig
-from ringworld.data.prepare import PrepareReport, prepare
+from ringworld.data.prepare import prepare
+from ringworld.data.prepare_report import PrepareReport
 from ringworld.data.readers.manifest import MANIFEST_NAME
 from ringworld.text.tokenizer import TextTokenizer
 from ringworld.text.vocabulary import Vocabulary
 from ringworld.vision.write_media import write_video
 
+TEXT_FILES, TEXT_VOCABULARY = 4, 32_000
+KILLED = (
+    "--prepare.files-per-shard",
+    "2",
+    "--prepare.duplicates",
+    "near",
+    "--prepare.document-tokens",
+    "2048",
+)
 CONFIG = PrepareConfig(files_per_shard=2, max_frames=16, document_tokens=2048, duplicates="near")
 
 
@@ -66,70 +79,117 @@ def run(inputs: Path, out: Path, *, workers: int, **options: Any) -> PrepareRepo
     )
 
 
+def ringworld(*arguments: object) -> list[str]:
+    """Return a command of the command line."""
+    return [sys.executable, "-m", "ringworld", *map(str, arguments)]
+
+
 def contents(folder: Path) -> dict[str, bytes]:
-    """Return what was prepared, besides the origin, which says by which command."""
-    names = (store.MANIFEST_FILE, store.QUARANTINE_FILE, store.DUPLICATES_FILE)
-    files = [*(folder / store.SHARDS_FOLDER).iterdir(), *(folder / name for name in names)]
-    return {path.name: path.read_bytes() for path in files}
+    """Return all files of a folder of examples, but what tells of the run and not of the examples."""
+    files = (
+        path for path in folder.rglob("*") if path.is_file() and path.name not in (LOCK_FILE, ORIGIN_FILE)
+    )
+    found = {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+    report = json.loads(found.pop(REPORT_FILE))
+    told = {name: value for name, value in report.items() if name not in ("seconds", "shards_made")}
+    return {**found, REPORT_FILE: json.dumps(told).encode()}
+
+
+def struck_at(out: Path, *, begun: float) -> str:
+    """Return what a run that began at this moment was at when it was killed, as its files show."""
+
+    def is_new(path: Path) -> bool:
+        return path.exists() and path.stat().st_mtime >= begun
+
+    if is_new(out / ".reading"):
+        shards = any(is_new(path) for path in (out / store.SHARDS_FOLDER).glob("[!.]*.parquet"))
+        return "between shards" if shards else "looking at files, or at the first shard"
+    if is_new(out / REPORT_FILE):
+        return "after the report"
+    if is_new(out / store.MANIFEST_FILE):
+        return "tokenizer and report"
+    return "joining shards" if is_new(out / store.QUARANTINE_FILE) else "starting"
 
 
 def kills(inputs: Path, points: int, *, seed: int) -> dict[str, Any]:
-    """Kill so many runs, each at a random moment."""
+    """Kill so many runs of the command, each at a random moment."""
     draw = random.Random(seed)
+    named = ("--preset", "smoke", "--videos", inputs, "--texts", inputs)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
+        tokenizer = folder / "tokenizer"
+        quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        subprocess.run(ringworld("train-tokenizer", *named, "--out", tokenizer), check=True, **quiet)
+
+        def prepares(out: Path, workers: int) -> list[str]:
+            where = ("--tokenizer", tokenizer, "--out", out, "--workers", workers)
+            return ringworld("prepare", *named, *where, *KILLED)
+
         seconds = []
         for workers in (1, 2):
             begun = time.monotonic()
-            subprocess.run(part("work", inputs, folder / f"whole{workers}", workers), check=True)
+            subprocess.run(prepares(folder / f"whole{workers}", workers), check=True, **quiet)
             seconds.append(time.monotonic() - begun)
         expected = contents(folder / "whole1")
         equal = contents(folder / "whole2") == expected
-        struck = rounds = 0
-        while struck < points:
+        at: Counter[str] = Counter()
+        rounds = 0
+        while at.total() < points:
             out, workers = folder / f"killed{rounds}", 1 + rounds % 2
-            while True:
-                process = subprocess.Popen(part("work", inputs, out, workers), start_new_session=True)
+            for again in itertools.count():  # with more time each time: one that resumes starts more slowly
+                begun = time.time()
+                process = subprocess.Popen(prepares(out, workers), start_new_session=True, **quiet)
                 try:
-                    process.wait(draw.uniform(0.2, 1.0) * seconds[workers - 1])
+                    ended = process.wait(draw.uniform(0.2, 1.0 + again / 4) * seconds[workers - 1])
                     break
                 except subprocess.TimeoutExpired:
                     os.killpg(process.pid, signal.SIGKILL)
                     process.wait()
-                    struck += 1
-            equal = equal and contents(out) == expected
+                    at[struck_at(out, begun=begun)] += 1
+            equal = equal and not ended and contents(out) == expected
             rounds += 1
-        return {"kills": struck, "runs_finished": rounds, "equal_bytes": equal, "files": len(expected)}
+        return {
+            "kills": at.total(),
+            "struck": dict(at.most_common()),
+            "runs_finished": rounds,
+            "equal_bytes": equal,
+            "files": len(expected),
+        }
 
 
 def mutants(inputs: Path, count: int, *, seed: int) -> dict[str, Any]:
-    """Prepare so many damaged files at once."""
+    """Prepare so many damaged files at once: by turns bytes that changed, and hostile words of a grammar."""
     draw = random.Random(seed)
     with tempfile.TemporaryDirectory() as temporary:
         folder, out = Path(temporary) / "in", Path(temporary) / "out"
+        folder.mkdir()
         originals = originals_of(inputs, Path(temporary) / "originals")
+        picture = picture_of(inputs)
         formats = Counter[str]()
-        names = set[str]()
         for index in range(count):
-            path = originals[index % len(originals)]
+            if index % 2:
+                grammar = GRAMMARS[index // 2 % len(GRAMMARS)]
+                grammar(folder, f"{index:04d}", draw, picture)
+                formats[f"hostile {grammar.__name__}"] += 1
+                continue
+            path = originals[index // 2 % len(originals)]
             target = folder / f"{index:04d}{path.suffix}"
             if path.name == MANIFEST_NAME:
                 target = folder / f"{index:04d}" / path.name
                 shutil.copytree(path.parent, target.parent)
-            target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(mutated(path.read_bytes(), draw))
             formats[path.suffix] += 1
-            names.add(target.relative_to(folder).parts[0])
+        names = {path.name for path in folder.iterdir() if path.name != picture.name}
         at: list[float] = []
-        report = run(
-            folder,
-            out,
-            workers=2,
-            on_progress=lambda done, total, quarantined: at.append(time.monotonic()),
-        )
+        report = run(folder, out, workers=2, on_progress=lambda done: at.append(time.monotonic()))
         duplicates = [row["path"].partition("/")[2] for row in read_jsonl(out / store.DUPLICATES_FILE)]
         used = set(map(mutant_of, store.ExampleStore(out).column("source")))
         refused = {mutant_of(one.path) for one in report.quarantined}
+        ended = [
+            one.path
+            for one in report.quarantined
+            if "ended the process" in one.reason or "was given up" in one.reason
+        ]
         return {
             "seed": seed,
             "mutants": dict(formats),
@@ -137,7 +197,7 @@ def mutants(inputs: Path, count: int, *, seed: int) -> dict[str, Any]:
             "quarantined_whole_or_in_part": len(refused & names),
             "neither_used_nor_quarantined": sorted(names - used - refused - set(map(mutant_of, duplicates))),
             "without_a_reason": sum(not one.reason for one in report.quarantined),
-            "ended_a_process": [one.path for one in report.quarantined if "ended the process" in one.reason],
+            "ended_a_process": ended,
             "longest_silence_seconds": round(float(max(np.diff(at))), 1),
         }
 
@@ -145,54 +205,6 @@ def mutants(inputs: Path, count: int, *, seed: int) -> dict[str, Any]:
 def mutant_of(key: str) -> str:
     """Return which mutant a file or a sample belongs to: of `0005/manifest.jsonl#2`, `0005`."""
     return key.partition("#")[0].partition("/")[0]
-
-
-def originals_of(inputs: Path, folder: Path) -> list[Path]:
-    """Return whole files of each format, of at most a megabyte."""
-    folder.mkdir()
-    found = [path for path in sorted(inputs.rglob("*")) if path.is_file() and path.stat().st_size < 2**20]
-    picture = next(path for path in found if path.suffix in (".jpg", ".png"))
-    talk = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "Anna."}]
-    records = [{"text": f"Document {i} of some words."} for i in range(20)] + [{"messages": talk}] * 5
-    fields = {"fields": "[q],[vision],a", "q": "What?", "a": "It.", "vision": [3] * 256}
-    lines = folder / "a.jsonl"
-    lines.write_text("\n".join(map(json.dumps, [*records, fields])))
-    table = folder / "a.parquet"
-    pq.write_table(pa.Table.from_pylist([{"text": one.get("text")} for one in records]), table)
-    said = folder / "set" / MANIFEST_NAME
-    said.parent.mkdir()
-    shutil.copy(picture, said.parent)
-    said.write_text(json.dumps({"file": picture.name, "caption": "A picture."}))
-    bundle = folder / "a.tar"
-    with tarfile.open(bundle, "w") as tar:
-        for name, content in (
-            ("1.jpg", picture.read_bytes()),
-            ("1.txt", b"A caption."),
-            ("2.json", json.dumps({"messages": talk}).encode()),
-        ):
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
-    return [*found, lines, table, said, bundle]
-
-
-def mutated(content: bytes, draw: random.Random) -> bytes:
-    """Change, cut, double or move a part of some bytes."""
-    changed = bytearray(content)
-    for _ in range(draw.choice((1, 3, 30))):
-        at, length = draw.randrange(len(changed) or 1), draw.choice((1, 8, 400))
-        match draw.choice(("random", "zero", "cut", "double", "end")):
-            case "random":
-                changed[at : at + length] = draw.randbytes(len(changed[at : at + length]))
-            case "zero":
-                changed[at : at + length] = bytes(len(changed[at : at + length]))
-            case "cut":
-                del changed[at : at + length]
-            case "double":
-                changed[at:at] = changed[at : at + length]
-            case "end":
-                del changed[max(at, len(changed) // 2) :]
-    return bytes(changed)
 
 
 def long_video(minutes: int, *, seed: int) -> dict[str, Any]:
@@ -217,6 +229,50 @@ def long_video(minutes: int, *, seed: int) -> dict[str, Any]:
         return {"minutes": minutes, **found}
 
 
+def text_rate(inputs: Path, megabytes: int, *, seed: int) -> dict[str, Any]:
+    """Prepare texts of so many megabytes in all, by one process and by two."""
+    draw = random.Random(seed)
+    books = [path.read_text(encoding="utf-8-sig") for path in sorted(inputs.rglob("*.txt"))]
+    paragraphs = [one for book in books for one in book.split("\n\n") if one.strip()]
+    found: dict[str, Any] = {"megabytes": megabytes, "files": TEXT_FILES, "vocabulary": TEXT_VOCABULARY}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        TextTokenizer.train(books, vocab_size=TEXT_VOCABULARY).save(folder / "tokenizer")
+        (folder / "in").mkdir()
+        for index in range(TEXT_FILES):
+            draw.shuffle(paragraphs)
+            book = "\n\n".join(paragraphs).encode()
+            wanted = megabytes * 10**6 // TEXT_FILES
+            (folder / f"in/{index}.txt").write_bytes((book * (wanted // len(book) + 1))[:wanted])
+        for workers in (1, 2):
+            ran = subprocess.run(
+                part("tokenize", folder, folder / f"out{workers}", workers),
+                check=True,
+                capture_output=True,
+                text=True,
+            )
+            made = json.loads(ran.stdout.splitlines()[-1])
+            rate = {"megabytes_per_second": round(megabytes / made["seconds"], 2)}
+            found["one process" if workers == 1 else "two processes"] = made | rate
+    return found
+
+
+def tokenize(folder: Path, out: Path, workers: int) -> None:
+    """Prepare texts, and print how long it took, with the start of other processes."""
+    words = TextTokenizer.load(folder / "tokenizer")
+    begun = time.monotonic()
+    report = prepare(
+        texts=(folder / "in",),
+        out=out,
+        tokenizer=words,
+        vocabulary=Vocabulary(text_size=words.size),
+        config=PrepareConfig(files_per_shard=1),
+        workers=workers,
+    )
+    seconds = round(time.monotonic() - begun, 1)
+    print(json.dumps({"seconds": seconds, "tokens": sum(one.tokens for one in report.counts)}))
+
+
 def measure(inputs: Path, out: Path) -> None:
     """Prepare, and print how long it took and what the process held at most, before and after."""
     before, begun = peak_memory_bytes(), time.monotonic()
@@ -239,8 +295,8 @@ def main() -> None:
     """Measure what is asked for, and print it."""
     if sys.argv[1:2] == ["--part"]:
         name, inputs, out, workers = sys.argv[2:]
-        if name == "work":
-            run(Path(inputs), Path(out), workers=int(workers))
+        if name == "tokenize":
+            tokenize(Path(inputs), Path(out), int(workers))
         else:
             measure(Path(inputs), Path(out))
         return
@@ -249,6 +305,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=0)
     parser.add_argument("--mutants", type=int, default=0)
     parser.add_argument("--minutes", type=int, default=0)
+    parser.add_argument("--text", type=int, default=0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args()
@@ -261,6 +318,7 @@ def main() -> None:
         "kills": lambda count: kills(asked.inputs, count, seed=asked.seed),
         "mutants": lambda count: mutants(asked.inputs, count, seed=asked.seed),
         "minutes": lambda count: long_video(count, seed=asked.seed),
+        "text": lambda count: text_rate(asked.inputs, count, seed=asked.seed),
     }
     for name, measured in parts.items():
         if count := getattr(asked, name):

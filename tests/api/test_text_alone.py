@@ -76,7 +76,13 @@ def test_files_at_an_address_are_prepared_and_copied_once(made, tmp_path):
     options = {"tokenizer": made / "tokenizer", "texts": "memory://rivers", "out": tmp_path / "out"}
     report = rw.prepare(RUN, **options)
     assert report.files == 1 and {one.dataset for one in report.counts} == {"rivers"}
+    left = [
+        tmp_path / "out" / name for name in (".manifest.parquet.1.tmp", "tokenizer/.tokenizer.json.1.tmp")
+    ]
+    for path in left:  # as after a kill
+        path.touch()
     assert rw.prepare(RUN, **options).shards_made == 0
+    assert not any(path.exists() for path in left)
     system.rm("/rivers", recursive=True)
 
 

@@ -209,7 +209,7 @@ def _check(case: Case, config: AttentionConfig, *, shards: int = 1) -> None:
 
 
 def _block(config: AttentionConfig) -> int:
-    return max(config.block_q_tokens, config.block_kv_tokens)
+    return max(config.most_q_tokens(), config.block_kv_tokens)
 
 
 def _length(config: AttentionConfig) -> int:

@@ -10,6 +10,7 @@ from ringworld.core.errors import InputError
 from ringworld.core.files import (
     LOCK_FILE,
     append_jsonl,
+    clear_unfinished,
     fitted,
     keep_jsonl,
     only_one,
@@ -32,6 +33,23 @@ def test_an_atomic_write_that_fails_leaves_the_old_file_and_no_other(tmp_path):
         write_bytes_atomic(path, "not bytes")  # pyright: ignore[reportArgumentType]
     assert read_json(path) == {"a": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_what_a_killed_process_left_of_a_file_is_deleted_and_nothing_else(tmp_path):
+    program = """import os, signal, sys
+from pathlib import Path
+from ringworld.core.files import writing
+with writing(Path(sys.argv[1])) as temporary:
+    temporary.write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    subprocess.run([sys.executable, "-c", program, tmp_path / "a.json"], check=False)
+    (half,) = tmp_path.iterdir()
+    kept = [tmp_path / name for name in (".a.tmp", "a.1.tmp", ".a.json.1.tmp.json", ".a.x.tmp")]
+    for path in kept:
+        path.touch()
+    clear_unfinished(tmp_path, tmp_path / "nowhere")
+    assert half not in tmp_path.iterdir() and set(tmp_path.iterdir()) == set(kept)
 
 
 def test_a_torn_last_line_is_left_out(tmp_path):

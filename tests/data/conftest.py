@@ -7,7 +7,8 @@ import pytest
 from jaxtyping import Int32, UInt8
 
 from ringworld.data.config import PrepareConfig
-from ringworld.data.prepare import PrepareReport, prepare
+from ringworld.data.prepare import prepare
+from ringworld.data.prepare_report import PrepareReport
 from ringworld.quickstart.config import ToyWorldConfig
 from ringworld.quickstart.toy_world import ToyWorld, render_toy_world
 from ringworld.text.tokenizer import TextTokenizer

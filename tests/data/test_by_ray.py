@@ -7,7 +7,8 @@ import pytest
 
 from ringworld.core.errors import InputError
 from ringworld.data.config import PrepareConfig
-from ringworld.data.prepare import PrepareReport
+from ringworld.data.prepare_report import PrepareReport
+from ringworld.data.progress import Done
 from ringworld.data.recipes import RECIPES
 
 
@@ -50,14 +51,14 @@ def test_the_bytes_are_those_of_the_pool_for_every_kind(
     laid = {"fields": "[vision],output", "vision": [0, 1, 2, 3], "output": "Four codes."}
     (more / "c.jsonl").write_text("\n".join(map(json.dumps, [{"messages": messages}, laid])))
     inputs = {"videos": (toy_world.videos, more), "texts": (toy_world.texts, more), "config": config}
-    shown: list[tuple[int, int]] = []
+    shown: list[Done] = []
     reports: list[PrepareReport] = [
         run_prepare(tmp_path / "pool", workers=1, **inputs),
         run_prepare(
             tmp_path / "ray",
             workers=2,
             engine="ray",
-            on_progress=lambda done, total, quarantined: shown.append((done, total)),
+            on_progress=shown.append,
             **inputs,
         ),
     ]
@@ -65,6 +66,6 @@ def test_the_bytes_are_those_of_the_pool_for_every_kind(
     assert {one.kind for one in reports[0].counts} == {recipe.kind for recipe in RECIPES}
     assert reports[0].counts == reports[1].counts
     assert reports[0].quarantined == reports[1].quarantined != ()
-    assert shown[-1][0] == shown[-1][1] == reports[0].files
+    assert shown[-1].files == shown[-1].total == reports[0].files
     again = run_prepare(tmp_path / "ray", engine="ray", **inputs)
     assert again.shards_made == 0

@@ -11,7 +11,7 @@ import pytest
 from ringworld.core.errors import InputError
 from ringworld.core.files import read_jsonl
 from ringworld.data.config import PrepareConfig
-from ringworld.data.prepare import PrepareReport
+from ringworld.data.prepare_report import PrepareReport
 from ringworld.data.store import DUPLICATES_FILE, read_examples
 
 Prepare = Callable[..., PrepareReport]

@@ -1,5 +1,6 @@
 import errno
 import json
+import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from ringworld.data.config import PrepareConfig, Split
 from ringworld.data.examples import Example
 from ringworld.data.loader import PackedLoader
 from ringworld.data.making import ExampleMaker, Problems
+from ringworld.data.progress import Done
 from ringworld.data.quarantine import Quarantined
 from ringworld.data.readers.text import TextReader
 from ringworld.data.samples import Sample
@@ -262,8 +264,8 @@ def stop_after(files: int):
     class Stop(Exception):
         pass
 
-    def stop(done: int, total: int, quarantined: int) -> None:
-        if done >= files:
+    def stop(done: Done) -> None:
+        if done.phase == "making" and done.files >= files:
             raise Stop
 
     return Stop, stop
@@ -279,25 +281,52 @@ def test_a_run_that_was_stopped_makes_only_what_is_missing(
     with pytest.raises(InputError) as refused:
         train(tmp_path)
     assert refused.value.path == tmp_path
-    report = run_prepare(tmp_path, **folders)
-    assert (report.files, report.shards_made) == (12, 1)
+    told: list[Done] = []
+    report = run_prepare(tmp_path, **folders, on_progress=told.append)
+    assert [*dict.fromkeys(one.phase for one in told)] == ["finding", "splitting", "making"]
+    made = [one for one in told if one.phase == "making"]
+    assert 0 < made[0].before == made[0].files and made[-1].files == made[-1].total == 12
+    shards = len({row["shard"] for row in pq.read_table(prepared / "manifest.parquet").to_pylist()})
+    assert report.files == 12 and 0 < report.shards_made < shards
     assert run_prepare(tmp_path, **folders).shards_made == 0
     same = [pq.read_table(folder / "manifest.parquet") for folder in (tmp_path, prepared)]
     assert same[0].equals(same[1])
 
 
-def test_a_changed_file_or_option_makes_its_shard_anew(tmp_path: Path, run_prepare, write_clip):
-    for index in range(4):
-        write_clip(tmp_path / f"in/{index}.mp4", frames=1, said=SAID)
-    run = {"videos": (tmp_path / "in",), "config": only(files_per_shard=2)}
+def test_a_file_that_changes_comes_or_goes_makes_the_shard_in_which_it_lies_anew(
+    tmp_path: Path, run_prepare, write_clip
+):
+    for index in range(12):
+        write_clip(tmp_path / f"in/{index:02d}.png", said={"caption": f"Dog {index}."})
+    run = {"videos": (tmp_path / "in",), "config": only(files_per_shard=3)}
+    all_of_them = run_prepare(tmp_path / "out", **run).shards_made
+    assert all_of_them >= 4
+    (tmp_path / "in/11.json").write_text(json.dumps({"caption": "Another, longer caption."}))
+    assert run_prepare(tmp_path / "out", **run).shards_made == 1
+    write_clip(tmp_path / "in/000.png", said=SAID)  # before all others
+    assert run_prepare(tmp_path / "out", **run).shards_made <= 2
+    (tmp_path / "in/06.png").unlink()
+    assert run_prepare(tmp_path / "out", **run).shards_made <= 2
+    assert run_prepare(tmp_path / "out", **run).shards_made == 0
+    run_prepare(tmp_path / "fresh", **run)
+    for name in ("manifest.parquet", "shards"):
+        assert files_below(tmp_path / "out" / name) == files_below(tmp_path / "fresh" / name)
+
+
+def files_below(path: Path) -> dict[str, bytes]:
+    found = [path] if path.is_file() else path.iterdir()
+    return {file.name: file.read_bytes() for file in found}
+
+
+def test_two_copies_of_a_folder_have_their_own_shards(tmp_path: Path, run_prepare):
+    texts = [tmp_path / place / "in" for place in ("here", "there")]
+    for folder in texts:
+        folder.mkdir(parents=True)
+        (folder / "a.txt").write_text("A short text.")
+        os.utime(folder / "a.txt", (1, 1))
+    run = {"texts": texts, "config": only(files_per_shard=1)}
     assert run_prepare(tmp_path / "out", **run).shards_made == 2
-    (tmp_path / "in/3.json").write_text(json.dumps({"caption": "Another, longer caption."}))
-    assert run_prepare(tmp_path / "out", **run).shards_made == 1
-    (tmp_path / "in/3.mp4").unlink()
-    (tmp_path / "in/2.mp4").unlink()
-    assert run_prepare(tmp_path / "out", **run).shards_made == 1
-    assert len(list((tmp_path / "out/shards").iterdir())) == 2
-    assert {e.source for e in train(tmp_path / "out")} == {"0.mp4", "1.mp4"}
+    assert len(train(tmp_path / "out")) == 2 and run_prepare(tmp_path / "out", **run).shards_made == 0
 
 
 class VanishingReader(Reader):

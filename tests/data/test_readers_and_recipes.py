@@ -12,6 +12,7 @@ from ringworld.data.recipe import Draft, PreparationContext, Recipe
 from ringworld.data.recipes import RECIPES
 from ringworld.data.samples import Sample
 from ringworld.data.sources import Reader, Source
+from ringworld.data.splits import split_of, text_content
 from ringworld.data.store import ExampleStore, read_examples
 from ringworld.text import chat
 
@@ -26,7 +27,9 @@ class Table(Reader):
     ) -> Iterator[Sample]:
         with source.path.open(newline="") as stream:
             for number, row in enumerate(csv.DictReader(stream), start=1):
-                yield Sample(key=f"{source.relative}#{number}", split="train", text=row["words"])
+                text = row["words"]
+                split = split_of(text_content(text), source, config)
+                yield Sample(key=f"{source.relative}#{number}", split=split, text=text)
 
 
 class Spelled(Recipe):

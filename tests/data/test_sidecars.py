@@ -10,6 +10,7 @@ from ringworld.data.sidecars import (
     BESIDE_TEXT,
     FolderNames,
     Sidecar,
+    parse_sidecar,
     read_sidecars,
     sidecars_of,
 )
@@ -50,12 +51,13 @@ def test_what_is_empty_is_as_good_as_absent(tmp_path: Path, empty: str | None):
         ("[]", ""),
         ('{"caption": 3}', "caption"),
         ('{"questions": {}}', "questions"),
-        ('{"questions": ["why"]}', "questions"),
-        ('{"questions": [null]}', "questions"),
-        ('{"questions": [{"question": "Q"}]}', "questions"),
-        ('{"questions": [{"question": "Q", "answer": 3}]}', "questions"),
-        ('{"questions": [{"question": "Q", "answer": "A", "answers": "many"}]}', "answers"),
-        ('{"questions": [{"question": "Q", "answer": "A", "answers": []}]}', "answers"),
+        ('{"questions": ["why"]}', "questions[0]"),
+        ('{"questions": [null]}', "questions[0]"),
+        ('{"questions": [{"question": "Q"}]}', "questions[0].answer"),
+        ('{"questions": [{"question": "Q", "answer": "A"}, {"answer": "A"}]}', "questions[1].question"),
+        ('{"questions": [{"question": "Q", "answer": 3}]}', "questions[0].answer"),
+        ('{"questions": [{"question": "Q", "answer": "A", "answers": "many"}]}', "questions[0].answers"),
+        ('{"questions": [{"question": "Q", "answer": "A", "answers": []}]}', "questions[0].answers"),
         ('{"caption": "\\ud800"}', "caption"),
         ("[" * 100_000, ""),
         (b"\xff\xff", ""),
@@ -65,6 +67,13 @@ def test_a_sidecar_of_another_form_is_refused_by_name(tmp_path: Path, content: s
     with pytest.raises(InputError) as caught:
         sidecar_of(tmp_path, content)
     assert (caught.value.path, caught.value.field) == (tmp_path / "a.json", field)
+
+
+def test_of_a_file_of_many_the_line_and_the_number_of_the_question_are_named(tmp_path: Path):
+    asked = [{"question": "Q?", "answer": "A"}] * 12 + [{"question": "Q?", "answer": 5}]
+    with pytest.raises(InputError) as caught:
+        parse_sidecar({"questions": asked}, path=tmp_path, part="line 3")
+    assert (caught.value.path, caught.value.field) == (tmp_path, "line 3.questions[12].answer")
 
 
 def test_a_number_of_too_many_digits_is_refused_without_advice_about_python(tmp_path: Path):

@@ -1,13 +1,16 @@
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from ringworld.data.config import PrepareConfig
+from ringworld.data.config import PrepareConfig, Split
 from ringworld.data.find_sources import find_sources
+from ringworld.data.samples import MediaFile
 from ringworld.vision.media import stream_video
 from ringworld.vision.write_media import write_image
+from tests.data.readers.test_tar import write as write_tar
 
 CONFIG = PrepareConfig(held_out_fraction=0.2)
 
@@ -57,6 +60,56 @@ def test_a_copy_of_what_lies_in_a_folder_held_out_is_held_out(tmp_path: Path):
     other.mkdir()
     (tmp_path / "7.txt").rename(other / "renamed.txt")
     assert "renamed.txt" in held_out(texts=[tmp_path, other])
+
+
+def splits_of_samples(
+    config: PrepareConfig, *, videos: Sequence[Path] = (), texts: Sequence[Path] = ()
+) -> dict[str | bytes, set[Split]]:
+    """Return in which splits each text and each picture is."""
+    found: dict[str | bytes, set[Split]] = {}
+    for source in find_sources(videos=videos, texts=texts, config=config):
+        for sample in source.reader.read(source, config=config, quarantined=[]):
+            shown = [clip.path.read_bytes() for clip in sample.clips if isinstance(clip, MediaFile)]
+            for content in shown or [str(sample.text).strip().replace("\r", "")]:
+                found.setdefault(content, set()).add(sample.split)
+    return found
+
+
+@pytest.mark.parametrize("count", [1, 2, 12])
+def test_a_copy_is_on_the_side_of_its_original_be_it_a_file_a_line_or_a_member(tmp_path: Path, count: int):
+    texts = [f"Text number {index}.\nIt ends here." for index in range(count)]
+    (tmp_path / "clips").mkdir()
+    members = []
+    for index, text in enumerate(texts):
+        image = tmp_path / "clips" / f"{index}.png"
+        write_image(image, np.full((8, 8, 3), 9 * index, np.uint8))
+        members += [(f"{index}.png", image.read_bytes()), (f"t{index}.txt", text.encode() + b"\r\n")]
+        (tmp_path / "texts").mkdir(exist_ok=True)
+        (tmp_path / f"texts/{index}.txt").write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())
+    (tmp_path / "texts/a.jsonl").write_text("\n".join(json.dumps({"text": text, "id": 1}) for text in texts))
+    write_tar(tmp_path / "texts/a.tar", members)
+    for seed in range(4):
+        config = PrepareConfig(held_out_fraction=0.3, seed=seed)
+        found = splits_of_samples(config, videos=[tmp_path / "clips"], texts=[tmp_path / "texts"])
+        assert len(found) == 2 * count and all(len(splits) == 1 for splits in found.values())
+        of_texts = {
+            split for content, splits in found.items() if isinstance(content, str) for split in splits
+        }
+        assert of_texts == ({"train"} if count == 1 else {"train", "held_out"})
+
+
+def test_a_folder_that_says_what_is_held_out_has_no_lines_drawn(tmp_path: Path):
+    lines = [json.dumps({"text": f"Line {index}."}) for index in range(40)]
+    (tmp_path / "in/held_out").mkdir(parents=True)
+    (tmp_path / "in/a.jsonl").write_text("\n".join(lines[:30]))
+    (tmp_path / "in/held_out/b.jsonl").write_text("\n".join(lines[30:]))
+    found = splits_of_samples(CONFIG, texts=[tmp_path / "in"])
+    assert [min(splits) for splits in found.values()] == ["train"] * 30 + ["held_out"] * 10
+    (tmp_path / "in/held_out/b.jsonl").unlink()
+    assert {min(splits) for splits in splits_of_samples(CONFIG, texts=[tmp_path / "in"]).values()} == {
+        "train",
+        "held_out",
+    }
 
 
 def test_files_in_a_folder_held_out_are_held_out_and_no_others(tmp_path: Path):

@@ -1,9 +1,9 @@
 """Processes that prepare together: equal bytes, and a file that ends one costs nothing but itself."""
 
+import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,25 +13,17 @@ from ringworld.core.files import read_jsonl
 from ringworld.data.config import PrepareConfig
 from ringworld.data.find_sources import RECORD_READERS
 from ringworld.data.prepare import prepare
-from ringworld.data.quarantine import Quarantined
-from ringworld.data.samples import Sample
-from ringworld.data.sources import Reader, Source
+from ringworld.data.progress import Done
+from ringworld.data.sources import Source
 from ringworld.data.store import DUPLICATES_FILE, QUARANTINE_FILE
+from ringworld.data.workers import read_in_processes
 from ringworld.text.tokenizer import TextTokenizer
 from ringworld.text.vocabulary import Vocabulary
+from tests.data.conftest import Quarters
+from tests.data.deadly import CODE, Deadly, name_slowly
 
 CONFIG = PrepareConfig(held_out_fraction=0.0, files_per_shard=2, max_frames=4)
-
-
-class Deadly(Reader):
-    """Ends the process, as a defect of a decoder does."""
-
-    name, holds, shows = "deadly", "many", "text"
-
-    def read(
-        self, source: Source, *, config: PrepareConfig, quarantined: list[Quarantined]
-    ) -> Iterator[Sample]:
-        os._exit(9)
+READERS = {**RECORD_READERS, ".deadly": Deadly()}
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -50,19 +42,17 @@ def test_a_file_that_ends_its_process_is_quarantined_and_bytes_are_equal_whateve
     whole = run_prepare(tmp_path / "one", **run, workers=1)
     deadly = folder / "a.deadly"
     deadly.touch()
-    told: list[tuple[int, int, int]] = []
-    two = run_prepare(
-        tmp_path / "two",
-        **run,
-        workers=2,
-        readers={**RECORD_READERS, ".deadly": Deadly()},
-        on_progress=lambda *done: told.append(done),
-    )
+    told: list[Done] = []
+    two = run_prepare(tmp_path / "two", **run, workers=2, readers=READERS, on_progress=told.append)
     assert {item.path for item in two.quarantined} - {item.path for item in whole.quarantined} == {"a.deadly"}
-    assert [one[0] for one in told] == sorted(one[0] for one in told) and told[-1] == (10, 10, 4)
+    made = [one for one in told if one.phase == "making"]
+    assert [one.files for one in made] == sorted(one.files for one in made)
+    assert (made[-1].files, made[-1].total, made[-1].quarantined) == (10, 10, 4)
+    # It is known now: one process alone does not read it again.
+    assert run_prepare(tmp_path / "two", **run, workers=1, readers=READERS).shards_made == 0
     deadly.unlink()
-    again = run_prepare(tmp_path / "two", **run, workers=2)
-    assert 0 < again.shards_made <= whole.shards_made
+    again = run_prepare(tmp_path / "two", **run, workers=1)
+    assert again.shards_made <= 2
     assert contents(tmp_path / "two") == contents(tmp_path / "one")
     for name in ("manifest.parquet", "quarantine.jsonl"):
         assert (tmp_path / "two" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
@@ -75,19 +65,43 @@ def test_no_workers_are_refused(tmp_path: Path, run_prepare):
     assert refused.value.field == "workers"
 
 
-def test_a_file_that_ended_the_only_process_is_quarantined_by_the_same_command_again(tmp_path: Path):
+class EncodedHere(Quarters):
+    """Encodes in one process alone, as an accelerator does."""
+
+    def __init__(self) -> None:
+        self.process = os.getpid()
+
+    def encode(self, frames):
+        assert os.getpid() == self.process
+        return super().encode(frames)
+
+
+def test_a_file_that_ended_the_only_process_is_quarantined_by_the_same_command_again_and_stays_so(
+    tmp_path: Path, run_prepare, write_clip
+):
     folder = tmp_path / "in"
-    folder.mkdir()
+    write_clip(folder / "d.png", said={"caption": "A dog."})
     (folder / "a.deadly").touch()
-    for name in "bc":
-        (folder / f"{name}.txt").write_text("The old man walks to the river. ")
-    # Duplicates are looked for before anything is prepared.
+    (folder / "b.txt").write_text("The old man walks to the river. ")
+    (folder / "c.jsonl").write_text(
+        json.dumps({"text": "The river is long."}) + "\n" + '{"text": "A dog."}\n' * 2
+    )
+    # Of two files, either is read when it is looked for what to hold out.
     command = [sys.executable, "-c", "from tests.data.test_workers import main; main()", str(tmp_path)]
-    assert subprocess.run(command).returncode == 9
-    assert subprocess.run(command).returncode == 0
-    (left_out,) = read_jsonl(tmp_path / "out" / DUPLICATES_FILE)
-    (refused,) = read_jsonl(tmp_path / "out" / QUARANTINE_FILE)
-    assert (left_out["path"], refused["path"]) == ("in/c.txt", "a.deadly")
+    assert subprocess.run(command).returncode == CODE
+    run = {
+        "videos": (folder,),
+        "texts": (folder,),
+        "config": PrepareConfig(duplicates="exact"),
+        "readers": READERS,
+        "frame_tokenizer": EncodedHere(),
+        "encoded_by": "this process",
+    }
+    for made in (1, 0, 0):
+        assert run_prepare(tmp_path / "out", **run).shards_made == made
+        (left_out,) = read_jsonl(tmp_path / "out" / DUPLICATES_FILE)
+        (refused,) = read_jsonl(tmp_path / "out" / QUARANTINE_FILE)
+        assert (left_out["path"], refused["path"]) == ("in/c.jsonl#3", "a.deadly")
 
 
 def main() -> None:
@@ -99,6 +113,16 @@ def main() -> None:
         out=root / "out",
         tokenizer=words,
         vocabulary=Vocabulary(text_size=words.size),
-        config=PrepareConfig(held_out_fraction=0.0, duplicates="exact"),
-        readers={**RECORD_READERS, ".deadly": Deadly()},
+        config=PrepareConfig(),
+        readers=READERS,
     )
+
+
+def test_a_file_without_a_sign_of_life_is_given_up_and_a_slow_one_is_not():
+    files = tuple(Source(path=Path(name), relative=name, reader=Deadly()) for name in ("a", "slow", "hung"))
+    unread: list[Source] = []
+    ((index, (*_, hung), read),) = read_in_processes(
+        [files], name_slowly, workers=1, on_unread=unread.append, silent_seconds=1.5
+    )
+    assert (index, read) == (0, ["a", "slow"])
+    assert unread == [hung] and hung.unread

@@ -8,14 +8,16 @@ import jax
 
 from ringworld.api.machine import PathArgument, Paths, as_local, as_paths, begin_process, check_apart
 from ringworld.artifacts.examples_folder import TOKENIZER_FOLDER
-from ringworld.artifacts.tokenizers import Tokenizers
+from ringworld.artifacts.tokenizers import FRAME_TOKENIZER_FOLDER, Tokenizers
 from ringworld.core.config import to_json
-from ringworld.core.files import write_json_atomic
+from ringworld.core.files import clear_unfinished, write_json_atomic
 from ringworld.core.origin import working_in
 from ringworld.core.progress import Progress
 from ringworld.data.find_sources import RECORD_READERS
-from ringworld.data.prepare import Engine, PrepareReport
+from ringworld.data.prepare import Engine
 from ringworld.data.prepare import prepare as prepare_examples
+from ringworld.data.prepare_report import PrepareReport
+from ringworld.data.progress import Done, OnProgress, Phase
 from ringworld.data.recipe import Recipe
 from ringworld.data.recipes import RECIPES
 from ringworld.data.sources import Reader
@@ -23,6 +25,13 @@ from ringworld.presets.run import RunConfig
 from ringworld.text.training_template import with_template
 
 REPORT_FILE = "report.json"
+_TITLES: dict[Phase, str] = {
+    "finding": "prepare: what files are",
+    "splitting": "prepare: what is held out",
+    "comparing": "prepare: which texts are there twice",
+    "trying": "prepare: whether files can be read",
+    "making": "prepare",
+}
 
 
 def prepare(
@@ -49,7 +58,8 @@ def prepare(
         readers: what reads a file of many samples, by the end of its name.
         recipes: the kinds of example that are made.
         workers: processes that read files, which changes no byte of the examples; by default as many as there
-            are cores where there is enough to read, and one where an accelerator encodes frames.
+            are cores where there is enough to read. Where an accelerator encodes frames, this process makes
+            all examples, and others only look for texts that are there twice.
         engine: where they are: on this machine, or on those of a Ray cluster that shares its file system.
 
     Raises:
@@ -62,8 +72,8 @@ def prepare(
     with working_in(out, kind="examples"), Progress("prepare", total=1, unit="files") as progress:
         tokenizers = Tokenizers.load(Path(tokenizer))
         vocabulary = tokenizers.vocabulary(text_vocab=run.model.text_vocab)
-        if workers is None and tokenizers.frames is not None and jax.default_backend() != "cpu":
-            workers = 1
+        accelerated = tokenizers.frames is not None and jax.default_backend() != "cpu"
+        clear_unfinished(out, out / TOKENIZER_FOLDER, out / TOKENIZER_FOLDER / FRAME_TOKENIZER_FOLDER)
         report = prepare_examples(
             videos=as_local(videos, out=out),
             texts=as_local(texts, out=out),
@@ -77,11 +87,28 @@ def prepare(
             configuration=to_json(run),
             workers=workers,
             engine=engine,
-            on_progress=lambda done, total, quarantined: progress.update(
-                done, total=total, files_per_second=progress.per_second(done), quarantined=float(quarantined)
-            ),
+            encoded_by="this process" if accelerated else "any process",
+            on_progress=_shown(progress),
         )
         words = with_template(tokenizers.text, run.prepare.chat_template)
         replace(tokenizers, text=words).save(out / TOKENIZER_FOLDER)
         write_json_atomic(out / REPORT_FILE, to_json(report))
     return report
+
+
+def _shown(progress: Progress) -> OnProgress:
+    """Return what shows each phase of preparation as a job of its own."""
+    shown: Phase | None = None
+
+    def show(done: Done) -> None:
+        nonlocal shown
+        if done.phase != shown:
+            shown = done.phase
+            progress.begin(_TITLES[done.phase], total=done.total, done=done.before)
+        if done.phase == "making":
+            rate, left_out = progress.per_second(done.files), float(done.quarantined)
+            progress.update(done.files, files_per_second=rate, quarantined=left_out)
+        elif done.files < done.total:  # its end is shown by the next one's beginning
+            progress.update(done.files)
+
+    return show

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -21,6 +22,8 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 """What it says where the file system has no locks; a run there goes without."""
 LOCK_FILE = ".lock"
+_UNFINISHED = re.compile(r"\..+\.\d+\.tmp", re.DOTALL)
+"""Names that `writing` gives to files that are not whole yet."""
 
 
 @contextmanager
@@ -41,6 +44,14 @@ def writing(path: Path) -> Iterator[Path]:
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def clear_unfinished(*folders: Path) -> None:
+    """Delete what killed processes left of files that they wrote; into `folders` nobody else writes now."""
+    for folder in folders:
+        for path in folder.glob(".*.tmp"):
+            if _UNFINISHED.fullmatch(path.name) and path.is_file():
+                path.unlink()
 
 
 @contextmanager

@@ -56,8 +56,15 @@ class Progress:
         if self._bar:
             self._bar.stop()
 
+    def begin(self, title: str, *, total: int, done: int = 0) -> None:
+        """Begin another part of the job at `done` of `total` units, with its own rate and time left."""
+        self._title, self._total = title, total
+        self._started, self._began_at = time.monotonic(), done
+        if self._bar:
+            self._bar.reset(self._task, description=title, total=total, completed=done, values="")
+
     def per_second(self, done: int) -> float:
-        """Return how many units were finished a second since the start."""
+        """Return how many units were finished a second since the start, or the last `begin`."""
         return (done - self._began_at) / max(1e-9, time.monotonic() - self._started)
 
     def update(self, done: int, *, total: int | None = None, **values: float) -> None:

@@ -59,6 +59,8 @@ class ClipEncoder:
     vocabulary: Vocabulary
     frames: FrameEncoder | None
     """None where all is text."""
+    alive: Callable[[], None] = lambda: None
+    """Called with each frame that is read."""
 
     def windows(self, sample: Sample) -> list[ClipCodes]:
         """Return all frames of footage, `config.max_frames` at a time, fewer in the last.
@@ -119,6 +121,7 @@ class ClipEncoder:
         stream = stream_frames(clip, config=self.config, resolution=self.frames.resolution)
         with closing(ahead(stream, most=_BATCH_FRAMES)) as read:
             for index, frame in enumerate(read):
+                self.alive()
                 if wanted(index):
                     indices.append(index)
                     pending.append(frame)

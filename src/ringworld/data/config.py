@@ -43,7 +43,8 @@ class PrepareConfig:
     images_per_video: int = 1
     """Image generation examples made of single frames of each captioned video."""
     files_per_shard: int = 32
-    """Files whose examples are written together, and again if one of them changes."""
+    """Most files whose examples are written together, and again if one of them changes; about half as many
+    on the average."""
     max_text_bytes: int = 256 * 2**20
     """Largest text file that is read."""
     chat_template: TemplateName = "lwm"

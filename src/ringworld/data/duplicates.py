@@ -8,7 +8,7 @@ library datasketch.
 
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
@@ -17,9 +17,10 @@ from ringworld.core.files import sha256_file
 from ringworld.core.packages import import_optional
 from ringworld.data.config import PrepareConfig, Split
 from ringworld.data.quarantine import quarantine
+from ringworld.data.reading import Reading
 from ringworld.data.samples import Clip, MediaFile, Sample
-from ringworld.data.sources import Source
-from ringworld.data.workers import Files, OnFile, read_in_processes
+from ringworld.data.sources import Files, Source
+from ringworld.data.workers import OnFile
 
 _PERMUTATIONS = 128
 _RUN_WORDS = 5
@@ -58,7 +59,7 @@ class _Signature:
 
 
 def mark_duplicates(
-    sources: Sequence[Source], *, config: PrepareConfig, workers: int
+    sources: Sequence[Source], *, config: PrepareConfig, reading: Reading
 ) -> tuple[tuple[Source, ...], tuple[Duplicate, ...]]:
     """Read all files, and return the sources with the keys of the samples that are to be left out.
 
@@ -70,7 +71,7 @@ def mark_duplicates(
     Args:
         sources: files in their order.
         config: what counts as the same.
-        workers: processes that read, 0 for this one; the result does not depend on their number.
+        reading: by whom files are read, on which the result does not depend.
 
     Raises:
         InputError: the package `datasketch` is not installed, but near duplicates are looked for.
@@ -80,15 +81,13 @@ def mark_duplicates(
     if config.duplicates == "near":
         _datasketch()  # or none is found, before all is read
     groups = [(source,) for source in sources]
-    sign = partial(_signatures, config=config)
-    if workers == 0:
-        signed = [(i, group, sign(i, group)) for i, group in enumerate(groups)]
-    else:
-        signed = sorted(read_in_processes(groups, sign, workers=workers), key=lambda one: one[0])
+    count = reading.count("comparing", total=len(groups))
     read = list(sources)
-    for i, (source,), _ in signed:
-        read[i] = source
-    signatures = [one for _, _, of_file in signed for one in of_file]
+    signed: dict[int, list[_Signature]] = {}
+    for i, (source,), of_file in reading.read(groups, partial(_signatures, config=config), count=count):
+        count.ends()
+        read[i], signed[i] = source, of_file
+    signatures = [one for i in sorted(signed) for one in signed[i]]
     left_out: dict[int, set[str]] = {}
     duplicates = []
     for one, kept, found in _pairs(signatures, config):
@@ -144,7 +143,7 @@ class _Similar:
 def _signatures(
     group: int,
     files: Files,
-    on_file: OnFile = lambda source: None,
+    on_file: OnFile,
     *,
     config: PrepareConfig,
 ) -> list[_Signature]:
@@ -156,6 +155,7 @@ def _signatures(
         return made
     with quarantine(source.relative, into=[]):
         for sample in source.reader.read(source, config=config, quarantined=[]):
+            on_file(source)
             with quarantine(sample.key, into=[]):
                 words = [word for content in _content(sample) for word in _words(content)]
                 near = config.duplicates == "near" and not sample.clips
@@ -165,7 +165,7 @@ def _signatures(
                         key=sample.key,
                         split=sample.split,
                         content=_hash(" ".join(words)),
-                        runs=_minhash(words) if near else None,
+                        runs=_minhash(words, partial(on_file, source)) if near else None,
                         said=frozenset(map(_hash, _said(sample))),
                     )
                     made.append(one)
@@ -202,11 +202,12 @@ def _hash(text: str) -> bytes:
     return hashlib.sha256(text.encode()).digest()
 
 
-def _minhash(words: Sequence[str]) -> Any:
+def _minhash(words: Sequence[str], alive: Callable[[], None]) -> Any:
     datasketch = _datasketch()
     sketch = datasketch.MinHash(num_perm=_PERMUTATIONS)
     runs = max(1, len(words) - _RUN_WORDS + 1)
     for start in range(0, runs, _RUNS_AT_ONCE):
+        alive()
         some = range(start, min(runs, start + _RUNS_AT_ONCE))
         sketch.update_batch([" ".join(words[at : at + _RUN_WORDS]).encode() for at in some])
     return datasketch.LeanMinHash(sketch)

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Literal
@@ -17,9 +17,12 @@ from ringworld.data.readers.media import IMAGE, VIDEO
 from ringworld.data.readers.records import LINES, PARQUET
 from ringworld.data.readers.tar import TAR
 from ringworld.data.readers.text import TEXT
+from ringworld.data.reading import Reading
+from ringworld.data.samples import MediaForm
 from ringworld.data.sidecars import BESIDE_MEDIA, BESIDE_TEXT, FolderNames, Sidecar, sidecars_of
-from ringworld.data.sources import Reader, Source
+from ringworld.data.sources import Files, Reader, Source
 from ringworld.data.splits import hold_out
+from ringworld.data.workers import OnFile
 from ringworld.vision.media import media_format
 
 TEXT_SUFFIXES = frozenset({".txt", ".text", ".md", ".markdown"})
@@ -33,6 +36,8 @@ RECORD_READERS: dict[str, Reader] = {
 }
 """By the end of a name, what reads a file of many samples, among videos as among texts."""
 _WRITTEN = TEXT_SUFFIXES | {".json"}
+_OPENED_TOGETHER = 64
+_BY_THIS_PROCESS = Reading()
 _Names = Callable[[Path], FolderNames]
 
 
@@ -94,6 +99,7 @@ def find_sources(
     config: PrepareConfig,
     readers: Mapping[str, Reader] = RECORD_READERS,
     quarantined: list[Quarantined] | None = None,
+    reading: Reading = _BY_THIS_PROCESS,
 ) -> tuple[Source, ...]:
     """List the usable files of folders (with all below them) or single files, sorted, each with its split.
 
@@ -110,6 +116,7 @@ def find_sources(
         config: what is held out.
         readers: what reads a file of many samples, by the end of its name in lower case.
         quarantined: what is not used is appended here.
+        reading: by whom files are opened. One that ended its process is a source that is `unread`.
 
     Raises:
         InputError: no path is given, one does not exist, or there is no usable file under one.
@@ -121,8 +128,10 @@ def find_sources(
     media = [_walk(path, "videos", readers) for path in videos]
     words = [_walk(path, "texts", readers) for path in texts]
     roots = (*media, *words)
+    reading = reading.of(path for root in roots for path in root.files)
     names = cache(_names_in)
     captions = {sidecar for root in media for sidecar in _find_media(root, names, config)}
+    _tell_apart(media, reading)
     sidecars = captions | {sidecar for root in words for sidecar in _find_texts(root, names, captions)}
     known = {source.path for root in roots for source in root.sources} | sidecars
     inputs = {root.path.resolve() for root in roots}
@@ -137,10 +146,10 @@ def find_sources(
             problems = root.listed + [item for _, item in _unused(root, known)]
             raise nothing_usable(f"the {root.parameter} {root.path}", problems, field=root.parameter)
     once: dict[Path, Source] = {}
-    for of_kind in (media, words):
-        for source in hold_out([root.sources for root in of_kind], config):
-            once.setdefault(source.path.resolve(), source)
-    return tuple(once.values())
+    kinds = [[root.sources for root in of_kind] for of_kind in (media, words)]
+    for source in hold_out(kinds, config, reading=reading):
+        once.setdefault(source.path.resolve(), source)
+    return tuple(map(reading.unread.marked, once.values()))
 
 
 def why_no_file(path: Path) -> str:
@@ -209,7 +218,7 @@ def _find_media(root: _Root, names: _Names, config: PrepareConfig) -> Iterator[P
         yield manifest
         for path, said in read_media_manifest(manifest, root.relative(manifest), config, into=root.listed):
             yield path
-            _add_media(root, path, said=said)
+            root.add(path, VIDEO, said=said)
     for path in root.files:
         if path in root.problems or any(manifest.parent in path.parents for manifest in manifests):
             continue
@@ -217,19 +226,41 @@ def _find_media(root: _Root, names: _Names, config: PrepareConfig) -> Iterator[P
             root.add(path, reader)
         elif path.suffix.lower() not in _WRITTEN or path == root.path:
             beside = sidecars_of(path, BESIDE_MEDIA, beside=names(path.parent))
-            _add_media(root, path, sidecars=beside)
+            root.add(path, VIDEO, sidecars=beside)
             yield from beside
 
 
-def _add_media(
-    root: _Root, path: Path, *, sidecars: tuple[Path, ...] = (), said: Sidecar | None = None
-) -> None:
-    problems: list[Quarantined] = []
-    with quarantine(str(path), into=problems):
-        reader = {"video": VIDEO, "image": IMAGE}[media_format(path)]
-        root.add(path, reader, sidecars=sidecars, said=said)
-    for problem in problems:
-        root.problems.setdefault(path, problem.reason)
+def _tell_apart(roots: Sequence[_Root], reading: Reading) -> None:
+    """Open what was taken for a video: some are images, and some neither."""
+    media = {one.path: one for root in roots for one in root.sources if one.reader is VIDEO}
+    files = list(media.values())
+    groups = [tuple(files[i : i + _OPENED_TOGETHER]) for i in range(0, len(files), _OPENED_TOGETHER)]
+    count = reading.count("finding", total=len(files))
+    found: dict[Path, tuple[MediaForm, str]] = {}
+    for _, group, forms in reading.read(groups, _forms, count=count):
+        count.ends(len(group))
+        found |= {source.path: form for source, form in zip(group, forms)}
+    for root in roots:
+        known, root.sources = root.sources, []
+        for source in known:
+            form, problem = found.get(source.path, ("video", ""))
+            if problem:
+                root.problems.setdefault(source.path, problem)
+            else:
+                root.sources.append(replace(source, reader=IMAGE) if form == "image" else source)
+
+
+def _forms(index: int, files: Files, on_file: OnFile) -> list[tuple[MediaForm, str]]:
+    """Return what each file is, or what is wrong with it; what is not read stays what it was taken for."""
+    found: list[tuple[MediaForm, str]] = []
+    for source in files:
+        on_file(source)
+        form: MediaForm = "video"
+        problems: list[Quarantined] = []
+        with quarantine(str(source.path), into=problems):
+            form = "video" if source.unread else media_format(source.path)
+        found.append((form, problems[0].reason if problems else ""))
+    return found
 
 
 def _find_texts(root: _Root, names: _Names, captions: set[Path]) -> Iterator[Path]:

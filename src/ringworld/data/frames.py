@@ -9,6 +9,7 @@ from jaxtyping import UInt8
 
 from ringworld.core.errors import InputError
 from ringworld.data.config import HeldOutOf, PrepareConfig, Split
+from ringworld.data.copies import named_as_held
 from ringworld.data.quarantine import Quarantined, nothing_usable, quarantine
 from ringworld.data.samples import MediaFile
 from ringworld.data.sources import Source
@@ -37,12 +38,13 @@ def stream_frames(
     Raises:
         InputError: the file cannot be read, which may show late; see `ringworld.vision.media`.
     """
-    if clip.form == "image":
-        yield read_image(clip.path, resolution=resolution)
-        return
     rate = config.frames_per_second
-    for _, frame in stream_video(clip.path, frames_per_second=rate, resolution=resolution):
-        yield frame
+    with named_as_held(clip):
+        if clip.form == "image":
+            yield read_image(clip.path, resolution=resolution)
+            return
+        for _, frame in stream_video(clip.path, frames_per_second=rate, resolution=resolution):
+            yield frame
 
 
 def read_spread(clip: MediaFile, *, config: PrepareConfig, resolution: int) -> Frames:
@@ -51,10 +53,13 @@ def read_spread(clip: MediaFile, *, config: PrepareConfig, resolution: int) -> F
     Raises:
         InputError: the file cannot be read; see `ringworld.vision.media`.
     """
-    if clip.form == "image":
-        return read_image(clip.path, resolution=resolution)[None]
     most, rate = config.max_frames, config.frames_per_second
-    return sampling.read_spread(clip.path, most_frames=most, frames_per_second=rate, resolution=resolution)
+    with named_as_held(clip):
+        if clip.form == "image":
+            return read_image(clip.path, resolution=resolution)[None]
+        return sampling.read_spread(
+            clip.path, most_frames=most, frames_per_second=rate, resolution=resolution
+        )
 
 
 def sample_frames(

@@ -1,6 +1,6 @@
 """From one sample to its examples, in ids, with the codes of the clips that they show."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from ringworld.data.clips import ClipCodes, ClipEncoder, FrameEncoder
@@ -59,26 +59,41 @@ class ExampleMaker:
     conversation: Wording = chat.conversation
     """Lays out conversations; see `text.training_template`."""
 
-    def of_file(self, source: Source, problems: Problems) -> Iterator[Group]:
-        """Yield the examples of one file; what cannot be used goes to `problems`."""
+    def of_file(
+        self, source: Source, problems: Problems, *, alive: Callable[[], None] = lambda: None
+    ) -> Iterator[Group]:
+        """Yield the examples of one file; what cannot be used goes to `problems`.
+
+        `alive` is called with each sample and each frame, which may take long to come.
+        """
         quarantined = problems.quarantined
         with quarantine(source.relative, into=quarantined):
             for sample in source.reader.read(source, config=self.config, quarantined=quarantined):
+                alive()
                 if sample.key in source.left_out:
                     continue
                 # All of a sample or nothing: a video may turn out to be damaged at its end.
                 made: list[Group] = []
                 with quarantine(sample.key, into=quarantined):
-                    made = list(self.of_sample(sample, problems, dataset=source.dataset))
+                    made = list(self.of_sample(sample, problems, dataset=source.dataset, alive=alive))
                 yield from made
 
-    def of_sample(self, sample: Sample, problems: Problems, *, dataset: str = "") -> Iterator[Group]:
-        """Yield the examples of one sample, in a data set of this name.
+    def of_sample(
+        self,
+        sample: Sample,
+        problems: Problems,
+        *,
+        dataset: str = "",
+        alive: Callable[[], None] = lambda: None,
+    ) -> Iterator[Group]:
+        """Yield the examples of one sample, in a data set of this name; `alive` is called with each frame.
 
         Raises:
             InputError: a clip cannot be read.
         """
-        encoder = ClipEncoder(config=self.config, vocabulary=self.vocabulary, frames=self.frame_tokenizer)
+        encoder = ClipEncoder(
+            config=self.config, vocabulary=self.vocabulary, frames=self.frame_tokenizer, alive=alive
+        )
         shown = (
             [(clip,) for clip in encoder.windows(sample)]
             if sample.is_footage

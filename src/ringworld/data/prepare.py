@@ -1,16 +1,14 @@
 """From the user's files to examples on disk, a shard at a time.
 
 A shard holds the examples of a few files. It is a function of those files, the tokenizers and the
-configuration alone, and its name ends in a hash of them. It appears whole, and a run that resumes makes only
-the shards that are missing.
+configuration alone, and its name is a hash of them. It appears whole, and a run that resumes makes only the
+shards that are missing.
 """
 
-import hashlib
-import json
-import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,87 +18,33 @@ from ringworld.core.config import to_json
 from ringworld.core.errors import InputError
 from ringworld.core.files import write_jsonl_atomic
 from ringworld.core.origin import Origin, claim, library_versions
-from ringworld.core.ranges import check_number
-from ringworld.core.tables import aligned
 from ringworld.data import store
 from ringworld.data.by_ray import make_shards_by_ray
 from ringworld.data.clips import FrameEncoder
-from ringworld.data.config import PrepareConfig, Split
-from ringworld.data.duplicates import mark_duplicates
+from ringworld.data.config import PrepareConfig
+from ringworld.data.duplicates import Duplicate, mark_duplicates
 from ringworld.data.find_sources import RECORD_READERS, find_sources
+from ringworld.data.groups import cut_into_groups, name_groups
 from ringworld.data.making import ExampleMaker
+from ringworld.data.prepare_report import PrepareReport, count_kinds
+from ringworld.data.progress import OnProgress
 from ringworld.data.quarantine import Quarantined, nothing_usable
+from ringworld.data.reading import Reading
 from ringworld.data.recipe import Recipe
 from ringworld.data.recipes import RECIPES
-from ringworld.data.shards import Shard, ShardTask, find_shard, make_shards
+from ringworld.data.shards import Shard, ShardTask, find_shard, make_shards, try_files
 from ringworld.data.sources import Reader, Source
-from ringworld.data.workers import Files
+from ringworld.data.unread import UnreadFiles
 from ringworld.text.tokenizer import TextTokenizer
 from ringworld.text.training_template import wording_of
 from ringworld.text.vocabulary import Vocabulary
 
 Engine = Literal["pool", "ray"]
-OnProgress = Callable[[int, int, int], None]
-_BYTES_A_WORKER = 16 * 2**20
-"""A worker takes seconds to start, in which another reads so much."""
+EncodedBy = Literal["any process", "this process"]
 _DECODERS = ("av", "pillow")
 """Libraries whose releases may decode a clip to other pixels."""
-_READING_FILE = ".reading"
-"""Stands in the folder while files are read."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class KindCount:
-    """Size of one kind of example of one data set in one split."""
-
-    dataset: str
-    kind: str
-    split: Split
-    examples: int
-    tokens: int
-    """Where each clip is shown with all its frames."""
-    vision_tokens: int
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PrepareReport:
-    """What preparation made of the files."""
-
-    files: int
-    counts: tuple[KindCount, ...]
-    quarantined: tuple[Quarantined, ...]
-    """Files that could not be used."""
-    duplicates: int
-    """Samples that were left out, since another is the same; `duplicates.jsonl` names both."""
-    said_of_duplicates: int
-    """Captions and questions that were left out with them."""
-    questions_unanswered: int
-    """Questions that are empty, or whose answer is."""
-    questions_too_long: int
-    """Questions about documents that are longer than `document_tokens`, or whose end is held out."""
-    shards_made: int
-    """Shards that this run wrote; the others were there."""
-    seconds: float
-
-    def lines(self) -> list[str]:
-        """Return the report as lines to read."""
-        too_long = "about a document that is longer than one example, or whose end is held out"
-        left_out = ((self.questions_unanswered, "without an answer"), (self.questions_too_long, too_long))
-        said = self.said_of_duplicates
-        with_them = f", and {said} captions and questions with them" if said else ""
-        heads = ("split", "data set", "kind", "examples", "tokens", "vision")
-        rows = [
-            (one.split, one.dataset, one.kind)
-            + (f"{one.examples:,}", f"{one.tokens:,}", f"{one.vision_tokens:,}")
-            for one in self.counts
-        ]
-        return [
-            *aligned([heads, *rows], words=3),
-            f"files: {self.files:,}, shards made: {self.shards_made:,}, in {self.seconds:.1f} s",
-            *(f"left out: {many} question{'s' * (many > 1)} {why}" for many, why in left_out if many),
-            *([f"left out: {self.duplicates} that are there twice{with_them}"] if self.duplicates else ()),
-            *(f"quarantined: {item.path}: {item.reason}" for item in self.quarantined),
-        ]
+_READING_FILE, _UNREAD_FILE = ".reading", ".unread.jsonl"
+"""In the folder: what stands there while files are read, and those that ended the process that read them."""
 
 
 def prepare(
@@ -117,7 +61,8 @@ def prepare(
     configuration: Any = None,
     workers: int | None = None,
     engine: Engine = "pool",
-    on_progress: OnProgress = lambda done, total, quarantined: None,
+    encoded_by: EncodedBy = "any process",
+    on_progress: OnProgress = lambda done: None,
 ) -> PrepareReport:
     """Write the examples of all usable files under `out`.
 
@@ -137,9 +82,13 @@ def prepare(
         configuration: of the whole run, for the origin of the examples.
         workers: processes that read files; with 1, this one does. By default as many as there are cores,
             where there is enough to read for each. After a run that did not come to its end, as where a file
-            ended it, no file is read by this process.
+            ended it, each file is read by another process first. What ends one, or gives no sign of life for
+            `workers.SILENT_SECONDS`, is quarantined, and not read again until it changes.
         engine: whether these are of this machine or of a Ray cluster; the examples do not depend on it.
-        on_progress: called as files are read, with the number of those done, of all and of those quarantined.
+        encoded_by: which processes may encode frames. An accelerator belongs to one process: jax takes its
+            memory, or all of it, when it is opened, so that no other can encode on it. Where this process
+            has opened one, it alone encodes, and others only decode.
+        on_progress: called as files are done, in each phase.
 
     Raises:
         InputError: a folder is missing, no file can be used, `out` holds the examples of other inputs, or
@@ -147,8 +96,6 @@ def prepare(
     """
     started = time.monotonic()
     _check_frames(videos, frame_tokenizer, vocabulary)
-    unusable: list[Quarantined] = []
-    found = find_sources(videos=videos, texts=texts, config=config, readers=readers, quarantined=unusable)
     maker = ExampleMaker(
         tokenizer=tokenizer,
         vocabulary=vocabulary,
@@ -157,102 +104,117 @@ def prepare(
         recipes=tuple(recipes),
         conversation=wording_of(config.chat_template, tokenizer),
     )
-    identity = _identity(maker, out=out, videos=videos, texts=texts)
-    origin = Origin(kind="examples", identity=identity, configuration=configuration)
-    claim(out, origin, results=store.MANIFEST_FILE)  # shards before it are distinguished by their names
-    reading = out / _READING_FILE
-    apart = engine == "ray" or reading.exists()  # what ended a process would end this one
-    reading.touch()
-    at_once = _count_workers(workers, [(source,) for source in found], apart=apart)
-    sources, duplicates = mark_duplicates(found, config=config, workers=at_once)
-    size = config.files_per_shard
-    groups = [sources[i : i + size] for i in range(0, len(sources), size)]
-    stems = [
-        out / store.SHARDS_FOLDER / f"{i:05d}-of-{len(groups):05d}-{_fingerprint(group, identity['made_by'])}"
-        for i, group in enumerate(groups)
-    ]
-    shards = {stem: shard for stem in stems if (shard := find_shard(stem)) is not None}
-    missing = [
-        ShardTask(stem=stem, sources=group) for stem, group in zip(stems, groups) if stem not in shards
-    ]
-    made_here = _count_workers(workers, [task.sources for task in missing], apart=apart)
-    progress = _Progress(len(sources), missing, on_progress, at_once=max(1, made_here))
-    if engine == "ray":
-        for task, shard in make_shards_by_ray(missing, maker, workers=workers):
-            shards[task.stem] = shard
-            progress.ends(task, shard)
-    left = [task for task in missing if task.stem not in shards]
-    for task, shard in make_shards(left, maker, workers=made_here, on_file=progress.begins):
-        shards[task.stem] = shard
-        progress.ends(task, shard)
-    reading.unlink(missing_ok=True)
-    in_order = [shards[stem] for stem in stems]
-    manifest = pa.concat_tables([shard.manifest for shard in in_order])
-    problems = [shard.problems for shard in in_order]
+    unusable: list[Quarantined] = []
+    with _marked(out) as left:
+        reading = Reading(
+            workers=workers,
+            by="others" if left or engine == "ray" else "any",
+            unread=UnreadFiles(out / _UNREAD_FILE),
+            on_progress=on_progress,
+        )
+        found = find_sources(
+            videos=videos, texts=texts, config=config, readers=readers, quarantined=unusable, reading=reading
+        )
+        identity = _identity(maker, out=out, videos=videos, texts=texts)
+        origin = Origin(kind="examples", identity=identity, configuration=configuration)
+        claim(out, origin, results=store.MANIFEST_FILE)  # shards before it are distinguished by their names
+        sources, duplicates = mark_duplicates(found, config=config, reading=reading)
+        tasks = _plan(sources, config=config, made_by=identity["made_by"], out=out)
+        shards, made = _make(tasks, maker, reading=reading, engine=engine, encoded_by=encoded_by)
+    manifest = pa.concat_tables([shard.manifest for shard in shards])
+    problems = [shard.problems for shard in shards]
     unusable += [item for problem in problems for item in problem.quarantined]
     report = PrepareReport(
         files=len(sources),
-        counts=_counts(manifest),
+        counts=count_kinds(manifest),
         quarantined=tuple(unusable),
         duplicates=len(duplicates),
         said_of_duplicates=sum(one.said for one in duplicates),
         questions_unanswered=sum(problem.questions_unanswered for problem in problems),
         questions_too_long=sum(problem.questions_too_long for problem in problems),
-        shards_made=len(missing),
+        shards_made=made,
         seconds=time.monotonic() - started,
     )
     if not report.counts:
         raise nothing_usable(", ".join(map(str, (*videos, *texts))) or "input", report.quarantined)
-    # What joins the shards, and only then those of an earlier run that this one does not have.
-    write_jsonl_atomic(out / store.QUARANTINE_FILE, map(to_json, unusable))
-    write_jsonl_atomic(out / store.DUPLICATES_FILE, map(to_json, duplicates))
-    store.write_manifest(out / store.MANIFEST_FILE, manifest)
-    for path in (out / store.SHARDS_FOLDER).iterdir():
-        if path.with_suffix("") not in shards:
-            path.unlink()
+    _commit(out, tasks, manifest, unusable, duplicates)
     return report
 
 
-class _Progress:
-    """Counts files that are done, those of shards that were there among them."""
+@contextmanager
+def _marked(out: Path) -> Iterator[bool]:
+    """Leave a mark in a folder while files are read, and give whether a run that did not end left one.
 
-    def __init__(
-        self, files: int, missing: Sequence[ShardTask], on_progress: OnProgress, *, at_once: int
-    ) -> None:
-        self._files, self._on_progress, self._at_once = files, on_progress, at_once
-        self._whole = files - sum(len(task.sources) for task in missing)
-        """Files of shards that are whole."""
-        self._done, self._begun = self._whole, self._whole
-        self._quarantined = 0
-
-    def begins(self, source: Source) -> None:
-        """Take note that a file is begun; of those at most `at_once` are not done."""
-        self._begun += 1
-        self._show(self._begun - self._at_once)
-
-    def ends(self, task: ShardTask, shard: Shard) -> None:
-        """Take note of a whole shard."""
-        self._whole += len(task.sources)
-        self._quarantined += len(shard.problems.quarantined)
-        self._show(self._whole)
-
-    def _show(self, done: int) -> None:
-        self._done = max(self._done, done)
-        self._on_progress(self._done, self._files, self._quarantined)
-
-
-def _count_workers(workers: int | None, groups: Sequence[Files], *, apart: bool) -> int:
-    """Return how many processes read, 0 for this one alone; with `apart` it reads nothing.
-
-    By default there is one for each `_BYTES_A_WORKER`, where these are two or more.
+    An error ends no process. An interruption may be of a file that holds it up.
     """
-    if workers is None:
-        files = (_version(source.path) for group in groups for source in group)
-        size = sum(version[0] for version in files if version)
-        workers = min(os.cpu_count() or 1, len(groups), size // _BYTES_A_WORKER)
-    else:
-        check_number("workers", workers, least=1)
-    return workers if workers > 1 else int(apart)
+    mark = out / _READING_FILE
+    left = mark.exists()
+    out.mkdir(parents=True, exist_ok=True)
+    mark.touch()
+    try:
+        yield left
+    except Exception:
+        mark.unlink(missing_ok=True)
+        raise
+    mark.unlink(missing_ok=True)
+
+
+def _plan(
+    sources: Sequence[Source], *, config: PrepareConfig, made_by: dict[str, Any], out: Path
+) -> list[ShardTask]:
+    """Return the shards of all files, those that are whole already among them."""
+    groups = cut_into_groups(sources, most=config.files_per_shard)
+    names = name_groups(groups, made_by=made_by)
+    return [
+        ShardTask(stem=out / store.SHARDS_FOLDER / name, sources=group) for name, group in zip(names, groups)
+    ]
+
+
+def _make(
+    tasks: Sequence[ShardTask],
+    maker: ExampleMaker,
+    *,
+    reading: Reading,
+    engine: Engine,
+    encoded_by: EncodedBy,
+) -> tuple[list[Shard], int]:
+    """Make the shards that are missing, and return all in their order, and how many were made."""
+    shards = {task.stem: shard for task in tasks if (shard := find_shard(task.stem)) is not None}
+    missing = [task for task in tasks if task.stem not in shards]
+    files, left = (sum(len(task.sources) for task in some) for some in (tasks, missing))
+    count = reading.count("making", total=files, before=files - left)
+
+    def keep(made: Iterator[tuple[ShardTask, Shard]]) -> None:
+        for task, shard in made:
+            shards[task.stem] = shard
+            count.ends(len(task.sources), quarantined=len(shard.problems.quarantined))
+
+    if engine == "ray":
+        keep(make_shards_by_ray(missing, maker, workers=reading.workers))
+    here = [task for task in missing if task.stem not in shards]
+    if encoded_by == "this process":
+        if reading.by == "others":
+            try_files(here, maker.config, reading=reading)
+        reading = replace(reading, workers=1, by="any")
+    keep(make_shards(here, maker, reading=reading, count=count))
+    return [shards[task.stem] for task in tasks], len(missing)
+
+
+def _commit(
+    out: Path,
+    tasks: Sequence[ShardTask],
+    manifest: pa.Table,
+    unusable: Sequence[Quarantined],
+    duplicates: Sequence[Duplicate],
+) -> None:
+    """Write what joins the shards, and only then delete those of an earlier run that are none of them."""
+    write_jsonl_atomic(out / store.QUARANTINE_FILE, map(to_json, unusable))
+    write_jsonl_atomic(out / store.DUPLICATES_FILE, map(to_json, duplicates))
+    store.write_manifest(out / store.MANIFEST_FILE, manifest)
+    stems = {task.stem for task in tasks}
+    for path in (out / store.SHARDS_FOLDER).iterdir():
+        if path.with_suffix("") not in stems:
+            path.unlink()
 
 
 def _check_frames(
@@ -271,26 +233,6 @@ def _check_frames(
             value=vocabulary,
             remedy="use a vocabulary with the codes of the frame tokenizer, or prepare texts alone",
         )
-
-
-def _fingerprint(sources: Iterable[Source], made_by: dict[str, Any]) -> str:
-    files = []
-    for source in sources:
-        changes = [_version(path) for path in (source.path, *source.sidecars)]
-        said = to_json(source.said)
-        reader = (source.reader.name, source.reader.version)
-        named = (source.relative, source.dataset, *reader, source.split, changes, said)
-        files.append((*named, sorted(source.left_out), source.unread))
-    return hashlib.sha256(json.dumps([files, made_by]).encode()).hexdigest()[:16]
-
-
-def _version(path: Path) -> tuple[int, int] | None:
-    """Return the size of a file and when it changed; None where it is gone, which shows when it is read."""
-    try:
-        stat = path.stat()
-    except OSError:
-        return None
-    return stat.st_size, stat.st_mtime_ns
 
 
 def _identity(
@@ -319,11 +261,3 @@ def _identity(
             "decoders": library_versions(*_DECODERS) if frames else None,
         },
     }
-
-
-def _counts(manifest: pa.Table) -> tuple[KindCount, ...]:
-    sums = [("tokens", "count"), ("tokens", "sum"), ("vision_tokens", "sum")]
-    grouped = manifest.group_by(["dataset", "kind", "split"]).aggregate(sums)
-    named = grouped.rename_columns([field.name for field in fields(KindCount)])
-    in_order = named.sort_by([(name, "ascending") for name in ("dataset", "kind", "split")])
-    return tuple(KindCount(**row) for row in in_order.to_pylist())

@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ringworld.core.errors import InputError
-from ringworld.core.files import read_json, write_json_atomic, writing
+from ringworld.core.files import clear_unfinished, read_json, write_json_atomic, writing
 from ringworld.core.packages import import_optional
 
 _ADDRESS = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+):/+(?P<rest>.+)", re.DOTALL)
@@ -62,6 +62,7 @@ def fetch(address: str, *, into: Path) -> Path:
         if known[name] != versions.get(name):
             _target(name, base, top, address).unlink(missing_ok=True)
     write_json_atomic(known_file, versions)
+    clear_unfinished(folder, *{target.parent for target in targets.values()})
     for name, target in targets.items():
         if target.exists():
             continue

@@ -32,6 +32,10 @@ class MediaFile:
 
     path: Path
     form: MediaForm
+    holder: Path | None = None
+    """The file out of which it was copied to be read, such as a tar; None of a file of the user's."""
+    part: str = ""
+    """Where in that it is, such as `member 1.mp4`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -12,11 +12,18 @@ from ringworld.core.compilation import keep_compiled_programs
 from ringworld.core.config import from_json, to_json
 from ringworld.core.files import parse_json
 from ringworld.data import store
+from ringworld.data.config import PrepareConfig
+from ringworld.data.frames import stream_frames
 from ringworld.data.making import ExampleMaker, Group, Problems
-from ringworld.data.quarantine import Quarantined
-from ringworld.data.workers import Files, OnFile, read_in_processes
+from ringworld.data.progress import FileCount
+from ringworld.data.quarantine import Quarantined, quarantine
+from ringworld.data.reading import Reading
+from ringworld.data.samples import MediaFile
+from ringworld.data.sources import Files
+from ringworld.data.workers import OnFile
 
 _STATE = b"ringworld"
+_TRIED_PIXELS = 8
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,27 +58,52 @@ def find_shard(stem: Path) -> Shard | None:
 
 
 def make_shards(
-    tasks: Sequence[ShardTask], maker: ExampleMaker, *, workers: int, on_file: OnFile
+    tasks: Sequence[ShardTask], maker: ExampleMaker, *, reading: Reading, count: FileCount
 ) -> Iterator[tuple[ShardTask, Shard]]:
-    """Make shards and yield each when it is on disk; their bytes do not depend on the number of workers.
+    """Make shards and yield each when it is on disk; their bytes do not depend on who reads.
 
     Args:
         tasks: what is to be made.
         maker: of the examples; each process gets a copy.
-        workers: processes; with 0, this one does the work.
-        on_file: called before each file is read.
+        reading: by whom the files are read.
+        count: is told of each file that is begun.
 
     Raises:
         InputError: the disk is full.
     """
-    if workers == 0:
-        for task in tasks:
-            yield task, prepare_shard(task, maker, on_file=on_file)
-        return
     work = partial(_work, stems=[task.stem for task in tasks], maker=maker)
-    groups = [task.sources for task in tasks]
-    for index, _, shard in read_in_processes(groups, work, workers=workers, on_file=on_file):
+    for index, _, shard in reading.read([task.sources for task in tasks], work, count=count):
         yield tasks[index], shard
+
+
+def try_files(tasks: Sequence[ShardTask], config: PrepareConfig, *, reading: Reading) -> None:
+    """Let other processes read files to their end, without encoding anything: what ends one is then known.
+
+    An accelerator is opened by one process, which encodes, and which a file must not end.
+
+    Args:
+        tasks: whose files are to be read.
+        config: of preparation.
+        reading: remembers what is not to be read.
+    """
+    apart = replace(reading, by="others")
+    groups = [task.sources for task in tasks]
+    count = reading.count("trying", total=sum(map(len, groups)))
+    for _, files, _ in apart.read(groups, partial(_try, config=config), count=count):
+        count.ends(len(files))
+
+
+def _try(index: int, files: Files, on_file: OnFile, *, config: PrepareConfig) -> None:
+    for source in files:
+        on_file(source)
+        # What is wrong with it is said when it is read.
+        with quarantine(source.relative, into=[]):
+            samples = () if source.unread else source.reader.read(source, config=config, quarantined=[])
+            for clip in (clip for sample in samples for clip in sample.clips):
+                if isinstance(clip, MediaFile):
+                    with quarantine(source.relative, into=[]):
+                        for _ in stream_frames(clip, config=config, resolution=_TRIED_PIXELS):
+                            on_file(source)
 
 
 def _work(index: int, files: Files, on_file: OnFile, *, stems: Sequence[Path], maker: ExampleMaker) -> Shard:
@@ -85,7 +117,7 @@ def prepare_shard(task: ShardTask, maker: ExampleMaker, *, on_file: OnFile = lam
     Args:
         task: its files, whose examples it holds in their order, and where it is written.
         maker: of the examples.
-        on_file: called before each file is read.
+        on_file: called before each file is read, and while it is.
 
     Raises:
         InputError: the disk is full.
@@ -98,7 +130,7 @@ def prepare_shard(task: ShardTask, maker: ExampleMaker, *, on_file: OnFile = lam
             if source.unread:
                 problems.quarantined.append(Quarantined(path=source.relative, reason=source.unread))
             else:
-                yield from maker.of_file(source, problems)
+                yield from maker.of_file(source, problems, alive=partial(on_file, source))
 
     manifest = store.write_shard(task.stem, groups(), vocabulary=maker.vocabulary)
     state = {_STATE: json.dumps(to_json(problems))}

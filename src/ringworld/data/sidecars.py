@@ -1,7 +1,7 @@
 """What is written beside a file: its caption and questions about it."""
 
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,20 +86,36 @@ def parse_sidecar(value: Mapping[str, Any], *, path: Path, part: str = "") -> Si
         part: of that file, such as `line 3`.
 
     Raises:
-        InputError: `caption` or `questions` are of another form.
+        InputError: `caption` or `questions` are of another form; `field` is such as `questions[12].answer`,
+            after the part and a dot where there is one.
     """
-    where = f"{path}, {part}" if part else str(path)
+    place = _Place(path=path, part=part)
     caption, asked = value.get("caption"), value.get("questions")
     if not (caption is None or is_text(caption)):
-        raise _wrong(path, where, "the caption is not text", field="caption", value=caption)
+        raise place.wrong("caption", "is not text", value=caption)
     if not (asked is None or isinstance(asked, list)):
-        raise _wrong(path, where, "the questions are not a list", field="questions", value=asked)
-    questions = tuple(_questions(path, where, asked or []))
+        raise place.wrong("questions", "is not a list", value=asked)
+    read = [_question(one, place, field=f"questions[{i}]") for i, one in enumerate(asked or [])]
+    questions = tuple(question for question in read if question is not None)
     return Sidecar(
         caption=(caption or "").strip() or None,
         questions=questions,
-        unanswered=len(asked or []) - len(questions),
+        unanswered=len(read) - len(questions),
     )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Place:
+    """A JSON object in a file."""
+
+    path: Path
+    part: str = ""
+
+    def wrong(self, field: str, problem: str, *, value: Any = None) -> InputError:
+        """Return the error for a field of the object."""
+        where = f"{self.path}, {self.part}" if self.part else str(self.path)
+        named = f"{self.part}.{field}" if self.part else field
+        return InputError(f"in {where}, {field} {problem}", path=self.path, field=named, value=value)
 
 
 def _folded(name: str) -> str:
@@ -113,28 +129,23 @@ def _read(path: Path) -> Sidecar:
     try:
         value = parse_json(text, numbers="any")
     except ValueError as error:
-        raise _wrong(path, str(path), f"there is no JSON ({error})") from None
+        raise InputError(f"{path} holds no JSON ({error})", path=path) from None
     if not isinstance(value, dict):
-        raise _wrong(path, str(path), f"there is no JSON object, but {type(value).__name__}")
+        raise InputError(f"{path} holds no JSON object, but {type(value).__name__}", path=path)
     return parse_sidecar(value, path=path)
 
 
-def _questions(path: Path, where: str, asked: list[Any]) -> Iterator[Question]:
-    for value in asked:
-        if not isinstance(value, dict) or not {"question", "answer"} <= value.keys():
-            problem = 'a question is not of the form {"question": TEXT, "answer": TEXT}'
-            raise _wrong(path, where, problem, field="questions", value=value)
-        texts = (value["question"], value["answer"])
-        answers = "one" if value.get("answers") in (None, "") else value["answers"]
-        if not all(text is None or is_text(text) for text in texts):
-            raise _wrong(path, where, "a question or answer is not text", field="questions", value=value)
-        if answers not in ("one", "several"):
-            problem = f"{answers!r} is neither 'one' nor 'several'"
-            raise _wrong(path, where, problem, field="answers", value=answers)
-        question, answer = ((text or "").strip() for text in texts)
-        if question and answer:
-            yield Question(question=question, answer=answer, answers=answers)
-
-
-def _wrong(path: Path, where: str, problem: str, *, field: str = "", value: Any = None) -> InputError:
-    return InputError(f"in {where}, {problem}", path=path, field=field, value=value)
+def _question(value: Any, place: _Place, *, field: str) -> Question | None:
+    """Return a question with its answer; None where either is empty."""
+    if not isinstance(value, dict):
+        raise place.wrong(field, 'is not of the form {"question": TEXT, "answer": TEXT}', value=value)
+    for name in ("question", "answer"):
+        if name not in value:
+            raise place.wrong(f"{field}.{name}", "is missing")
+        if not (value[name] is None or is_text(value[name])):
+            raise place.wrong(f"{field}.{name}", "is not text", value=value[name])
+    answers = "one" if value.get("answers") in (None, "") else value["answers"]
+    if answers not in ("one", "several"):
+        raise place.wrong(f"{field}.answers", f"is {answers!r}, neither 'one' nor 'several'", value=answers)
+    question, answer = ((value[name] or "").strip() for name in ("question", "answer"))
+    return Question(question=question, answer=answer, answers=answers) if question and answer else None

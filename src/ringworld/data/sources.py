@@ -32,7 +32,8 @@ class Reader(ABC):
     ) -> Iterator[Sample]:
         """Yield the samples of a file; what of it cannot be used is appended to `quarantined`.
 
-        The files of a sample's clips are there until the next sample is asked for.
+        The files of a sample's clips are there until the next sample is asked for. Of a file of many, each
+        has the split that `ringworld.data.splits.split_of` gives for its content.
 
         Raises:
             InputError: nothing of the file can be used.
@@ -58,6 +59,10 @@ class Source:
     dataset: str = ""
     """What a mixture calls the folder that was named: its own name."""
     split: Split = "train"
+    samples: Literal["drawn", "as the file"] = "drawn"
+    """Whether each of many is held out or not by its own content, where the file is not held out."""
+    settled: tuple[tuple[str, Split], ...] = ()
+    """Contents whose splits are not drawn, so that each has a file; see `ringworld.data.splits`."""
     sidecars: tuple[Path, ...] = ()
     """Files beside it that say something about it; see `ringworld.data.sidecars`."""
     said: Sidecar | None = None
@@ -65,4 +70,16 @@ class Source:
     left_out: frozenset[str] = frozenset()
     """Keys of its samples that another file holds as well; see `ringworld.data.duplicates`."""
     unread: str = ""
-    """Why it is not read any more: it ended the process that read it."""
+    """Why it is not read any more: it ended the process that read it, or held it up."""
+
+
+Files = tuple[Source, ...]
+
+
+def version_of(path: Path) -> tuple[int, int] | None:
+    """Return the size of a file and when it changed; None where it is gone, which shows when it is read."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return stat.st_size, stat.st_mtime_ns

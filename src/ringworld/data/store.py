@@ -2,26 +2,22 @@
 
     DIR/origin.json            the inputs and the configuration of this folder; it holds examples of no others
     DIR/manifest.parquet       one row per record; written last: it commits the whole
-    DIR/shards/00000-of-00004-b3f6cda12c2b0e7a.array_record
-    DIR/shards/00000-of-00004-b3f6cda12c2b0e7a.parquet    the manifest of one shard; commits the shard
+    DIR/shards/b3f6cda12c2b0e7a.array_record
+    DIR/shards/b3f6cda12c2b0e7a.parquet    the manifest of one shard; commits the shard
     DIR/quarantine.jsonl       files that could not be used, and why
     DIR/duplicates.jsonl       samples that were left out, since another is the same
+    DIR/.unread.jsonl          files that ended the process that read them; where there are any
 
-A record holds the examples of one sample, and the codes of the clips that they show once: a little-endian
-uint32 (length of the header), the header as msgpack, the codes of each clip as little-endian uint16, or
-uint32 where the codebook is larger, then of each example the ids as little-endian int32, -1 for a clip, and
-one bit per id that is set where it carries loss.
+A record holds the examples of one sample; see `ringworld.data.record`.
 """
 
 import hashlib
-import struct
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-import msgpack
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -37,6 +33,7 @@ from ringworld.data.config import ClipConfig, Split
 from ringworld.data.examples import Cut, Example
 from ringworld.data.making import Group, Unfilled
 from ringworld.data.recipe import Shown
+from ringworld.data.record import decode_example, encode_group
 from ringworld.text import chat
 from ringworld.text.vocabulary import Vocabulary
 from ringworld.vision.sampling import evenly
@@ -47,7 +44,6 @@ MANIFEST_FILE, QUARANTINE_FILE, DUPLICATES_FILE = "manifest.parquet", "quarantin
 SHARDS_FOLDER = "shards"
 # One record per group keeps random access cheap: 63k reads a second, against 14k with groups of 16.
 _WRITER_OPTIONS = "group_size:1,zstd:3"
-_FIELDS = ("kind", "source", "dataset", "start_token", "cut")
 _REMEDY = "delete that file and prepare the data again, which makes only what is missing"
 
 
@@ -111,7 +107,7 @@ def write_shard(stem: Path, groups: Iterable[Group], *, vocabulary: Vocabulary) 
         closing(ArrayRecordWriter(str(temporary), _WRITER_OPTIONS)) as writer,
     ):
         for index, group in enumerate(groups):
-            record = _encode(group)
+            record = encode_group(group)
             writer.write(record)
             at = {"split": group.split, "shard": stem.name, "record": index, "checksum": _checksum(record)}
             for number, unfilled in enumerate(group.examples):
@@ -275,7 +271,7 @@ class ExampleStore:
         for (_, start, stop), record, number in zip(
             parts, self._records(rows), self._values("example", rows)
         ):
-            yield self._filled(*_decode(record, number), clips, start, stop)
+            yield self._filled(*decode_example(record, number), clips, start, stop)
 
     def _filled(
         self,
@@ -359,58 +355,6 @@ def _chosen(clip: ClipCodes, one: Shown, clips: ClipConfig, window: slice) -> In
         return clip.codes[one.frame : one.frame + 1]
     at_rate = shown(len(clip.codes), clip.frames_per_second, clips=clips)[window]
     return clip.codes[evenly(at_rate.tolist(), clips.max_frames or len(at_rate))]
-
-
-def _encode(group: Group) -> bytes:
-    codes = [clip.codes for clip in group.clips]
-    width = "<u4" if any(one.max(initial=0) >= 2**16 for one in codes) else "<u2"
-    header = {
-        "width": width,
-        "clips": [[*clip.codes.shape, clip.frames_per_second, clip.seconds] for clip in group.clips],
-        "examples": [
-            {
-                "fields": {name: getattr(unfilled.example, name) for name in _FIELDS},
-                "tokens": len(unfilled.example),
-                "shown": [[one.clip, one.frame] for one in unfilled.shown],
-            }
-            for unfilled in group.examples
-        ],
-    }
-    packed = msgpack.packb(header)
-    assert packed is not None
-    parts = [struct.pack("<I", len(packed)), packed, *(one.astype(width).tobytes() for one in codes)]
-    for unfilled in group.examples:
-        example = unfilled.example
-        parts += [example.tokens.astype("<i4").tobytes(), np.packbits(example.loss).tobytes()]
-    return b"".join(parts)
-
-
-def _decode(record: bytes, number: int) -> tuple[tuple[ClipCodes, ...], Unfilled]:
-    """Return the clips of a record, and the example of a number."""
-    (header_bytes,) = struct.unpack_from("<I", record)
-    header, at = msgpack.unpackb(record[4 : 4 + header_bytes]), 4 + header_bytes
-
-    def take(dtype: str, count: int) -> np.ndarray:
-        nonlocal at
-        values = np.frombuffer(record, dtype, count=count, offset=at)
-        at += values.nbytes
-        return values
-
-    clips = tuple(
-        ClipCodes(
-            codes=take(header["width"], frames * each).reshape(frames, each).astype(np.int32),
-            frames_per_second=rate,
-            seconds=seconds,
-        )
-        for frames, each, rate, seconds in header["clips"]
-    )
-    *before, one = header["examples"][: number + 1]
-    at += sum(4 * other["tokens"] + -(-other["tokens"] // 8) for other in before)
-    count = one["tokens"]
-    ids = take("<i4", count).astype(np.int32, copy=False)
-    loss = np.unpackbits(take("u1", -(-count // 8)), count=count).view(bool)
-    shows = tuple(Shown(clip=clip, frame=frame) for clip, frame in one["shown"])
-    return clips, Unfilled(example=Example(tokens=ids, loss=loss, **one["fields"]), shown=shows)
 
 
 def _checksum(record: bytes) -> str:

@@ -13,7 +13,7 @@ from ringworld.core.memory import peak_memory_bytes
 from ringworld.core.origin import machine, versions
 from ringworld.core.results import Evaluation
 from ringworld.data.loader import PackedLoader
-from ringworld.data.prepare import PrepareReport
+from ringworld.data.prepare_report import PrepareReport
 from ringworld.data.sources import Source
 from ringworld.data.store import ExampleStore
 from ringworld.evaluation.runner import read_evaluation

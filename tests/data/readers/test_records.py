@@ -206,6 +206,7 @@ def user(*parts: Any) -> list[Any]:
         (user({"type": "text", "text": "\ud800"}), "messages[0].content[0].text"),
         (user({"type": "audio"}), "messages[0].content[0].type"),
         (user("text"), "messages[0].content[0].type"),
+        (user({"type": {}}), "messages[0].content[0].type"),
         (user({"type": "image", "image": "no.png"}), "messages[0].content[0].image"),
         (user({"type": "image", "image": "pipe.png"}), "messages[0].content[0].image"),
         (user({"type": "image", "image": "scratch"}), "messages[0].content[0].image"),

@@ -7,6 +7,7 @@ import pytest
 
 from ringworld.core.errors import InputError
 from ringworld.data.config import PrepareConfig
+from ringworld.data.frames import stream_frames
 from ringworld.data.quarantine import Quarantined
 from ringworld.data.readers.tar import TAR
 from ringworld.data.samples import MediaFile, Sample
@@ -72,10 +73,11 @@ def test_bad_members_are_quarantined_and_no_name_leads_out_of_the_scratch_folder
         ("6.txt", b"\xff"),
         ("7.txt", b"one"),
         ("7.TXT", b"two"),
+        ("8." + "x" * 300, b"no picture"),
     ]
     samples, bad = read(write(tmp_path / "in.tar", members))
     assert [sample.key for sample in samples] == ["in.tar#../../out", "in.tar#/etc/out"]
-    assert bad == [f"in.tar#{number}" for number in range(1, 8)]
+    assert bad == [f"in.tar#{number}" for number in range(1, 9)]
     assert not (tmp_path.parent / "out.png").exists() and not (tmp_path / "out.png").exists()
 
 
@@ -107,11 +109,13 @@ def test_what_is_no_tar_or_cut_is_refused_after_what_is_whole(tmp_path: Path):
         assert refused.value.path == path
 
 
-def test_a_header_that_python_cannot_read_is_damage(tmp_path: Path):
+@pytest.mark.parametrize("header", [("GNU.sparse.map", "x,y"), ("size", "9" * 30)])
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+def test_a_header_that_python_cannot_read_is_damage(tmp_path: Path, header: tuple[str, str], mode: str):
     path = tmp_path / "a.tar"
-    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
+    with tarfile.open(path, mode, format=tarfile.PAX_FORMAT) as tar:  # pyright: ignore[reportArgumentType, reportCallIssue]
         member = tarfile.TarInfo("1.txt")
-        member.size, member.pax_headers = 3, {"GNU.sparse.map": "x,y"}
+        member.size, member.pax_headers = 3, dict([header])
         tar.addfile(member, io.BytesIO(b"one"))
     with pytest.raises(InputError) as refused:
         read(path)
@@ -124,6 +128,40 @@ def test_members_of_one_sample_are_copied_up_to_a_limit(tmp_path: Path, write_cl
     members = [("1.png", image), ("1.txt", b"a" * 101), ("2.png", image), ("2.txt", b"A picture.")]
     samples, bad = read(write(tmp_path / "a.tar", members))
     assert [sample.caption for sample in samples] == ["A picture."] and bad == ["a.tar#1"]
+
+
+def test_what_is_wrong_with_a_member_is_said_of_the_tar_and_never_of_its_copy(
+    tmp_path: Path, write_clip, monkeypatch
+):
+    (tmp_path / "scratch").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "scratch"))
+    video = write_clip(tmp_path / "a.mp4", frames=8).read_bytes()
+    data = "data:image/png;base64,AAAA"
+    talk = {"messages": [{"role": "user", "content": [{"type": "image", "image": data}]}] * 2}
+    members = [
+        ("1.mp4", video),
+        ("1.json", b'{"questions": [3]}'),
+        ("2.mp4", video),
+        ("2.txt", "caf\u00e9".encode("latin-1")),
+        ("3.txt", b"\xff"),
+        ("4.json", b"\xff"),
+        ("5.png", b"no picture"),
+        ("6.json", json.dumps(talk).encode()),
+        ("7.mp4", video[:-50]),
+    ]
+    path = write(tmp_path / "a.tar", members)
+    source = Source(path=path, relative="a.tar", reader=TAR)
+    bad: list[Quarantined] = []
+    config = PrepareConfig(held_out_fraction=0.0)
+    for sample in TAR.read(source, config=config, quarantined=bad):
+        (clip,) = (clip for clip in sample.clips if isinstance(clip, MediaFile))
+        with pytest.raises(InputError) as refused:
+            list(stream_frames(clip, config=config, resolution=8))
+        assert refused.value.path == path
+        bad.append(Quarantined(path=sample.key, reason=str(refused.value)))
+    assert [item.path for item in bad] == [f"a.tar#{number}" for number in range(1, 8)]
+    for item in bad:
+        assert str(tmp_path / "scratch") not in item.reason and str(path) in item.reason
 
 
 def test_null_in_a_member_is_as_good_as_absent(tmp_path: Path):

@@ -83,7 +83,7 @@ def _parts(parts: list[Any], field: str, place: Place) -> Iterator[str | MediaFi
                 raise place.wrong(f"has no text in {here}", field=f"{here}.text", value=text)
             if text.strip():
                 yield text.strip()
-        elif kind in _FORMS:
+        elif isinstance(kind, str) and kind in _FORMS:
             address = part.get(kind)
             if isinstance(address, dict):
                 address = address.get("url")

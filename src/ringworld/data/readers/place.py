@@ -6,6 +6,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from ringworld.core.errors import InputError
+from ringworld.data.copies import named_as_held
 from ringworld.data.samples import MediaFile, MediaForm
 from ringworld.vision.media import media_format
 
@@ -38,13 +39,23 @@ class Place:
             remedy = "download it and name the file"
             raise self.wrong(f"names an address in {field}", field=field, value=address, remedy=remedy)
         if scheme == "data":
-            path = self._decoded(address, field=field)
+            clip = MediaFile(
+                path=self._decoded(address, field=field),
+                form=form,
+                holder=self.path,
+                part=f"{self.part}, {field}",
+            )
         else:
-            path = self._named(address, field=field, is_url=scheme == "file")
-        found = media_format(path)
+            clip = MediaFile(path=self._named(address, field=field, is_url=scheme == "file"), form=form)
+        try:
+            with named_as_held(clip):
+                found = media_format(clip.path)
+        except InputError as error:
+            problem = f"has what cannot be used in {field} ({error.problem})"
+            raise self.wrong(problem, field=field, remedy=error.remedy) from None
         if found != form:
-            raise self.wrong(f"says {form} in {field}, but {path} is a {found}", field=field, value=address)
-        return MediaFile(path=path, form=form)
+            raise self.wrong(f"says {form} in {field}, where there is a {found}", field=field)
+        return clip
 
     def _named(self, address: str, *, field: str, is_url: bool) -> Path:
         try:

@@ -31,7 +31,7 @@ from ringworld.data.readers.place import Place
 from ringworld.data.samples import Sample
 from ringworld.data.sidecars import parse_sidecar
 from ringworld.data.sources import Reader, Source
-from ringworld.data.splits import is_drawn
+from ringworld.data.splits import split_of, text_content
 from ringworld.text.read_text import is_text, read_lines
 
 Records = Generator[tuple[int, Mapping[str, Any] | InputError], None, None]
@@ -41,12 +41,9 @@ _PARQUET_DAMAGE = (pa.ArrowException, OSError, UnicodeDecodeError, OverflowError
 
 
 class RecordsReader(Reader):
-    """A file of many samples, of which `config.held_out_fraction` is held out where the file is not.
+    """A file of many samples, each with the split that its content has anywhere; see `splits.split_of`."""
 
-    Records are drawn by what they hold, so that one that occurs twice is in one split.
-    """
-
-    version, holds, shows = 2, "many", "either"
+    version, holds, shows = 3, "many", "either"
     part: str
     """What a record is called."""
 
@@ -100,8 +97,7 @@ def sample_of(
             raise place.wrong(problem, field="text", remedy="split it, or raise max_text_bytes")
         said = parse_sidecar({"questions": record.get("questions")}, path=place.path, part=place.part)
         content = {"text": text, "questions": said.questions, "unanswered": said.unanswered}
-    drawn = is_drawn(_content(record), config)
-    return Sample(key=key, split="held_out" if drawn else source.split, **content)
+    return Sample(key=key, split=split_of(_content(record), source, config), **content)
 
 
 class LinesReader(RecordsReader):
@@ -147,8 +143,8 @@ class ParquetReader(RecordsReader):
 
 
 def _content(record: Mapping[str, Any]) -> str:
-    if isinstance(record.get("text"), str):
-        return record["text"]
+    if not record.keys() & {"messages", "fields"}:
+        return text_content(record["text"])
     said = record.get("messages", record)  # whatever else stands beside it
     return hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()
 

@@ -14,22 +14,25 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 from ringworld.core.errors import InputError
-from ringworld.core.files import is_disk_full, parse_json, sha256_file
+from ringworld.core.files import is_disk_full, parse_json
 from ringworld.data.config import PrepareConfig
+from ringworld.data.copies import named_as
 from ringworld.data.quarantine import Quarantined, quarantine
 from ringworld.data.readers.place import Place
 from ringworld.data.readers.records import sample_of
 from ringworld.data.samples import MediaFile, Sample
 from ringworld.data.sidecars import read_sidecars
 from ringworld.data.sources import Reader, Source
-from ringworld.data.splits import is_drawn
+from ringworld.data.splits import file_content, split_of
 from ringworld.text.read_text import decode_file, read_text
 from ringworld.vision.media import media_format
 
 _DAMAGE = (tarfile.TarError, EOFError, zlib.error, OSError, ValueError)
+_READS_AT_THE_END = 100
+_LONGEST_ENDING = 32
 _MOST_GROUP_BYTES = 4 * 2**30
 _WRITTEN = (".json", ".txt", ".text", ".md")
 _RECORD_KEYS = ("messages", "fields", "text")
@@ -58,21 +61,21 @@ class _Group:
             self.problem = f"has several videos or images ({', '.join(sorted({ending, *others}))})"
         if self.problem:
             return None
-        self.files[ending] = folder / f"{len(self.files)}{ending}"
+        self.files[ending] = folder / f"{len(self.files)}{ending[:_LONGEST_ENDING]}"
         return self.files[ending]
 
 
 class TarReader(Reader):
     """A tar, compressed or not, of many samples."""
 
-    name, holds, shows, version = "tar", "many", "either", 2
+    name, holds, shows, version = "tar", "many", "either", 3
 
     def read(
         self, source: Source, *, config: PrepareConfig, quarantined: list[Quarantined]
     ) -> Iterator[Sample]:
         """Yield the sample of each group of members; its files are there until the next is asked for.
 
-        Samples are held out by the content of their video or image, so that copies are in one split.
+        The content of its video or image, else of its record, decides whether one is held out.
         """
         usable = 0
         for group in _groups(source.path):
@@ -86,41 +89,71 @@ class TarReader(Reader):
 
 
 def _sample(group: _Group, *, source: Source, key: str, config: PrepareConfig) -> Sample:
-    where = f"{source.path}, member {group.key}"
     if group.problem:
         remedy = "give each video or image a name of its own, and what is said of it the same name"
-        raise InputError(f"{where} {group.problem}", path=source.path, field=group.key, remedy=remedy)
-    written = {ending: path for ending, path in group.files.items() if ending in _WRITTEN}
-    media = next((path for ending, path in group.files.items() if ending not in _WRITTEN), None)
-    if media is not None:
-        said = read_sidecars(tuple(written.values()))
-        drawn = is_drawn(sha256_file(media), config)
+        raise _wrong(group, group.problem, source=source, remedy=remedy)
+    names = {path: f"{source.path}, member {group.key}{ending}" for ending, path in group.files.items()}
+    with named_as(names, path=source.path):
+        media = next((ending for ending in group.files if ending not in _WRITTEN), None)
+        if media is None:
+            return _written_sample(group, source=source, key=key, config=config)
+        written = [path for ending, path in group.files.items() if ending in _WRITTEN]
+        said, path = read_sidecars(written), group.files[media]
+        part = f"member {group.key}{media}"
+        clip = MediaFile(path=path, form=media_format(path), holder=source.path, part=part)
         return Sample(
             key=key,
-            split="held_out" if drawn else source.split,
-            clip=MediaFile(path=media, form=media_format(media)),
+            split=split_of(file_content(path), source, config),
+            clip=clip,
             caption=said.caption,
             questions=said.questions,
             unanswered=said.unanswered,
         )
+
+
+def _written_sample(group: _Group, *, source: Source, key: str, config: PrepareConfig) -> Sample:
+    """Return the sample of a group without a video or an image: a record, or a document."""
     record: Any = {}
-    if ".json" in written:
+    if ".json" in group.files:
+        text = decode_file(group.files[".json"], max_bytes=config.max_text_bytes)
         try:
-            text = decode_file(written[".json"], max_bytes=config.max_text_bytes)
             record = parse_json(text, numbers="any")
         except ValueError as error:
-            raise InputError(f"{where} holds no JSON ({error})", path=source.path, field=group.key) from None
+            raise _wrong(group, f"holds no JSON ({error})", source=source) from None
     if not isinstance(record, dict):
-        raise InputError(f"{where} holds no JSON object", path=source.path, field=group.key)
+        raise _wrong(group, "holds no JSON object", source=source)
     if all(record.get(name) is None for name in _RECORD_KEYS):
-        document = next((path for ending, path in written.items() if ending != ".json"), None)
+        document = next((path for ending, path in group.files.items() if ending != ".json"), None)
         if document is None:
-            problem = f"{where} has neither a video, an image nor a text"
-            raise InputError(problem, path=source.path, field=group.key)
+            raise _wrong(group, "has neither a video, an image nor a text", source=source)
         record = {**record, "text": read_text(document, max_bytes=config.max_text_bytes)}
     scratch = next(iter(group.files.values())).parent
     place = Place(source.path, part=f"member {group.key}", scratch=scratch)
     return sample_of(record, place, source=source, key=key, config=config)
+
+
+def _wrong(group: _Group, problem: str, *, source: Source, remedy: str = "") -> InputError:
+    part = f"member {group.key}"
+    return InputError(f"{source.path}, {part} {problem}", path=source.path, field=part, remedy=remedy)
+
+
+class _UntilItsEnd:
+    """A file that is not read on and on beyond its end, as tarfile does where a header gives any size."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream, self._left = stream, _READS_AT_THE_END
+
+    def read(self, size: int) -> bytes:
+        """Read at most `size` bytes.
+
+        Raises:
+            EOFError: the end was read many times.
+        """
+        content = self._stream.read(size)
+        self._left -= not content
+        if self._left < 0:
+            raise EOFError("it ends within a member")
+        return content
 
 
 def _groups(path: Path) -> Iterator[_Group]:
@@ -130,7 +163,10 @@ def _groups(path: Path) -> Iterator[_Group]:
         InputError: it is no tar, or damaged.
     """
     try:
-        with tarfile.open(path, "r|*") as tar:
+        with (
+            path.open("rb") as stream,
+            tarfile.open(fileobj=cast(BinaryIO, _UntilItsEnd(stream)), mode="r|*") as tar,
+        ):
             group, folder = None, tempfile.TemporaryDirectory()
             try:
                 for member in tar:
@@ -145,8 +181,8 @@ def _groups(path: Path) -> Iterator[_Group]:
                     content = tar.extractfile(member)
                     assert content is not None
                     if copy := group.add(ending, member.size, folder=Path(folder.name)):
-                        with copy.open("wb") as stream:
-                            shutil.copyfileobj(content, stream)
+                        with copy.open("wb") as written:
+                            shutil.copyfileobj(content, written)
                 if group is not None:
                     yield group
             finally:
