@@ -17,10 +17,10 @@ from ringworld.attention.config import (
 from ringworld.core.errors import InputError
 
 
-@pytest.mark.parametrize("name", ["block_q_tokens", "block_kv_tokens"])
-def test_empty_blocks_are_refused(name):
+@pytest.mark.parametrize(("name", "tokens"), [("block_q_tokens", -1), ("block_kv_tokens", 0)])
+def test_empty_blocks_are_refused(name, tokens):
     with pytest.raises(InputError) as refused:
-        dataclasses.replace(AttentionConfig(), **{name: 0})
+        dataclasses.replace(AttentionConfig(), **{name: tokens})
     assert refused.value.field == name
 
 

@@ -59,7 +59,7 @@ def prepare(
         recipes: the kinds of example that are made.
         workers: processes that read files, which changes no byte of the examples; by default as many as there
             are cores where there is enough to read. Where an accelerator encodes frames, this process makes
-            all examples, and others only look for texts that are there twice.
+            all examples, and others only compare files.
         engine: where they are: on this machine, or on those of a Ray cluster that shares its file system.
 
     Raises:

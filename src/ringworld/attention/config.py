@@ -6,7 +6,7 @@ from typing import Final, Generic, Literal, TypeVar, get_args
 
 from ringworld.core.divisors import largest_divisor
 from ringworld.core.errors import InputError, not_a_choice
-from ringworld.core.ranges import check_number, check_range, whole_number
+from ringworld.core.ranges import check_number, check_range
 
 LayoutName = Literal["contiguous", "zigzag", "striped", "balanced"]
 """Which tokens of a packed sequence live on which member of the ring; `layouts` has the table."""
@@ -144,8 +144,8 @@ class AttentionConfig:
     """How devices share a sequence; it changes speed and memory, never the result."""
     layout: LayoutName = "zigzag"
     """Which tokens of a sequence live on which ring member; it changes speed, never the result."""
-    block_q_tokens: int | None = None
-    """Queries of one block, at most; by default 256, or 512 where one device has all cores of a CPU.
+    block_q_tokens: int = 0
+    """Queries of one block, at most; 0 is 256, or 512 where one device has all cores of a CPU.
 
     | kernel | `block_q_tokens` | `block_kv_tokens` |
     |---|---|---|
@@ -172,9 +172,8 @@ class AttentionConfig:
             if getattr(self, name) not in get_args(kind):
                 raise not_a_choice(name, str(getattr(self, name)), choices=get_args(kind))
         remedy = "use 256, or less where memory is short"
+        check_range(self, "block_q_tokens", least=0, remedy=remedy)
         check_range(self, "block_kv_tokens", least=1, remedy=remedy)
-        if self.block_q_tokens is not None:
-            whole_number("block_q_tokens", self.block_q_tokens, least=1, remedy=remedy)
 
     def most_q_tokens(self, *, all_cores: bool = False) -> int:
         """Return how many queries a block may have on a device, which may have all cores of a CPU.

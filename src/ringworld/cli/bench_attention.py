@@ -44,8 +44,8 @@ class BenchAttention:
     """Which of them holds which tokens."""
     kernel: KernelName = "auto"
     """What computes one shard of queries against one of keys."""
-    block_q_tokens: Annotated[int | None, otherwise("as the device likes", metavar="INT")] = None
-    """Queries of one block, at most."""
+    block_q_tokens: int = 0
+    """Queries of one block, at most; 0 is 256, or 512 where one device has all cores of a CPU."""
     block_kv_tokens: int = 256
     """Keys of one block, at most."""
     repeats: int = 5

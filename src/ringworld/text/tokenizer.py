@@ -216,8 +216,8 @@ class TextTokenizer:
             ) from error
         settings |= {key: name for key, name in (("bos_token", bos), ("eos_token", eos)) if name is not None}
         bos, eos = _ends(tokenizer, settings, settings_file)
+        ends = _further_ends(tokenizer, file.parent)
         try:
-            ends = _further_ends(tokenizer, file.parent)
             loaded = cls(tokenizer, bos=bos, eos=eos, ends=ends, settings=settings)
         except InputError as error:
             problem = f"{file} cannot be used: {error.problem}"
