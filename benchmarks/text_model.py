@@ -3,8 +3,7 @@
     make smollm2 parity
     python benchmarks/text_model.py --model models/smollm2-135m --text BOOK.txt \
         > benchmarks/results/text_model_cpu.json
-    python benchmarks/text_model.py --model models/smollm2-135m --text BOOK.txt --quality-only \
-        > benchmarks/results/int8_weights.json
+    python benchmarks/text_model.py --model models/smollm2-135m --text BOOK.txt --quality-only
 
 Each subject is a process of its own, and all run in turn, several rounds; a time is the least of all rounds.
 The peer is transformers on torch, with the same weights, cores and prompts. Nats are over the same tokens, in
