@@ -77,7 +77,7 @@ def test_before_each_answer_stands_the_prompt_that_a_model_is_asked_with(family:
 @given(st.lists(st.text(min_size=1, max_size=12).filter(str.strip), min_size=2, max_size=6))
 def test_whatever_is_said_the_answers_alone_are_learned(texts: list[str]):
     texts = texts[: len(texts) // 2 * 2]
-    turns: Turns = [(("user", "assistant")[i % 2], (text,)) for i, text in enumerate(texts)]  # type: ignore[misc]
+    turns: Turns = [("assistant" if i % 2 else "user", (text,)) for i, text in enumerate(texts)]
     encoded = chat.encode(LLAMA(turns), tokenizer=OURS, vocabulary=VOCABULARY)
     said = [OURS.decode(ids) for ids in learned(encoded)]
     assert said == [f" {text.strip()} " for text in texts[1::2]]

@@ -97,7 +97,7 @@ def prepare(
 
 
 def _shown(progress: Progress) -> OnProgress:
-    """Return what shows each phase of preparation as a job of its own."""
+    """Return what shows each phase of preparation as a separate job."""
     shown: Phase | None = None
 
     def show(done: Done) -> None:

@@ -12,7 +12,7 @@ from ringworld.data.readers.media import MediaReader
 from ringworld.data.sources import Files, Source, version_of
 
 MOST_GROUP_BYTES = 64 * 2**20
-"""Files that hold more are in shards of their own, which several processes make at the same time."""
+"""Files that hold more are in separate shards, which several processes make at the same time."""
 
 
 def cut_into_groups(

@@ -1,4 +1,4 @@
-"""Decode a picture or a film in a process of its own, with limits on time and memory and no files to write.
+"""Decode a picture or a film in a separate process, with limits on time and memory and no files to write.
 
 Run as a module by `decoder`: the request as JSON in the first argument; on stdout a line of JSON with the
 number of frames, or with why the file is refused, and then the frames as RGB bytes. Where it takes more

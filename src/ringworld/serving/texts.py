@@ -116,7 +116,7 @@ class Texts:
         try:
             await asyncio.wait([begun], timeout=self._backend.config.keep_alive_seconds)
             if begun.done():
-                await begun  # What is wrong with it has a status of its own, and is no event yet.
+                await begun  # What is wrong with it is an HTTP status, and no event yet.
         except BaseException:
             _end(begun, deadline)
             raise

@@ -130,7 +130,7 @@ def conversation(turns: Turns) -> Segments:
     `<s>{system} USER: {question}\n<vision>{frames}</vision> ASSISTANT: {answer}</s>USER: ...`, where the
     answers and what ends them have loss. Without a system's turn it says "You are a helpful assistant."
 
-    A clip stands where its message has it, on a line of its own; that of a user who shows one, says "or" and
+    A clip stands where its message has it, on a separate line; that of a user who shows one, says "or" and
     shows another is `USER: <vision>{frames}</vision>\nor\n<vision>{frames}</vision> ASSISTANT:`.
     """
     system, said = _SYSTEM, turns
@@ -154,7 +154,7 @@ def conversation(turns: Turns) -> Segments:
 
 
 def in_lines(content: Content, *, clip: str = "") -> str:
-    """Return the parts of a message, each on a line of its own, with `clip` in place of each clip."""
+    """Return the parts of a message, each on a separate line, with `clip` in place of each clip."""
     return "".join(clip if part is None else part for part in _lines(content))
 
 

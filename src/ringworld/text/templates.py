@@ -46,7 +46,6 @@ _WAIT_SECONDS = 60
 _MORE_CHARACTERS = 2**20
 _LONGEST_TEMPLATE = 2**20
 
-
 Codes = Int[np.ndarray, "_ codes"]
 
 
@@ -64,7 +63,7 @@ class Message:
 
     @property
     def text(self) -> str:
-        """All texts, each on a line of its own."""
+        """All texts, each on a separate line."""
         return "\n".join(part for part in self.content if isinstance(part, str))
 
     @property
@@ -105,7 +104,7 @@ class ChatTemplate:
         r"""Return the ids of a conversation, up to where the assistant continues.
 
         The text is tokenized as a whole, as transformers does; where a message holds a reserved name, it is
-        spelled out. A clip stands where its message has it, on a line of its own.
+        spelled out. A clip stands where its message has it, on a separate line.
 
             <|im_start|> | user | \n | Hi | <|im_end|> | \n | <|im_start|> | assistant | \n
 

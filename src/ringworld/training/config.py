@@ -44,7 +44,7 @@ class Stage:
     clips: ClipConfig = field(default_factory=ClipConfig)
     """Which of the prepared frames of a clip are drawn: most frames, and frames a second."""
     moments: Literal["kept", "reset"] = "kept"
-    """Whether the optimizer goes on with the moments that the last stage left, or begins anew, as a run does
+    """Whether the optimizer keeps the moments that the last stage left, or begins anew, as a run does
     that is given weights alone (LWM's `train.py` with `params::`)."""
     mesh: MeshConfig = field(default_factory=MeshConfig)
     """Devices of this stage; weights and moments are resharded where it begins."""
@@ -115,7 +115,7 @@ class GuardConfig:
     """Which updates are skipped, and when a run stops for it.
 
     An update whose loss or gradient norm is NaN or infinite is always skipped: weights and moments stay what
-    they were, its examples are not seen again, and the schedule of learning rates goes on.
+    they were, its examples are not seen again, and the schedule of learning rates continues.
     """
 
     spike_factor: float = 0.0

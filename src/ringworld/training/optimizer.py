@@ -45,7 +45,7 @@ def init_moments(config: TrainingConfig, params: Trainable) -> optax.OptState:
 def reset_moments(config: TrainingConfig, moments: optax.OptState, params: Trainable) -> optax.OptState:
     """Return moments as `init_moments` does, in a run that is as far as `moments`.
 
-    The schedule of learning rates goes on; what corrects moments for their beginning at zero does not.
+    The schedule of learning rates continues; what corrects moments for their beginning at zero does not.
     """
 
     def kept(fresh: Any, old: Any) -> Any:
