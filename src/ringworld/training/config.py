@@ -17,6 +17,9 @@ from ringworld.model.lora_config import LoraConfig
 _FOLDER_NAME = re.compile(r"\w([\w.-]{0,62}[\w-])?")
 
 
+StageMoments = Literal["kept", "reset"]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stage:
     """One step of context extension; it begins from the weights that the last stage left."""
@@ -43,7 +46,7 @@ class Stage:
     """How often which examples are drawn."""
     clips: ClipConfig = field(default_factory=ClipConfig)
     """Which of the prepared frames of a clip are drawn: most frames, and frames a second."""
-    moments: Literal["kept", "reset"] = "kept"
+    moments: StageMoments = "kept"
     """Whether the optimizer keeps the moments that the last stage left, or begins anew, as a run does
     that is given weights alone (LWM's `train.py` with `params::`)."""
     mesh: MeshConfig = field(default_factory=MeshConfig)
@@ -57,8 +60,9 @@ class Stage:
         check("learning_rate", above=0)
         check("min_learning_rate", least=0, most=self.learning_rate)
         check("warmup_steps", least=0, below=self.steps)
-        if self.moments not in ("kept", "reset"):
-            raise not_a_choice(f"stage {self.name}.moments", self.moments, choices=("kept", "reset"))
+        if self.moments not in get_args(StageMoments):
+            choices = get_args(StageMoments)
+            raise not_a_choice(f"stage {self.name}.moments", self.moments, choices=choices)
         # The model and the evaluations of a stage are folders of its name.
         if not _FOLDER_NAME.fullmatch(self.name):
             raise InputError(
