@@ -11,6 +11,7 @@ that this takes, and a sequence costs its own runs: sequences of like length are
 """
 
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -24,14 +25,15 @@ from ringworld.attention.int8_pages import Int8Numbers, StoredPages
 from ringworld.attention.merge import Partial, merge, merge_over, nothing_seen
 from ringworld.attention.visibility import MaskSpec
 from ringworld.core.divisors import largest_divisor
+from ringworld.core.mesh import mesh_device
 from ringworld.core.sharding import SEQ_AXES, spec
 
 _Q = spec("batch", "heads", None, "head")
 _PAGES = spec(None, "kv_heads", "seq", "head")
 _TOKENS = spec("batch", None)
-_RUN_TOKENS = 256  # brought together at once, of each sequence
-_LONG_RUN_TOKENS = 2048  # where many queries share them
-_TOGETHER = 4  # sequences whose runs are attended at once; the longest decides how many there are
+_RUN_TOKENS = 128  # brought together at once, of each sequence; a core of a CPU keeps them in its cache
+_LONG_RUN_TOKENS = 2048  # where many queries share them; and on an accelerator, to which each run is a launch
+_TOGETHER = 4  # rows of a step whose runs are attended at once; the longest decides how many there are
 
 
 def paged_attention(
@@ -91,29 +93,36 @@ def _attend(
     q, q_order, q_first, tables = jax.lax.pcast((q, q_order, q_first, tables), SEQ_AXES, to="varying")
     held = jax.tree.leaves(k)[0].shape[2]
     page = held * members
-    run = max(1, (_RUN_TOKENS if q.shape[2] == 1 else _LONG_RUN_TOKENS) // page)
-    tables = jnp.pad(tables, ((0, 0), (0, -tables.shape[1] % run)))
-    together = largest_divisor(len(q), limit=_TOGETHER)
+    short = max(1, (_RUN_TOKENS if mesh_device().platform == "cpu" else _LONG_RUN_TOKENS) // page)
+    # Rows that are attended together share their runs, so how the keys of one are cut must not depend on the
+    # others: only a row alone has long ones first.
+    together = largest_divisor(len(q), limit=_TOGETHER) if q.shape[2] == 1 else 1
+    long = short * max(1, _LONG_RUN_TOKENS // (short * page)) if q.shape[2] > 1 else short
+    tables = jnp.pad(tables, ((0, 0), (0, -tables.shape[1] % long)))
     ranked = jnp.argsort(-q_order.max(axis=1))
-    # Of a run: its token i is on this member at [i // members].
-    index = jnp.arange(run)[:, None] * page + jnp.arange(held)[None] * members + member
+    held_tokens = (jnp.arange(long * held) * members + member)[None]  # of as many tokens, on this member
 
     def attend_group(n: Array, total: Partial) -> Partial:
         rows = jax.lax.dynamic_slice_in_dim(ranked, n * together, together)
         order, first, table, queries = q_order[rows], q_first[rows], tables[rows], q[rows]
         kernel = kernel_for(config, queries=queries)
 
-        def attend_run(j: Array, part: Partial) -> Partial:
+        def attend_run(j: Array, part: Partial, *, run: int) -> Partial:
             ids = jax.lax.dynamic_slice_in_dim(table, j * run, run, axis=1)
-            k_order = jnp.broadcast_to((j * run * page + index).reshape(1, -1), (together, index.size))
+            index = j * run * page + held_tokens[:, : run * held]
+            k_order = jnp.broadcast_to(index, (together, index.size))
             mask = MaskSpec(q_order=order, q_first=first, k_order=k_order.astype(jnp.int32))
             keys, values = (_joined(pool, ids, like=queries) for pool in (k, v))
             new = kernel.forward(queries, keys, values, mask=mask, config=config)
             return merge(part, new)
 
         longest, earliest = order.max() + 1, jnp.where(order < 0, order.max(), first).min()
-        begin, end = jnp.maximum(earliest, 0) // (run * page), -(-longest // (run * page))
-        part = jax.lax.fori_loop(begin, end, attend_run, nothing_seen(queries))
+        begin, end = jnp.maximum(earliest, 0) // page, -(-longest // page)
+        part = nothing_seen(queries)
+        if long > short:
+            part = jax.lax.fori_loop(begin // long, end // long, partial(attend_run, run=long), part)
+            begin = jnp.maximum(begin, end // long * long)
+        part = jax.lax.fori_loop(begin // short, -(-end // short), partial(attend_run, run=short), part)
         return Partial(*(whole.at[rows].set(new) for whole, new in zip(total, part)))
 
     total = jax.lax.fori_loop(0, len(q) // together, attend_group, nothing_seen(q))

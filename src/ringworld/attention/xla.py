@@ -86,6 +86,14 @@ class _Side(NamedTuple):
         return sizes
 
 
+class _Sums(NamedTuple):
+    """Over keys, of exponentials of their scores less the highest: times the values, and alone."""
+
+    out: Float32[Array, "rows kv_heads q head"]
+    weight: Float32[Array, "rows kv_heads q"]
+    highest: Float32[Array, "rows kv_heads q"]
+
+
 class _Schedule(NamedTuple):
     """Which blocks of keys each block of queries of a group of rows sees."""
 
@@ -93,6 +101,11 @@ class _Schedule(NamedTuple):
     keys: _Side
     mask: MaskSpec
     live: LiveBlocks
+
+    @property
+    def is_of_one_token(self) -> bool:
+        """Whether there is one block of a query of all rows and heads, and one of keys."""
+        return self.live.others.size == self.queries.head_groups == self.queries.tokens == 1
 
     def over_queries(self, visit: Callable[[_Group, Array, Carry], Carry], carry: Carry) -> Carry:
         """Call `visit(at, i, carry)` for each block i of queries of all rows and heads."""
@@ -128,37 +141,64 @@ def forward(q: OfQueries, k: OfKeys, v: OfKeys, *, mask: MaskSpec, config: Atten
     """Return attention of these queries to these keys alone; see `kernel.Kernel.forward`."""
     schedule, scale = _schedule(q, k, mask, config), q.shape[-1] ** -0.5
     queries, keys = schedule.queries, schedule.keys
+    if schedule.is_of_one_token:
+        return _of_one_token(q, k, v, mask=mask)
     qs = fill_blocks(q, _SEQ, queries.tokens)
     ks, vs = (fill_blocks(x, _SEQ, keys.tokens) for x in (k, v))
     # Products would transpose each block of keys; for one block of queries a copy of all keys costs more.
     columns = row_major(ks.swapaxes(2, 3)) if qs.shape[_SEQ] > queries.tokens else None
 
-    def attend(at: _Group, i: Array, total: Partial) -> Partial:
+    def attend(at: _Group, i: Array, whole: Partial) -> Partial:
         q_block = _by_key_head(queries.block(qs, at, i), keys.heads(k))
 
-        def step(carry: tuple[Array, ...], j: Array, seen: Array | None) -> tuple[Array, ...]:
-            out, weight, highest = carry
+        def step(total: _Sums, j: Array, seen: Array | None) -> _Sums:
             if columns is None:
                 scores = _dot("rhqd,rhkd->rhqk", q_block, keys.block(ks, at, j))
             else:
                 scores = _dot("rhqd,rhdk->rhqk", q_block, keys.block(columns, at, j, dimension=3))
             if seen is not None:
                 scores = jnp.where(_for_group(seen, scores.shape[2]), scores, -jnp.inf)
-            now = jnp.maximum(highest, scores.max(axis=-1))
-            kept, weights = jnp.exp((highest - now) * scale), jnp.exp((scores - now[..., None]) * scale)
-            part = _dot("rhqk,rhkd->rhqd", weights.astype(v.dtype), keys.block(vs, at, j))
-            return kept[..., None] * out + part, kept * weight + weights.sum(axis=-1), now
+            new = _weighted(scores, keys.block(vs, at, j), least=total.highest, scale=scale)
+            kept = jnp.exp((total.highest - new.highest) * scale)
+            return _Sums(
+                out=kept[..., None] * total.out + new.out,
+                weight=kept * total.weight + new.weight,
+                highest=new.highest,
+            )
 
         nothing = jnp.zeros_like(q_block, dtype=jnp.float32)
-        start = nothing, nothing[..., 0], nothing[..., 0] + FLOOR
-        out, weight, highest = schedule.over_keys(at, i, step, start)
-        lse = jnp.where(weight == 0, -jnp.inf, highest * scale + jnp.log(weight))
-        out = out / jnp.where(weight == 0, 1, weight)[..., None]
-        return Partial(out=queries.put(total.out, out, at, i), lse=queries.put(total.lse, lse, at, i))
+        start = _Sums(out=nothing, weight=nothing[..., 0], highest=nothing[..., 0] + FLOOR)
+        out, lse = _normalized(schedule.over_keys(at, i, step, start), scale=scale)
+        return Partial(out=queries.put(whole.out, out, at, i), lse=queries.put(whole.lse, lse, at, i))
 
     zeros = jnp.zeros_like(qs, dtype=jnp.float32)
-    total = schedule.over_queries(attend, Partial(out=zeros, lse=zeros[..., 0]))
-    return Partial(*(x[:, :, : q.shape[_SEQ]] for x in total))
+    whole = schedule.over_queries(attend, Partial(out=zeros, lse=zeros[..., 0]))
+    return Partial(*(x[:, :, : q.shape[_SEQ]] for x in whole))
+
+
+def _of_one_token(q: OfQueries, k: OfKeys, v: OfKeys, *, mask: MaskSpec) -> Partial:
+    """Return `forward` of one block of keys, whose time would be that of walking a list of it."""
+    scale = q.shape[-1] ** -0.5
+    scores = _dot("rhqd,rhkd->rhqk", _by_key_head(q, k.shape[1]), k)
+    scores = jnp.where(_for_group(visible(mask), scores.shape[2]), scores, -jnp.inf)
+    out, lse = _normalized(_weighted(scores, v, least=FLOOR, scale=scale), scale=scale)
+    return Partial(out=out.reshape(q.shape), lse=lse.reshape(q.shape[: _SEQ + 1]))
+
+
+def _weighted(scores: Array, v: Array, *, least: Array | float, scale: float) -> _Sums:
+    """Return sums over a block of keys, relative to the highest score, or to `least` if that is higher."""
+    highest = jnp.maximum(scores.max(axis=-1), least)
+    weights = jnp.exp((scores - highest[..., None]) * scale)
+    out = _dot("rhqk,rhkd->rhqd", weights.astype(v.dtype), v)
+    return _Sums(out=out, weight=weights.sum(axis=-1), highest=highest)
+
+
+def _normalized(total: _Sums, *, scale: float) -> Partial:
+    unseen = total.weight == 0
+    return Partial(
+        out=total.out / jnp.where(unseen, 1, total.weight)[..., None],
+        lse=jnp.where(unseen, -jnp.inf, total.highest * scale + jnp.log(total.weight)),
+    )
 
 
 def backward(
