@@ -8,7 +8,7 @@ import pytest
 from ringworld.core.mesh import make_mesh
 from ringworld.core.mesh_config import MeshConfig
 from ringworld.core.sharding import spec
-from ringworld.model.cross_entropy import cross_entropy
+from ringworld.model.cross_entropy import cross_entropy, weighted_cross_entropy
 
 TEXT, VISION, EMBED, BATCH, SEQ = 20, 12, 16, 2, 16
 
@@ -62,17 +62,23 @@ def test_losses_and_gradients_equal_numpy(sizes, block_tokens):
         jax.device_put(x, jax.NamedSharding(mesh, spec(*layout))) for x, layout in zip(arrays, layouts)
     )
 
-    def total(hidden, head):
-        losses = cross_entropy(hidden, head, targets, text_vocab=TEXT, block_tokens=block_tokens)
-        return jnp.sum(weights * losses), losses
+    options = {"text_vocab": TEXT, "block_tokens": block_tokens}
+
+    def twice_total(hidden, head):
+        total, losses = weighted_cross_entropy(hidden, head, targets, weights, **options)
+        return 2 * total, losses
 
     with jax.set_mesh(mesh):
-        gradients, losses = jax.jit(jax.grad(total, argnums=(0, 1), has_aux=True))(hidden, head)
+        alone = jax.jit(partial(cross_entropy, **options))(hidden, head, targets)
+        graded = jax.jit(jax.value_and_grad(twice_total, argnums=(0, 1), has_aux=True))(hidden, head)
+    (twice, losses), gradients = graded
     want_losses, want_hidden, want_head = dense(*arrays)
     # A score is a sum of 16 products of size about 1, a gradient of the head one of 32: 1e-6 each.
     np.testing.assert_allclose(losses, want_losses, rtol=0, atol=1e-5)
-    np.testing.assert_allclose(gradients[0], want_hidden, rtol=0, atol=1e-5)
-    np.testing.assert_allclose(gradients[1], want_head, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(alone, want_losses, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(twice, 2 * (arrays[3] * want_losses).sum(), rtol=1e-5)
+    np.testing.assert_allclose(gradients[0], 2 * want_hidden, rtol=0, atol=2e-5)
+    np.testing.assert_allclose(gradients[1], 2 * want_head, rtol=0, atol=2e-5)
     assert gradients[1].sharding == head.sharding
 
 
@@ -82,8 +88,9 @@ def test_confident_and_padded_targets_stay_finite():
     head = jnp.linspace(-1, 1, EMBED * (TEXT + VISION), dtype=jnp.float32).reshape(EMBED, -1)
     targets = jnp.array([[-1, 0, TEXT, TEXT + VISION - 1]], jnp.int32)
 
-    def losses(hidden, head, targets):
-        return cross_entropy(hidden, head, targets, text_vocab=TEXT)
+    def total(hidden, head, targets):
+        weights = jnp.ones_like(targets, jnp.float32)
+        return weighted_cross_entropy(hidden, head, targets, weights, text_vocab=TEXT)[0]
 
     with jax.set_mesh(mesh):
         placed = [
@@ -92,10 +99,8 @@ def test_confident_and_padded_targets_stay_finite():
                 (hidden, head, targets), (("batch", "seq", "embed"), ("weight", "vocab"), ("batch", "seq"))
             )
         ]
-        values, gradients = jax.jit(jax.value_and_grad(lambda *args: jnp.sum(losses(*args)), argnums=(0, 1)))(
-            *placed
-        )
-    assert np.isfinite(values)
+        value, gradients = jax.jit(jax.value_and_grad(total, argnums=(0, 1)))(*placed)
+    assert np.isfinite(value)
     assert all(np.isfinite(g).all() for g in gradients)
 
 

@@ -16,7 +16,7 @@ from ringworld.model.cache import KVCache, append, forget, grow, padded_length
 from ringworld.model.config import Architecture, Execution
 from ringworld.model.decode import GenerationWeights, decode_step, prefill, read_chunk, target_losses
 from ringworld.model.forward import Forward
-from ringworld.model.world_model import WorldModel, logits, token_losses
+from ringworld.model.world_model import WorldModel, logits, weighted_loss
 from tests.model.families import FAMILIES
 from tests.model.families import drawn as families_drawn
 from tests.model.states import hidden
@@ -295,7 +295,15 @@ def test_losses_of_ready_weights_are_those_of_the_masters(drawn, compute):
             put(mesh, x[:, perm], "batch", "seq") for x in (TOKENS, np.roll(TOKENS, -1, 1), order, first)
         )
         ready = target_losses(weights, tokens, targets, order=order, first=first, forward=forward)
-        masters = jax.jit(token_losses)(model, tokens, targets, order=order, first=first, forward=forward)
+        _, masters = jax.jit(weighted_loss)(
+            model,
+            tokens,
+            targets,
+            jnp.ones_like(first, jnp.float32),
+            order=order,
+            first=first,
+            forward=forward,
+        )
     # The same operations in programs that may fuse otherwise: a few roundings of scores of up to 0.5.
     np.testing.assert_allclose(ready, masters, rtol=0, atol=2 * float(jnp.finfo(compute).eps))
 

@@ -12,7 +12,7 @@ from ringworld.core.mesh import make_mesh
 from ringworld.core.mesh_config import MeshConfig
 from ringworld.core.sharding import spec
 from ringworld.model.config import Architecture, Execution
-from ringworld.model.cross_entropy import cross_entropy
+from ringworld.model.cross_entropy import weighted_cross_entropy
 from ringworld.model.forward import Forward
 from ringworld.model.world_model import WorldModel
 from tests.model.families import FAMILIES, drawn
@@ -40,7 +40,8 @@ def batch():
 def mean_loss(model, tokens, targets, order, first, *, forward):
     x = hidden(model, tokens, order=order, first=first, forward=forward)
     vocab = forward.architecture.text_vocab
-    return jnp.mean(cross_entropy(x, model.read_out, targets, text_vocab=vocab, block_tokens=8))
+    weights = jnp.full_like(targets, 1 / targets.size, dtype=jnp.float32)
+    return weighted_cross_entropy(x, model.read_out, targets, weights, text_vocab=vocab, block_tokens=8)[0]
 
 
 def forward_of(**execution):

@@ -1,11 +1,11 @@
-"""Cross entropy of two softmaxes over one head, a block of tokens at a time, with its own backward.
+"""Cross entropy of two softmaxes over one head, a block of tokens at a time.
 
-No array of size seq x vocab exists. Backward computes the scores of a block again from the saved
-log-sum-exp; the gradient of the head is summed over blocks on each device, in float32, and reduced over
-devices once.
+No array of size seq x vocab exists. Where a loss is differentiated, the weights of its tokens are known, so
+gradients are computed with the losses, while the scores of a block are there, and nothing is computed again
+(as in Liger Kernel, arXiv 2410.10989). The gradient of the head is summed over blocks on each device, in
+float32, and reduced over devices once.
 """
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ from ringworld.core.sharding import DATA_AXIS, MESH_AXES, TENSOR_AXIS, WEIGHT_AX
 _HIDDEN = spec("batch", "seq", "embed")
 _HEAD = spec("weight", "vocab")
 _TOKEN = spec("batch", "seq")
+_BLOCK_TOKENS = 512
 
 
 class _Sizes(NamedTuple):
@@ -32,7 +33,7 @@ def cross_entropy(
     targets: Int32[Array, "batch seq"],
     *,
     text_vocab: int,
-    block_tokens: int = 512,
+    block_tokens: int = _BLOCK_TOKENS,
 ) -> Float32[Array, "batch seq"]:
     """Return the negative log-likelihood of each target, in nats, among the ids of its own modality.
 
@@ -42,7 +43,8 @@ def cross_entropy(
     | `text_vocab <= t` | ids `[text_vocab, vocab)` |
     | `t < 0` | nothing: the loss is 0 and has no gradient |
 
-    This equals the two heads of LWM, one for each modality. Call it inside jit, under `jax.set_mesh`.
+    This equals the two heads of LWM, one for each modality. Call it inside jit, under `jax.set_mesh`; to
+    train, see `weighted_cross_entropy`.
 
     Args:
         hidden: The residual stream after the last norm; its type is the type of the matrix products, which
@@ -53,40 +55,70 @@ def cross_entropy(
         block_tokens: Tokens of a device whose scores exist at one time (the largest divisor not above it).
     """
     assert text_vocab <= head.shape[1], (head.shape, text_vocab)
+    sizes = _Sizes(text_vocab=text_vocab, block_tokens=block_tokens)
     with jax.named_scope("cross_entropy"):
-        sizes = _Sizes(text_vocab=text_vocab, block_tokens=block_tokens)
-        return _cross_entropy(sizes, hidden, jax.reshard(head, _HEAD), targets)
+        return _losses(sizes, hidden, jax.reshard(head, _HEAD), targets)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _cross_entropy(
+def weighted_cross_entropy(
+    hidden: Float[Array, "batch seq embed"],
+    head: Float[Array, "embed vocab"],
+    targets: Int32[Array, "batch seq"],
+    weights: Float32[Array, "batch seq"],
+    *,
+    text_vocab: int,
+    block_tokens: int = _BLOCK_TOKENS,
+) -> tuple[Float32[Array, ""], Float32[Array, "batch seq"]]:
+    """Return the sum of losses, each times its weight, and the losses themselves, which have no gradient.
+
+    Arguments as of `cross_entropy`; `weights` are sharded as `targets`.
+    """
+    assert text_vocab <= head.shape[1], (head.shape, text_vocab)
+    sizes = _Sizes(text_vocab=text_vocab, block_tokens=block_tokens)
+    with jax.named_scope("cross_entropy"):
+        total, losses = _weighted(sizes, hidden, jax.reshard(head, _HEAD), targets, weights)
+    return total, jax.lax.stop_gradient(losses)
+
+
+def _losses(
     sizes: _Sizes,
     hidden: Float[Array, "batch seq embed"],
     head: Float[Array, "embed vocab"],
     targets: Int32[Array, "batch seq"],
 ) -> Float32[Array, "batch seq"]:
-    return _forward(sizes, hidden, head, targets)[0]
+    mapped = jax.shard_map(partial(_local_losses, sizes), in_specs=(_HIDDEN, _HEAD, _TOKEN), out_specs=_TOKEN)
+    return mapped(hidden, head, targets)
 
 
-def _forward(sizes, hidden, head, targets):
-    local: Callable[..., tuple[Array, Array]] = partial(_local_losses, sizes)
-    mapped = jax.shard_map(local, in_specs=(_HIDDEN, _HEAD, _TOKEN), out_specs=(_TOKEN, _TOKEN))
-    losses, lse = mapped(hidden, head, targets)
-    return losses, (hidden, head, targets, lse)
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _weighted(
+    sizes: _Sizes,
+    hidden: Float[Array, "batch seq embed"],
+    head: Float[Array, "embed vocab"],
+    targets: Int32[Array, "batch seq"],
+    weights: Float32[Array, "batch seq"],
+) -> tuple[Float32[Array, ""], Float32[Array, "batch seq"]]:
+    losses = _losses(sizes, hidden, head, targets)
+    return jnp.sum(weights * losses), losses
 
 
-def _backward(sizes, saved, cotangent):
-    local: Callable[..., tuple[Array, Array]] = partial(_local_gradients, sizes)
+def _forward(sizes, hidden, head, targets, weights):
     mapped = jax.shard_map(
-        local,
-        in_specs=(_HIDDEN, _HEAD, _TOKEN, _TOKEN, _TOKEN),
-        out_specs=(_HIDDEN, _HEAD),
+        partial(_local_gradients, sizes),
+        in_specs=(_HIDDEN, _HEAD, _TOKEN, _TOKEN),
+        out_specs=(_TOKEN, _HIDDEN, _HEAD),
     )
-    hidden, head, targets, lse = saved
-    return *mapped(hidden, head, targets, lse, cotangent), None
+    losses, of_hidden, of_head = mapped(hidden, head, targets, weights)
+    return (jnp.sum(weights * losses), losses), (losses, of_hidden, of_head)
 
 
-_cross_entropy.defvjp(_forward, _backward)
+def _backward(sizes, saved, cotangents):
+    losses, of_hidden, of_head = saved
+    scale, _ = cotangents
+    return scale.astype(of_hidden.dtype) * of_hidden, scale * of_head, None, scale * losses
+
+
+_weighted.defvjp(_forward, _backward)
 
 
 def _local_losses(
@@ -94,21 +126,14 @@ def _local_losses(
     hidden: Float[Array, "batch seq embed"],
     head: Float[Array, "embed_shard vocab_shard"],
     targets: Int32[Array, "batch seq"],
-) -> tuple[Float32[Array, "batch seq"], Float32[Array, "batch seq"]]:
-    """Return loss and log-sum-exp of the tokens of one device."""
+) -> Float32[Array, "batch seq"]:
+    """Return the losses of the tokens of one device."""
     gathered = _gathered(head, hidden)
 
-    def one_block(block: tuple[Array, Array]) -> tuple[Float32[Array, " tokens"], Float32[Array, " tokens"]]:
-        x, target = block
-        scores, is_target = _scores(x, gathered, target, text_vocab=sizes.text_vocab)
-        top = jax.lax.pmax(jnp.max(scores, axis=1), TENSOR_AXIS)
-        total = jax.lax.psum(jnp.sum(jnp.exp(scores - top[:, None]), axis=1), TENSOR_AXIS)
-        at_target = jax.lax.psum(jnp.sum(jnp.where(is_target, scores, 0), axis=1), TENSOR_AXIS)
-        lse = top + jnp.log(total)
-        return jnp.where(target >= 0, lse - at_target, 0), lse
+    def one_block(block: tuple[Array, Array]) -> Float32[Array, " tokens"]:
+        return _scored(*block, gathered, text_vocab=sizes.text_vocab).losses
 
-    losses, lse = jax.lax.map(one_block, _blocks(sizes, hidden, targets))
-    return losses.reshape(targets.shape), lse.reshape(targets.shape)
+    return jax.lax.map(one_block, _blocks(sizes, hidden, targets)).reshape(targets.shape)
 
 
 def _local_gradients(
@@ -116,30 +141,29 @@ def _local_gradients(
     hidden: Float[Array, "batch seq embed"],
     head: Float[Array, "embed_shard vocab_shard"],
     targets: Int32[Array, "batch seq"],
-    lse: Float32[Array, "batch seq"],
-    cotangent: Float32[Array, "batch seq"],
-) -> tuple[Float[Array, "batch seq embed"], Float[Array, "embed_shard vocab_shard"]]:
-    """Return the gradients of one device's tokens and of its piece of the head."""
+    weights: Float32[Array, "batch seq"],
+) -> tuple[
+    Float32[Array, "batch seq"], Float[Array, "batch seq embed"], Float[Array, "embed_shard vocab_shard"]
+]:
+    """Return the losses of one device's tokens, and the gradients of them and of its piece of the head."""
     gathered = _gathered(head, hidden)
 
     def one_block(
-        head_gradient: Float32[Array, "embed vocab_shard"],
-        block: tuple[Array, Array, Array, Array],
-    ) -> tuple[Float32[Array, "embed vocab_shard"], Float[Array, "tokens embed"]]:
-        x, target, lse, cotangent = block
-        scores, is_target = _scores(x, gathered, target, text_vocab=sizes.text_vocab)
-        cotangent = jnp.where(target >= 0, cotangent, 0)
-        wide = (jnp.exp(scores - lse[:, None]) - is_target.astype(jnp.float32)) * cotangent[:, None]
-        gradient = wide.astype(x.dtype)
-        head_gradient += jnp.matmul(x.T, gradient, preferred_element_type=jnp.float32)
-        partial_sum = jnp.matmul(gradient, gathered.T, preferred_element_type=jnp.float32)
-        return head_gradient, jax.lax.psum(partial_sum, TENSOR_AXIS).astype(x.dtype)
+        of_head: Float32[Array, "embed vocab_shard"], block: tuple[Array, Array, Array]
+    ) -> tuple[Float32[Array, "embed vocab_shard"], tuple[Array, Array]]:
+        x, target, weight = block
+        scored = _scored(x, target, gathered, text_vocab=sizes.text_vocab)
+        weight = jnp.where(target >= 0, weight, 0)[:, None]
+        of_scores = ((scored.shares - scored.is_target.astype(jnp.float32)) * weight).astype(x.dtype)
+        of_head += jnp.matmul(x.T, of_scores, preferred_element_type=jnp.float32)
+        of_x = jnp.matmul(of_scores, gathered.T, preferred_element_type=jnp.float32)
+        return of_head, (scored.losses, jax.lax.psum(of_x, TENSOR_AXIS).astype(x.dtype))
 
-    blocks = _blocks(sizes, hidden, targets, lse, cotangent)
     zeros = jax.lax.pcast(jnp.zeros(gathered.shape, jnp.float32), MESH_AXES, to="varying")
-    head_gradient, hidden_gradient = jax.lax.scan(one_block, zeros, blocks)
-    shard = jax.lax.psum_scatter(head_gradient, WEIGHT_AXES, scatter_dimension=0, tiled=True)
-    return hidden_gradient.reshape(hidden.shape), jax.lax.psum(shard, DATA_AXIS).astype(head.dtype)
+    of_head, (losses, of_hidden) = jax.lax.scan(one_block, zeros, _blocks(sizes, hidden, targets, weights))
+    shard = jax.lax.psum_scatter(of_head, WEIGHT_AXES, scatter_dimension=0, tiled=True)
+    of_head = jax.lax.psum(shard, DATA_AXIS).astype(head.dtype)
+    return losses.reshape(targets.shape), of_hidden.reshape(hidden.shape), of_head
 
 
 def _gathered(
@@ -154,16 +178,31 @@ def _blocks(sizes: _Sizes, hidden: Float[Array, "batch seq embed"], *per_token: 
     return hidden.reshape(-1, block, hidden.shape[2]), *(x.reshape(-1, block) for x in per_token)
 
 
-def _scores(
+class _Scored(NamedTuple):
+    losses: Float32[Array, " tokens"]
+    shares: Float32[Array, "tokens vocab_shard"]
+    """Likelihood of each id; 0 outside the target's modality."""
+    is_target: Bool[Array, "tokens vocab_shard"]
+
+
+def _scored(
     x: Float[Array, "tokens embed"],
-    head: Float[Array, "embed vocab_shard"],
     target: Int32[Array, " tokens"],
+    head: Float[Array, "embed vocab_shard"],
     *,
     text_vocab: int,
-) -> tuple[Float32[Array, "tokens vocab_shard"], Bool[Array, "tokens vocab_shard"]]:
-    """Return the scores, -inf outside the target's modality, and which of them is the target's."""
+) -> _Scored:
     start = jax.lax.axis_index(TENSOR_AXIS) * head.shape[1]
     ids = start + jnp.arange(head.shape[1], dtype=jnp.int32)[None, :]
-    same_modality = (ids >= text_vocab) == (target >= text_vocab)[:, None]
+    same_modality, is_target = (ids >= text_vocab) == (target >= text_vocab)[:, None], ids == target[:, None]
     scores = jnp.matmul(x, head, preferred_element_type=jnp.float32)
-    return jnp.where(same_modality, scores, -jnp.inf), ids == target[:, None]
+    scores = jnp.where(same_modality, scores, -jnp.inf)
+    top = jax.lax.pmax(jnp.max(scores, axis=1), TENSOR_AXIS)
+    total = jax.lax.psum(jnp.sum(jnp.exp(scores - top[:, None]), axis=1), TENSOR_AXIS)
+    at_target = jax.lax.psum(jnp.sum(jnp.where(is_target, scores, 0), axis=1), TENSOR_AXIS)
+    lse = top + jnp.log(total)
+    return _Scored(
+        losses=jnp.where(target >= 0, lse - at_target, 0),
+        shares=jnp.exp(scores - lse[:, None]),
+        is_target=is_target,
+    )

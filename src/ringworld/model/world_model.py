@@ -15,7 +15,7 @@ from ringworld.attention.attend import LSE_NAME, OUT_NAME, attention
 from ringworld.core.errors import InputError
 from ringworld.core.sharding import TENSOR_AXIS, spec
 from ringworld.model.config import Architecture, Execution, RematName
-from ringworld.model.cross_entropy import cross_entropy
+from ringworld.model.cross_entropy import cross_entropy, weighted_cross_entropy
 from ringworld.model.forward import Forward
 from ringworld.model.layers import Layer, normal, rms_norm
 from ringworld.model.rope import rotation
@@ -128,21 +128,25 @@ def check_offload(execution: Execution, mesh: Mesh) -> None:
         )
 
 
-def token_losses(
+def weighted_loss(
     model: WorldModel,
     tokens: Int32[Array, "batch seq"],
     targets: Int32[Array, "batch seq"],
+    weights: Float32[Array, "batch seq"],
     *,
     order: Int32[Array, "batch seq"],
     first: Int32[Array, "batch seq"],
     forward: Forward,
-) -> Float32[Array, "batch seq"]:
-    """Return the negative log-likelihood of each target in nats, among the ids of its own modality.
+) -> tuple[Float32[Array, ""], Float32[Array, "batch seq"]]:
+    """Return the sum of the losses of targets, each times its weight, and the losses, which have no gradient.
 
-    Arrays and layout as in `residual`; see `cross_entropy` for targets below 0.
+    A loss is the negative log-likelihood of a target in nats, among the ids of its own modality; see
+    `cross_entropy` for targets below 0. Arrays and layout as in `residual`.
     """
     x = residual(model, tokens, order=order, first=first, forward=forward)
-    return losses_of(x, targets, norm=model.norm, head=model.read_out, forward=forward)
+    states, head = _read_out(x, norm=model.norm, head=model.read_out, forward=forward)
+    text_vocab = forward.architecture.text_vocab
+    return weighted_cross_entropy(states, head, targets, weights, text_vocab=text_vocab)
 
 
 def losses_of(
@@ -153,7 +157,7 @@ def losses_of(
     head: FrozenWeight,
     forward: Forward,
 ) -> Float32[Array, "batch seq"]:
-    """Return the losses of targets, as `token_losses`, after the residual stream `x`.
+    """Return the losses of targets, as `weighted_loss`, after the residual stream `x`.
 
     Args:
         x: As `residual` returns it.
@@ -162,9 +166,16 @@ def losses_of(
         head: [embed, vocab].
         forward: Configuration.
     """
-    states = rms_norm(x, norm, eps=forward.architecture.norm_eps)
-    ready = as_floats(head, compute=forward.execution.compute)
+    states, ready = _read_out(x, norm=norm, head=head, forward=forward)
     return cross_entropy(states, ready, targets, text_vocab=forward.architecture.text_vocab)
+
+
+def _read_out(
+    x: Float[Array, "batch seq embed"], *, norm: Float[Array, " embed"], head: FrozenWeight, forward: Forward
+) -> tuple[Float[Array, "batch seq embed"], Float[Array, "embed vocab"]]:
+    """Return what the head reads, and the head in floats."""
+    states = rms_norm(x, norm, eps=forward.architecture.norm_eps)
+    return states, as_floats(head, compute=forward.execution.compute)
 
 
 def positions(

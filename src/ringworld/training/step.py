@@ -15,7 +15,7 @@ from ringworld.data.batch import PackedBatch
 from ringworld.model.config import Architecture, Execution
 from ringworld.model.forward import Forward
 from ringworld.model.lora import Trainable, whole_model
-from ringworld.model.world_model import WorldModel, token_losses
+from ringworld.model.world_model import WorldModel, weighted_loss
 from ringworld.training.config import Stage, TrainingConfig
 from ringworld.training.guard import Guard, judge, made_if
 from ringworld.training.loss import LossOutput, loss_output, loss_weights
@@ -114,9 +114,10 @@ def loss_and_gradient(
     ) -> tuple[Float32[Array, ""], Float32[Array, "modalities=2"]]:
         order, first = piece.order, piece.first
         model = whole_model(params, frozen)
-        nll = token_losses(model, piece.tokens, piece.targets, order=order, first=first, forward=forward)
-        parts = jnp.stack([(text * nll).sum(), (vision * nll).sum()])
-        return parts.sum(), parts
+        loss, nll = weighted_loss(
+            model, piece.tokens, piece.targets, text + vision, order=order, first=first, forward=forward
+        )
+        return loss, jnp.stack([(text * nll).sum(), (vision * nll).sum()])
 
     def add_piece(
         total: tuple[Trainable, Array], piece: tuple[PackedBatch, Array, Array]
