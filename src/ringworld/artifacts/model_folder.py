@@ -84,7 +84,8 @@ class ModelFolder:
             return _with_adapter(opened, opened.base)
         config = path / CONFIG_FILE
         if not path.is_dir():
-            raise InputError(f"there is no model folder {path}", path=path)
+            remedy = f"convert it first: ringworld convert {path} --out FOLDER" if path.is_file() else ""
+            raise InputError(f"there is no model folder {path}", path=path, remedy=remedy)
         if not config.exists():
             raise InputError(
                 f"{path} is not a model folder: it has no {CONFIG_FILE}",

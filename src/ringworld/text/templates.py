@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int, Int32
 
-from ringworld.core.errors import InputError
+from ringworld.core.errors import InputError, RenderTimeout, plain
 from ringworld.text import chat
 from ringworld.text.tokenizer import TextTokenizer
 from ringworld.text.vocabulary import Vocabulary
@@ -47,10 +47,6 @@ _MORE_CHARACTERS = 2**20
 _LONGEST_TEMPLATE = 2**20
 
 Codes = Int[np.ndarray, "_ codes"]
-
-
-class RenderTimeout(RuntimeError):
-    """The machine is too busy to render a chat template. No input is wrong: the same may be asked again."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -262,8 +258,9 @@ def _written(message: Message, picture: str) -> str:
 
 def _named(templates: Sequence[Any]) -> Any:
     """Return the default one of named templates, as transformers chooses."""
-    named = {each.get("name"): each.get("template") for each in templates if isinstance(each, Mapping)}
-    return named.get("default", next(iter(named.values()), None))
+    found = [each for each in templates if isinstance(each, Mapping)]
+    default = [each for each in found if each.get("name") == "default"]
+    return next((each.get("template") for each in (*default, *found)), None)
 
 
 def unused(texts: Sequence[str], count: int) -> list[str]:
@@ -371,7 +368,8 @@ class Renderer:
             answer = self._answer(json.dumps(request))
         if "texts" in answer:
             return answer["texts"]
-        reason = answer.get("refused") or f"it needs more than {self._seconds} seconds or two gigabytes"
+        needs = f"it needs more than {self._seconds} seconds or two gigabytes"
+        reason = plain(answer.get("refused", needs))
         raise InputError(
             f"the chat template{in_file(path)} cannot be used: {reason}",
             field="chat_template",
@@ -385,7 +383,7 @@ class Renderer:
         if self._process is None or self._process.poll() is not None:
             self.close()
             self._process = subprocess.Popen(
-                [sys.executable, "-I", str(_RENDERER)],
+                [sys.executable, "-P", str(_RENDERER)],  # beside it stand modules of common names
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
