@@ -365,6 +365,15 @@ def test_nothing_half_written_is_left(source, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(("number", "dtype"), [(np.nan, None), (-np.inf, None), (3.4e38, "bfloat16")])
+def test_weights_that_are_not_numbers_are_refused(tmp_path, number, dtype):
+    weights = {name: array.copy() for name, array in arrays(VOCAB).items()}
+    weights["model.layers.0.mlp.down_proj.weight"][-1, -1] = number
+    source = write_gguf(tmp_path / "tiny.gguf", weights)
+    assert refused(source, out=tmp_path / "out", dtype=dtype).path == source
+    assert list(tmp_path.iterdir()) == [source]
+
+
 @pytest.fixture(scope="module")
 def of_lwm(tmp_path_factory):
     """A checkpoint of LWM, which has room for the ids of a tiny world, and as many of vision as LWM."""

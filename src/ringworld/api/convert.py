@@ -114,6 +114,7 @@ def convert(
     model = _with_ids_for(tokenizers, model, source=source, add_vision=add_vision)
     if dtype is not None:
         model = model.stored_as(dtype)
+    model = model.of_finite_numbers(source)
     if to == "hf":
         plain = replace(tokenizers, text=text.without_ours())
         save_other_model(out, _plain(model, source), tokenizers=plain, origin=None)
