@@ -261,6 +261,7 @@ ESCAPES = {
     "change": "{{ messages.append(1) }}",
     "refused": "{{ raise_exception('roles must alternate') }}",
     "rewrites": "{{ raise_exception('\\x1b[2J\\n' * 99999) }}",
+    "surrogate": "{{ '\\ud800' }}",
     "broken": "{% for %}",
     "undefined": "{{ nothing.at.all }}",
 }

@@ -18,6 +18,7 @@ from jaxtyping import Int, Int32
 
 from ringworld.core.errors import InputError, RenderTimeout, plain
 from ringworld.text import chat
+from ringworld.text.read_text import is_text
 from ringworld.text.tokenizer import TextTokenizer
 from ringworld.text.vocabulary import Vocabulary
 
@@ -357,19 +358,20 @@ class Renderer:
             InputError: it refuses one, has an error, or needs too much computing, memory or characters.
             RenderTimeout: it is not done in time, though it may not have computed so long.
         """
-        size = sum(len(message["content"]) for each in renderings for message in each["messages"])
+        said = [message["content"] for each in renderings for message in each["messages"]]
         request = {
             "template": template,
             "renderings": renderings,
-            "most_characters": 2 * size + _MORE_CHARACTERS,
+            "most_characters": 2 * sum(map(len, said)) + _MORE_CHARACTERS,
             "seconds": self._seconds,
         }
         with self._lock:
             answer = self._answer(json.dumps(request))
-        if "texts" in answer:
-            return answer["texts"]
+        texts = answer.get("texts")
+        if texts is not None and (all(map(is_text, texts)) or not all(map(is_text, said))):
+            return texts
         needs = f"it needs more than {self._seconds} seconds or two gigabytes"
-        reason = plain(answer.get("refused", needs))
+        reason = plain(answer.get("refused", needs if texts is None else "it writes what is no Unicode"))
         raise InputError(
             f"the chat template{in_file(path)} cannot be used: {reason}",
             field="chat_template",
