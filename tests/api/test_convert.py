@@ -230,6 +230,15 @@ def test_all_that_is_wrong_with_a_folder_is_said_at_once(qwen, tmp_path):
     assert refused(damaged, out=tmp_path / "out").path == damaged / "config.json"
 
 
+@pytest.mark.parametrize("ours", [[1], {"sampling": {"text": {"temperature": -1.0}}}], ids=str)
+def test_defaults_that_could_not_be_loaded_are_refused(folder, tmp_path, ours):
+    shutil.copytree(folder, tmp_path / "edited")
+    (tmp_path / "edited/generation_config.json").write_text(json.dumps({"ringworld": ours}))
+    error = refused(tmp_path / "edited", out=tmp_path / "out")
+    assert error.path == tmp_path / "edited/generation_config.json"
+    assert [path.name for path in tmp_path.iterdir()] == ["edited"]
+
+
 def test_float64_becomes_float32_and_the_configuration_says_so(qwen, tmp_path):
     for name in ("dtype", "torch_dtype"):
         theirs = shutil.copytree(qwen, tmp_path / name / "theirs")

@@ -123,12 +123,16 @@ class ModelFolder:
 
     @property
     def fingerprint(self) -> str:
-        """What changes with any weight; of a folder that ringworld did not write, with any byte of them."""
+        """What changes with any weight; of a folder that ringworld did not write, with any byte of them.
+
+        Raises:
+            InputError: its origin was edited.
+        """
         if self.adapter is not None:
             both = replace(self, adapter=None).fingerprint + self.adapter.fingerprint
             return hashlib.sha256(both.encode()).hexdigest()
         if self.origin is not None and "weights" in self.origin.identity:
-            return self.origin.identity["weights"]
+            return from_json(str, self.origin.identity["weights"], where=self.path / ORIGIN_FILE)
         return fingerprint_of_files(self.path)
 
     def read_weights(self, mesh: Mesh, *, weights: WeightType = "float32") -> WorldModel:
