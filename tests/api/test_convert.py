@@ -230,6 +230,15 @@ def test_all_that_is_wrong_with_a_folder_is_said_at_once(qwen, tmp_path):
     assert refused(damaged, out=tmp_path / "out").path == damaged / "config.json"
 
 
+@pytest.mark.parametrize("ours", [[1], {"sampling": {"text": {"temperature": -1.0}}}], ids=str)
+def test_defaults_that_could_not_be_loaded_are_refused(folder, tmp_path, ours):
+    shutil.copytree(folder, tmp_path / "edited")
+    (tmp_path / "edited/generation_config.json").write_text(json.dumps({"ringworld": ours}))
+    error = refused(tmp_path / "edited", out=tmp_path / "out")
+    assert error.path == tmp_path / "edited/generation_config.json"
+    assert [path.name for path in tmp_path.iterdir()] == ["edited"]
+
+
 def test_float64_becomes_float32_and_the_configuration_says_so(qwen, tmp_path):
     for name in ("dtype", "torch_dtype"):
         theirs = shutil.copytree(qwen, tmp_path / name / "theirs")
@@ -363,6 +372,15 @@ def test_nothing_half_written_is_left(source, tmp_path, monkeypatch):
     monkeypatch.setattr("ringworld.artifacts.model_folder.write_origin", full)
     assert refused(source, out=tmp_path / "out").path == tmp_path / "out"
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("number", "dtype"), [(np.nan, None), (-np.inf, None), (3.4e38, "bfloat16")])
+def test_weights_that_are_not_numbers_are_refused(tmp_path, number, dtype):
+    weights = {name: array.copy() for name, array in arrays(VOCAB).items()}
+    weights["model.layers.0.mlp.down_proj.weight"][-1, -1] = number
+    source = write_gguf(tmp_path / "tiny.gguf", weights)
+    assert refused(source, out=tmp_path / "out", dtype=dtype).path == source
+    assert list(tmp_path.iterdir()) == [source]
 
 
 @pytest.fixture(scope="module")

@@ -144,6 +144,14 @@ def test_other_weights_of_others_have_another_fingerprint(copy):
     assert ModelFolder.open(copy).fingerprint != before
 
 
+def test_a_fingerprint_that_was_edited_is_refused(copy):
+    file = copy / "origin.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"identity": {"weights": 3}}))
+    with pytest.raises(InputError) as refused:
+        assert ModelFolder.open(copy).fingerprint
+    assert refused.value.path == file
+
+
 @pytest.mark.parametrize("damage", ["config.json", "tokenizer.json", "origin.json"])
 def test_a_damaged_part_is_named(copy, damage):
     (copy / damage).write_text("{")

@@ -112,3 +112,10 @@ def test_numbers_are_rounded_by_half_a_step_at_most_and_once():
     step = np.abs(numbers).max(axis=-1, keepdims=True) / 127
     assert (np.abs(wide - numbers) <= step * (0.5 + 1e-4)).all()
     np.testing.assert_array_equal(rounded(jnp.asarray(wide)).values, small.values)
+
+
+def test_what_is_no_number_does_not_become_one():
+    numbers = np.ones((3, 4), np.float32)
+    numbers[0, 1], numbers[1, 2] = np.nan, np.inf
+    shown = np.asarray(rounded(jnp.asarray(numbers)).to("float32"))
+    assert np.isfinite(shown).all(axis=-1).tolist() == [False, False, True]

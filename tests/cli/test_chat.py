@@ -7,11 +7,15 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 import ringworld
 from ringworld.api.chat import chat as talk
 from ringworld.api.load import load
-from ringworld.inference.config import TextSampling
+from ringworld.core.errors import RenderTimeout
+from ringworld.inference.conversation import Conversation
 from ringworld.inference.world import World
 from ringworld.vision.write_media import write_image, write_video
 from tests.report.sample_run import moving_square
@@ -91,6 +95,47 @@ def test_files_videos_and_images_are_shown_with_the_next_question(seeing, tmp_pa
     assert len(clips["image"]) == 1 < len(clips["video"])
 
 
+def talk_in_process(model: Path, lines: bytes, monkeypatch: pytest.MonkeyPatch, **options: Any) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines), encoding="utf-8"))
+    talk(model, max_new_tokens=6, **options)
+
+
+def test_what_cannot_be_done_leaves_files_alone_and_does_not_end_the_chat(
+    model, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    notes, said = tmp_path / "notes.json", tmp_path / "said.json"
+    notes.write_text('{"mine": []}')
+    refused = ["/save .", "/save /", "/save notes.json", "/save /dev/zero", "/save a\0b", "/file a\0b"]
+    refused += ["/file .", "/file ~nobody-here/book.txt", "/file /dev/null", "/keep .", "/image notes.json"]
+    lines = [*(line.encode() for line in refused), b"caf\xe9?", b"/save said.json"]
+    talk_in_process(model, b"\n".join([*lines, b"/save said.json"]), monkeypatch)
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == len(refused) + 1
+    assert notes.read_text() == '{"mine": []}'
+    assert json.loads(said.read_text()) == {"messages": []}
+    assert sorted(tmp_path.iterdir()) == [notes, said]
+
+
+def test_a_machine_that_is_too_busy_does_not_end_the_chat(model, tmp_path, monkeypatch):
+    def late(*turn: Any, **options: Any) -> Any:
+        raise RenderTimeout("late")
+
+    monkeypatch.setattr(Conversation, "ask", late)
+    talk_in_process(model, f"Red?\n/save {tmp_path / 'said.json'}\n".encode(), monkeypatch)
+    assert (tmp_path / "said.json").exists()
+
+
+def test_the_chat_ends_when_nobody_reads_its_answers(model, monkeypatch):
+    class Closed(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError
+
+    monkeypatch.setattr(sys, "stdout", Closed())
+    with pytest.raises(BrokenPipeError):
+        talk_in_process(model, b"/history\n/history\n", monkeypatch, system="Be brief.")
+
+
 def test_ctrl_c_stops_a_command_and_not_the_chat(seeing, tmp_path, monkeypatch):
     said = tmp_path / "said.json"
 
@@ -98,9 +143,7 @@ def test_ctrl_c_stops_a_command_and_not_the_chat(seeing, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(World, "codes", interrupted)
-    monkeypatch.setattr(sys, "stdin", io.StringIO(f"/video a.mp4\n/save {said}\n"))
-    options = dict.fromkeys(("file", "video", "image", "system", "weights", "devices"))
-    talk(seeing, template="own", max_new_tokens=6, sampling=TextSampling(), **options)
+    talk_in_process(seeing, f"/video a.mp4\n/save {said}\n".encode(), monkeypatch)
     assert json.loads(said.read_text()) == {"messages": []}
 
 

@@ -10,7 +10,7 @@ import pytest
 from ringworld.cli import main as command_line
 from ringworld.cli.quickstart import Quickstart
 from ringworld.core.config import to_json
-from ringworld.core.errors import Diverged, Stopped
+from ringworld.core.errors import Diverged, RenderTimeout, Stopped
 from ringworld.core.files import only_one
 from ringworld.core.origin import Origin, read_origin, write_origin
 from ringworld.presets import smoke
@@ -209,6 +209,7 @@ def test_a_configuration_is_read_back_from_what_a_command_wrote(tmp_path, capsys
         (RuntimeError("tensorstore: ... No space left on device"), 2, "tensorstore: ..."),
         (KeyboardInterrupt(), 130, ""),
         (Diverged("loss", value=float("nan"), step=7, of="stage 4K"), 1, "step 7"),
+        (RenderTimeout("a chat template was not rendered"), 1, "a chat template"),
         (Stopped("SIGINT after step 3, saved", number=signal.SIGINT), 130, "SIGINT after step 3, saved"),
         (Stopped("SIGTERM after step 3, saved", number=signal.SIGTERM), 143, "SIGTERM after step 3, saved"),
     ],

@@ -11,6 +11,7 @@ from ringworld.core.files import (
     LOCK_FILE,
     append_jsonl,
     clear_unfinished,
+    damage_of,
     fitted,
     keep_jsonl,
     only_one,
@@ -66,7 +67,8 @@ def test_a_torn_last_line_is_left_out(tmp_path):
 
 def test_json_that_is_missing_or_broken_is_named(tmp_path):
     (tmp_path / "b.json").write_text("{")
-    for name in ("a.json", "b.json"):
+    (tmp_path / "c.json").mkdir()
+    for name in ("a.json", "b.json", "c.json"):
         with pytest.raises(InputError) as refusal:
             read_json(tmp_path / name)
         assert refusal.value.path == tmp_path / name
@@ -137,6 +139,22 @@ def test_a_folder_appears_whole_in_place_of_the_old_one_or_not_at_all(old, tmp_p
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
+def test_what_ends_between_the_two_renames_leaves_the_old_folder(tmp_path, monkeypatch):
+    rename = Path.replace
+
+    def interrupted(path: Path, target: Path) -> Path:
+        if path.name == ".model.tmp":
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/old").touch()
+    monkeypatch.setattr(Path, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt), writing_folder(tmp_path / "model") as unfinished:
+        (unfinished / "new").touch()
+    assert [path.name for path in tmp_path.rglob("*")] == ["model", "old"]
+
+
 def test_what_a_killed_process_left_of_a_folder_is_cleared_away(tmp_path):
     folder = tmp_path / "model"
     for left in (".model.tmp", ".model.old"):
@@ -147,6 +165,41 @@ def test_what_a_killed_process_left_of_a_folder_is_cleared_away(tmp_path):
         raise RuntimeError("stopped")
     assert [path.name for path in tmp_path.iterdir()] == ["model"]  # killed between two renames
     assert [path.name for path in folder.iterdir()] == [".model.old"]
+
+
+def test_a_sigterm_leaves_nothing_of_a_folder(tmp_path):
+    program = """import os, signal, sys
+from pathlib import Path
+from ringworld.core.files import writing_folder
+with writing_folder(Path(sys.argv[1])) as unfinished:
+    (unfinished / "half").touch()
+    os.kill(os.getpid(), signal.SIGTERM)
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", program, tmp_path / "model"], check=False, capture_output=True
+    )
+    assert ran.returncode and b"Stopped" in ran.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", [".", "link"])
+def test_a_folder_may_be_named_by_a_dot_or_a_link(name, tmp_path, monkeypatch):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (tmp_path / "link").symlink_to(folder)
+    monkeypatch.chdir(folder if name == "." else tmp_path)
+    with writing_folder(Path(name)) as unfinished:
+        (unfinished / "new").touch()
+    assert [path.name for path in folder.iterdir()] == ["new"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "model"]
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file/model", Path("/proc/model")):
+        with pytest.raises(InputError) as refusal, writing_folder(folder):
+            pass
+        assert refusal.value.path == folder
 
 
 def test_a_folder_that_another_process_writes_is_left_to_it(tmp_path):
@@ -225,3 +278,10 @@ def test_a_name_that_is_not_utf8_comes_back_as_it_was(tmp_path):
     write_json_atomic(tmp_path / "a.json", row)
     append_jsonl(tmp_path / "a.jsonl", row)
     assert read_json(tmp_path / "a.json") == read_jsonl(tmp_path / "a.jsonl")[0] == row
+
+
+def test_what_git_left_in_the_place_of_a_large_file_is_called_that(tmp_path):
+    (tmp_path / "a.json").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    (tmp_path / "b.json").write_text("version")
+    reasons = [damage_of(tmp_path / name, ValueError("broken")) for name in ("a.json", "b.json", "none")]
+    assert "git lfs" in reasons[0] and reasons[1:] == ["broken"] * 2

@@ -113,3 +113,6 @@ def test_another_template_may_be_given_and_one_that_is_none_is_refused():
     with pytest.raises(InputError) as refused:
         world.chat(max_new_tokens=0)
     assert refused.value.field == "max_new_tokens"
+    with pytest.raises(InputError) as refused:
+        ask(world.chat(template="{# nothing #}"), "Red?")
+    assert (refused.value.field, refused.value.value) == ("prompt", 0)

@@ -106,6 +106,7 @@ def test_a_text_ends_before_a_stop_string_also_across_tokens(several):
         ({"stop": ""}, "stop"),
         ({"stop": ["a", ""]}, "stop"),
         ({"samples": 0}, "samples"),
+        ({"samples": 2, "temperature": 0.0}, "samples"),
         ({"top_p": 2.0}, "top_p"),
     ],
     ids=repr,

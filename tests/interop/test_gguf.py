@@ -337,6 +337,7 @@ def after(name: bytes, skip: int, code: str, value: int):
         after(b"output_norm.weight", 4, "<Q", 2**60),
         after(b"output_norm.weight", 4, "<Q", 0),
         after(b"output_norm.weight", 16, "<Q", 2**60),
+        after(b"output_norm.weight", 16, "<Q", 0),
         after(b"token_embd.weight", 12, "<Q", 2**60),
         after(b"token_embd.weight", 4, "<Q", 2**63),
         after(b"llama.block_count", 4, "<I", 2**31),
@@ -354,6 +355,7 @@ def after(name: bytes, skip: int, code: str, value: int):
         "elements",
         "no-elements",
         "offset",
+        "overlap",
         "rows",
         "columns",
         "layers",
@@ -361,6 +363,11 @@ def after(name: bytes, skip: int, code: str, value: int):
 )
 def test_counts_that_lie_are_refused(plain, tmp_path, change):
     refused(damaged(plain, tmp_path, change))
+
+
+def test_more_strings_than_any_model_has_are_refused(plain, monkeypatch):
+    monkeypatch.setattr("ringworld.interop.gguf_file._MOST_STRINGS", 100)
+    refused(plain)
 
 
 def test_a_name_that_is_there_twice_is_refused(plain, tmp_path):

@@ -69,6 +69,8 @@ def test_a_slice_gains_its_part_of_the_product(folder, fields, scale):
         {"r": 0},
         {"r": None},
         {"r": True},
+        {"r": 10**400},
+        {"lora_alpha": 10**400},
         {"lora_alpha": "8"},
         {"lora_alpha": None},
     ],
@@ -104,6 +106,13 @@ def test_a_file_that_is_cut_off_or_missing_is_refused(folder):
             HfAdapter.open(folder)
         assert refused.value.path == folder
         file.unlink(missing_ok=True)
+
+
+def test_matrices_of_another_rank_than_is_said_are_refused(folder):
+    change(folder, r=4)
+    with pytest.raises(InputError) as refused:
+        HfAdapter.open(folder).check(ARCHITECTURE)
+    assert (refused.value.field, len(refused.value.value)) == ("adapter", len(SHAPES))
 
 
 @pytest.mark.parametrize(

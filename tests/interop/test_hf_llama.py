@@ -314,6 +314,7 @@ def test_names_every_problem_at_once(written, mesh):
         ({"hidden_size": "wide", "vocab_size": None}, 2),
         ({"num_attention_heads": 0}, 1),
         ({"rope_parameters": ["default"]}, 1),
+        ({"rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 5e5}}}, 1),
         ({"model_type": "mamba"}, 1),
         ({"partial_rotary_factor": 0.5}, 1),
         ({"rope_parameters": {"rope_type": "default", "rope_theta": 5e5, "partial_rotary_factor": 0.5}}, 1),
@@ -358,3 +359,15 @@ def test_refuses_a_truncated_file_and_a_way_out_of_the_folder(written, mesh):
         index.write_text(damaged)
         with pytest.raises(InputError):
             read(folder, mesh)
+
+
+def test_a_tensor_in_two_files_and_a_file_whose_name_is_no_text_are_refused(written, mesh):
+    folder, _ = written
+    (folder / "model.safetensors").rename(folder / "a.safetensors")
+    save_file({"model.norm.weight": np.ones(ARCHITECTURE.embed, np.float32)}, folder / "b.safetensors")
+    index = folder / "model.safetensors.index.json"
+    for other in ("b.safetensors", "\ud800.safetensors"):
+        index.write_text(json.dumps({"weight_map": {"lm_head.weight": "a.safetensors", "more": other}}))
+        with pytest.raises(InputError) as caught:
+            read(folder, mesh)
+        assert caught.value.path == folder and len(caught.value.value) == 1

@@ -209,6 +209,17 @@ def test_all_problems_are_named_at_once(tmp_path: Path):
     }
 
 
+def test_weights_that_are_not_numbers_are_refused(tmp_path: Path):
+    bias = PARAMS["quant_conv/bias"].copy()
+    bias[0] = np.inf
+    path = written(tmp_path / "vqgan", nested(PARAMS | {"quant_conv/bias": bias}))
+    with pytest.raises(InputError) as caught:
+        read_lwm_vqgan(path, resolution=8)
+    assert caught.value.path == path and [problem.split()[0] for problem in caught.value.value] == [
+        "quant_conv/bias"
+    ]
+
+
 @pytest.mark.parametrize(
     ("change", "resolution"),
     [

@@ -44,6 +44,13 @@ def test_no_number_is_off_by_more_than_half_a_step_of_its_channel(weight):
     assert (np.abs(np.asarray(rounded.values)).max((0, 1)) == np.where(half > 0, 127, 0)).all()
 
 
+def test_what_is_no_number_does_not_become_one(weight):
+    broken = np.array(weight)
+    broken[0, 0, 3], broken[0, 0, 4] = np.nan, -np.inf
+    shown = np.asarray(quantized(jax.device_put(broken, weight.sharding), inputs=2).to("float32"))
+    assert np.flatnonzero(~np.isfinite(shown).all((0, 1))).tolist() == [3, 4]
+
+
 @pytest.mark.parametrize("compute", ["float32", "bfloat16"])
 def test_a_product_is_that_of_what_they_stand_for(weight, mesh, compute):
     x = np.random.default_rng(1).normal(size=(2, 4, *SHAPE[:2])).astype(np.float32)

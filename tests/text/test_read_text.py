@@ -1,5 +1,6 @@
 import codecs
 import json
+import os
 import subprocess
 from pathlib import Path
 
@@ -52,6 +53,17 @@ def test_binary_missing_and_large_files_are_refused(tmp_path: Path):
         with pytest.raises(InputError) as caught:
             read_text(tmp_path / name, max_bytes=10) if content is None else read(tmp_path / name, content)
         assert caught.value.path == tmp_path / name
+
+
+def test_a_device_without_an_end_is_refused_and_a_pipe_is_read():
+    with pytest.raises(InputError) as caught:
+        read_text(Path("/dev/zero"), max_bytes=2**20)
+    assert caught.value.path == Path("/dev/zero") and caught.value.value > 2**20
+    reader, writer = os.pipe()
+    os.write(writer, b"A book.")
+    os.close(writer)
+    assert read_text(Path(f"/dev/fd/{reader}"), max_bytes=100) == "A book."
+    os.close(reader)
 
 
 @pytest.mark.parametrize("encoding", ["utf-16-le", "latin-1"])

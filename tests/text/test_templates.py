@@ -2,15 +2,17 @@
 
 import gc
 import json
+import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import AddedToken
+from tokenizers import AddedToken, normalizers
 
 from ringworld.core.errors import InputError
 from ringworld.text import chat
@@ -121,12 +123,19 @@ def test_what_a_ctrl_c_breaks_off_is_no_answer_to_the_next_conversation(started,
 
 
 def test_a_program_that_holds_a_template_to_its_end_ends_without_a_word():
+    """Wherever it finds Jinja: here not where its Python does."""
     program = (
         "from ringworld.text.templates import Renderer\n"
         "held = Renderer()\n"
         "print(held.render('{{ messages[0].content }}', [{'messages': [{'content': 'Red?'}]}]))"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [Path(sys.base_prefix, f"bin/python3.{sys.version_info.minor}"), "-c", program],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert (done.stdout, done.stderr) == ("['Red?']\n", "")
 
 
@@ -207,6 +216,18 @@ def test_no_two_texts_make_a_special_token_together():
         assert specials(without, without.encode([user(text) for text in texts])) == [OURS.bos]
 
 
+def test_what_is_normalized_makes_no_special_token_either():
+    tokenizer = tokenizer_of("mistral")
+    tokenizer.normalizer = normalizers.NFKC()
+    tokenizer.add_special_tokens([AddedToken("<|end|>", normalized=True)])
+    words = TextTokenizer(tokenizer, bos="<s>", eos="</s>")
+    source = "{{ bos_token }}{% for m in messages %}{{ m.content }}<|end|>{% endfor %}"
+    template = ChatTemplate(source=source, tokenizer=words, vocabulary=VOCABULARY)
+    end = words.special["<|end|>"]
+    for text in ("a", "\uff1c\uff5cend\uff5c\uff1e", "<|end|>"):
+        assert specials(template, template.encode([user(text)])) == [words.bos, end], text
+
+
 @settings(max_examples=5)
 @given(st.lists(st.text("</s>vision <", max_size=12), min_size=30, max_size=30))
 def test_no_text_makes_a_special_token_and_all_of_it_is_there(texts):
@@ -236,8 +257,11 @@ ESCAPES = {
     "import": "{% import 'os' as os %}{{ os.system('true') }}",
     "include": "{% include '/etc/passwd' %}",
     "format": "{{ '{0.__class__.__init__.__globals__}'.format(messages) }}",
+    "attribute": "{{ ('{0.__class__.__init__.__globals__}' | attr('format'))(messages) }}",
     "change": "{{ messages.append(1) }}",
     "refused": "{{ raise_exception('roles must alternate') }}",
+    "rewrites": "{{ raise_exception('\\x1b[2J\\n' * 99999) }}",
+    "surrogate": "{{ '\\ud800' }}",
     "broken": "{% for %}",
     "undefined": "{{ nothing.at.all }}",
 }
@@ -255,6 +279,7 @@ def test_a_template_that_reaches_for_the_system_is_refused(source):
     with pytest.raises(InputError) as refused:
         own(source).encode([user("a")])
     assert refused.value.field == "chat_template"
+    assert refused.value.problem.isprintable() and len(refused.value.problem) < 1000
 
 
 def test_the_template_of_a_folder_is_used_and_its_ends_are_found(tmp_path):
@@ -274,7 +299,11 @@ def test_the_template_of_a_folder_is_used_and_its_ends_are_found(tmp_path):
     assert own("{% for m in messages %}{{ m.content }} {% endfor %}").ends() == ()
 
 
-@pytest.mark.parametrize("wrong", [3, [], [{"name": "default", "template": 4}], ["x"], "a" * 2**21], ids=type)
+@pytest.mark.parametrize(
+    "wrong",
+    [3, [], [{"name": "default", "template": 4}], [{"name": [], "template": 4}], ["x"], "a" * 2**21],
+    ids=type,
+)
 def test_what_is_no_template_is_refused(wrong):
     tokenizer = OURS.with_settings({"chat_template": wrong})
     if wrong in ([], ["x"]):

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -318,8 +319,45 @@ def test_a_file_that_is_no_tokenizer_is_named(tmp_path: Path):
         assert refused.value.path == tmp_path / "tokenizer.json"
 
 
+def changed(**model: object) -> dict[str, Any]:
+    """Return a `tokenizer.json` with another model."""
+    parsed = json.loads(llama_like().to_str())
+    return parsed | {"model": parsed["model"] | model}
+
+
+BACKTRACKS = {"type": "Split", "pattern": {"Regex": "(\\w+)+$"}, "behavior": "Isolated", "invert": False}
+NO_UNKNOWN = {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "<none>"}
+
+
 @pytest.mark.parametrize(
-    "content", ["[]", '{"bos_token": 3}', '{"eos_token": {"content": []}}', "[" * 100_000]
+    "content",
+    [
+        changed() | {"model": NO_UNKNOWN},
+        changed(unk_token="<none>", byte_fallback=False),
+        changed(continuing_subword_prefix="a" * 99),
+        changed() | {"decoder": {"type": "Strip", "content": "a", "start": 0, "stop": 9}},
+    ],
+    ids=["no unknown word", "no unknown letter", "panics when read", "panics when decoding"],
+)
+def test_a_tokenizer_that_does_not_work_is_named(tmp_path: Path, content: dict[str, Any]):
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(InputError) as refused:
+        TextTokenizer.load(tmp_path)
+    assert refused.value.path == tmp_path / "tokenizer.json"
+
+
+def test_a_text_over_which_the_tokenizer_panics_is_refused(tmp_path: Path):
+    (tmp_path / "tokenizer.json").write_text(json.dumps(changed() | {"pre_tokenizer": BACKTRACKS}))
+    loaded = TextTokenizer.load(tmp_path)
+    assert loaded.decode(loaded.encode("a red circle")) == "a red circle"
+    with pytest.raises(InputError) as refused:
+        loaded.encode("a" * 40 + "!")
+    assert refused.value.field == "text"
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["[]", '{"bos_token": 3}', r'{"bos_token": "\ud800"}', '{"eos_token": {"content": []}}', "[" * 100_000],
 )
 def test_a_damaged_tokenizer_config_is_refused(tmp_path: Path, content: str):
     TOKENIZER.save(tmp_path)

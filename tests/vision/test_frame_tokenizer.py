@@ -211,6 +211,15 @@ def test_a_missing_or_damaged_file_is_named(saved, name, damage):
     assert refused.value.path == saved / name
 
 
+def test_weights_that_are_not_numbers_are_refused(saved):
+    tensors = load_file(saved / WEIGHTS_FILE)
+    tensors["quantize.embedding.weight"][0, 0] = np.nan
+    save_file(tensors, saved / WEIGHTS_FILE)
+    with pytest.raises(InputError) as refused:
+        FrameTokenizer.load(saved)
+    assert (refused.value.path, len(refused.value.value)) == (saved / WEIGHTS_FILE, 1)
+
+
 def test_frames_and_codes_of_another_tokenizer(tokenizer):
     with pytest.raises(InputError) as refused:
         tokenizer.encode(np.zeros((1, 16, 16, 3), np.uint8))

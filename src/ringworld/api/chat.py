@@ -1,5 +1,7 @@
 """`ringworld chat`: a conversation on a terminal, or over pipes: a line is a question, or a command."""
 
+import io
+import os
 import signal
 import sys
 from pathlib import Path
@@ -7,7 +9,7 @@ from typing import Literal
 
 from ringworld.api.load import load
 from ringworld.api.machine import PathArgument
-from ringworld.core.errors import InputError, Stopped, not_a_choice
+from ringworld.core.errors import InputError, RenderTimeout, Stopped, not_a_choice
 from ringworld.core.files import write_json_atomic
 from ringworld.core.stop import StopRequest
 from ringworld.inference.config import TextSampling
@@ -29,6 +31,8 @@ _COMMANDS = (*_WITH_PATH, "system", "reset", "history", "help", "quit")
 _MOST_BYTES = 2**28
 _SHORT_TOKENS = 4096
 """Of a conversation that is read without saying how far it is."""
+_SAVED = b'{\n  "messages": ['
+"""How a conversation that was saved begins."""
 _UNSEEN = {code: None for code in (*range(9), *range(11, 32), *range(127, 160))}
 """Control characters, with which a model could rewrite a terminal; line breaks and tabs stay."""
 
@@ -80,6 +84,9 @@ class _Terminal:
     def __init__(self, world: World, conversation: Conversation) -> None:
         self._world, self._conversation = world, conversation
         self._asks = sys.stdin.isatty()
+        if isinstance(sys.stdin, io.TextIOWrapper):
+            # What is no text is refused as a question, and names a file as the system has it.
+            sys.stdin.reconfigure(errors="surrogateescape")
         if self._asks:
             import readline  # noqa: F401 (lines can be edited, and earlier ones come back)
 
@@ -96,10 +103,13 @@ class _Terminal:
                     return
                 else:
                     self._interruptible(name, rest.strip())
-            except InputError as error:
+            except (InputError, RenderTimeout) as error:
                 _say(f"error: {error}")
+            except BrokenPipeError:  # nobody reads the answers any more
+                raise
             except OSError as error:
-                _say(f"error: {error.filename or rest}: {error.strerror or error}")
+                reason = error.strerror or error
+                _say(f"error: {rest}: {reason}" if name in _WITH_PATH else f"error: {reason}")
 
     def add(self, name: str, path: Path) -> None:
         """Add a file to the next question."""
@@ -141,12 +151,14 @@ class _Terminal:
         if name in (*_WITH_PATH, "system") and not rest:
             kind = "some text" if name == "system" else "a path"
             raise InputError(f"/{name} needs {kind}", field=name)
-        path = Path(rest).expanduser() if name in _WITH_PATH else Path()
+        if name in _WITH_PATH and "\0" in rest:
+            raise InputError(f"/{name} needs a path, which has no zero byte", field=name)
+        path = Path(os.path.expanduser(rest) if name in _WITH_PATH else "")
         match name:
             case "file" | "video" | "image":
                 self.add(name, path)
             case "save":
-                write_json_atomic(path, self._conversation.to_json())
+                self._save(path)
                 _say(f"wrote {path}")
             case "keep":
                 kept = self._conversation.keep(path, on_read=self._on_read)
@@ -162,6 +174,13 @@ class _Terminal:
                     print(f"{message.role}: {message.text.translate(_UNSEEN)}", flush=True)
             case "help":
                 _say(HELP)
+
+    def _save(self, path: Path) -> None:
+        """Write the conversation as JSON, over one that was saved before, but over nothing else."""
+        if path.exists() and not (path.is_file() and _is_saved(path)):
+            problem = f"{path} is there already, and holds no conversation"
+            raise InputError(problem, field="save", path=path, remedy="name a new file")
+        write_json_atomic(path, self._conversation.to_json())
 
     def _on_read(self, done: int, total: int) -> None:
         if self._asks and total > _SHORT_TOKENS:
@@ -182,6 +201,12 @@ class _Terminal:
             raise Stopped("", number=request.signal)
         if self._conversation.last_answer is not before and self._conversation.last_answer:
             _say(summary(self._conversation.last_answer))
+
+
+def _is_saved(file: Path) -> bool:
+    """Return whether a file holds a conversation that was saved, or nothing."""
+    with file.open("rb") as stream:
+        return stream.read(len(_SAVED)) in (b"", _SAVED)
 
 
 def summary(answer: AnswerStats) -> str:

@@ -5,10 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from ringworld.api.load import ModelDefaults
 from ringworld.api.machine import PathArgument, check_apart
 from ringworld.artifacts.adapter_folder import is_adapter
 from ringworld.artifacts.model_folder import ModelFolder, fingerprint_of_files, save_other_model
 from ringworld.artifacts.tokenizers import FRAME_TOKENIZER_FOLDER, Tokenizers
+from ringworld.core.config import from_json
 from ringworld.core.errors import InputError, not_a_choice
 from ringworld.core.files import sha256_file
 from ringworld.core.origin import Origin, check_replaceable, parent
@@ -16,7 +18,7 @@ from ringworld.core.shared_files import OUR_KEY
 from ringworld.interop.gguf import read_gguf
 from ringworld.interop.gguf_file import MAGIC
 from ringworld.interop.hf_config import CONFIG_FILE
-from ringworld.interop.hf_folder import check_words, read_hf
+from ringworld.interop.hf_folder import GENERATION_FILE, check_words, read_hf
 from ringworld.interop.hf_llama import Adapt
 from ringworld.interop.lwm import read_lwm
 from ringworld.interop.lwm_vqgan import read_lwm_vqgan
@@ -98,6 +100,9 @@ def convert(
     of_lwm = {"context_tokens": context_tokens, "rope_base": rope_base, "heads": heads}
     adapt = None if adapted is None else adapted.adapt
     model = _read(source, tokenizer=words, of_lwm=_given(of_lwm), adapt=adapt)
+    ours = model.generation.get(OUR_KEY) or {}
+    kept = from_json(dict[str, Any], ours, where=source / GENERATION_FILE)
+    ModelDefaults.of(kept, folder=source)  # refuses what could not be loaded
     frames = _frames(
         source,
         add_vision=add_vision,
@@ -114,6 +119,7 @@ def convert(
     model = _with_ids_for(tokenizers, model, source=source, add_vision=add_vision)
     if dtype is not None:
         model = model.stored_as(dtype)
+    model = model.of_finite_numbers(source)
     if to == "hf":
         plain = replace(tokenizers, text=text.without_ours())
         save_other_model(out, _plain(model, source), tokenizers=plain, origin=None)

@@ -14,6 +14,7 @@ from ringworld.core.mesh_config import MeshConfig
 from ringworld.inference.config import GenerationLimits, SamplingDefaults, WatchingConfig
 from ringworld.inference.prompts import Prompts
 from ringworld.inference.world import World
+from ringworld.interop.hf_folder import GENERATION_FILE
 from ringworld.model.config import Execution, WeightType, check_mesh
 from ringworld.model.forward import Forward
 from ringworld.text.templates import ChatTemplate
@@ -29,14 +30,14 @@ class ModelDefaults:
     execution: Execution = field(default_factory=Execution)
 
     @staticmethod
-    def of(generation: Mapping[str, Any]) -> "ModelDefaults":
+    def of(generation: Mapping[str, Any], *, folder: Path) -> "ModelDefaults":
         """Read what a model folder keeps, by any version; what it lacks is as in any model.
 
         Raises:
             InputError: a value has another type or is out of range.
         """
         known = fitted(to_json(ModelDefaults()), generation)
-        return from_json(ModelDefaults, known, where="generation_config")
+        return from_json(ModelDefaults, known, where=folder / GENERATION_FILE)
 
 
 def load(
@@ -87,7 +88,7 @@ def load_opened(
     if weights is not None and weights not in (types := get_args(WeightType)):
         raise not_a_choice("weights", str(weights), choices=types)
     mesh = ring_of(devices)
-    defaults = ModelDefaults.of(found.generation)
+    defaults = ModelDefaults.of(found.generation, folder=found.path)
     execution = execution or defaults.execution
     check_mesh(found.architecture, execution.attention, MeshConfig(**mesh.shape))
     longest = found.context_tokens if context_tokens is None else context_tokens

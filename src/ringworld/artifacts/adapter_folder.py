@@ -13,7 +13,7 @@ import jax
 from jax.sharding import Mesh
 
 from ringworld.core.config import from_json
-from ringworld.core.errors import InputError
+from ringworld.core.errors import InputError, plain
 from ringworld.core.files import sha256_file, writing_folder
 from ringworld.core.origin import ORIGIN_FILE, Origin, check_replaceable, made_by, read_origin, write_origin
 from ringworld.core.processes import by_all, by_writer, is_writer
@@ -59,9 +59,9 @@ class AdapterFolder:
         """
         named = self.adapter.base
         if not named or not Path(named).is_dir():
+            called = plain(named) or "a model without a name"
             raise InputError(
-                f"the adapter in {self.path} was trained for {named or 'a model without a name'}, which is "
-                "no folder here",
+                f"the adapter in {self.path} was trained for {called}, which is no folder here",
                 field="model",
                 value=named,
                 path=self.path,

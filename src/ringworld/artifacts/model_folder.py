@@ -84,7 +84,8 @@ class ModelFolder:
             return _with_adapter(opened, opened.base)
         config = path / CONFIG_FILE
         if not path.is_dir():
-            raise InputError(f"there is no model folder {path}", path=path)
+            remedy = f"convert it first: ringworld convert {path} --out FOLDER" if path.is_file() else ""
+            raise InputError(f"there is no model folder {path}", path=path, remedy=remedy)
         if not config.exists():
             raise InputError(
                 f"{path} is not a model folder: it has no {CONFIG_FILE}",
@@ -122,12 +123,16 @@ class ModelFolder:
 
     @property
     def fingerprint(self) -> str:
-        """What changes with any weight; of a folder that ringworld did not write, with any byte of them."""
+        """What changes with any weight; of a folder that ringworld did not write, with any byte of them.
+
+        Raises:
+            InputError: its origin was edited.
+        """
         if self.adapter is not None:
             both = replace(self, adapter=None).fingerprint + self.adapter.fingerprint
             return hashlib.sha256(both.encode()).hexdigest()
         if self.origin is not None and "weights" in self.origin.identity:
-            return self.origin.identity["weights"]
+            return from_json(str, self.origin.identity["weights"], where=self.path / ORIGIN_FILE)
         return fingerprint_of_files(self.path)
 
     def read_weights(self, mesh: Mesh, *, weights: WeightType = "float32") -> WorldModel:

@@ -25,9 +25,10 @@ StoredPages = Float[Array, "pages kv_heads page head"] | Int8Numbers
 def rounded(numbers: Float[Array, "*dims head"]) -> Int8Numbers:
     """Round numbers; the error of each is at most half a step, 1/254 of the largest of its head.
 
-    What is rounded again keeps its values: the largest is a whole number of steps.
+    What is rounded again keeps its values: the largest is a whole number of steps. A head that holds NaN or
+    infinity stays not finite.
     """
     wide = numbers.astype(jnp.float32)
     largest = jnp.abs(wide).max(axis=-1)
-    scale = jnp.where(largest > 0, largest, 1) / _LARGEST
+    scale = jnp.where(largest == 0, 1, largest) / _LARGEST
     return Int8Numbers(values=jnp.round(wide / scale[..., None]).astype(jnp.int8), scale=scale)

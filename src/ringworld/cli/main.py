@@ -24,7 +24,7 @@ from ringworld.cli.quickstart import Quickstart
 from ringworld.cli.serve import Serve
 from ringworld.cli.train import Train
 from ringworld.cli.train_tokenizer import TrainTokenizer
-from ringworld.core.errors import Diverged, InputError, Stopped, not_a_choice
+from ringworld.core.errors import Diverged, InputError, RenderTimeout, Stopped, not_a_choice
 from ringworld.core.files import is_disk_full
 from ringworld.presets.run import load_preset
 
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     | exit code | after |
     |---|---|
     | 0 | success |
-    | 1 | a run that diverged |
+    | 1 | a run that diverged, or a machine that is too busy |
     | 2 | what the user can fix |
     | 130, 143 | Ctrl-C, SIGTERM: 128 and the number of the signal, as a shell counts |
     """
@@ -75,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"interrupted{f': {error}' if str(error) else ''}", file=sys.stderr)
         number = error.number if isinstance(error, Stopped) else signal.SIGINT
         raise SystemExit(128 + number) from None
-    except Diverged as error:
+    except (Diverged, RenderTimeout) as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from None
     except InputError as error:

@@ -10,7 +10,7 @@ from pathlib import Path
 from reprlib import repr as short
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
-from ringworld.core.errors import InputError
+from ringworld.core.errors import InputError, plain
 from ringworld.core.files import read_json
 
 T = TypeVar("T")
@@ -155,7 +155,7 @@ def _build_scalar(cls: Any, value: Any, where: str) -> Any:
 
 def _mismatch(where: str, got: str, expected: str) -> InputError:
     return InputError(
-        f"{where} holds {got}, but should hold {expected}",
+        f"{plain(where)} holds {plain(got)}, but should hold {expected}",
         field=where,
         value=got,
         remedy="it was written by another version or edited: write it again with this one",

@@ -8,6 +8,7 @@ from typing import Any
 
 _LISTED = 8
 """Most problems that a message names."""
+_LONGEST_REASON = 400
 
 
 class InputError(ValueError):
@@ -71,6 +72,10 @@ class Busy(RuntimeError):
         self.waiting = waiting
 
 
+class RenderTimeout(RuntimeError):
+    """The machine is too busy to render a chat template. No input is wrong: the same may be asked again."""
+
+
 class Stopped(KeyboardInterrupt):
     """A signal asked to stop, and what was done until then is saved; the message says up to where."""
 
@@ -95,7 +100,21 @@ def not_a_choice(field: str, value: str, *, choices: Iterable[str]) -> InputErro
     return InputError(problem, field=field, value=value, remedy=remedy, suggested=near)
 
 
+def plain(reason: str) -> str:
+    r"""Return what a file or a library says in a line of printable characters, of a long one the beginning.
+
+    Example:
+        `"no\n  such \x1b[2Jkey"` becomes `"no such \\x1b[2Jkey"`, which does not clear a terminal.
+    """
+    begin = reason[:_LONGEST_REASON]
+    line = "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode()
+        for letter in " ".join(begin.split())
+    )
+    return line if len(reason) <= _LONGEST_REASON else f"{line} ..."
+
+
 def listed(problems: Sequence[str]) -> str:
-    """Join what a loader found wrong; of a long list, the beginning and how much more there is."""
+    """Join what a loader found wrong, each as `plain` shows it; of a long list, the beginning and a count."""
     more = f"; and {len(problems) - _LISTED} more" if len(problems) > _LISTED else ""
-    return f"{'; '.join(problems[:_LISTED])}{more}"
+    return f"{'; '.join(map(plain, problems[:_LISTED]))}{more}"

@@ -11,17 +11,19 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
-from ringworld.core.errors import InputError
+from ringworld.core.errors import InputError, plain
+from ringworld.core.stop import terminable
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What the system says where there is no room left, none left to this user, or none left in one file."""
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 """What it says where the file system has no locks; a run there goes without."""
 LOCK_FILE = ".lock"
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 _UNFINISHED = re.compile(r"\..+\.\d+\.tmp", re.DOTALL)
 """Names that `writing` gives to files that are not whole yet."""
 
@@ -59,18 +61,23 @@ def writing_folder(path: Path) -> Iterator[Path]:
     """Give a new folder to fill, which becomes `path` when the block ends and vanishes when the block fails.
 
     A reader finds the new folder whole, or the old one, or between two renames none. What a killed process
-    left of the same folder is cleared away.
+    left of the same folder is cleared away. A link stays, and what it points to is the folder.
 
     Raises:
-        InputError: the disk is full, or another process writes the same folder.
+        InputError: the disk is full, the folder cannot be written, or another process writes the same.
+        Stopped: a SIGTERM came.
     """
-    temporary, replaced = path.with_name(f".{path.name}.tmp"), path.with_name(f".{path.name}.old")
-    with room_for(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+    place = path.resolve()  # also of `.`, which has no name beside which others could stand
+    temporary, replaced = place.with_name(f".{place.name}.tmp"), place.with_name(f".{place.name}.old")
+
+    def clear_replaced() -> None:
+        if replaced.exists() and not place.exists():  # what ended here, ended between the two renames
+            replaced.replace(place)
+        shutil.rmtree(replaced, ignore_errors=True)
+
+    with room_for(path), terminable():
         with only_one(temporary, writes=path):
-            if replaced.exists() and not path.exists():
-                replaced.replace(path)
-            shutil.rmtree(replaced, ignore_errors=True)
+            clear_replaced()
             for left in temporary.iterdir():
                 if left.name != LOCK_FILE:
                     shutil.rmtree(left) if left.is_dir() else left.unlink()
@@ -79,13 +86,13 @@ def writing_folder(path: Path) -> Iterator[Path]:
                 for file in temporary.rglob("*"):
                     if file.is_file():
                         _settle(file)
-                if path.exists():
-                    path.replace(replaced)
+                if place.exists():
+                    place.replace(replaced)
                 (temporary / LOCK_FILE).unlink()
-                temporary.replace(path)
+                temporary.replace(place)
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
-                shutil.rmtree(replaced, ignore_errors=True)
+                clear_replaced()
 
 
 @contextmanager
@@ -99,12 +106,19 @@ def only_one(folder: Path, *, writes: Path | None = None) -> Iterator[None]:
         writes: what an error names in its place.
 
     Raises:
-        InputError: another process is at work in the folder, or it is a file.
+        InputError: another process is at work in the folder, it is a file, or it cannot be written.
     """
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file, not a folder to write into", path=folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK_FILE).open("ab") as stream:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        stream = (folder / LOCK_FILE).open("ab")
+    except OSError as error:
+        if is_disk_full(error):
+            raise
+        problem = f"{writes or folder} cannot be written ({error.strerror})"
+        raise InputError(problem, path=writes or folder, remedy="name another folder") from None
+    with stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -158,9 +172,9 @@ def reading(
     part: str = "",
     expected: str,
     damage: type[Exception] | tuple[type[Exception], ...],
-    remedy: str = "delete it and run the command that wrote it again",
+    remedy: str = "copy it again, or run the command that wrote it again",
 ) -> Iterator[None]:
-    """Turn a missing file, and what a library raises on a damaged one, into an error that names it.
+    """Turn what the system or a library raises on a file that cannot be read into an error that names it.
 
     Args:
         path: the file.
@@ -170,17 +184,26 @@ def reading(
         remedy: of the damage.
 
     Raises:
-        InputError: the file is missing or damaged.
+        InputError: the file is missing, may not be read, is a folder, or is damaged.
     """
     try:
         yield
     except FileNotFoundError:
         raise InputError(f"{path} does not exist; it should be {expected}", path=path) from None
     except damage as error:
-        reason = " ".join(str(error).split())
         what = f"{path}, {part}," if part else str(path)
-        problem = f"{what} is not {expected} ({reason})"
+        problem = f"{what} is not {expected} ({damage_of(path, error)})"
         raise InputError(problem, path=path, field=part, remedy=remedy) from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror or error})", path=path) from None
+
+
+def damage_of(path: Path, error: Exception) -> str:
+    """Return why a file cannot be used: what a library raised, or that Git left a pointer in its place."""
+    with suppress(OSError), path.open("rb") as stream:
+        if stream.read(len(_LFS_POINTER)) == _LFS_POINTER:
+            return "it is a pointer of Git LFS, and git lfs pull fetches the file itself"
+    return plain(str(error))
 
 
 def write_bytes_atomic(path: Path, content: bytes) -> None:

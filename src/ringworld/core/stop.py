@@ -1,9 +1,13 @@
-"""SIGINT and SIGTERM as a request that a loop reads between two steps."""
+"""SIGINT and SIGTERM as a request that a loop reads between two steps, or as an exception."""
 
 import os
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
+
+from ringworld.core.errors import Stopped
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -42,3 +46,27 @@ class StopRequest:
         for number, handler in self._previous.items():
             signal.signal(number, handler)  # pyright: ignore[reportArgumentType]
         self._previous = {}
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Make of a SIGTERM, which would end the process at once, an exception, as Python makes of a SIGINT.
+
+    What the block has begun can then be cleared away. A handler that is installed already is left alone.
+
+    Raises:
+        Stopped: a SIGTERM came.
+    """
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Stopped("", number=signal.Signals(number))
+
+    in_main = threading.current_thread() is threading.main_thread()
+    if not in_main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)

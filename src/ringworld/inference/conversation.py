@@ -60,7 +60,7 @@ class Conversation:
 
     Attributes:
         messages: the turns so far; they may be replaced.
-        turn: what the last answer cost; None before the first.
+        last_answer: what the last answer cost; None before the first.
     """
 
     def __init__(
@@ -213,6 +213,9 @@ class Conversation:
         return ids
 
     def _check_room(self, ids: Int32[np.ndarray, " tokens"]) -> None:
+        if not len(ids):
+            problem = "the chat template writes nothing of the conversation"
+            raise InputError(problem, field="prompt", value=0, remedy="use another template")
         if len(ids) >= self._context:
             raise InputError(
                 f"the conversation would have {len(ids)} tokens, which do not fit into the context of this "

@@ -102,11 +102,18 @@ class Generator:
             watch: finishes continuations that need no more.
 
         Raises:
-            InputError: a prompt is empty, or does not fit into the context with what follows it, or the
-                scores of the model are not finite.
+            InputError: a prompt is empty, or does not fit into the context with what follows it, several
+                samples are asked for at temperature 0, or the scores of the model are not finite.
         """
         new_tokens = whole_number("max_new_tokens", max_new_tokens, least=1)
         count = whole_number("samples", samples, least=1, below=2**31)
+        if count > 1 and sampling.temperature == 0:
+            raise InputError(
+                f"samples is {count}, but all would be the same, since temperature is 0",
+                field="samples",
+                value=count,
+                remedy="raise temperature, or ask for one",
+            )
         return self._continue(
             [prompt for prompt in prompts for _ in range(count)],
             grammar=text_grammar(self._vocabulary, ends=[*self._ends, *more_ends]),

@@ -7,6 +7,7 @@ Hugging Face and we rotate rows that are half a head apart.
 
 from collections.abc import Iterator, Mapping
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from reprlib import repr as short
 from typing import Any
@@ -263,6 +264,7 @@ def _tensors(
     """Return every tensor under the name that Hugging Face gives it."""
     tensors: dict[str, Tensor] = {}
     unknown = set(header.tensors) - {_FREQUENCIES}
+    places: list[tuple[int, int, str]] = []
     for weight, layer in in_order(architecture):
         name = _NAMES[weight.key].format(layer)
         unknown.discard(name)
@@ -274,12 +276,19 @@ def _tensors(
         elif problem := stored.problem(file_bytes=header.file_bytes):
             problems.append(f"{name} {problem}")
         else:
+            places.append((stored.start, stored.end, name))
             head = architecture.head if weight.key.endswith(_ROTATED) else 0
             read = partial(_parts, path, stored, head=head)
             tensors[weight.key.format(layer)] = Tensor.in_parts(
                 stored.shape, dtype=stored.dtype, read_parts=read
             )
     problems += [f"{name} is not known" for name in sorted(unknown)]
+    # A small file could otherwise name the same bytes often enough to fill any disk.
+    problems += [
+        f"{name} begins at byte {start}, within {other}"
+        for (_, end, other), (start, _, name) in pairwise(sorted(places))
+        if start < end
+    ]
     return tensors
 
 

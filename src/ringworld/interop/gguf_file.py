@@ -24,6 +24,8 @@ MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
 _MOST_HEADER_BYTES = 2**28
 """Vocabularies of 256K words take a twentieth of it."""
+_MOST_STRINGS = 2**21
+"""Names, words and merges; a vocabulary of 256K words has a third of it."""
 _MOST_DIMENSIONS = 4
 _ALIGNMENT_BYTES = 32
 _CODES = {
@@ -72,6 +74,11 @@ class StoredTensor:
         numbers, size_bytes = GGML_QUANT_SIZES[GGMLQuantizationType(self.kind)]
         return self.shape[-1] // numbers * size_bytes
 
+    @property
+    def end(self) -> int:
+        """Byte of the file after its last one."""
+        return self.start + math.prod(self.shape[:-1]) * self.row_bytes
+
     def problem(self, *, file_bytes: int) -> str:
         """Return why it cannot be read from a file of this size; empty if it can."""
         if self.kind not in _KEPT and self.kind not in _QUANTIZED:
@@ -81,8 +88,9 @@ class StoredTensor:
         numbers, _ = GGML_QUANT_SIZES[GGMLQuantizationType(self.kind)]
         if self.shape[-1] % numbers:
             return f"has rows of {self.shape[-1]} numbers, not of whole blocks of {numbers}"
-        end = self.start + math.prod(self.shape[:-1]) * self.row_bytes
-        return "" if end <= file_bytes else f"ends at byte {end}, after the end of the file at {file_bytes}"
+        if self.end <= file_bytes:
+            return ""
+        return f"ends at byte {self.end}, after the end of the file at {file_bytes}"
 
     def parts(self, path: Path, *, rows: int = 1) -> Iterator[Shaped[np.ndarray, "part ..."]]:
         """Read it in pieces along the first dimension, each a multiple of so many rows.
@@ -166,7 +174,7 @@ class _Cursor:
     """Reads values one after another, and never more than there is."""
 
     def __init__(self, file: BinaryIO, *, left: int) -> None:
-        self._file, self._left = file, left
+        self._file, self._left, self._strings = file, left, _MOST_STRINGS
 
     def take(self, size: int) -> bytes:
         if size > self._left:
@@ -178,6 +186,9 @@ class _Cursor:
         return struct.unpack(f"<{code}", self.take(struct.calcsize(f"<{code}")))[0]
 
     def string(self) -> str:
+        if not (left := self._strings):
+            raise ValueError(f"its header has more than {_MOST_STRINGS} strings")
+        self._strings = left - 1
         return self.take(self.number("Q")).decode()
 
     def value(self, kind: int) -> Any:

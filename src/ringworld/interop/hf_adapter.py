@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from operator import attrgetter
 from pathlib import Path
+from reprlib import repr as short
 from typing import Any, Literal
 
 import jax.numpy as jnp
@@ -18,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 
 from ringworld.core.config import read_as
 from ringworld.core.errors import InputError, listed
-from ringworld.core.files import write_json_atomic
+from ringworld.core.files import damage_of, write_json_atomic
 from ringworld.core.shared_files import FLOATS
 from ringworld.interop.hf_llama import in_order, whole_layer
 from ringworld.interop.tensors import Tensor, read_in_any_case, write_file
@@ -29,6 +30,8 @@ from ringworld.model.world_model import WorldModel
 
 ADAPTER_CONFIG_FILE, ADAPTER_FILE = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."
+_MOST = 2**31
+"""Beyond what a rank and what `lora_alpha` is."""
 _Part = Literal["a", "b"]
 _ENDS: Mapping[_Part, str] = {"a": ".lora_A.weight", "b": ".lora_B.weight"}
 _PLAIN: Mapping[str, tuple[Any, ...]] = {
@@ -57,6 +60,7 @@ class HfAdapter:
     """An adapter on disk, of which a part is read where it is added."""
 
     file: Path
+    rank: int
     scale: float
     shapes: Mapping[str, Mapping[str, tuple[int, ...]]]
     """Of `a` and `b`, by the key of the weight that they are added to."""
@@ -73,16 +77,16 @@ class HfAdapter:
         path = folder / ADAPTER_CONFIG_FILE
         config = read_as(dict[str, Any], path)
         problems = [
-            f"{name} is {config[name]!r}, which is not supported"
+            f"{name} is {short(config[name])}, which is not supported"
             for name, allowed in _PLAIN.items()
             if name in config and config[name] not in allowed
         ]
         rank: Any = config.get("r")
         alpha: Any = config.get("lora_alpha")
-        if type(rank) is not int or rank < 1:
-            problems.append(f"r is {rank!r}, but must be a whole number above 0")
-        if type(alpha) not in (int, float):
-            problems.append(f"lora_alpha is {alpha!r}, but must be a number")
+        if type(rank) is not int or not 1 <= rank < _MOST:
+            problems.append(f"r is {short(rank)}, but must be a whole number from 1 to {_MOST - 1}")
+        if type(alpha) not in (int, float) or abs(alpha) >= _MOST:
+            problems.append(f"lora_alpha is {short(alpha)}, but must be a number below {_MOST}")
         file, shapes = folder / ADAPTER_FILE, {}
         try:
             with safe_open(file, framework="numpy") as tensors:
@@ -94,7 +98,7 @@ class HfAdapter:
                     else:
                         shapes.setdefault(found[0], {})[found[1]] = tuple(part.get_shape())
         except (OSError, SafetensorError) as error:
-            problems.append(f"{ADAPTER_FILE} cannot be read ({error})")
+            problems.append(f"{ADAPTER_FILE} cannot be read ({damage_of(file, error)})")
         problems += [f"{key} has one matrix alone" for key, pair in shapes.items() if len(pair) != 2]
         if problems or not shapes:
             raise InputError(
@@ -104,7 +108,8 @@ class HfAdapter:
             )
         scale = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
         base = config.get("base_model_name_or_path")
-        return HfAdapter(file=file, scale=scale, shapes=shapes, base=base if isinstance(base, str) else "")
+        base = base if isinstance(base, str) else ""
+        return HfAdapter(file=file, rank=rank, scale=scale, shapes=shapes, base=base)
 
     def check(self, architecture: Architecture) -> None:
         """Refuse a model that has other matrices.
@@ -123,8 +128,9 @@ class HfAdapter:
                 problems.append(f"the model has no matrix {key}")
                 continue
             (out, into), a, b = matrices[key], pair["a"], pair["b"]
-            if len(a) != 2 or len(b) != 2 or a[0] != b[1] or (b[0], a[1]) != (out, into):
-                problems.append(f"{key} is [{out}, {into}], but the adapter has {list(a)} and {list(b)}")
+            if (a, b) != ((self.rank, into), (out, self.rank)):
+                has = f"the adapter of rank {self.rank} has {list(a)} and {list(b)}"
+                problems.append(f"{key} is [{out}, {into}], but {has}")
         if problems:
             raise InputError(
                 f"the adapter in {self.file.parent} is of another model: {listed(problems)}",

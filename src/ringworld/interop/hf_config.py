@@ -6,7 +6,7 @@ from reprlib import repr as short
 from typing import Any
 
 from ringworld.core.config import read_as
-from ringworld.core.errors import InputError
+from ringworld.core.errors import InputError, listed
 from ringworld.core.shared_files import OUR_KEY
 from ringworld.model.config import Architecture, Family, Linear, Llama3, Rope, Scaling, Yarn
 
@@ -168,7 +168,7 @@ def read_architecture(folder: Path) -> Architecture:
         except (TypeError, ValueError, ZeroDivisionError, OverflowError) as error:
             problems.append(f"a size is not a number ({error})")
     raise InputError(
-        f"{path} is not a LLaMA that ringworld can run: {'; '.join(problems)}",
+        f"{path} is not a LLaMA that ringworld can run: {listed(problems)}",
         path=path,
         value=tuple(problems),
     )
@@ -179,6 +179,8 @@ def _rope(theirs: dict[str, Any], problems: list[str]) -> Rope:
     if not isinstance(described, dict):
         problems.append(f"RoPE is described by a {type(described).__name__}, not an object")
         return Rope()
+    if nested := [key for key, value in described.items() if isinstance(value, dict)]:
+        problems.append(f"RoPE is another for {', '.join(nested)}, not one of all layers")
     kind = described.get("rope_type", described.get("type", "default"))
     if (part := described.get("partial_rotary_factor", 1.0)) != 1.0:
         problems.append(f"partial_rotary_factor of RoPE is {short(part)}, not 1.0")

@@ -12,7 +12,7 @@ from jaxtyping import Shaped
 from safetensors import safe_open
 
 from ringworld.core.config import read_as
-from ringworld.core.errors import InputError, listed
+from ringworld.core.errors import InputError
 from ringworld.interop.hf_config import CONFIG_FILE, read_architecture
 from ringworld.interop.hf_llama import Adapt, in_order, weight_files
 from ringworld.interop.other_model import OtherModel, with_type
@@ -65,7 +65,7 @@ def read_hf(
         if text_vocab is not None and words is not tokenizer:
             check_words(words, text_vocab, tokenizer_folder=folder, model=folder)
     if len(problems) > 1:
-        described = listed([str(problem) for problem in problems])
+        described = "; ".join(map(str, problems))
         value = tuple(problem.problem for problem in problems)
         raise InputError(f"{folder} cannot be converted: {described}", path=folder, value=value)
     if problems:

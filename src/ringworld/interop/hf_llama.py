@@ -22,7 +22,8 @@ from jaxtyping import Array, Int32, Shaped
 from safetensors import SafetensorError, safe_open
 
 from ringworld.core.config import from_json, read_as
-from ringworld.core.errors import InputError, listed
+from ringworld.core.errors import InputError, listed, plain
+from ringworld.core.files import damage_of
 from ringworld.core.processes import by_all
 from ringworld.core.sharding import spec
 from ringworld.core.shared_files import FLOATS
@@ -353,14 +354,20 @@ def _sources(folder: Path, problems: list[str]) -> dict[str, Path]:
     if not single.exists() and index.exists():
         listed = read_as(dict[str, Any], index).get("weight_map")
         names = set(from_json(dict[str, str], listed, where=f"weight_map of {index}").values())
-    sources = {}
+    sources: dict[str, Path] = {}
     for name in sorted(names):
         if Path(name).name != name or not name.endswith(".safetensors"):
             problems.append(f"{INDEX_FILE} names {name!r}, which is not a safetensors file of this folder")
             continue
         try:
             with safe_open(folder / name, framework="numpy") as tensors:
-                sources |= dict.fromkeys(tensors.keys(), folder / name)
+                keys = tensors.keys()
+        except ValueError:
+            problems.append(f"{plain(name)} is no name of a file, since it is no Unicode")
+            continue
         except (OSError, SafetensorError) as error:
-            problems.append(f"{name} cannot be read ({error})")
+            problems.append(f"{name} cannot be read ({damage_of(folder / name, error)})")
+            continue
+        problems += [f"{key} is in {sources[key].name} and in {name}" for key in keys if key in sources]
+        sources |= dict.fromkeys(keys, folder / name)
     return sources

@@ -14,7 +14,7 @@ from ringworld.core.errors import InputError, listed
 from ringworld.interop.array_pickle import read_array_pickle
 from ringworld.vision.config import FrameTokenizerConfig
 from ringworld.vision.frame_tokenizer import FrameTokenizer
-from ringworld.vision.vq_model import named_weights
+from ringworld.vision.vq_model import named_weights, not_numbers
 from ringworld.vision.vqgan import FrameAutoencoder
 
 _CODEBOOK = "quantize/embeddings"
@@ -64,7 +64,10 @@ def read_lwm_vqgan(path: Path, *, resolution: int = 256) -> FrameTokenizer:
     ]
     if problems:
         raise _refusal(path, problems)
-    leaves = [jnp.asarray(arrays[name].read().astype(np.float32)) for name in expected]
+    numbers = {name: arrays[name].read().astype(np.float32) for name in expected}
+    if problems := not_numbers(numbers):
+        raise _refusal(path, problems)
+    leaves = list(map(jnp.asarray, numbers.values()))
     return FrameTokenizer(config, jax.tree.unflatten(jax.tree.structure(abstract), leaves))
 
 

@@ -3,11 +3,13 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Shaped
 
+from ringworld.core.errors import InputError
 from ringworld.interop.tensors import NUMPY_TYPES, FloatType, Tensor
 from ringworld.model.config import StoredType
 from ringworld.text.tokenizer import TextTokenizer
@@ -37,6 +39,20 @@ class OtherModel:
         }
         return replace(self, config=with_type(self.config, dtype), tensors=tensors)
 
+    def of_finite_numbers(self, source: Path) -> "OtherModel":
+        """Return the same model, of which NaN and infinity are an error where they are read.
+
+        Args:
+            source: file or folder, which the error names.
+        """
+        tensors = {
+            name: Tensor.in_parts(
+                tensor.shape, dtype=tensor.dtype, read_parts=partial(_finite, tensor, name, source)
+            )
+            for name, tensor in self.tensors.items()
+        }
+        return replace(self, tensors=tensors)
+
 
 def with_type(config: Mapping[str, Any], dtype: StoredType) -> dict[str, Any]:
     """Return a `config.json` that says how weights are stored, under the key of transformers 4 alone.
@@ -44,6 +60,18 @@ def with_type(config: Mapping[str, Any], dtype: StoredType) -> dict[str, Any]:
     transformers 5 calls it `dtype`, and reads both.
     """
     return {**{key: value for key, value in config.items() if key != "dtype"}, "torch_dtype": dtype}
+
+
+def _finite(tensor: Tensor, name: str, source: Path) -> Iterator[Shaped[np.ndarray, "part ..."]]:
+    for part in tensor.parts():
+        if not np.isfinite(part).all():
+            raise InputError(
+                f"{source} cannot be converted: {name} holds numbers that are NaN or infinite",
+                path=source,
+                field=name,
+                remedy="copy it again, or use the weights of a run that did not diverge",
+            )
+        yield part
 
 
 def _rounded(tensor: Tensor, kind: FloatType) -> Iterator[Shaped[np.ndarray, "part ..."]]:

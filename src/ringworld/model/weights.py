@@ -54,11 +54,14 @@ def quantized(weight: Float[Array, "..."], *, inputs: int) -> Int8Weight:
     """Round a weight whose first `inputs` dimensions are summed over; each channel by its own largest value.
 
     Call it under `jax.set_mesh`; the parts lie where those of the weight lay. The error of a number is at
-    most half a step, 1/254 of the largest of its channel.
+    most half a step, 1/254 of the largest of its channel. A channel that holds NaN or infinity stays not
+    finite.
     """
     wide = weight.astype(jnp.float32)
     largest = jnp.max(jnp.abs(wide), axis=range(inputs))
-    scale = jnp.where(largest > 0, largest, 1) / _LARGEST
+    # Asked apart, since a maximum over devices may pass over NaN.
+    finite = jnp.isfinite(wide).all(axis=range(inputs))
+    scale = jnp.where(finite, jnp.where(largest > 0, largest, 1) / _LARGEST, jnp.nan)
     values = jnp.round(wide / _along(scale, wide)).astype(jnp.int8)
     return Int8Weight(values=jax.reshard(values, jax.typeof(weight).sharding.spec), scale=scale)
 

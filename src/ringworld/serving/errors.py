@@ -5,10 +5,9 @@ from typing import Any
 
 from starlette.responses import JSONResponse, Response
 
-from ringworld.core.errors import Busy, InputError
+from ringworld.core.errors import Busy, InputError, RenderTimeout
 from ringworld.inference.batches import TooLong
 from ringworld.inference.engine.inbox import Closed
-from ringworld.text.templates import RenderTimeout
 
 _LOG = logging.getLogger("ringworld.serving")
 

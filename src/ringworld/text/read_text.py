@@ -8,6 +8,8 @@ import re
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO, TypeGuard
 
@@ -22,6 +24,7 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
+_PIECE_BYTES = 2**20
 _GUTENBERG_START = re.compile(
     r"\*\*\* ?START OF TH(?:E|IS) PROJECT GUTENBERG EBOOK.{0,400}?\*\*\*[ \t]*\n", re.DOTALL
 )
@@ -69,16 +72,16 @@ def decode_file(
     """
     try:
         size = path.stat().st_size
-        if size > max_bytes:
-            raise InputError(
-                f"{path} has {size} bytes; at most {max_bytes} are read",
-                path=path,
-                value=size,
-                remedy=remedy,
-            )
-        raw = path.read_bytes()
+        raw = b"" if size > max_bytes else _beginning(path, max_bytes=max_bytes)
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror or error})", path=path) from None
+    if (size := max(size, len(raw))) > max_bytes:
+        raise InputError(
+            f"{path} has {size} bytes or more; at most {max_bytes} are read",
+            path=path,
+            value=size,
+            remedy=remedy,
+        )
     return _decode(path, raw).replace("\r\n", "\n").replace("\r", "\n")
 
 
@@ -117,6 +120,13 @@ def is_text(value: Any) -> TypeGuard[str]:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def _beginning(path: Path, *, max_bytes: int) -> bytes:
+    """Read a file, or more than `max_bytes` of one that has no end, as a device or a pipe."""
+    with path.open("rb") as stream:
+        pieces = iter(partial(stream.read, _PIECE_BYTES), b"")
+        return b"".join(islice(pieces, max_bytes // _PIECE_BYTES + 1))
 
 
 def _encoding(beginning: bytes) -> tuple[str, bytes]:

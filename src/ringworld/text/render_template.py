@@ -24,6 +24,7 @@ except ImportError:
     resource = None
 
 _MOST_BYTES = 2**31
+_LONGEST_REASON = 2**12
 
 
 class Generation(Extension):
@@ -110,8 +111,10 @@ def main() -> None:
         _limit_seconds(request["seconds"])
         try:
             answer = {"texts": render(request)}
-        except (Exception, RecursionError) as error:  # whatever a template can make of its variables
-            answer = {"refused": str(error) or type(error).__name__}
+        except MemoryError:
+            answer = {}
+        except Exception as error:  # whatever a template can make of its variables
+            answer = {"refused": str(error)[:_LONGEST_REASON].strip() or type(error).__name__}
         print(json.dumps(answer), flush=True)
 
 

@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int, Int32
 
-from ringworld.core.errors import InputError
+from ringworld.core.errors import InputError, RenderTimeout, plain
 from ringworld.text import chat
+from ringworld.text.read_text import is_text
 from ringworld.text.tokenizer import TextTokenizer
 from ringworld.text.vocabulary import Vocabulary
 
@@ -47,10 +48,6 @@ _MORE_CHARACTERS = 2**20
 _LONGEST_TEMPLATE = 2**20
 
 Codes = Int[np.ndarray, "_ codes"]
-
-
-class RenderTimeout(RuntimeError):
-    """The machine is too busy to render a chat template. No input is wrong: the same may be asked again."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -262,8 +259,9 @@ def _written(message: Message, picture: str) -> str:
 
 def _named(templates: Sequence[Any]) -> Any:
     """Return the default one of named templates, as transformers chooses."""
-    named = {each.get("name"): each.get("template") for each in templates if isinstance(each, Mapping)}
-    return named.get("default", next(iter(named.values()), None))
+    found = [each for each in templates if isinstance(each, Mapping)]
+    default = [each for each in found if each.get("name") == "default"]
+    return next((each.get("template") for each in (*default, *found)), None)
 
 
 def unused(texts: Sequence[str], count: int) -> list[str]:
@@ -360,18 +358,20 @@ class Renderer:
             InputError: it refuses one, has an error, or needs too much computing, memory or characters.
             RenderTimeout: it is not done in time, though it may not have computed so long.
         """
-        size = sum(len(message["content"]) for each in renderings for message in each["messages"])
+        said = [message["content"] for each in renderings for message in each["messages"]]
         request = {
             "template": template,
             "renderings": renderings,
-            "most_characters": 2 * size + _MORE_CHARACTERS,
+            "most_characters": 2 * sum(map(len, said)) + _MORE_CHARACTERS,
             "seconds": self._seconds,
         }
         with self._lock:
             answer = self._answer(json.dumps(request))
-        if "texts" in answer:
-            return answer["texts"]
-        reason = answer.get("refused") or f"it needs more than {self._seconds} seconds or two gigabytes"
+        texts = answer.get("texts")
+        if texts is not None and (all(map(is_text, texts)) or not all(map(is_text, said))):
+            return texts
+        needs = f"it needs more than {self._seconds} seconds or two gigabytes"
+        reason = plain(answer.get("refused", needs if texts is None else "it writes what is no Unicode"))
         raise InputError(
             f"the chat template{in_file(path)} cannot be used: {reason}",
             field="chat_template",
@@ -385,7 +385,7 @@ class Renderer:
         if self._process is None or self._process.poll() is not None:
             self.close()
             self._process = subprocess.Popen(
-                [sys.executable, "-I", str(_RENDERER)],
+                [sys.executable, "-P", str(_RENDERER)],  # beside it stand modules of common names
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,

@@ -4,17 +4,19 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from copy import copy
 from pathlib import Path
+from reprlib import repr as short
 from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from ringworld.core.config import read_as
-from ringworld.core.errors import InputError
+from ringworld.core.errors import InputError, plain
 from ringworld.core.files import read_json, write_json_atomic, write_text_atomic
 from ringworld.core.shared_files import OUR_KEY
-from ringworld.text.read_text import decode_file
+from ringworld.text.read_text import decode_file, is_text
 
 BOS, EOS, VISION_START, VISION_END = "<s>", "</s>", "<vision>", "</vision>"
 SPECIAL = (BOS, EOS, VISION_START, VISION_END)
@@ -35,6 +37,7 @@ language is: merging within a piece takes more than linear time."""
 _NAMED = re.compile(r"[^\w\s].+[^\w\s]")
 """What marks turns, such as `<|user|>` and `[INST]`; runs of blanks are added tokens, too."""
 _CONTEXTS = ("{0}", "a{0}", "{0}a", " {0}", "{0} ", "{0}{0}", "a {0} b", "\n{0}\n")
+_ANOTHER = "use another tokenizer"
 _RARE = "\x00\u2603\u6771\U0001f600"
 """Characters that a vocabulary without bytes lacks: its unknown token may be a special one."""
 
@@ -106,6 +109,10 @@ class TextTokenizer:
         # An added token is left alone in text only where it is marked as special.
         added = tokenizer.get_added_tokens_decoder().values()
         special = {token.content for token in added if token.special}
+        # Such names are looked for in a text that is normalized, where other letters can become theirs.
+        self._normalizes_names = tokenizer.normalizer is not None and any(
+            token.special and token.normalized for token in added
+        )
         missing = [name for name in self._special if name not in special]
         _mark_special(tokenizer, missing)
         template = str(settings.get("chat_template") or "")
@@ -120,6 +127,7 @@ class TextTokenizer:
             _mark_special(self._spelling, self._shown)
         self._spelling.encode_special_tokens = True
         self._refuse_leaks()
+        self.decode(self.encode("a"))  # which not every decoder survives
         self.bos, self.eos = self._special[bos], self._special[eos]
         self.adds_bos = self._begins()
         self.vision_start = self._vision(VISION_START)
@@ -206,14 +214,9 @@ class TextTokenizer:
             )
         else:
             template_file = settings_file
-        try:
+        remedy = "train a tokenizer, or name another file"
+        with _refusing(f"{file} is not a tokenizer.json of the tokenizers library", path=file, remedy=remedy):
             tokenizer = Tokenizer.from_file(str(file))
-        except Exception as error:  # the library raises bare Exception
-            raise InputError(
-                f"{file} is not a tokenizer.json of the tokenizers library ({error})",
-                path=file,
-                remedy="train a tokenizer, or name another file",
-            ) from error
         settings |= {key: name for key, name in (("bos_token", bos), ("eos_token", eos)) if name is not None}
         bos, eos = _ends(tokenizer, settings, settings_file)
         ends = _further_ends(tokenizer, file.parent)
@@ -277,11 +280,11 @@ class TextTokenizer:
                 # A copy, because the setting is one of the tokenizer, and others may be using it.
                 self._rendered = Tokenizer.from_str(self._tokenizer.to_str())
                 self._rendered.encode_special_tokens = False
-            return _ids(self._rendered, text)
-        reserved = self.reserved
-        names = sorted(map(re.escape, reserved), key=len, reverse=True)
-        ids: list[int] = []
-        for i, part in enumerate(re.split(f"({'|'.join(names)})", text)):
+            ids = _ids(self._rendered, text)
+            if not self._normalizes_names or self._are_named(ids, text):
+                return ids
+        reserved, ids = self.reserved, []
+        for i, part in enumerate(re.split(f"({self._names})", text)):
             # Every other part is what the parentheses found.
             ids += [reserved[part]] if i % 2 else self.encode(part.replace(mark, ""))
         return ids
@@ -315,7 +318,9 @@ class TextTokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of `ids` without the special ones; bytes that are not UTF-8 become U+FFFD."""
         special = set(self._special.values())
-        return self._tokenizer.decode([id for id in ids if id not in special], skip_special_tokens=True)
+        shown = [id for id in ids if id not in special]
+        with _refusing("the tokenizer cannot decode", field="ids", value=ids, remedy=_ANOTHER):
+            return self._tokenizer.decode(shown, skip_special_tokens=True)
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
         """Set again what the library does not pickle: without it, texts make special ids in a worker."""
@@ -332,6 +337,16 @@ class TextTokenizer:
         """SHA-256 of all that decides the ids; prepared data carries it."""
         parts = [json.loads(self._tokenizer.to_str()), *self._ends]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def _names(self) -> str:
+        """Pattern of the reserved names, the longest first."""
+        return "|".join(sorted(map(re.escape, self.reserved), key=len, reverse=True))
+
+    def _are_named(self, ids: Sequence[int], text: str) -> bool:
+        """Return whether a text names all reserved ids; others are of what only became a name."""
+        reserved = set(self.reserved.values())
+        return sum(id in reserved for id in ids) <= len(re.findall(self._names, text))
 
     def _begins(self) -> bool:
         said = self.settings.get("add_bos_token")
@@ -374,16 +389,28 @@ def _mark_special(tokenizer: Tokenizer, names: Iterable[str]) -> None:
 
 
 def _ids(tokenizer: Tokenizer, text: str) -> list[int]:
+    with _refusing("the tokenizer cannot encode a text", field="text", value=text, remedy=_ANOTHER):
+        try:
+            # In batches alone the library leaves out where each token stands, a third of its work.
+            return tokenizer.encode_batch_fast([text], add_special_tokens=False)[0].ids
+        except (TypeError, UnicodeEncodeError):
+            raise InputError(
+                "the text holds half of a surrogate pair, which is not Unicode",
+                field="text",
+                value=text,
+                remedy="fix how it was decoded",
+            ) from None
+
+
+@contextmanager
+def _refusing(problem: str, **more: Any) -> Iterator[None]:
+    """Turn what the library raises into an error: bare exceptions and panics, which are no `Exception`."""
     try:
-        # In batches alone the library leaves out where each token stands, a third of its work.
-        return tokenizer.encode_batch_fast([text], add_special_tokens=False)[0].ids
-    except (TypeError, UnicodeEncodeError):
-        raise InputError(
-            "the text holds half of a surrogate pair, which is not Unicode",
-            field="text",
-            value=text,
-            remedy="fix how it was decoded",
-        ) from None
+        yield
+    except (InputError, KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
+        raise InputError(f"{problem} ({plain(str(error))})", **more) from None
 
 
 def _counted(texts: Iterable[str], on_progress: Callable[[int], None]) -> Iterator[str]:
@@ -428,9 +455,9 @@ def _named(settings: Mapping[str, Any], key: str, file: Path) -> str | None:
     """Read a token's name as Hugging Face writes it: a string, or an object with the field `content`."""
     value = settings.get(key)
     name = value.get("content") if isinstance(value, dict) else value
-    if not isinstance(name, str | None):
+    if name is not None and not is_text(name):
         raise InputError(
-            f"{key} in {file} is a {type(name).__name__}, not the name of a token",
+            f"{key} in {file} is {short(name)}, not the name of a token",
             field=key,
             value=value,
             path=file,

@@ -6,7 +6,7 @@ that diffusers wrote, such as aMUSEd's `vqvae`, are read too.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -118,9 +118,20 @@ def read_vq_model(
         with safe_open(weights, framework="numpy") as tensors:
             _check_tensors(tensors, expected, problems)
             if not problems:
-                leaves = [_to_ours(tensors.get_tensor(name)) for name in expected]
-                return config, jax.tree.unflatten(jax.tree.structure(abstract), leaves)
+                numbers = {name: tensors.get_tensor(name) for name in expected}
+                if not (problems := not_numbers(numbers)):
+                    leaves = list(map(_to_ours, numbers.values()))
+                    return config, jax.tree.unflatten(jax.tree.structure(abstract), leaves)
     raise _refusal(weights, problems)
+
+
+def not_numbers(tensors: Mapping[str, Shaped[np.ndarray, "..."]]) -> list[str]:
+    """Return a problem for each tensor that holds NaN or infinity."""
+    return [
+        f"{name} holds numbers that are NaN or infinite"
+        for name, tensor in tensors.items()
+        if not np.isfinite(tensor).all()
+    ]
 
 
 def _read_config(path: Path, resolution: int | None, pixel_range: PixelRange | None) -> FrameTokenizerConfig:
