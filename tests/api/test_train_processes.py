@@ -159,6 +159,7 @@ def test_two_processes_train_the_adapter_of_one(made: Path, together: list[dict[
         (two_processes.a_batch_that_one_cannot_read, "shards/7"),
         (two_processes.a_disk_that_is_full_for_one, "full/checkpoints/2"),
         (two_processes.a_model_that_one_cannot_read, "model1"),
+        (two_processes.a_layer_that_one_cannot_read, "layers1/model.safetensors"),
         (two_processes.a_checkpoint_that_one_cannot_read, "copy{}/3"),
     ],
 )
