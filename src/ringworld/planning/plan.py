@@ -138,7 +138,8 @@ class Plan:
                     f"  offloaded: {one.host_bytes_per_chip / _GIB:.2f} GiB a chip of the host's memory"
                 )
             lines += [
-                f"  {sent.kind}: {sent.count}, {sent.bytes_per_chip / 1e9:.2f} GB a chip and step"
+                f"  {sent.kind}: {sent.count}, {sent.bytes_per_chip / 1e9:.2f} GB a chip and step, "
+                f"{sent.hidden_bytes_per_chip / max(1, sent.bytes_per_chip):.0%} while something is computed"
                 for sent in one.collectives
             ]
             if one.remedy:
