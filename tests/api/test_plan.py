@@ -57,8 +57,9 @@ def test_a_plan_says_where_a_gpu_must_be_asked_for_more_than_jax_takes_of_it():
 
 def test_only_the_stages_that_are_planned_must_divide():
     run = rw.presets.lwm_text_7b()
-    with pytest.raises(InputError):
+    with pytest.raises(InputError) as refused:
         rw.plan(run, gpus="64xH200")
+    assert (refused.value.field, refused.value.value) == ("mesh", 64) and "32K" in refused.value.remedy
     assert rw.plan(run, gpus="64xH200", stages=("1M",)).stages[0].mesh == MeshConfig(ring=4, tensor=16)
 
 
