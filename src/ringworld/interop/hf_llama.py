@@ -262,6 +262,8 @@ def _stacked(read: Callable[[int], FrozenWeight], *, layers: int) -> FrozenWeigh
     for layer in range(layers):
         weight = read(layer) if layer else lowest
         stack = jax.tree.map(partial(_put_layer, i=jnp.int32(layer)), stack, weight)
+        # Several processes talk about the next layer, and nothing else may be on its way between them then.
+        jax.block_until_ready(stack)
     return stack
 
 
