@@ -14,7 +14,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jaxtyping import Array, UInt8
 
-from ringworld.core.clusters import PLACES
+from ringworld.core.clusters import GROUP_OF
 from ringworld.core.errors import InputError, not_a_choice
 from ringworld.core.failures import heard, told
 from ringworld.core.ranges import check_number
@@ -23,7 +23,7 @@ from ringworld.core.roll_call import call_roll
 COORDINATOR, COUNT, INDEX = "RINGWORLD_COORDINATOR", "RINGWORLD_PROCESSES", "RINGWORLD_PROCESS"
 CLUSTER, TIMEOUT = "RINGWORLD_CLUSTER", "RINGWORLD_JOIN_SECONDS"
 _FOUND_BY_JAX = ("k8s", "ompi", "mpi4py")
-CLUSTERS = (*PLACES, *_FOUND_BY_JAX)
+CLUSTERS = (*GROUP_OF, *_FOUND_BY_JAX)
 """Whose own variables or services say where the processes are."""
 _SHUTDOWN_SECONDS = 30
 T = TypeVar("T")
@@ -66,9 +66,9 @@ def join(
     seconds = timeout_seconds or _number("timeout_seconds", None, TIMEOUT, least=1) or 300
     if cluster is not None and cluster not in CLUSTERS:
         raise not_a_choice("cluster", cluster, choices=CLUSTERS)
-    if cluster in PLACES:
-        coordinator, count, index = PLACES[cluster]()
-    if cluster is None or cluster in PLACES:
+    if cluster in GROUP_OF:
+        coordinator, count, index = GROUP_OF[cluster]()
+    if cluster is None or cluster in GROUP_OF:
         given = {"coordinator": coordinator, "count": count, "index": index}
         missing = [name for name, value in given.items() if value is None]
         if len(missing) == len(given):

@@ -38,8 +38,8 @@ def call_roll(coordinator: str, *, count: int, index: int, timeout_seconds: floa
     if index == 0:
         verdict = _gather(int(port), count=count, deadline=time.monotonic() + timeout_seconds)
     else:
-        place = host.strip("[]"), int(port)
-        verdict = _answer(place, count=count, index=index, timeout_seconds=timeout_seconds)
+        address = host.strip("[]"), int(port)
+        verdict = _answer(address, count=count, index=index, timeout_seconds=timeout_seconds)
     if verdict is None:
         raise InputError(
             f"process 0 did not answer at {coordinator} to process {index} within {timeout_seconds:g} s",

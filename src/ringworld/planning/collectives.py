@@ -89,12 +89,12 @@ class _Computation:
     def read(body: str) -> "_Computation":
         made = _Computation(body=body)
         instructions = _INSTRUCTION.findall(body)
-        for place, (name, shape, operation, rest) in enumerate(instructions):
+        for at, (name, shape, operation, rest) in enumerate(instructions):
             kind = operation.removesuffix("-start")
             if kind in get_args(Kind):
                 # What an all-reduce begins with has the shape of its results alone.
                 begun = operation.endswith("-start") and kind != "all-reduce"
-                hidden = operation.endswith("-start") and _computes(instructions[place + 1 :], until=name)
+                hidden = operation.endswith("-start") and _computes(instructions[at + 1 :], until=name)
                 made.sends.append(_Sent(kind, _bytes_of(shape, begun=begun), hidden))
             condition = re.search(r"condition=%([\w.-]+)", rest) if operation == "while" else None
             begin = _constant(body, rest) if condition else 0
