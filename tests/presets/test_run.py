@@ -1,6 +1,7 @@
 import inspect
 import sys
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -119,7 +120,8 @@ def test_the_ring_of_every_stage_takes_the_devices_that_there_are():
 def test_on_another_machine_a_run_takes_all_chips_and_cuts_short_sequences_least(name, machine):
     run = load_preset(name)
     there = on_machine(run, machine)
-    plan = rw.plan(there, by="arithmetic", **{"topology" if ":" in machine else "gpus": machine})
+    on: dict[str, Any] = {"topology" if ":" in machine else "gpus": machine}
+    plan = rw.plan(there, by="arithmetic", **on)
     assert plan.fits and [one.mesh for one in plan.stages] == [one.mesh for one in there.training.stages]
     for stage, before in zip(there.training.stages, run.training.stages):
         at_once = stage.batch_sequences // stage.accumulation_steps
