@@ -38,12 +38,12 @@ def test_a_terminal_shows_a_curve_from_the_beginning_and_every_number(monkeypatc
         progress.update(4)
     *_, last = terminal.getvalue().split("train ")
     assert "4/9" in last and "loss 2, mfu 0.5" in last
-    assert "4 █▄▁ 2" in last
+    assert "4 █▅▁ 2" in last
     assert "gradient norm" in last and "0.25" in last and "0.0001" in last and "345.7T" in last
 
 
 def test_a_curve_has_the_mean_of_each_share_from_least_to_most():
-    assert curve([5, 3, 2, 1, 1, 1], columns=3) == "█▃▁"
+    assert curve([5, 3, 2, 1, 1, 1], columns=3) == "█▂▁"
     assert curve([0, 7], columns=60) == "▁█"
     assert curve([2, 2, 2], columns=2) == "▁▁"
 

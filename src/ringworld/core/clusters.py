@@ -135,8 +135,10 @@ def _metadata(name: str, *, otherwise: str | None = None) -> str:
                 return answer.read().decode()
         except OSError as error:
             failure = error
-            if isinstance(error, HTTPError) and error.code == HTTPStatus.NOT_FOUND:
-                break
+            if isinstance(error, HTTPError):
+                error.close()
+                if error.code == HTTPStatus.NOT_FOUND:
+                    break
         time.sleep(_ASK_AGAIN_SECONDS)
     if otherwise is not None:
         return otherwise

@@ -141,7 +141,7 @@ def curve(values: Sequence[float], *, columns: int) -> str:
     """Return values as a line of so many blocks at most, each the mean of its share, from least to most.
 
     Example:
-        `curve([5, 3, 2, 1, 1, 1], columns=3)` is `█▃▁`.
+        `curve([5, 3, 2, 1, 1, 1], columns=3)` is `█▂▁`.
     """
     count = min(columns, len(values))
     edges = [len(values) * column // count for column in range(count + 1)]
