@@ -3,7 +3,7 @@
 import itertools
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, TextIO
 
 from rich.console import Console, Group, RenderableType
@@ -104,11 +104,7 @@ class Progress:
         """
         self._total = total or self._total
         if values:
-            beside = {name: values.pop(name) for name in self._values or list(values) if name in values}
-            self._line = ", ".join(f"{_words(name)} {_number(value)}" for name, value in beside.items())
-            self._others = values
-            if self._values and self._values[0] in beside:
-                self._curve.append(beside[self._values[0]])
+            self.show(values)
         if self._live:
             self._bar.update(self._task, completed=done, total=self._total, values=self._line)
             return
@@ -120,6 +116,14 @@ class Progress:
         left = f"{rate * (self._total - done):.0f} s left"
         line = ", ".join(part for part in (f"{done}/{self._total} {self._unit}", left, self._line) if part)
         print(f"{self._title}: {line}", file=self._stream, flush=True)
+
+    def show(self, values: Mapping[str, float]) -> None:
+        """Take new values, which the next `update` shows."""
+        beside = {name: values[name] for name in self._values or values if name in values}
+        self._line = ", ".join(f"{_words(name)} {_number(value)}" for name, value in beside.items())
+        self._others = {name: value for name, value in values.items() if name not in beside}
+        if self._values and self._values[0] in beside:
+            self._curve.append(beside[self._values[0]])
 
     def _view(self) -> RenderableType:
         """Return what stands on a terminal: bar, curve, numbers."""

@@ -238,7 +238,8 @@ def run_steps(
                     message = f"{asked.name} after step {step}, saved: the same command resumes there"
                     raise Stopped(message, number=asked)
                 mark = time.perf_counter()
-            progress.update(step, **(_numbers(values) if logs or saves else {}))
+                progress.show(_numbers(values))
+            progress.update(step)
             batch = following
     return state
 
