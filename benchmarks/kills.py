@@ -5,7 +5,8 @@
 
 The run is `ringworld.train` as a user calls it, with a checkpoint every few steps. SIGKILL comes after a time
 drawn evenly from zero to twice what a start takes, so that it falls into starting, resuming, steps and saves
-alike. Of two processes one is killed and, as schedulers do, the other soon after. Rows of metrics are
+alike; of two processes each third then waits until a save has begun, since few moments of theirs are in one.
+Of two processes one is killed and, as schedulers do, the other soon after. Rows of metrics are
 compared with those of the same run left alone, to the bit but for times; so are the weights that it ends
 with. A run that is finished before enough kills came is begun again in a new folder.
 """
@@ -20,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -110,6 +112,14 @@ class Runs:
         lines = path.read_text().split("\n")[:-1] if path.exists() else []
         return [{k: v for k, v in json.loads(line).items() if k not in TIMED} for line in lines]
 
+    def saves(self, out: str, *, since: float) -> bool:
+        """Return whether a checkpoint that was begun since a time has no name yet; older ones are remains."""
+        for path in (self.root / out).glob("checkpoints/*tmp*"):
+            with suppress(FileNotFoundError):  # it has its name now
+                if path.stat().st_ctime > since:
+                    return True
+        return False
+
     def weights(self, out: str) -> str:
         """Return the fingerprint of the weights that a run ended with."""
         return json.loads((self.root / out / "models/only/origin.json").read_text())["identity"]["weights"]
@@ -139,8 +149,11 @@ def measure(root: Path, *, processes: int, kills: int, steps: int) -> dict[str, 
             if done >= kills:
                 runs.finish(out)
                 break
-            before, started = len(runs.rows(out)), runs.start(out)
+            before, since, started = len(runs.rows(out)), time.time(), runs.start(out)
             time.sleep(chance.uniform(0, 2 * start_seconds))
+            if processes > 1 and done % 3 == 2:
+                while not runs.saves(out, since=since) and all(one.poll() is None for one in started):
+                    time.sleep(0.001)
             if any(process.poll() is not None for process in started):
                 assert all(process.wait() == 0 for process in started), (root / f"{out}.0.log").read_text()
                 break
@@ -150,11 +163,8 @@ def measure(root: Path, *, processes: int, kills: int, steps: int) -> dict[str, 
                 process.kill()
                 process.wait()
             done += 1
-            saving = any((root / out).glob("checkpoints/*tmp*"))
-            came = (
-                "during a save" if saving else "else" if len(runs.rows(out)) > before else "before a new row"
-            )
-            fell[came] += 1
+            came = "else" if len(runs.rows(out)) > before else "before a new row"
+            fell["during a save" if runs.saves(out, since=since) else came] += 1
             print(f"{processes}: kill {done}, {len(runs.rows(out))} rows", file=sys.stderr, flush=True)
         rows = runs.rows(out)
         differing += sum(a != b for a, b in zip(rows, expected)) + abs(len(rows) - len(expected))

@@ -111,7 +111,8 @@ def theirs(folder: Path, subject: Subject, *, sequences: int, length: int, steps
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         model.enable_input_require_grads()
     learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(learned, lr=RATE, betas=(0.9, 0.95), weight_decay=0.0)
+    # Fused is torch's fastest.
+    optimizer = torch.optim.AdamW(learned, lr=RATE, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
     ids = torch.from_numpy(ids_of(SHAPE["text_vocab"], sequences=sequences, length=length)).long()
     losses, seconds = [], []
     for _ in range(steps + 1):

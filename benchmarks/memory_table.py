@@ -3,10 +3,11 @@
     python benchmarks/memory_table.py > benchmarks/results/memory_table.json
     python benchmarks/memory_table.py --topology v5p:2x2x1 > benchmarks/results/memory_table_v5p.json
 
-A step is compiled, and not run, with two numbers of layers. The difference, without weights, moments and
-gradients of these layers, is what is kept of each for backward. The compiler is XLA's for this machine's CPU,
-or libtpu's for chips that are not there (extra `tpu`). The model has the proportions of LLaMA-2 7B at a
-quarter of its width.
+A step is compiled, and not run, several times. With twice as many layers it needs more, and without weights,
+moments and gradients of these layers that is what is kept of each for backward. With half as many tokens it
+needs less, which is what a token costs in all. Over a ring of two with as many tokens a device it needs more
+again, which is the ring's. The compiler is XLA's for this machine's CPU, or libtpu's for chips that are not
+there (extra `tpu`). The model has the proportions of LLaMA-2 7B at a quarter of its width.
 """
 
 import argparse
@@ -26,7 +27,7 @@ from ringworld.planning.memory import memory_needs
 from ringworld.training.config import OptimizerConfig, Stage, TrainingConfig
 
 MODEL = Architecture(layers=8, embed=1024, heads=8, kv_heads=8, head=128, mlp=2752, text_vocab=32_000)
-CONTEXT_TOKENS, LAYERS = 16_384, (8, 16)
+CONTEXT_TOKENS, LAYERS, RING = 16_384, (8, 16), 2
 CASES = (
     Execution(remat="layer", mlp_block_tokens=1024),
     Execution(remat="layer"),
@@ -78,40 +79,62 @@ def measure(execution: Execution, topology: str | None) -> dict[str, Any]:
         learning_rate=1e-4,
         mesh=MeshConfig(data=chips),
     )
-    found, needs = [], []
-    for model in (replace(MODEL, layers=count) for count in LAYERS):
-        found.append(compiled_bytes(stage, model, execution, topology))
-        needs.append(
-            memory_needs(
+    members = max(RING, chips)
+    cases = {
+        "whole": (stage, MODEL),
+        "more layers": (stage, replace(MODEL, layers=LAYERS[1])),
+        "fewer tokens": (replace(stage, context_tokens=CONTEXT_TOKENS // 2), MODEL),
+        "ring": (
+            replace(
                 stage,
-                architecture=model,
-                execution=execution,
-                optimizer=OptimizerConfig(),
-                lora=LoraConfig(),
-            )
+                context_tokens=members * CONTEXT_TOKENS,
+                batch_sequences=1,
+                mesh=MeshConfig(ring=members),
+            ),
+            MODEL,
+        ),
+    }
+    found = {name: compiled_bytes(*case, execution, topology) for name, case in cases.items()}
+    needs = {
+        name: memory_needs(
+            stage, architecture=model, execution=execution, optimizer=OptimizerConfig(), lora=LoraConfig()
         )
+        for name, (stage, model) in cases.items()
+    }
+    whole = needs["whole"]
     layers, state = LAYERS[1] - LAYERS[0], ("weights", "moments", "gradients")
-    of_state = sum(getattr(needs[1], name) - getattr(needs[0], name) for name in state)
+    of_state = sum(getattr(needs["more layers"], name) - getattr(whole, name) for name in state)
+    # Over a ring the state of a device is a share.
+    spread = sum(getattr(whole, name) - getattr(needs["ring"], name) for name in state)
     growing = ("kept", "batch", "layer", "ring")
     return {
         "remat": execution.remat,
         "mlp_block_tokens": execution.mlp_block_tokens,
         "compute": execution.compute,
         "bytes_a_token_by_arithmetic": {
-            name: getattr(needs[0], name) / CONTEXT_TOKENS / (LAYERS[0] if name == "kept" else 1)
+            name: getattr(needs["ring"], name) / CONTEXT_TOKENS / (LAYERS[0] if name == "kept" else 1)
             for name in growing
         },
-        "kept_of_a_layer_compiled": (found[1] - found[0] - of_state) / layers / CONTEXT_TOKENS,
-        "whole_bytes": {"layers": LAYERS, "arithmetic": [one.total for one in needs], "compiled": found},
-        "whole_compiled_over_arithmetic": [one / two.total for one, two in zip(found, needs)],
+        "bytes_a_token_compiled": {
+            "kept of a layer": (found["more layers"] - found["whole"] - of_state) / layers / CONTEXT_TOKENS,
+            "in all": (found["whole"] - found["fewer tokens"]) / (CONTEXT_TOKENS / 2),
+            "ring": (found["ring"] - found["whole"] + spread) / CONTEXT_TOKENS,
+        },
+        "bytes_a_token_in_all_by_arithmetic": (whole.total - needs["fewer tokens"].total)
+        / (CONTEXT_TOKENS / 2),
+        "whole_bytes": {name: {"arithmetic": needs[name].total, "compiled": found[name]} for name in cases},
+        "whole_compiled_over_arithmetic": {name: found[name] / needs[name].total for name in cases},
     }
 
 
 def main() -> None:
     """Compile every case and print one JSON object."""
+    from ringworld.core.mesh import simulate_devices
+
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--topology", help="of a TPU, such as v5p:2x2x1; by default this machine's CPU")
     asked = parser.parse_args()
+    simulate_devices(RING)
     # A CPU widens bfloat16 wherever it computes, so that float32 is what can be compared there.
     compute: ComputeType = "bfloat16" if asked.topology else "float32"
     results = []

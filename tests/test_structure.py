@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "ringworld"
 JAX_FREE = [
     "ringworld",
+    "ringworld.core.clusters",
     "ringworld.core.config",
     "ringworld.core.files",
     "ringworld.core.origin",

@@ -44,10 +44,22 @@ def test_fields_of_the_preset_are_options_and_a_table_shows_what_would_fit(capsy
     assert "fsdp=4 ring=2" in table and "would fit" in table and "16384" not in table
 
 
+def test_a_plan_says_where_a_gpu_must_be_asked_for_more_than_jax_takes_of_it():
+    run = rw.presets.lwm_text_7b_h100()
+    needs = rw.plan(run, gpus="64xH100").tightest
+    assert needs.fits == (needs.bytes_per_chip <= 0.9 * needs.hbm_bytes_per_chip)
+    for gpus, more in (
+        ("64xH100", needs.bytes_per_chip > 0.75 * needs.hbm_bytes_per_chip),
+        ("64xH200", False),
+    ):
+        assert ("XLA_PYTHON_CLIENT_MEM_FRACTION" in rw.plan(run, gpus=gpus).table()) == more
+
+
 def test_only_the_stages_that_are_planned_must_divide():
     run = rw.presets.lwm_text_7b()
-    with pytest.raises(InputError):
+    with pytest.raises(InputError) as refused:
         rw.plan(run, gpus="64xH200")
+    assert (refused.value.field, refused.value.value) == ("mesh", 64) and "32K" in refused.value.remedy
     assert rw.plan(run, gpus="64xH200", stages=("1M",)).stages[0].mesh == MeshConfig(ring=4, tensor=16)
 
 

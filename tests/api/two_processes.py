@@ -26,6 +26,8 @@ from ringworld.core.origin import read_origin
 from ringworld.core.processes import by_writer
 from ringworld.core.sharding import spec
 from ringworld.core.steps import Batch, Interval, RunFiles, check_rows, run_steps
+from ringworld.interop.hf_config import read_architecture
+from ringworld.interop.hf_llama import read_weights
 from ringworld.interop.tensors import WEIGHTS_FILE
 from ringworld.presets.run import RunConfig
 from tests.core.full_disk import room_in_a_file
@@ -102,6 +104,19 @@ def a_model_that_one_cannot_read(root: Path, mesh: Mesh) -> None:
     rw.train(run, data=root / "examples", init=mine, out=root / "unused", evaluate="never")
 
 
+def a_layer_that_one_cannot_read(root: Path, mesh: Mesh) -> None:
+    """Its file is whole when the reading begins, and gone for that process within the layers."""
+    mine = shutil.copytree(root / "one" / "models" / "fsdp", root / f"layers{jax.process_index()}")
+
+    def as_it_is(tensor: np.ndarray, key: str, part: tuple[slice, ...]) -> np.ndarray:
+        if here() and "layers" in key:
+            (mine / WEIGHTS_FILE).unlink(missing_ok=True)
+        return tensor
+
+    with jax.set_mesh(mesh):
+        read_weights(mine, read_architecture(mine), weights="int8", adapt=as_it_is)
+
+
 def a_checkpoint_that_one_cannot_read(root: Path, mesh: Mesh) -> None:
     """Each reads a copy of its own: both resume from the one before, until that is damaged, too."""
     with closing(Checkpoints(root / "shards")) as checkpoints:
@@ -121,6 +136,7 @@ FAILURES = (
     a_batch_that_one_cannot_read,
     a_disk_that_is_full_for_one,
     a_model_that_one_cannot_read,
+    a_layer_that_one_cannot_read,
     a_checkpoint_that_one_cannot_read,
 )
 

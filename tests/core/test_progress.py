@@ -1,4 +1,6 @@
-from ringworld.core.progress import Progress
+import io
+
+from ringworld.core.progress import Progress, curve
 
 
 def test_plain_lines_where_there_is_no_terminal(tmp_path):
@@ -7,7 +9,7 @@ def test_plain_lines_where_there_is_no_terminal(tmp_path):
             for step in (1, 2, 3):
                 progress.update(step, loss=2.0 / step, tokens_per_second=1234.5)
         stream.seek(0)
-        assert stream.read() == "train: 3/3 steps, 0 s left, loss 0.6667, tokens per second 1234\n"
+        assert stream.read() == "train: 3/3 steps, 0 s left, loss 0.6667, tokens per second 1,234\n"
 
 
 def test_a_part_that_begins_with_much_done_has_a_rate_of_what_it_does(monkeypatch):
@@ -18,3 +20,37 @@ def test_a_part_that_begins_with_much_done_has_a_rate_of_what_it_does(monkeypatc
         progress.begin("making", total=1000, done=900)
         now = 110.0
         assert progress.per_second(920) == 2.0
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_shows_a_curve_from_the_beginning_and_every_number(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", "120")
+    terminal = Terminal()
+    with Progress(
+        "train", total=9, unit="steps", done=2, stream=terminal, values=("loss", "mfu"), curve=(4.0, 3.0)
+    ) as progress:
+        progress.update(3, loss=2.0, mfu=0.5, gradient_norm=0.25, learning_rate=1e-4, flops=3.4567e14)
+        progress.update(4)
+    *_, last = terminal.getvalue().split("train ")
+    assert "4/9" in last and "loss 2, mfu 0.5" in last
+    assert "4 █▅▁ 2" in last
+    assert "gradient norm" in last and "0.25" in last and "0.0001" in last and "345.7T" in last
+
+
+def test_a_curve_has_the_mean_of_each_share_from_least_to_most():
+    assert curve([5, 3, 2, 1, 1, 1], columns=3) == "█▂▁"
+    assert curve([0, 7], columns=60) == "▁█"
+    assert curve([2, 2, 2], columns=2) == "▁▁"
+
+
+def test_without_new_values_the_last_ones_stay_in_a_plain_line():
+    stream = io.StringIO()
+    with Progress("train", total=2, unit="steps", stream=stream, values=("loss",)) as progress:
+        progress.update(1, loss=2.0, tokens=7)
+        progress.update(2)
+    assert stream.getvalue() == "train: 2/2 steps, 0 s left, loss 2\n"

@@ -47,6 +47,13 @@ def test_a_process_whose_coordinator_is_not_there_names_it():
     assert (error.field, error.value) == ("coordinator", f"127.0.0.1:{port}")
 
 
+def test_a_coordinator_that_listens_and_says_nothing_is_not_waited_for_for_ever():
+    with closing(socket.create_server(("", 0))) as listener:
+        port = listener.getsockname()[1]
+        error = answers({1: 2}, seconds=0.2, port=port)[1]
+    assert (error.field, error.value) == ("coordinator", f"127.0.0.1:{port}")
+
+
 def test_a_port_that_is_taken_is_named():
     with closing(socket.create_server(("", 0))) as listener:
         port = listener.getsockname()[1]

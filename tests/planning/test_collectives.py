@@ -6,7 +6,7 @@ from jax.sharding import NamedSharding
 from ringworld.core.mesh import mesh_of
 from ringworld.core.mesh_config import MeshConfig
 from ringworld.core.sharding import RING_AXIS, spec
-from ringworld.planning.collectives import Collective, collectives
+from ringworld.planning.collectives import Collective, Kind, collectives
 
 # As libtpu prints it: a loop from 1 to 5 that sends, within it a branch, and a sum after it.
 PROGRAM = """\
@@ -32,8 +32,13 @@ HloModule jit_update, is_scheduled=true
   %state = (s32[]{:T(128)}, bf16[2,16,8]{2,1,0}) parameter(0)
   %keys = bf16[2,16,8]{2,1,0} get-tuple-element(%state), index=1
   %sent = (bf16[2,16,8]{2,1,0}, bf16[2,16,8]{2,1,0}, u32[]{:S(2)}) collective-permute-start(%keys)
-  %arrived = bf16[2,16,8]{2,1,0} collective-permute-done(%sent)
+  %order = (s32[16]{0}, s32[16]{0}, u32[]{:S(2)}) collective-permute-start(%numbers)
   %either = f32[8]{0} conditional(%p, %a, %a), branch_computations={%branch.1, %branch.2}
+  %arrived = bf16[2,16,8]{2,1,0} collective-permute-done(%sent)
+  %at = s32[16]{0} collective-permute-done(%order)
+  %last = (bf16[2,4]{1,0}, bf16[2,4]{1,0}, u32[]{:S(2)}) collective-permute-start(%keys.2)
+  %shorter = bf16[2,2]{1,0} slice(%keys.2), slice={[0:2], [0:2]}
+  %home = bf16[2,4]{1,0} collective-permute-done(%last), control-predecessors={%order}
   ROOT %next = (s32[]{:T(128)}, bf16[2,16,8]{2,1,0}) tuple(%counter.2, %arrived)
 }
 
@@ -47,11 +52,23 @@ ENTRY %main (k: bf16[2,16,8]) -> f32[8] {
 
 
 def test_collectives_in_loops_count_as_often_as_they_run():
-    assert collectives(PROGRAM) == (
-        Collective(kind="all-gather", count=4, bytes_per_chip=4 * 8 * 4 * 4),
-        Collective(kind="all-reduce", count=1, bytes_per_chip=8 * 4),
-        Collective(kind="collective-permute", count=4, bytes_per_chip=4 * 2 * 16 * 8 * 2),
-    )
+    gathered, summed, permuted = collectives(PROGRAM)
+    assert gathered == at_once(kind="all-gather", count=4, bytes_per_chip=4 * 8 * 4 * 4)
+    assert summed == at_once(kind="all-reduce", count=1, bytes_per_chip=8 * 4)
+    keys, order, last = 2 * 16 * 8 * 2, 16 * 4, 2 * 4 * 2
+    assert (permuted.kind, permuted.count) == ("collective-permute", 4 * 3)
+    assert permuted.bytes_per_chip == 4 * (keys + order + last)
+
+
+def test_what_is_sent_is_hidden_where_something_is_computed_before_it_is_waited_for():
+    """A slice is nothing to compute, and a branch is."""
+    permuted = collectives(PROGRAM)[-1]
+    assert permuted.bytes_per_chip - permuted.hidden_bytes_per_chip == 4 * 2 * 4 * 2
+
+
+def at_once(*, kind: Kind, count: int, bytes_per_chip: int) -> Collective:
+    """Return collectives for which the program waits at once."""
+    return Collective(kind=kind, count=count, bytes_per_chip=bytes_per_chip, hidden_bytes_per_chip=0)
 
 
 def test_what_is_begun_together_counts_each_result_once():
@@ -61,8 +78,8 @@ def test_what_is_begun_together_counts_each_result_once():
 }
 """
     assert collectives(program) == (
-        Collective(kind="all-gather", count=1, bytes_per_chip=(8 + 16) * 4),
-        Collective(kind="all-reduce", count=1, bytes_per_chip=(8 + 16) * 4),
+        at_once(kind="all-gather", count=1, bytes_per_chip=(8 + 16) * 4),
+        at_once(kind="all-reduce", count=1, bytes_per_chip=(8 + 16) * 4),
     )
 
 
@@ -84,5 +101,5 @@ def test_a_ring_that_was_compiled_sends_its_hops():
         mapped = jax.jit(jax.shard_map(around, in_specs=spec("seq"), out_specs=spec("seq")))
         program = mapped.lower(x).compile().as_text()
     assert program is not None and collectives(program) == (
-        Collective(kind="collective-permute", count=hops, bytes_per_chip=hops * 16 * 4),
+        at_once(kind="collective-permute", count=hops, bytes_per_chip=hops * 16 * 4),
     )

@@ -41,6 +41,16 @@ def test_what_names_no_slice_is_an_input_error(topology):
         tpu_slice(topology)
 
 
+@pytest.mark.parametrize(
+    ("accelerator", "topology"),
+    [("v4-512", "v4:4x8x8"), ("v5p-8", "v5p:2x2x1"), ("v5litepod-256", "v5e:16x16"), ("v6e-16", "v6e:4x4")],
+)
+def test_the_type_of_an_accelerator_is_answered_by_the_topology_of_its_slice(accelerator, topology):
+    with pytest.raises(InputError) as refused:
+        tpu_slice(accelerator)
+    assert (refused.value.field, refused.value.suggested) == ("topology", topology)
+
+
 def test_gpus_of_several_nodes_are_joined_by_network_cards():
     one, many = gpu_machine("8xH200"), gpu_machine("64xH200")
     assert (one.chips, one.chip) == (8, GPUS["H200"])

@@ -1,13 +1,16 @@
 import inspect
 import sys
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
+import ringworld as rw
 from ringworld.core.config import from_json, to_json
 from ringworld.core.errors import InputError
 from ringworld.presets import RunConfig, lwm_text_7b, quickstart
 from ringworld.presets.lwm_text import text_run
+from ringworld.presets.on_machine import on_machine
 from ringworld.presets.run import catalog, load_preset, presets
 
 
@@ -112,14 +115,19 @@ def test_the_ring_of_every_stage_takes_the_devices_that_there_are():
         assert (refused.value.field, refused.value.value) == ("devices", devices)
 
 
-@pytest.mark.parametrize("machine", ["8xH200", "v6e:16x16"])
-def test_the_text_stages_take_all_chips_and_cut_short_sequences_least(machine):
-    stages = text_run("3b", machine).training.stages
-    chips = {stage.mesh.devices for stage in stages}
-    assert chips == {8 if machine == "8xH200" else 256}
-    for stage in stages:
+@pytest.mark.parametrize("name", ["lwm_text_7b", "lwm_7b", "lwm_chat_7b", "one_gpu"])
+@pytest.mark.parametrize("machine", ["8xH200", "64xH100", "v6e:16x16", "v5p:8x8x8"])
+def test_on_another_machine_a_run_takes_all_chips_and_cuts_short_sequences_least(name, machine):
+    run = load_preset(name)
+    there = on_machine(run, machine)
+    on: dict[str, Any] = {"topology" if ":" in machine else "gpus": machine}
+    plan = rw.plan(there, by="arithmetic", **on)
+    assert plan.fits and [one.mesh for one in plan.stages] == [one.mesh for one in there.training.stages]
+    for stage, before in zip(there.training.stages, run.training.stages):
         at_once = stage.batch_sequences // stage.accumulation_steps
         assert stage.mesh.fsdp == min(at_once, stage.mesh.devices // stage.mesh.tensor)
+        # All that a stage learns stays.
+        assert replace(stage, mesh=before.mesh, accumulation_steps=before.accumulation_steps) == before
 
 
 # Tables 11 and 13 of the paper: context, RoPE base, steps, warm-up, tokens an update, learning rates.

@@ -83,6 +83,7 @@ def test_each_modality_counts_by_its_examples_and_half_of_the_loss(batches):
     np.testing.assert_allclose(loss.loss, (loss.text_loss + loss.vision_loss) / 2, rtol=1e-6)
     assert loss.text_targets == (batches["packed"].batch.text_weights > 0).sum()
     assert loss.vision_targets == (batches["packed"].batch.vision_weights > 0).sum()
+    assert loss.tokens == sum(map(sum, batches["packed"].lengths))
 
 
 def test_a_batch_of_text_alone_counts_text_alone(batches):

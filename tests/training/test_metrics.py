@@ -26,6 +26,7 @@ def row_of(
         vision_loss=jnp.float32(0),
         text_targets=jnp.int32(3),
         vision_targets=jnp.int32(vision_targets),
+        tokens=jnp.int32(12),
     )
     output = StepOutput(
         loss=losses,
@@ -59,6 +60,7 @@ def test_a_row_holds_the_losses_of_a_step_and_the_sums_of_its_interval():
         "gradient_norm": 2.0,
         "learning_rate": 0.5,
         "loss_tokens": 3,
+        "loss_token_share": 0.25,
         "skipped_steps": 3,
         "tokens": 10,
         "examples": 3,

@@ -1,6 +1,7 @@
 """`ringworld.plan`: what the stages of a run need of a machine that need not be there."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import get_args
 
 from ringworld.api.machine import check_run
@@ -78,11 +79,14 @@ def _machine(topology: str | None, gpus: str | None) -> Machine:
 
 
 def _stages(run: RunConfig, names: Sequence[str], machine: Machine) -> tuple[Stage, ...]:
-    chosen = run.with_stages(names)
-    try:
-        return chosen.on_devices(machine.chips).training.stages
-    except InputError as error:
-        raise _with_mesh(error, run, chosen.training.stages[-1], machine) from error
+    chosen, stages = run.with_stages(names).training, list[Stage]()
+    for stage in chosen.stages:
+        alone = replace(run, training=replace(chosen, stages=(stage,)))
+        try:
+            stages += alone.on_devices(machine.chips).training.stages
+        except InputError as error:
+            raise _with_mesh(error, run, stage, machine) from error
+    return tuple(stages)
 
 
 def _with_mesh(error: InputError, run: RunConfig, stage: Stage, machine: Machine) -> InputError:

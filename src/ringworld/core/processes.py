@@ -6,7 +6,6 @@ system that all of them see. Process 0 alone writes, but for checkpoints, of whi
 
 import json
 import os
-import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -15,6 +14,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jaxtyping import Array, UInt8
 
+from ringworld.core.clusters import GROUP_OF
 from ringworld.core.errors import InputError, not_a_choice
 from ringworld.core.failures import heard, told
 from ringworld.core.ranges import check_number
@@ -22,8 +22,9 @@ from ringworld.core.roll_call import call_roll
 
 COORDINATOR, COUNT, INDEX = "RINGWORLD_COORDINATOR", "RINGWORLD_PROCESSES", "RINGWORLD_PROCESS"
 CLUSTER, TIMEOUT = "RINGWORLD_CLUSTER", "RINGWORLD_JOIN_SECONDS"
-CLUSTERS = ("slurm", "gketpu", "gcetpu", "k8s", "ompi", "mpi4py")
-"""Whose own variables or services say where the processes are; but for Slurm's, jax reads them."""
+_FOUND_BY_JAX = ("k8s", "ompi", "mpi4py")
+CLUSTERS = (*GROUP_OF, *_FOUND_BY_JAX)
+"""Whose own variables or services say where the processes are."""
 _SHUTDOWN_SECONDS = 30
 T = TypeVar("T")
 
@@ -54,8 +55,8 @@ def join(
 
     Raises:
         InputError: something is missing or no number, or a process does not come in time, which is named
-            where the processes call the roll: with explicit places and under Slurm. Of the other clusters,
-            jax ends a process that waits in vain.
+            where the processes call the roll: with explicit places, under Slurm, on GKE and Cloud TPU. Of
+            the other clusters, jax ends a process that waits in vain.
     """
     if jax.distributed.is_initialized():
         return jax.process_count()
@@ -65,9 +66,9 @@ def join(
     seconds = timeout_seconds or _number("timeout_seconds", None, TIMEOUT, least=1) or 300
     if cluster is not None and cluster not in CLUSTERS:
         raise not_a_choice("cluster", cluster, choices=CLUSTERS)
-    if cluster == "slurm":
-        coordinator, count, index = _slurm()
-    if cluster in (None, "slurm"):
+    if cluster in GROUP_OF:
+        coordinator, count, index = GROUP_OF[cluster]()
+    if cluster is None or cluster in GROUP_OF:
         given = {"coordinator": coordinator, "count": count, "index": index}
         missing = [name for name, value in given.items() if value is None]
         if len(missing) == len(given):
@@ -91,6 +92,8 @@ def join(
         if count == 1:
             return 1
         call_roll(coordinator, count=count, index=index, timeout_seconds=float(seconds))
+    # Under Slurm jax finds which GPU a task has.
+    detected = cluster if cluster in (*_FOUND_BY_JAX, "slurm") else "deactivate"
     # Its handler of SIGTERM would take the signal from ours, and from a process that only waits.
     jax.config.update("jax_enable_preemption_service", False)
     try:
@@ -98,7 +101,7 @@ def join(
             coordinator,
             count,
             index,
-            cluster_detection_method=cluster or "deactivate",
+            cluster_detection_method=detected,
             initialization_timeout=int(seconds),
             shutdown_timeout_seconds=_SHUTDOWN_SECONDS,
         )
@@ -230,21 +233,6 @@ def _padded(content: bytes, size: int) -> UInt8[np.ndarray, " _"]:
 
 def _read(padded: Any) -> Any:
     return json.loads(np.asarray(padded).tobytes().rstrip(b"\0"))
-
-
-def _slurm() -> tuple[str, int, int]:
-    """Return the coordinator, the number of tasks and the index of this one, as `srun` says."""
-    names = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID")
-    missing = [name for name in names if name not in os.environ]
-    if missing:
-        problem = f"cluster is slurm, but the environment has no {' and no '.join(missing)}"
-        raise InputError(problem, field="cluster", value="slurm", remedy="start the processes with srun")
-    job, nodes, count, index = (os.environ[name] for name in names)
-    first = re.match(r"([^,\[]+)(?:\[([^,\-\]]+))?", nodes)
-    assert first is not None, nodes
-    # The ports that systems hand out themselves are above 32768, and jobs of one machine should differ.
-    port = 20000 + int(job) % 10000
-    return f"{first.group(1)}{first.group(2) or ''}:{port}", int(count), int(index)
 
 
 def _number(name: str, given: int | None, variable: str, *, least: int) -> int | None:

@@ -12,6 +12,7 @@ from typing import Any
 from ringworld.core.errors import InputError
 
 _ASK_AGAIN_SECONDS = 0.2
+_TO_SAY_SO_SECONDS = 1.0
 _LONGEST_BYTES = 4096
 
 
@@ -34,11 +35,11 @@ def call_roll(coordinator: str, *, count: int, index: int, timeout_seconds: floa
         InputError: not all came, they disagree about their number, or the port is taken.
     """
     host, _, port = coordinator.rpartition(":")
-    deadline = time.monotonic() + timeout_seconds
     if index == 0:
-        verdict = _gather(int(port), count=count, deadline=deadline)
+        verdict = _gather(int(port), count=count, deadline=time.monotonic() + timeout_seconds)
     else:
-        verdict = _answer(host.strip("[]"), int(port), count=count, index=index, deadline=deadline)
+        address = host.strip("[]"), int(port)
+        verdict = _answer(address, count=count, index=index, timeout_seconds=timeout_seconds)
     if verdict is None:
         raise InputError(
             f"process 0 did not answer at {coordinator} to process {index} within {timeout_seconds:g} s",
@@ -102,13 +103,16 @@ def _gather(port: int, *, count: int, deadline: float) -> dict[str, Any]:
     return verdict
 
 
-def _answer(host: str, port: int, *, count: int, index: int, deadline: float) -> dict[str, Any] | None:
+def _answer(
+    coordinator: tuple[str, int], *, count: int, index: int, timeout_seconds: float
+) -> dict[str, Any] | None:
+    deadline = time.monotonic() + timeout_seconds
     while (left := deadline - time.monotonic()) > 0:
         try:
-            with socket.create_connection((host, port), timeout=left) as connection:
+            with socket.create_connection(coordinator, timeout=left) as connection:
                 connection.sendall(json.dumps({"index": index, "count": count}).encode() + b"\n")
-                # Process 0 may have begun to wait later.
-                connection.settimeout(None)
+                # Process 0 may have begun to wait just now.
+                connection.settimeout(timeout_seconds + _TO_SAY_SO_SECONDS)
                 return _received(connection)
         except (OSError, ValueError):
             time.sleep(_ASK_AGAIN_SECONDS)

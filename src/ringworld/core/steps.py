@@ -98,6 +98,11 @@ class RunFiles:
             append_jsonl(self.metrics, values)
             self.tracker.log(values)
 
+    def column(self, name: str) -> list[float]:
+        """Return what the rows so far say by a name, where it is a number."""
+        found = [row.get(name) for row in read_jsonl(self.metrics)]
+        return [one for one in found if isinstance(one, (int, float)) and math.isfinite(one)]
+
     def sync(self) -> None:
         """Wait until the rows are on the disk: a checkpoint never outlives those before it."""
         if is_writer():
@@ -161,7 +166,8 @@ def run_steps(
         row: returns what a row holds beside `step`, `steps` and `seconds`.
         title: what the run is called.
         total: the step that the progress bar ends with.
-        shown: names of values of a row that stand beside the bar.
+        shown: names of values of a row that stand beside the bar, the first of which a terminal draws; all
+            others stand below.
         measure: returns, of the state after a step, what the row of that step holds besides.
         measure_every_steps: how often; 0 is never, nor after the last step or where a signal stops the run.
 
@@ -175,7 +181,15 @@ def run_steps(
         return state
     batch, output, values, vote = next(batches), None, {}, StopVote()
     shows = "yes" if is_writer() else "no"
-    progress = Progress(title, total=total, unit="steps", done=start.step, shown=shows)
+    progress = Progress(
+        title,
+        total=total,
+        unit="steps",
+        done=start.step,
+        shown=shows,
+        values=shown,
+        curve=files.column(shown[0]) if shown and is_writer() else (),
+    )
     with StopRequest() as stop, progress:
         mark = time.perf_counter()
         for step in range(start.step + 1, last + 1):
@@ -224,9 +238,19 @@ def run_steps(
                     message = f"{asked.name} after step {step}, saved: the same command resumes there"
                     raise Stopped(message, number=asked)
                 mark = time.perf_counter()
-            progress.update(step, **{name: values[name] for name in shown if values.get(name) is not None})
+                progress.show(_numbers(values))
+            progress.update(step)
             batch = following
     return state
+
+
+def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
+    """Return what is shown of a row."""
+    return {
+        name: value
+        for name, value in values.items()
+        if isinstance(value, (int, float)) and name not in ("step", "steps")
+    }
 
 
 def _is_computed(output: Any) -> bool:

@@ -22,7 +22,7 @@ from ringworld.core.errors import InputError, listed
 from ringworld.core.files import damage_of, write_json_atomic
 from ringworld.core.shared_files import FLOATS
 from ringworld.interop.hf_llama import in_order, whole_layer
-from ringworld.interop.tensors import Tensor, read_in_any_case, write_file
+from ringworld.interop.tensors import Tensor, read_in_any_case, reading_tensors, write_file
 from ringworld.model.config import Architecture
 from ringworld.model.lora_config import LoraConfig
 from ringworld.model.weights import LoraWeight
@@ -146,7 +146,7 @@ class HfAdapter:
         """Return a part of a weight with what is added to it, as float32; one of no matrix as it is."""
         if key not in self.shapes:
             return tensor
-        with safe_open(self.file, framework="numpy") as tensors:
+        with reading_tensors(self.file) as tensors:
             a = tensors.get_slice(_theirs(key, "a"))[:, index[1]].astype(np.float32)
             b = tensors.get_slice(_theirs(key, "b"))[index[0], :].astype(np.float32)
         return tensor.astype(np.float32) + np.float32(self.scale) * (b @ a)

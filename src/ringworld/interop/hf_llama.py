@@ -27,7 +27,14 @@ from ringworld.core.files import damage_of
 from ringworld.core.processes import by_all
 from ringworld.core.sharding import spec
 from ringworld.core.shared_files import FLOATS
-from ringworld.interop.tensors import INDEX_FILE, WEIGHTS_FILE, Tensor, read_in_any_case, write_tensors
+from ringworld.interop.tensors import (
+    INDEX_FILE,
+    WEIGHTS_FILE,
+    Tensor,
+    read_in_any_case,
+    reading_tensors,
+    write_tensors,
+)
 from ringworld.model.config import Architecture, WeightType
 from ringworld.model.decode import GenerationWeights
 from ringworld.model.weights import FrozenWeight, quantized
@@ -219,7 +226,8 @@ def _reader(
 ) -> Callable[..., jax.Array]:
     """Return what reads one tensor, by our path and layer, onto the mesh that is set.
 
-    No more of the model is in host memory at a time than a shard of one tensor.
+    No more of the model is in host memory at a time than a shard of one tensor. Several processes read each
+    tensor together, and raise what any of them fails with.
     """
     weights = _by_path(architecture)
     sources = weight_files(folder, architecture)
@@ -232,12 +240,13 @@ def _reader(
         def part(index: tuple[slice, ...] | None) -> Shaped[np.ndarray, "..."]:
             assert index is not None
             slices = weight.slices(index)
-            with safe_open(sources[key], framework="numpy") as tensors:
+            with reading_tensors(sources[key]) as tensors:
                 theirs = tensors.get_slice(key)[slices]
             theirs = adapt(theirs, key, slices) if adapt else theirs
             return weight.to_ours(theirs, index).astype(jnp.dtype(dtype))
 
-        return jax.make_array_from_callback(weight.ours, NamedSharding(mesh, partition), part)
+        where = NamedSharding(mesh, partition)
+        return by_all(lambda: jax.make_array_from_callback(weight.ours, where, part))
 
     return read
 
@@ -254,6 +263,8 @@ def _stacked(read: Callable[[int], FrozenWeight], *, layers: int) -> FrozenWeigh
     for layer in range(layers):
         weight = read(layer) if layer else lowest
         stack = jax.tree.map(partial(_put_layer, i=jnp.int32(layer)), stack, weight)
+        # Several processes talk about the next layer, and nothing else may be on its way between them then.
+        jax.block_until_ready(stack)
     return stack
 
 

@@ -7,13 +7,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import ml_dtypes
 import numpy as np
 from jaxtyping import Shaped
+from safetensors import SafetensorError, safe_open
 
-from ringworld.core.files import write_json_atomic
+from ringworld.core.files import reading, write_json_atomic
 
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -61,6 +62,23 @@ class Tensor:
     def size_bytes(self) -> int:
         """Bytes in memory and in a safetensors file."""
         return math.prod(self.shape) * NUMPY_TYPES[self.dtype].itemsize
+
+
+@contextmanager
+def reading_tensors(path: Path) -> Iterator[Any]:
+    """Open a safetensors file whose header was looked at before, to read some of its tensors.
+
+    Raises:
+        InputError: it is gone or damaged meanwhile, or the disk fails.
+    """
+    readable = reading(
+        path,
+        expected="a file of weights that can be read",
+        damage=(OSError, SafetensorError),
+        remedy="check the disk, and get the file again if it is damaged",
+    )
+    with readable, safe_open(path, framework="numpy") as tensors:
+        yield tensors
 
 
 @contextmanager

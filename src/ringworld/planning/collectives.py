@@ -1,10 +1,12 @@
 """What devices send each other in one step, read from the text of a compiled program."""
 
+import itertools
 import math
 import re
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Final, Literal, get_args
+from typing import Final, Literal, NamedTuple, get_args
 
 Kind = Literal["all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute"]
 
@@ -19,6 +21,8 @@ _CALLED = re.compile(
     r"(?:calls|to_apply|body|branch_computations|true_computation|false_computation)=(\{.*?\}|%[\w.-]+)"
 )
 _NAME = re.compile(r"%([\w.-]+)")
+_COMPUTES: Final = ("call", "conditional", "convolution", "custom-call", "dot", "fusion", "while")
+"""Operations that may take as long as sending does; the others move or name what is there."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,6 +34,8 @@ class Collective:
     """In one step."""
     bytes_per_chip: int
     """Of operands or results, whichever are larger, in one step."""
+    hidden_bytes_per_chip: int
+    """Of them, those that are on their way while something is computed, as the program is scheduled."""
 
 
 def collectives(program: str) -> tuple[Collective, ...]:
@@ -43,44 +49,68 @@ def collectives(program: str) -> tuple[Collective, ...]:
     """
     computations = {name: _Computation.read(body) for _, name, body in _COMPUTATION.findall(program)}
     entry = next((name for first, name, _ in _COMPUTATION.findall(program) if first), None)
-    counts, sizes = Counter[Kind](), Counter[Kind]()
+    counts, sizes, hidden = Counter[Kind](), Counter[Kind](), Counter[Kind]()
     # Callees stand before their callers.
     runs = Counter({entry: 1})
     for name, computation in reversed(computations.items()):
-        for sent, size in computation.sends:
-            counts[sent] += runs[name]
-            sizes[sent] += runs[name] * size
+        for sent in computation.sends:
+            counts[sent.kind] += runs[name]
+            sizes[sent.kind] += runs[name] * sent.size_bytes
+            hidden[sent.kind] += runs[name] * sent.size_bytes * sent.is_hidden
         for callee, condition, begin in computation.calls:
             times = _trips(computations[condition], begin) if condition else 1
             runs[callee] += runs[name] * times
     return tuple(
-        Collective(kind=kind, count=counts[kind], bytes_per_chip=sizes[kind])
+        Collective(
+            kind=kind,
+            count=counts[kind],
+            bytes_per_chip=sizes[kind],
+            hidden_bytes_per_chip=hidden[kind],
+        )
         for kind in get_args(Kind)
         if counts[kind]
     )
 
 
+class _Sent(NamedTuple):
+    kind: Kind
+    size_bytes: int
+    is_hidden: bool
+
+
 @dataclass(kw_only=True, slots=True)
 class _Computation:
     body: str
-    sends: list[tuple[Kind, int]] = field(default_factory=list)
+    sends: list[_Sent] = field(default_factory=list)
     calls: list[tuple[str, str | None, int]] = field(default_factory=list)
     """The computation, the condition of its loop, and where the counter of the loop begins."""
 
     @staticmethod
     def read(body: str) -> "_Computation":
         made = _Computation(body=body)
-        for _, shape, operation, rest in _INSTRUCTION.findall(body):
+        instructions = _INSTRUCTION.findall(body)
+        for at, (name, shape, operation, rest) in enumerate(instructions):
             kind = operation.removesuffix("-start")
             if kind in get_args(Kind):
                 # What an all-reduce begins with has the shape of its results alone.
                 begun = operation.endswith("-start") and kind != "all-reduce"
-                made.sends.append((kind, _bytes_of(shape, begun=begun)))
+                hidden = operation.endswith("-start") and _computes(instructions[at + 1 :], until=name)
+                made.sends.append(_Sent(kind, _bytes_of(shape, begun=begun), hidden))
             condition = re.search(r"condition=%([\w.-]+)", rest) if operation == "while" else None
             begin = _constant(body, rest) if condition else 0
             for group in _CALLED.findall(rest):
-                made.calls += [(name, condition and condition[1], begin) for name in _NAME.findall(group)]
+                made.calls += [(callee, condition and condition[1], begin) for callee in _NAME.findall(group)]
         return made
+
+
+def _computes(scheduled: Iterable[tuple[str, str, str, str]], *, until: str) -> bool:
+    """Return whether something is computed before what waits for the instruction `until`."""
+
+    def waits(operation: str, operands: str) -> bool:
+        return operation.endswith("-done") and until in _NAME.findall(operands)
+
+    before_it = itertools.takewhile(lambda one: not waits(*one[2:]), scheduled)
+    return any(operation in _COMPUTES for _, _, operation, _ in before_it)
 
 
 def _bytes_of(shape: str, *, begun: bool) -> int:

@@ -112,11 +112,13 @@ def tpu_slice(topology: str) -> Machine:
     """
     match = re.fullmatch(r"(\w+):(\d{1,4}(?:x\d{1,4})*)", topology)
     if match is None:
+        such = _of_accelerator(topology) or "v5p:4x8x8"
         raise InputError(
             f"{topology!r} is not the topology of a TPU slice",
             field="topology",
             value=topology,
-            remedy="name a generation and a shape, such as v5p:4x8x8",
+            remedy=f"name a generation and a shape, such as {such}",
+            suggested=such,
         )
     generation, shape = match[1], tuple(map(int, match[2].split("x")))
     if generation not in TPUS:
@@ -133,6 +135,21 @@ def tpu_slice(topology: str) -> Machine:
             suggested=named,
         )
     return Machine(name=topology, chip=TPUS[generation], chips=math.prod(shape))
+
+
+def _of_accelerator(name: str) -> str | None:
+    """Return the topology of a slice that Google Cloud calls by its type; it is the most compact of its size.
+
+    Example:
+        `v4-512`, which counts two cores a chip, is v4:4x8x8, and `v6e-16` v6e:4x4.
+    """
+    match = re.fullmatch(r"(v\d(?:e|p|litepod)?)-(\d{1,5})", name)
+    generation = match and match[1].replace("litepod", "e")
+    if not match or generation not in TPUS:
+        return None
+    chips = int(match[2]) // (2 if generation in _MOST_CHIPS else 1)
+    shapes = [shape for shape in _shapes(generation) if math.prod(shape) == chips]
+    return f"{generation}:{'x'.join(map(str, min(shapes, key=max)))}" if shapes else None
 
 
 def gpu_machine(gpus: str) -> Machine:

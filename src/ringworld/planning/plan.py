@@ -12,7 +12,7 @@ from ringworld.core.origin import versions
 from ringworld.core.version import __version__
 from ringworld.model.config import Architecture, Execution
 from ringworld.planning.collectives import Collective
-from ringworld.planning.machines import Machine
+from ringworld.planning.machines import GPUS, Machine
 from ringworld.planning.memory import MemoryNeeds, host_bytes, memory_needs
 from ringworld.planning.program import CompiledMemory, Program, compile_step, devices_of
 from ringworld.planning.roofline import Roofline, roofline, step_flops
@@ -23,6 +23,7 @@ Source = Literal["compiler", "arithmetic"]
 """Who says how much memory a stage needs: libtpu's compiler, or a model of what the step keeps."""
 _ROOM = 0.9
 """Of a chip's memory, what arithmetic may fill before a mesh is suggested."""
+_TAKEN_OF_A_GPU = 0.75
 _DAY_SECONDS = 86_400
 _GIB = 2**30
 
@@ -124,6 +125,7 @@ class Plan:
         lines = [
             f"{self.machine.name}: {self.machine.chips} x {chip.name} of {chip.hbm_bytes / _GIB:.1f} GiB, by "
             f"{'the compiler of libtpu' if by == 'compiler' else by}; times are the least that there can be",
+            *self._notes(),
             f"{'stage':8}{'context':>10}  {'mesh':42}{'GiB a chip':>11}{'spare':>8}{'step s':>9}{'MFU':>6}"
             f"{'days':>7}",
         ]
@@ -138,7 +140,8 @@ class Plan:
                     f"  offloaded: {one.host_bytes_per_chip / _GIB:.2f} GiB a chip of the host's memory"
                 )
             lines += [
-                f"  {sent.kind}: {sent.count}, {sent.bytes_per_chip / 1e9:.2f} GB a chip and step"
+                f"  {sent.kind}: {sent.count}, {sent.bytes_per_chip / 1e9:.2f} GB a chip and step, "
+                f"{sent.hidden_bytes_per_chip / max(1, sent.bytes_per_chip):.0%} while something is computed"
                 for sent in one.collectives
             ]
             if one.remedy:
@@ -149,6 +152,19 @@ class Plan:
                 for other in one.suggestions
             ]
         return "\n".join(lines)
+
+    def _notes(self) -> list[str]:
+        """Return what a reader of the table would not expect."""
+        available = self.machine.chip.hbm_bytes
+        notes = []
+        if self.stages[0].by == "arithmetic":
+            notes.append(
+                f"to fit by arithmetic, {1 - _ROOM:.0%} of the memory must be left, since it is not exact"
+            )
+        needed = max(one.bytes_per_chip for one in self.stages)
+        if self.machine.chip.name in GPUS and _TAKEN_OF_A_GPU * available < needed <= available:
+            notes.append("jax takes 75% of a GPU by itself: set XLA_PYTHON_CLIENT_MEM_FRACTION=0.95")
+        return notes
 
 
 def plan_stages(

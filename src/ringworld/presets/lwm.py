@@ -145,6 +145,7 @@ def lwm_text_7b() -> RunConfig:
     Cost: 241 hours of that slice in the paper (8, 45, 83, 47 and 58 by stage).
     Never run by us: the project had no TPU. Compiled for both slices, a stage needs at most 24 GiB of a v4's
     30.75 (`benchmarks/results/plan.json`); on v5p one sequence of 4M tokens fits, too.
+    Source: table 11 of arXiv 2402.08268v4.
 
     Give it LLaMA-2's weights and tokenizer with `--init`; without, it begins from random weights.
 
@@ -174,7 +175,8 @@ def lwm_text_chat_7b() -> RunConfig:
 
     Hardware: 256 TPU v4 chips, the paper's v4-512 slice (v4:4x8x8).
     Cost: not known to us; the last text stage, of half as many tokens again, took 58 hours of that slice.
-    Never run by us: the project had no TPU. Steps, tokens and warm-up are the paper's from memory.
+    Never run by us: the project had no TPU.
+    Source: the chat fine-tuning of arXiv 2402.08268v4; steps, tokens and warm-up are the paper's from memory.
 
     The paper trains such a model for each context from 128K on, each from the text model of that context.
     `ringworld make-qa` writes the conversations about documents (`long_qa`).
@@ -193,6 +195,7 @@ def lwm_7b() -> RunConfig:
     Hardware: 512 TPU v4 chips, the paper's v4-1024 slice (v4:8x8x8), weights sharded over all of them.
     Cost: 115 hours of that slice in the paper (83 and 32 by stage).
     Never run by us: the project had no TPU. Its step is type-checked at full size on these meshes.
+    Source: table 13 of arXiv 2402.08268v4.
 
         ringworld train --preset lwm_7b --data examples --init runs/lwm_text_7b/models/1M --out runs/lwm_7b
     """
@@ -227,6 +230,7 @@ def lwm_chat_7b() -> RunConfig:
     Hardware: 512 TPU v4 chips, the paper's v4-1024 slice (v4:8x8x8).
     Cost: 24 hours of that slice in the paper (10, 6 and 8 by stage).
     Never run by us: the project had no TPU. Its step is type-checked at full size on these meshes.
+    Source: table 13 of arXiv 2402.08268v4.
 
     It reads the examples that `lwm_7b` reads: codes are prepared once, and each stage draws as many frames of
     a clip as its context holds.

@@ -3,84 +3,37 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ringworld.core.errors import InputError, not_a_choice
+from ringworld.core.errors import not_a_choice
 from ringworld.core.mesh_config import MeshConfig
-from ringworld.model.config import Architecture, Execution
-from ringworld.model.lora_config import LoraConfig
 from ringworld.model.sizes import LLAMA_2_7B, LLAMA_3_1_8B, LWM_SIZES
-from ringworld.planning.machines import Machine, gpu_machine, tpu_slice
-from ringworld.planning.memory import memory_needs
 from ringworld.presets.lwm import TEXT_STAGES, text_recipe
+from ringworld.presets.on_machine import on_machine
 from ringworld.presets.run import RunConfig
-from ringworld.training.config import OptimizerConfig, Stage
+from ringworld.training.config import Stage
 
 MODELS = LWM_SIZES | {"7b": LLAMA_2_7B, "llama-3.1-8b": LLAMA_3_1_8B}
 """By the names of LWM's code; the paper's own begins from LLaMA-2, which has another epsilon."""
-_PIECES = (1, 2, 4)
-"""Of a batch; the longest stage has four sequences."""
-_ROOM = 0.9
-"""Of a chip's memory, what arithmetic may fill."""
 
 
 def text_run(size: str, machine: str, *, stages: Sequence[Stage] = TEXT_STAGES) -> RunConfig:
     """Return the text stages of the paper for a size of model, each on a mesh of all chips of a machine.
 
-    A preset of your own for any of them is a function without arguments that returns this.
-
-    | | |
-    |---|---|
-    | `fsdp` | as many sequences as are computed at one time, so that those of short contexts are not cut |
-    | `ring` | the chips that are left share each sequence |
-    | `tensor` | 1, or as large as needed for the others to divide the width of the model |
-    | `accumulation_steps` | the fewest of 1, 2 and 4 with which every stage fits by arithmetic |
-
-    Example:
-        256 chips, 7b: at 32K `fsdp=128 ring=2`, at 128K `fsdp=32 ring=8`, at 1M `fsdp=4 ring=64`.
+    A preset of your own for any of them is a function without arguments that returns this; see `on_machine`
+    for the meshes.
 
     Args:
         size: one of `MODELS`.
         machine: a TPU slice such as `v5p:4x8x8`, or GPUs such as `64xH100`.
-        stages: without their meshes.
+        stages: whose meshes do not matter.
 
     Raises:
         InputError: there is no such size or machine, or a stage does not fit it.
     """
     if size not in MODELS:
         raise not_a_choice("size", size, choices=MODELS)
-    model, on = MODELS[size], tpu_slice(machine) if ":" in machine else gpu_machine(machine)
-    if on.chips & (on.chips - 1):
-        raise InputError(
-            f"{machine} has {on.chips} devices, which is no power of two, as every stage is",
-            field="machine",
-            value=machine,
-            remedy="take a power of two of them, or write the meshes of the stages yourself",
-        )
-    for pieces in _PIECES:
-        run = text_recipe(model, [_on(on.chips, stage, model, pieces) for stage in stages])
-        if all(_fits(stage, model, run.execution, on) for stage in run.training.stages):
-            return run
-    raise InputError(
-        f"the text stages of {size} do not fit {machine}",
-        field="machine",
-        value=machine,
-        remedy="take more chips, a smaller model or fewer stages",
-    )
-
-
-def _on(chips: int, stage: Stage, model: Architecture, pieces: int) -> Stage:
-    tensor = 1
-    while tensor < chips and model.embed % (chips // tensor):
-        tensor *= 2
-    fsdp = min(chips // tensor, stage.batch_sequences // pieces)
-    mesh = MeshConfig(fsdp=fsdp, ring=chips // (tensor * fsdp), tensor=tensor)
-    return replace(stage, mesh=mesh, accumulation_steps=pieces)
-
-
-def _fits(stage: Stage, model: Architecture, execution: Execution, machine: Machine) -> bool:
-    needs = memory_needs(
-        stage, architecture=model, execution=execution, optimizer=OptimizerConfig(), lora=LoraConfig()
-    )
-    return needs.total <= _ROOM * machine.chip.hbm_bytes
+    # Those of the paper do not divide every size.
+    anywhere = [replace(stage, mesh=MeshConfig(), accumulation_steps=1) for stage in stages]
+    return on_machine(text_recipe(MODELS[size], anywhere), machine)
 
 
 def lwm_text_200m() -> RunConfig:

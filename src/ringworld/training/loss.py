@@ -33,6 +33,8 @@ class LossOutput(eqx.Module):
     """Text targets that carry loss."""
     vision_targets: Int32[Array, ""]
     """Vision targets that carry loss."""
+    tokens: Int32[Array, ""]
+    """Tokens without padding, whether they carry loss or not."""
 
 
 def loss_weights(batch: PackedBatch, *, text_weight: float, vision_weight: float) -> LossWeights:
@@ -75,6 +77,7 @@ def loss_output(
         vision_loss=_over(parts[1], weights.vision_share),
         text_targets=(batch.text_weights > 0).sum(dtype=jnp.int32),
         vision_targets=(batch.vision_weights > 0).sum(dtype=jnp.int32),
+        tokens=(batch.order >= 0).sum(dtype=jnp.int32),
     )
 
 

@@ -50,12 +50,13 @@ def metrics_row(
 ) -> dict[str, Any]:
     """Return what the row of a step says beside `step`, `steps` and `seconds`.
 
-    Losses, the number of tokens that they are over (`loss_tokens`), gradient norm and learning rate are those
-    of the step; a modality without targets has the loss None, and so has what is not finite, of an update
-    that was skipped. `skipped_steps` counts such updates since the run began. All else is summed over the
-    interval that ends with the step, what `count` returned of its batches; rates are over its time.
-    `model_flops_per_second` counts the tokens that are no padding, and nothing that is computed again; `mfu`
-    is its share of the peak of all devices, or None where that is not known.
+    Losses, the number of tokens that they are over (`loss_tokens`) and their share of all that are no padding
+    (`loss_token_share`), gradient norm and learning rate are those of the step; a modality without targets
+    has the loss None, and so has what is not finite, of an update that was skipped. `skipped_steps` counts
+    such updates since the run began. All else is summed over the interval that ends with the step, what
+    `count` returned of its batches; rates are over its time. `model_flops_per_second` counts the tokens that
+    are no padding, and nothing that is computed again; `mfu` is its share of the peak of all devices, or None
+    where that is not known.
     `data_wait_seconds` is how long devices waited for batches, at most. `drawn_examples` and `drawn_tokens`
     are the shares that each of `names`, those of the mixture, has in the examples and in the tokens.
     """
@@ -64,6 +65,7 @@ def metrics_row(
     examples, tokens = interval.counts[whole : whole + drawn], interval.counts[whole + drawn :]
     flops = training_flops(architecture, tokens=counts.tokens, pairs=counts.pairs, lora=lora)
     rate = flops / interval.seconds
+    loss_tokens = int(loss.text_targets) + int(loss.vision_targets)
     return {
         "stage": stage,
         "loss": _finite(loss.loss),
@@ -71,7 +73,8 @@ def metrics_row(
         "vision_loss": _finite(loss.vision_loss) if int(loss.vision_targets) else None,
         "gradient_norm": _finite(output.gradient_norm),
         "learning_rate": float(output.learning_rate),
-        "loss_tokens": int(loss.text_targets) + int(loss.vision_targets),
+        "loss_tokens": loss_tokens,
+        "loss_token_share": loss_tokens / max(1, int(loss.tokens)),
         "skipped_steps": int(output.guard.skipped),
         "tokens": counts.tokens,
         "examples": counts.examples,
