@@ -409,6 +409,9 @@ def test_what_cannot_be_seen_is_refused(port, body):
         (b" " * 100_001, {}, 413),
         (b"{}", {"Content-Type": "text/plain"}, 415),
         (b"{}", {"Host": "evil.example"}, 403),
+        # Starlette reads neither, and takes the address of the socket in their place.
+        (b"{}", {"Host": "a{.evil.example:8000"}, 403),
+        (b"{}", {"Host": "evil.example:99999"}, 403),
     ],
 )
 def test_a_body_that_is_no_request_is_refused(port, raw, headers, status):
@@ -503,6 +506,7 @@ def test_a_machine_that_is_too_busy_for_a_chat_template_says_so(engine, monkeypa
         ("/v1/completions", {"prompt": TEXT, "model": "other"}, 404, "model_not_found"),
         ("/v1/models/other", None, 404, "model_not_found"),
         ("/v1/nothing", {}, 404, None),
+        ("/v1/chat/completions/", {"messages": ASKED}, 404, None),
         ("/v1/models", {}, 405, None),
         ("/v1/completions", {"prompt": [5] * 600}, 400, "context_length_exceeded"),
         ("/v1/completions", {"prompt": TEXT, "max_tokens": 600}, 400, "context_length_exceeded"),
@@ -518,6 +522,15 @@ def test_a_machine_that_is_too_busy_for_a_chat_template_says_so(engine, monkeypa
 def test_errors_have_the_codes_that_clients_know(port, path, body, status, code):
     found, answered = send(port, path, body)
     assert (found, answered["error"]["code"]) == (status, code)
+
+
+def test_another_method_is_refused_with_those_of_the_path(port):
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    connection.request("PUT", "/v1/videos/a")
+    response = connection.getresponse()
+    response.read()
+    connection.close()
+    assert (response.status, response.headers["Allow"]) == (405, "DELETE, GET, HEAD")
 
 
 @pytest.mark.parametrize("stream", [False, True])
