@@ -156,6 +156,8 @@ def test_a_stream_says_the_same_piece_by_piece(port):
         assert content.strip() == expected["message"]["content"]
         assert mine[-1]["finish_reason"] == expected["finish_reason"]
         scored = [token for choice in mine[1:] for token in choice["logprobs"]["content"]]
+        said = bytes(byte for token in scored for byte in token["bytes"] or ())
+        assert said.decode(errors="replace").strip() == expected["message"]["content"]
         assert [token["token"] for token in scored] == [
             token["token"] for token in expected["logprobs"]["content"]
         ]
@@ -217,6 +219,8 @@ def test_tokens_are_found_at_their_offsets_in_the_text_also_of_a_stream(port):
         scores = choice["logprobs"]
         # <s> shows as no text.
         assert scores["text_offset"][:2] == [0, 0]
+        # What was drawn is among the likeliest, though it is seldom the one that is.
+        assert all(token in top for token, top in zip(scores["tokens"][1:], scores["top_logprobs"][1:]))
         for token, offset in zip(scores["tokens"], scores["text_offset"]):
             assert token.startswith("token_id:") or choice["text"][offset:].startswith(token)
         found = [each["logprobs"] for each in chunks if each["index"] == choice["index"]]
@@ -324,7 +328,8 @@ WRONG = [
         "response_format",
     ),
     ("/v1/chat/completions", {"messages": ASKED, "max_tokens": 0}, "max_tokens"),
-    ("/v1/chat/completions", {"messages": ASKED, "top_logprobs": 21}, "top_logprobs"),
+    ("/v1/chat/completions", {"messages": ASKED, "logprobs": True, "top_logprobs": 21}, "top_logprobs"),
+    ("/v1/chat/completions", {"messages": ASKED, "top_logprobs": 2}, "top_logprobs"),
     ("/v1/chat/completions", {"messages": ASKED, "stream": "yes"}, "stream"),
     ("/v1/chat/completions", {"messages": ASKED, "stream_options": 3}, "stream_options"),
     ("/v1/completions", {}, "prompt"),

@@ -109,13 +109,20 @@ class Chat:
         field = "max_completion_tokens" if "max_completion_tokens" in body else "max_tokens"
         self._logprobs = body.flag("logprobs")
         alternatives = body.whole("top_logprobs", 0, least=0, most=MOST_ALTERNATIVES)
+        if alternatives and not self._logprobs:
+            raise InputError(
+                f"top_logprobs is {alternatives}, but logprobs is not asked for",
+                field="top_logprobs",
+                value=alternatives,
+                remedy="set logprobs to true, too",
+            )
         requests = self.options.requests(
             [prompt],
             clips=clips,
             unconditional=world.prompts.unconditional() if guided else None,
             max_new_tokens=1,
             ends=chat.ends,
-            alternatives=alternatives if self._logprobs else 0,
+            alternatives=alternatives,
         )
         # Where even one token is too many, the engine says why.
         most = body.whole(field, max(1, chat.size.room(requests[0])), least=1)
@@ -184,8 +191,9 @@ class Chat:
         }
 
     def _score(self, id: int, logprob: float) -> dict[str, Any]:
-        text = token_text(self._world, id)
-        return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
+        # Those of several tokens together are the text, also where each is a part of a character.
+        content = [*self._world.prompts.tokenizer.bytes_of(id)]
+        return {"token": token_text(self._world, id), "logprob": logprob, "bytes": content or None}
 
 
 def messages_of(body: Body, chat: ChatBackend, *, attachments: Attachments) -> list[Message]:

@@ -95,7 +95,10 @@ class Completions:
         return {"index": i, "text": text, "logprobs": logprobs, "finish_reason": finish}
 
     def _scores(self, i: int, pieces: Sequence[Piece], *, begin: bool) -> dict[str, Any] | None:
-        """Return log-probabilities as four lists; the first token of a prompt follows nothing."""
+        """Return log-probabilities as four lists; the first token of a prompt follows nothing.
+
+        The likeliest of a place hold its own token, too, also where it is none of them.
+        """
         if not self._logprobs:
             return None
         of_prompt = [token for piece in pieces for token in piece.prompt]
@@ -105,7 +108,10 @@ class Completions:
         tokens = [token_text(self._world, token.id) for token in scored]
         logprobs: list[float | None] = [token.logprob for token in scored]
         tops: list[dict[str, float] | None] = [
-            {token_text(self._world, id): logprob for id, logprob in reversed(token.alternatives)}
+            {
+                token_text(self._world, id): logprob
+                for id, logprob in ((token.id, token.logprob), *reversed(token.alternatives))
+            }
             for token in scored
         ]
         if self._echo and begin:
@@ -133,12 +139,12 @@ class _Offsets:
 
     def __init__(self, world: World, *, start: int) -> None:
         """Begin after so many characters."""
-        self._start, self._decode = start, world.prompts.tokenizer.decode
-        self._text = TextStream(self._decode)
+        self._start, self._tokenizer = start, world.prompts.tokenizer
+        self._text = TextStream(self._tokenizer.decode)
 
     def of(self, id: int) -> int:
         """Return where the next token begins."""
-        before, own = len(self._text.text), self._decode([id])
+        before, own = len(self._text.text), self._tokenizer.bytes_of(id).decode(errors="replace")
         new = self._text.push(id)
         # Bytes that were held back as half of a character, and are none, come with what follows them.
         begin = len(self._text.text) - len(own) if own and new.endswith(own) else before

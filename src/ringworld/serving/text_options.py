@@ -131,5 +131,5 @@ def usage(requests: Sequence[GenerationRequest], pieces: Sequence[Sequence[Piece
 
 def token_text(world: World, id: int) -> str:
     """Return the text of a token, or its id where it has none of its own, such as half of a character."""
-    text = world.prompts.tokenizer.decode([id])
+    text = world.prompts.tokenizer.bytes_of(id).decode(errors="replace")
     return text if text and "\N{REPLACEMENT CHARACTER}" not in text else f"token_id:{id}"
