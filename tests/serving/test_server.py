@@ -148,12 +148,13 @@ def test_a_stream_says_the_same_piece_by_piece(port):
     status, answered = chat(port, stream=True, stream_options={"include_usage": True}, **same)
     assert status == 200
     *chunks, last = events(answered)
+    assert {chunk["usage"] for chunk in chunks} == {None}
     assert last["choices"] == [] and last["usage"]["completion_tokens"] == whole["usage"]["completion_tokens"]
     for i, expected in enumerate(whole["choices"]):
         mine = [chunk["choices"][0] for chunk in chunks if chunk["choices"][0]["index"] == i]
         assert mine[0]["delta"] == {"role": "assistant", "content": ""}
         content = "".join(choice["delta"].get("content", "") for choice in mine)
-        assert content.strip() == expected["message"]["content"]
+        assert content == expected["message"]["content"]
         assert mine[-1]["finish_reason"] == expected["finish_reason"]
         scored = [token for choice in mine[1:] for token in choice["logprobs"]["content"]]
         said = bytes(byte for token in scored for byte in token["bytes"] or ())
@@ -357,6 +358,8 @@ WRONG = [
     ("/v1/completions", {"prompt": TEXT, "min_tokens": 5}, "min_tokens"),
     ("/v1/completions", {"prompt": TEXT, "skip_special_tokens": False}, "skip_special_tokens"),
     ("/v1/completions", {"prompt": TEXT, "stop_token_ids": [5]}, "stop_token_ids"),
+    ("/v1/completions", {"prompt": TEXT, "guided_regex": "a+"}, "guided_regex"),
+    ("/v1/chat/completions", {"messages": ASKED, "chat_template_kwargs": {"a": 1}}, "chat_template_kwargs"),
     ("/v1/chat/completions", {"messages": ASKED, "max_frames": 8}, "max_frames"),
     ("/v1/chat/completions", {"messages": ASKED, "fps": 1}, "fps"),
     # How many there are is known before any of them is looked at.

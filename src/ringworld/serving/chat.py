@@ -128,6 +128,7 @@ class Chat:
         most = body.whole(field, max(1, chat.size.room(requests[0])), least=1)
         self.requests = [replace(each, max_new_tokens=most) for each in requests]
         self._begun = [False] * len(self.requests)
+        self._blanks = [""] * len(self.requests)
 
     def whole(self, pieces: Sequence[Sequence[Piece]]) -> dict[str, Any]:
         """Return the response with all answers."""
@@ -158,10 +159,12 @@ class Chat:
         ]
 
     def chunk(self, i: int, pieces: Sequence[Piece]) -> dict[str, Any]:
-        """Return the event of the last piece of an answer, which begins with its first word."""
+        """Return the event of the last piece of an answer, from its first word to its last, as `whole`."""
         piece = pieces[-1]
-        text = piece.text if self._begun[i] else piece.text.lstrip()
+        told = self._blanks[i] + (piece.text if self._begun[i] else piece.text.lstrip())
+        text = told.rstrip()
         self._begun[i] |= bool(text)
+        self._blanks[i] = told[len(text) :]
         scores = self._scores([piece.token] if piece.token else [])
         delta: dict[str, Any] = {"content": text} if text else {}
         if self.draws:

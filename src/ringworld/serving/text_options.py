@@ -14,6 +14,7 @@ from ringworld.serving.errors import ApiError, unsupported
 
 _DRAWN = ("temperature", "top_p", "min_p", "repetition_penalty")
 _MOST_STOPS = 16
+_FREELY = "answers are text as the model writes it; leave it out"
 _WITHOUT_EFFECT = {
     "ignore_eos": (False, "use max_tokens and stop"),
     "min_tokens": (0, "leave it out"),
@@ -30,10 +31,30 @@ _WITHOUT_EFFECT = {
     "functions": ([], "answers are text; leave it out"),
     "tool_choice": ("none", "answers are text; leave it out"),
     "function_call": ("none", "answers are text; leave it out"),
-    "response_format": ({"type": "text"}, "answers are text as the model writes it; leave it out"),
+    "response_format": ({"type": "text"}, _FREELY),
     "audio": ({}, "leave it out"),
+    "structured_outputs": ({}, _FREELY),
+    "guided_json": ({}, _FREELY),
+    "guided_regex": ("", _FREELY),
+    "guided_choice": ([], _FREELY),
+    "guided_grammar": ("", _FREELY),
+    "json_schema": ({}, _FREELY),
+    "grammar": ("", _FREELY),
+    "bad_words": ([], "leave it out"),
+    "allowed_token_ids": ([], "leave it out"),
+    "use_beam_search": (False, "use n"),
+    "length_penalty": (1, "leave it out"),
+    "include_stop_str_in_output": (False, "leave it out"),
+    "truncate_prompt_tokens": (None, "send a shorter prompt"),
+    "prompt_logprobs": (None, "use echo and logprobs in /v1/completions"),
+    "chat_template": (None, "the template is that of the model folder; leave it out"),
+    "chat_template_kwargs": ({}, "leave it out"),
+    "add_generation_prompt": (True, "leave it out"),
+    "continue_final_message": (False, "use /v1/completions"),
+    "documents": ([], "send them as parts of a message"),
 }
-"""Fields that mean something to others, with the value at which leaving them out changes nothing."""
+"""Fields that mean something to OpenAI, vLLM or llama.cpp, with the value at which leaving them out changes
+nothing."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

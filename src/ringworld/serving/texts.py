@@ -130,8 +130,10 @@ class Texts:
             yield KEEP_ALIVE
             await asyncio.wait([begun], timeout=min(keep_alive, deadline.left_seconds))
         texts, exchange = await begun
+        # Of a stream whose last event tells the usage, the others say that they do not.
+        untold = {"usage": None} if texts.options.include_usage else {}
         for opening in texts.opening():
-            yield event(opening)
+            yield event(opening | untold)
         while not exchange.finished:
             found = await exchange.next(seconds=keep_alive)
             if found is None:
@@ -139,7 +141,7 @@ class Texts:
                 continue
             i, _ = found
             chunk = partial(texts.chunk, i, exchange.pieces[i])
-            yield event(await asyncio.to_thread(chunk) if texts.draws else chunk())
+            yield event((await asyncio.to_thread(chunk) if texts.draws else chunk()) | untold)
         if texts.options.include_usage:
             yield event(texts.closing(exchange.pieces))
         yield DONE
