@@ -75,14 +75,15 @@ async function begin() {
   } catch (error) { complain(error); }
 }
 
+async function count(text) {
+  return text ? (await (await call("tokenize", { prompt: text, add_special_tokens: false })).json()).count : 0;
+}
+
 let measured = 0;
 async function measure() {
   const turn = ++measured;
-  let draft = 0;
-  const text = [...documents(), at("question").value].join("\n\n").trim();
-  try {
-    if (text) draft = (await (await call("tokenize", { prompt: text, add_special_tokens: false })).json()).count;
-  } catch { return; }  // The question itself will say what is wrong.
+  let draft;
+  try { draft = await count(at("question").value.trim()); } catch { return; }  // The question itself will say what is wrong.
   if (turn !== measured) return;
   const tokens = shown.used + draft + shown.attached.reduce((sum, each) => sum + each.tokens, 0);
   at("context").max = shown.context;
@@ -119,7 +120,9 @@ async function attach(file) {
   const each = { name: file.name, tokens: 0 };
   const isPicture = kind === "image" || kind === "video";
   if (!isPicture) each.text = await asText(file);
-  if (each.text === undefined) {
+  if (each.text !== undefined) {
+    each.tokens = await count(each.text);  // Once: a book is long, and asked about often.
+  } else {
     if (!shown.sees) throw new Error(`${shown.model} is a model of text alone, which sees no ${isPicture ? kind : "other file"}`);
     const url = await asDataAddress(file);
     // What a browser has no type for, such as a Matroska film, the server knows by what is inside.
@@ -305,6 +308,11 @@ function fresh() {
   measure();
 }
 
+/** Return what a message holds, in order. */
+const partsOf = (content) => typeof content === "string" ? [{ type: "text", text: content }] : content;
+
+const named = ({ type, frames }) => type === "image" ? "[image]" : `[video of ${frames} frames]`;
+
 async function listMemories() {
   const { data } = await (await call("v1/memories")).json();
   at("kept").replaceChildren(...data.map((each) => element("li", {},
@@ -322,7 +330,7 @@ async function keep() {
   at("keep").ariaDisabled = "true";  // A button that is disabled loses the focus.
   try {
     const first = [...shown.before, ...shown.messages].find((each) => each.role === "user").content;
-    const question = typeof first === "string" ? first : first[0].text;
+    const question = partsOf(first).find((each) => each.text)?.text ?? "";
     const body = { model: shown.model, messages: shown.messages, name: at("memory-name").value.trim() || question.slice(0, 80) };
     if (shown.memory) body.memory = shown.memory;
     const kept = await (await call("v1/memories", body)).json();
@@ -338,8 +346,8 @@ async function reopen({ id, name }) {
   const memory = await (await call(`v1/memories/${id}`)).json();
   fresh();
   Object.assign(shown, { memory: id, used: memory.tokens, before: memory.messages });
-  for (const { role, content, frames } of memory.messages) {
-    if (role !== "system") turn(role, frames.map((count) => `[${count} frames] `).join("") + content);
+  for (const { role, content } of memory.messages) {
+    if (role !== "system") turn(role, partsOf(content).map((each) => each.text ?? named(each)).join("\n"));
   }
   at("export").disabled = false;
   at("memories").open = false;  // On a phone it would hide the turns.
