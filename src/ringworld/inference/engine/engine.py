@@ -156,7 +156,8 @@ class Engine:
             job: takes the scheduler and the programs, and returns soon.
 
         Returns:
-            What it will have given or raised; `Closed` where the engine is closed before.
+            What it will have given or raised; `Closed` where the engine is closed before. A job that is
+            cancelled before its turn does not run.
 
         Raises:
             Closed: the engine is closed.
@@ -262,7 +263,7 @@ class Engine:
         finally:
             self._inbox.close()
             for job in self._inbox.take(rounds.scheduler.waiting, wait=False):
-                job.done.set_exception(Closed("the engine was closed"))
+                job.end(Closed("the engine was closed"))
             for sequence in rounds.everyone:
                 sequence.deliver(Closed("the engine was closed"))
 
