@@ -147,6 +147,21 @@ def test_what_is_written_of_one_conversation_is_not_part_of_the_next(page, slowl
     assert [each["content"] for each in messages][0::2] == ["Anew"]
 
 
+def test_the_end_of_an_answer_is_in_view_unless_one_reads_further_up(page, slowly):
+    page.get_by_label("Most tokens").evaluate("each => each.value = 30")
+    for scrolled in (False, True):
+        page.get_by_label("Question").fill("A\n" * 50 + "A")
+        page.get_by_role("button", name="Send").click()
+        expect(page.locator("#status")).to_have_text("Answering")
+        if scrolled:
+            page.evaluate("scrollTo(0, 0)")
+        expect(page.get_by_role("button", name="Send")).to_be_enabled()
+        last, form = (page.locator(each).last.bounding_box() for each in ("#log li", "#ask"))
+        assert last is not None and form is not None
+        assert (last["y"] + last["height"] > form["y"] + 1) is scrolled
+    assert page.evaluate("scrollY") == 0
+
+
 # Drags files, or a text where there are none, over an element and drops them; whether the page took them.
 DROP = """(target, files) => {
   const dataTransfer = new DataTransfer();

@@ -188,12 +188,22 @@ async function attachAll(files) {
   }
 }
 
+/** Change what is shown, and keep the end in view where it was; whoever reads further up is left there. */
+function follow(change) {
+  const page = document.documentElement;
+  const wasAtEnd = page.scrollHeight - page.clientHeight - page.scrollTop < 40;
+  change();
+  if (wasAtEnd) toEnd();
+}
+
+function toEnd() { document.documentElement.scrollTop = document.documentElement.scrollHeight; }
+
 function turn(role, text, pictures = []) {
   const content = element("span", { textContent: text });
   const item = element("li", { className: role },
     element("span", { className: "who", textContent: role === "user" ? "You" : shown.model }), ...pictures, content);
   at("log").append(item);
-  item.scrollIntoView({ block: "nearest" });
+  toEnd();
   return { item, content };
 }
 
@@ -249,13 +259,12 @@ async function ask(event) {
       if (usage && isShown()) shown.used = usage.total_tokens;
       for (const part of [...(choice?.delta?.images ?? []), ...(choice?.delta?.videos ?? [])]) {
         drawn.push(part);
-        answer.item.append(picture(part));
+        follow(() => answer.item.append(picture(part)));
       }
       if (!choice?.delta?.content) continue;
       if (!written) say("Answering");
       written += choice.delta.content;
-      answer.content.textContent = written;
-      answer.item.scrollIntoView({ block: "nearest" });
+      follow(() => { answer.content.textContent = written; });
     }
     settled();
     say("");
