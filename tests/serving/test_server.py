@@ -612,7 +612,7 @@ def test_requests_beyond_those_that_are_answered_at_once_are_refused(engine):
             assert connection.getresponse().readline().startswith(b"data:")
             status, answered = send(port, "/v1/models")
             assert (status, answered["error"]["code"]) == (429, "too_many_requests")
-            assert send(port, "/health")[0] == 200
+            assert send(port, "/health")[0] == send(port, "/metrics")[0] == 200
         eventually(lambda: send(port, "/v1/models")[0] == 200)
 
 
