@@ -127,8 +127,8 @@ class Chat:
         # Where even one token is too many, the engine says why.
         most = body.whole(field, max(1, chat.size.room(requests[0])), least=1)
         self.requests = [replace(each, max_new_tokens=most) for each in requests]
-        self._begun = [False] * len(self.requests)
-        self._blanks = [""] * len(self.requests)
+        # Of each answer that is streamed, characters so far, and the blanks after them, which may be its end.
+        self._said, self._blanks = [0] * len(self.requests), [""] * len(self.requests)
 
     def whole(self, pieces: Sequence[Sequence[Piece]]) -> dict[str, Any]:
         """Return the response with all answers."""
@@ -138,9 +138,11 @@ class Chat:
             tokens = [piece.token for piece in each if piece.token]
             message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
             if self.draws:
-                message |= shown_as(
-                    [*clips_in(each, self._world)], self._world, attachments=self._attachments
-                )
+                drawn = [
+                    (len("".join(piece.text for piece in each[:last]).strip()), codes)
+                    for last, codes in clips_in(each, self._world)
+                ]
+                message |= shown_as(drawn, self._world, attachments=self._attachments)
             choices.append(
                 {
                     "index": i,
@@ -160,15 +162,16 @@ class Chat:
 
     def chunk(self, i: int, pieces: Sequence[Piece]) -> dict[str, Any]:
         """Return the event of the last piece of an answer, from its first word to its last, as `whole`."""
-        piece = pieces[-1]
-        told = self._blanks[i] + (piece.text if self._begun[i] else piece.text.lstrip())
-        text = told.rstrip()
-        self._begun[i] |= bool(text)
-        self._blanks[i] = told[len(text) :]
+        piece, said = pieces[-1], self._said[i]
+        new = self._blanks[i] + (piece.text if said else piece.text.lstrip())
+        text = new.rstrip()
+        self._said[i] += len(text)
+        self._blanks[i] = new[len(text) :]
         scores = self._scores([piece.token] if piece.token else [])
         delta: dict[str, Any] = {"content": text} if text else {}
         if self.draws:
-            delta |= shown_as(last_clip(pieces, self._world), self._world, attachments=self._attachments)
+            drawn = [(said, codes) for codes in last_clip(pieces, self._world)]
+            delta |= shown_as(drawn, self._world, attachments=self._attachments)
         return self._chunk(i, delta, logprobs=scores, finish=piece.finish)
 
     def closing(self, pieces: Sequence[Sequence[Piece]]) -> dict[str, Any]:

@@ -199,12 +199,12 @@ function follow(change) {
 function toEnd() { document.documentElement.scrollTop = document.documentElement.scrollHeight; }
 
 function turn(role, text, pictures = []) {
-  const content = element("span", { textContent: text });
   const item = element("li", { className: role },
-    element("span", { className: "who", textContent: role === "user" ? "You" : shown.model }), ...pictures, content);
+    element("span", { className: "who", textContent: role === "user" ? "You" : shown.model }),
+    ...pictures, element("span", { textContent: text }));
   at("log").append(item);
   toEnd();
-  return { item, content };
+  return item;
 }
 
 /** Return an image or a video of an answer, as it stands in a message. */
@@ -234,12 +234,12 @@ async function ask(event) {
   swap("send", "stop");
   say("Reading");
   const messages = shown.messages;
-  let written = "", counted = Promise.resolve();
-  const drawn = [];
+  let counted = Promise.resolve(), saying = null;
+  const written = [];  // Texts and what was drawn between them.
   const isShown = () => shown.messages === messages;  // Until another conversation begins.
   const settled = () => {
     if (!isShown()) return;
-    const content = drawn.length ? [{ type: "text", text: written }, ...drawn] : written;
+    const content = written.every((each) => each.text) ? written.map((each) => each.text).join("") : written;
     messages.push(asked, { role: "assistant", content });
     at("export").disabled = at("keep").disabled = false;
   };
@@ -258,25 +258,31 @@ async function ask(event) {
     for await (const { choices: [choice], usage } of events(response)) {
       if (usage && isShown()) shown.used = usage.total_tokens;
       for (const part of [...(choice?.delta?.images ?? []), ...(choice?.delta?.videos ?? [])]) {
-        drawn.push(part);
-        follow(() => answer.item.append(picture(part)));
+        written.push(part);
+        saying = null;
+        follow(() => answer.append(picture(part)));
       }
       if (!choice?.delta?.content) continue;
-      if (!written) say("Answering");
-      written += choice.delta.content;
-      follow(() => { answer.content.textContent = written; });
+      if (!written.length) say("Answering");
+      if (!saying) {
+        saying = element("span");
+        answer.append(saying);
+        written.push({ type: "text", text: "" });
+      }
+      written.at(-1).text += choice.delta.content;
+      follow(() => { saying.textContent = written.at(-1).text; });
     }
     settled();
     say("");
   } catch (error) {
     if (!isShown()) return;
-    if (error.name === "AbortError" && (written || drawn.length)) {
+    if (error.name === "AbortError" && written.length) {
       settled();
       say("Stopped");
       counted = recount();
     } else {
-      mine.item.remove();
-      answer.item.remove();
+      mine.remove();
+      answer.remove();
       shown.attached = attached;
       at("question").value = question;
       showAttached();
