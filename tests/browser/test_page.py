@@ -247,6 +247,17 @@ def test_a_conversation_is_kept_reopened_and_deleted(page, tmp_path):
     expect(page.locator("#kept li")).to_have_count(0)
 
 
+def test_a_model_of_text_alone_is_asked_for_no_drawing(page):
+    model = {"id": "words", "max_model_len": 512, "vision": None, "memories": False}
+    page.route("**/v1/models", lambda route: route.fulfill(json={"data": [model]}))
+    page.get_by_text("Key", exact=True).click()
+    page.get_by_role("button", name="Use").click()
+    expect(page.locator("#model")).to_have_text("words")
+    page.locator("summary", has_text="How it answers").click()
+    for hidden in ("#show-draw", "#draw", "#may-hold", "#may-guide", "#memories"):
+        expect(page.locator(hidden)).to_be_hidden()
+
+
 def test_an_answer_is_an_image(page):
     page.locator("summary", has_text="How it answers").click()
     page.get_by_label("An answer is").select_option("image")
