@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import uvicorn
 from PIL import Image
 
 from ringworld.core.errors import InputError
@@ -27,6 +26,7 @@ from ringworld.inference.engine.engine import Engine
 from ringworld.serving.app import Server
 from ringworld.serving.config import ServingConfig, ServingLimits
 from ringworld.serving.fetch import Fetch
+from ringworld.serving.server import http_server
 from ringworld.text import templates
 from ringworld.text.templates import ChatTemplate, Message
 from tests.eventually import eventually
@@ -42,8 +42,7 @@ def serving(engine: Engine, *, limits: dict[str, Any] | None = None, fetch: Any 
     """Serve in a thread; yield the port."""
     listener = socket.create_server(("127.0.0.1", 0))
     chosen = ServingConfig(name="tiny", limits=ServingLimits(**(limits or {})), **config)
-    app = Server(WORLD, engine, config=chosen, fetch=fetch).app
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+    server = http_server(Server(WORLD, engine, config=chosen, fetch=fetch).app, config=chosen)
     thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listener])))
     thread.start()
     try:
@@ -614,6 +613,14 @@ def test_requests_beyond_those_that_are_answered_at_once_are_refused(engine):
             assert (status, answered["error"]["code"]) == (429, "too_many_requests")
             assert send(port, "/health")[0] == send(port, "/metrics")[0] == 200
         eventually(lambda: send(port, "/v1/models")[0] == 200)
+
+
+def test_connections_that_ask_nothing_keep_nobody_out(engine):
+    with serving(engine, limits={"max_requests": 1}) as port, ExitStack() as stack:
+        for _ in range(8):
+            idle = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+            idle.sendall(b"GET /v1/models HTTP/1.1\r\n")
+        assert send(port, "/health")[0] == send(port, "/v1/models")[0] == 200
 
 
 def test_more_than_can_wait_is_refused_and_what_waits_is_answered(port):
