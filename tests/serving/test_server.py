@@ -29,6 +29,7 @@ from ringworld.serving.fetch import Fetch
 from ringworld.serving.server import http_server
 from ringworld.text import templates
 from ringworld.text.templates import ChatTemplate, Message
+from ringworld.text.tokenizer import TextTokenizer
 from tests.eventually import eventually
 from tests.inference.tiny_world import TOKENIZER, VOCABULARY, make_world
 
@@ -228,6 +229,19 @@ def test_tokens_are_found_at_their_offsets_in_the_text_also_of_a_stream(port):
             assert [value for each in found for value in each[name]] == scores[name]
 
 
+def test_the_tokens_of_an_echo_are_decoded_beside_the_event_loop(port, monkeypatch):
+    names = set()
+
+    def bytes_of(tokenizer, id: int) -> bytes:
+        names.add(threading.current_thread().name)
+        return tokenizer.decode([id]).encode()
+
+    monkeypatch.setattr(TextTokenizer, "bytes_of", bytes_of)
+    _, answered = complete(port, echo=True, logprobs=1, max_tokens=1, stream=True)
+    assert events(answered)[0]["choices"][0]["text"].startswith(TEXT)
+    assert names and all(name.startswith("ThreadPoolExecutor") for name in names)
+
+
 def test_stop_strings_and_seeds_are_obeyed(port):
     seeded = {"temperature": 1.5, "seed": 2**63 - 1}
     text = complete(port, **seeded)[1]["choices"][0]["text"]
@@ -349,6 +363,7 @@ WRONG = [
     ("/v1/completions", {"prompt": TEXT, "stop": ""}, "stop"),
     ("/v1/completions", {"prompt": TEXT, "stop": ["a"] * 17}, "stop"),
     ("/v1/completions", {"prompt": TEXT, "stop": [1]}, "stop"),
+    ("/v1/completions", {"prompt": TEXT, "stop": "a" * 1001}, "stop"),
     ("/v1/completions", {"prompt": TEXT, "seed": "x"}, "seed"),
     ("/v1/completions", {"prompt": TEXT, "logprobs": 21}, "logprobs"),
     ("/v1/completions", {"prompt": TEXT, "max_tokens": 0}, "max_tokens"),

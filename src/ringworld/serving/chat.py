@@ -72,7 +72,6 @@ class Chat:
     Attributes:
         options: how answers are drawn, and whether they are streamed.
         requests: to the engine, one an answer.
-        draws: whether an answer may hold images or videos, so that its events take long to make.
     """
 
     def __init__(
@@ -102,7 +101,7 @@ class Chat:
         )
         prompt = chat.template.encode(messages_of(body, chat, attachments=attachments))
         clips, begins = clips_of(body, world, sampling=self.options.sampling, limits=limits)
-        self.draws = clips is not None
+        self._draws = clips is not None
         if clips is not None and begins:
             prompt = np.concatenate([prompt, np.array(clips.grammar.begin, np.int32)])
         guided = clips is not None and clips.sampling.guidance_scale != 1
@@ -137,7 +136,7 @@ class Chat:
             content = "".join(piece.text for piece in each).strip()
             tokens = [piece.token for piece in each if piece.token]
             message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
-            if self.draws:
+            if self._draws:
                 drawn = [
                     (len("".join(piece.text for piece in each[:last]).strip()), codes)
                     for last, codes in clips_in(each, self._world)
@@ -160,6 +159,10 @@ class Chat:
             for i in range(len(self.requests))
         ]
 
+    def takes_long(self, pieces: Sequence[Piece]) -> bool:
+        """Return whether an event may hold an image or a video, whose frames are decoded."""
+        return self._draws
+
     def chunk(self, i: int, pieces: Sequence[Piece]) -> dict[str, Any]:
         """Return the event of the last piece of an answer, from its first word to its last, as `whole`."""
         piece, said = pieces[-1], self._said[i]
@@ -169,7 +172,7 @@ class Chat:
         self._blanks[i] = new[len(text) :]
         scores = self._scores([piece.token] if piece.token else [])
         delta: dict[str, Any] = {"content": text} if text else {}
-        if self.draws:
+        if self._draws:
             drawn = [(said, codes) for codes in last_clip(pieces, self._world)]
             delta |= shown_as(drawn, self._world, attachments=self._attachments)
         return self._chunk(i, delta, logprobs=scores, finish=piece.finish)

@@ -25,10 +25,7 @@ class Completions:
     Attributes:
         options: how they are drawn, and whether they are streamed.
         requests: to the engine, one a text.
-        draws: whether there are images or videos among them; there are none.
     """
-
-    draws = False
 
     def __init__(self, body: Body, world: World, *, name: str, most_choices: int) -> None:
         """Read the request; it may take long, so call it in a thread.
@@ -75,6 +72,10 @@ class Completions:
     def opening(self) -> list[dict[str, Any]]:
         """Return the events with which a stream begins."""
         return []
+
+    def takes_long(self, pieces: Sequence[Piece]) -> bool:
+        """Return whether the event of the last piece holds a whole prompt, each token of which is decoded."""
+        return self._echo and len(pieces) == 1
 
     def chunk(self, i: int, pieces: Sequence[Piece]) -> dict[str, Any]:
         """Return the event of the last of the pieces of a text."""

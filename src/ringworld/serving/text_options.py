@@ -13,7 +13,7 @@ from ringworld.serving.body import Body
 from ringworld.serving.errors import ApiError, unsupported
 
 _DRAWN = ("temperature", "top_p", "min_p", "repetition_penalty")
-_MOST_STOPS = 16
+_MOST_STOPS, _LONGEST_STOP = 16, 1000
 _FREELY = "answers are text as the model writes it; leave it out"
 _WITHOUT_EFFECT = {
     "ignore_eos": (False, "use max_tokens and stop"),
@@ -89,6 +89,10 @@ class TextOptions:
         stop = body.texts("stop")
         if len(stop) > _MOST_STOPS:
             raise InputError(f"stop holds {len(stop)} strings, of {_MOST_STOPS} at most", field="stop")
+        if (longest := max(map(len, stop), default=0)) > _LONGEST_STOP:
+            # Each token is compared with all that such a string may begin with.
+            problem = f"stop holds a string of {longest} characters, of {_LONGEST_STOP} at most"
+            raise InputError(problem, field="stop")
         choices = body.whole("n", 1, least=1)
         if prompts * choices > most_choices:
             raise InputError(

@@ -111,7 +111,8 @@ class Texts:
         if not stream:
             texts, exchange = await begin()
             await finished(exchange)
-            return JSONResponse(await asyncio.to_thread(texts.whole, exchange.pieces))
+            # JSON, too: scores of all that was read and written may be megabytes.
+            return await asyncio.to_thread(lambda: JSONResponse(texts.whole(exchange.pieces)))
         begun = asyncio.create_task(begin())
         try:
             await asyncio.wait([begun], timeout=self._backend.config.keep_alive_seconds)
@@ -140,8 +141,9 @@ class Texts:
                 yield KEEP_ALIVE
                 continue
             i, _ = found
-            chunk = partial(texts.chunk, i, exchange.pieces[i])
-            yield event((await asyncio.to_thread(chunk) if texts.draws else chunk()) | untold)
+            pieces = exchange.pieces[i]
+            chunk = partial(texts.chunk, i, pieces)
+            yield event((await asyncio.to_thread(chunk) if texts.takes_long(pieces) else chunk()) | untold)
         if texts.options.include_usage:
             yield event(texts.closing(exchange.pieces))
         yield DONE
