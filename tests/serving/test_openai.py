@@ -81,6 +81,7 @@ def test_files_are_kept_and_shown(client, tmp_path):
     book = client.files.create(file=("book.txt", TEXT.encode()), purpose="user_data")
     assert (kept.filename, client.files.retrieve(kept.id).bytes) == ("film.mp4", kept.bytes)
     assert {each.id for each in client.files.list()} == {kept.id, book.id}
+    assert [*client.files.list(purpose="batch")] == []
     content = [{"type": "file", "file": {"file_id": each.id}} for each in (kept, book)]
     answered = client.chat.completions.create(
         model="tiny", max_tokens=1, messages=[{"role": "user", "content": content}]
