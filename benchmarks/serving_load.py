@@ -79,7 +79,7 @@ def asked(port: int, body: bytes) -> tuple[int, str]:
         return 200, json.loads(content)["choices"][0]["message"]["content"]
     lines = [line[6:] for line in content.decode().splitlines() if line.startswith("data: {")]
     deltas = (choice["delta"] for line in lines for choice in json.loads(line)["choices"])
-    return 200, "".join(delta.get("content", "") for delta in deltas).strip()
+    return 200, "".join(delta.get("content", "") for delta in deltas)
 
 
 def cancelled(port: int, body: bytes, *, after: float) -> None:

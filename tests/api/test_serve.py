@@ -29,6 +29,11 @@ def test_keys_are_those_of_the_file_or_else_of_the_environment(served, tmp_path)
     ]
 
 
+def test_a_new_folder_of_memories_is_for_its_owner_alone(served, tmp_path):
+    serve(Path("tiny"), memory_folder=tmp_path / "memories")
+    assert (tmp_path / "memories").stat().st_mode & 0o77 == 0
+
+
 @pytest.mark.parametrize("content", ["short", "k\u00e4" * 9])
 def test_a_file_without_a_usable_key_is_refused(served, tmp_path, content):
     file = tmp_path / "keys"

@@ -147,6 +147,21 @@ def test_what_is_written_of_one_conversation_is_not_part_of_the_next(page, slowl
     assert [each["content"] for each in messages][0::2] == ["Anew"]
 
 
+def test_the_end_of_an_answer_is_in_view_unless_one_reads_further_up(page, slowly):
+    page.get_by_label("Most tokens").evaluate("each => each.value = 30")
+    for scrolled in (False, True):
+        page.get_by_label("Question").fill("A\n" * 50 + "A")
+        page.get_by_role("button", name="Send").click()
+        expect(page.locator("#status")).to_have_text("Answering")
+        if scrolled:
+            page.evaluate("scrollTo(0, 0)")
+        expect(page.get_by_role("button", name="Send")).to_be_enabled()
+        last, form = (page.locator(each).last.bounding_box() for each in ("#log li", "#ask"))
+        assert last is not None and form is not None
+        assert (last["y"] + last["height"] > form["y"] + 1) is scrolled
+    assert page.evaluate("scrollY") == 0
+
+
 # Drags files, or a text where there are none, over an element and drops them; whether the page took them.
 DROP = """(target, files) => {
   const dataTransfer = new DataTransfer();
@@ -201,6 +216,8 @@ def test_a_picture_a_film_and_a_book_are_attached_and_counted(page, tmp_path):
 
 def test_a_conversation_is_kept_reopened_and_deleted(page, tmp_path):
     page.get_by_label("Most tokens").evaluate("each => each.value = 6")
+    # Where no browser could show what it finds wrong with it, the server says it.
+    page.get_by_label("Temperature").evaluate("each => each.value = 0.75")
     page.get_by_label("Question").fill(HOSTILE)
     page.get_by_role("button", name="Send").click()
     expect(page.get_by_role("button", name="Export")).to_be_enabled()
@@ -230,6 +247,17 @@ def test_a_conversation_is_kept_reopened_and_deleted(page, tmp_path):
     page.locator("#memories summary").click()
     page.get_by_role("button", name="Delete").click()
     expect(page.locator("#kept li")).to_have_count(0)
+
+
+def test_a_model_of_text_alone_is_asked_for_no_drawing(page):
+    model = {"id": "words", "max_model_len": 512, "vision": None, "memories": False}
+    page.route("**/v1/models", lambda route: route.fulfill(json={"data": [model]}))
+    page.get_by_text("Key", exact=True).click()
+    page.get_by_role("button", name="Use").click()
+    expect(page.locator("#model")).to_have_text("words")
+    page.locator("summary", has_text="How it answers").click()
+    for hidden in ("#show-draw", "#draw", "#may-hold", "#may-guide", "#memories"):
+        expect(page.locator(hidden)).to_be_hidden()
 
 
 def test_an_answer_is_an_image(page):

@@ -93,6 +93,23 @@ def test_a_video_comes_within_a_stream(port):
     assert not any("token_id" in delta.get("content", "") for delta in deltas)
 
 
+def test_an_answer_says_where_in_its_text_an_image_stands_as_a_stream_does(port):
+    asked = {"modalities": ["text", "image"], "temperature": 1.0, "max_tokens": 60}
+    for seed in range(40):
+        message = chat(port, seed=seed, **asked)[1]["choices"][0]["message"]
+        if any(image["content_offset"] for image in message.get("images", ())):
+            break
+    else:
+        pytest.fail("no text of a random model held what begins an image")
+    _, answered = chat(port, seed=seed, stream=True, **asked)
+    text, images = "", []
+    for delta in (chunk["choices"][0]["delta"] for chunk in events(answered)):
+        images += [(len(text), each) for each in delta.get("images", ())]
+        text += delta.get("content", "")
+    assert text == message["content"]
+    assert images == [(each["content_offset"], each) for each in message["images"]]
+
+
 def test_a_text_in_which_the_model_draws_nothing_is_that_of_any_answer(port):
     plain, may = (chat(port, temperature=0, **asked)[1] for asked in ({}, {"modalities": ["text", "image"]}))
     assert "images" not in plain["choices"][0]["message"]

@@ -109,6 +109,7 @@ def test_a_video_is_a_job_that_is_looked_at_and_fetched(port):
     assert fetch(port, f"/v1/videos/{id}/frames/6")[0] == 404
     status, kind, film = fetch(port, f"/v1/videos/{id}/content")
     assert (status, kind, frames_of(film)) == (200, "video/mp4", 6)
+    assert fetch(port, f"/v1/videos/{id}/content?variant=thumbnail")[0] == 400
     assert send(port, "/v1/videos")[1]["data"][0] == video
     assert delete(port, id) == {"id": id, "object": "video.deleted", "deleted": True}
     for path in ("", "/content", "/frames/0"):

@@ -7,7 +7,7 @@ import pytest
 
 from ringworld.inference.config import EngineConfig
 from tests.serving.test_drawing import fetch
-from tests.serving.test_server import TEXT, WORLD, send, serving
+from tests.serving.test_server import TEXT, WORLD, picture, send, serving
 
 SAID = [{"role": "user", "content": TEXT * 4}, {"role": "assistant", "content": "Right."}]
 ASKED = [{"role": "user", "content": "Where?"}]
@@ -59,6 +59,16 @@ def test_a_conversation_is_kept_and_continued_in_another_server(port, folder):
         assert first == second
         assert [delete(other, each) for each in (more["id"], kept["id"], kept["id"])] == [200, 200, 404]
     assert [*folder.iterdir()] == []
+
+
+def test_what_was_shown_stands_in_its_place(port):
+    shown = [{"type": "text", "text": "This"}, {"image_url": picture()}, {"type": "text", "text": "or what?"}]
+    said = [{"role": "user", "content": shown}, SAID[0] | {"role": "assistant"}]
+    _, kept = send(port, "/v1/memories", {"messages": said})
+    _, found = send(port, f"/v1/memories/{kept['id']}")
+    in_order = [shown[0], {"type": "image", "frames": 1}, shown[2]]
+    assert [each["content"] for each in found["messages"]] == [in_order, SAID[0]["content"]]
+    assert delete(port, kept["id"]) == 200
 
 
 def test_no_path_is_a_memory(port, folder):

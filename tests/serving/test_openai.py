@@ -47,12 +47,12 @@ def test_a_conversation_whole_and_streamed(client):
     )
     for index in range(2):
         mine = [each for chunk in chunks for each in chunk.choices if each.index == index]
-        assert "".join(each.delta.content or "" for each in mine).strip() == expected
+        assert "".join(each.delta.content or "" for each in mine) == expected
         assert mine[-1].finish_reason == whole.choices[index].finish_reason
     assert chunks[-1].usage.completion_tokens == whole.usage.completion_tokens
     with client.chat.completions.stream(model="tiny", messages=ASKED, max_tokens=8, temperature=0) as stream:
         said = [event.delta for event in stream if event.type == "content.delta"]
-    assert "".join(said).strip() == expected
+    assert "".join(said) == expected
 
 
 def test_texts_with_echo_and_their_scores(client):
@@ -81,6 +81,7 @@ def test_files_are_kept_and_shown(client, tmp_path):
     book = client.files.create(file=("book.txt", TEXT.encode()), purpose="user_data")
     assert (kept.filename, client.files.retrieve(kept.id).bytes) == ("film.mp4", kept.bytes)
     assert {each.id for each in client.files.list()} == {kept.id, book.id}
+    assert [*client.files.list(purpose="batch")] == []
     content = [{"type": "file", "file": {"file_id": each.id}} for each in (kept, book)]
     answered = client.chat.completions.create(
         model="tiny", max_tokens=1, messages=[{"role": "user", "content": content}]

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import uvicorn
 from PIL import Image
 
 from ringworld.core.errors import InputError
@@ -27,8 +26,10 @@ from ringworld.inference.engine.engine import Engine
 from ringworld.serving.app import Server
 from ringworld.serving.config import ServingConfig, ServingLimits
 from ringworld.serving.fetch import Fetch
+from ringworld.serving.server import http_server
 from ringworld.text import templates
 from ringworld.text.templates import ChatTemplate, Message
+from ringworld.text.tokenizer import TextTokenizer
 from tests.eventually import eventually
 from tests.inference.tiny_world import TOKENIZER, VOCABULARY, make_world
 
@@ -42,8 +43,7 @@ def serving(engine: Engine, *, limits: dict[str, Any] | None = None, fetch: Any 
     """Serve in a thread; yield the port."""
     listener = socket.create_server(("127.0.0.1", 0))
     chosen = ServingConfig(name="tiny", limits=ServingLimits(**(limits or {})), **config)
-    app = Server(WORLD, engine, config=chosen, fetch=fetch).app
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+    server = http_server(Server(WORLD, engine, config=chosen, fetch=fetch).app, config=chosen)
     thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listener])))
     thread.start()
     try:
@@ -148,14 +148,17 @@ def test_a_stream_says_the_same_piece_by_piece(port):
     status, answered = chat(port, stream=True, stream_options={"include_usage": True}, **same)
     assert status == 200
     *chunks, last = events(answered)
+    assert {chunk["usage"] for chunk in chunks} == {None}
     assert last["choices"] == [] and last["usage"]["completion_tokens"] == whole["usage"]["completion_tokens"]
     for i, expected in enumerate(whole["choices"]):
         mine = [chunk["choices"][0] for chunk in chunks if chunk["choices"][0]["index"] == i]
         assert mine[0]["delta"] == {"role": "assistant", "content": ""}
         content = "".join(choice["delta"].get("content", "") for choice in mine)
-        assert content.strip() == expected["message"]["content"]
+        assert content == expected["message"]["content"]
         assert mine[-1]["finish_reason"] == expected["finish_reason"]
         scored = [token for choice in mine[1:] for token in choice["logprobs"]["content"]]
+        said = bytes(byte for token in scored for byte in token["bytes"] or ())
+        assert said.decode(errors="replace").strip() == expected["message"]["content"]
         assert [token["token"] for token in scored] == [
             token["token"] for token in expected["logprobs"]["content"]
         ]
@@ -217,11 +220,26 @@ def test_tokens_are_found_at_their_offsets_in_the_text_also_of_a_stream(port):
         scores = choice["logprobs"]
         # <s> shows as no text.
         assert scores["text_offset"][:2] == [0, 0]
+        # What was drawn is among the likeliest, though it is seldom the one that is.
+        assert all(token in top for token, top in zip(scores["tokens"][1:], scores["top_logprobs"][1:]))
         for token, offset in zip(scores["tokens"], scores["text_offset"]):
             assert token.startswith("token_id:") or choice["text"][offset:].startswith(token)
         found = [each["logprobs"] for each in chunks if each["index"] == choice["index"]]
         for name in ("tokens", "text_offset"):
             assert [value for each in found for value in each[name]] == scores[name]
+
+
+def test_the_tokens_of_an_echo_are_decoded_beside_the_event_loop(port, monkeypatch):
+    names = set()
+
+    def bytes_of(tokenizer, id: int) -> bytes:
+        names.add(threading.current_thread().name)
+        return tokenizer.decode([id]).encode()
+
+    monkeypatch.setattr(TextTokenizer, "bytes_of", bytes_of)
+    _, answered = complete(port, echo=True, logprobs=1, max_tokens=1, stream=True)
+    assert events(answered)[0]["choices"][0]["text"].startswith(TEXT)
+    assert names and all(name.startswith("ThreadPoolExecutor") for name in names)
 
 
 def test_stop_strings_and_seeds_are_obeyed(port):
@@ -324,7 +342,8 @@ WRONG = [
         "response_format",
     ),
     ("/v1/chat/completions", {"messages": ASKED, "max_tokens": 0}, "max_tokens"),
-    ("/v1/chat/completions", {"messages": ASKED, "top_logprobs": 21}, "top_logprobs"),
+    ("/v1/chat/completions", {"messages": ASKED, "logprobs": True, "top_logprobs": 21}, "top_logprobs"),
+    ("/v1/chat/completions", {"messages": ASKED, "top_logprobs": 2}, "top_logprobs"),
     ("/v1/chat/completions", {"messages": ASKED, "stream": "yes"}, "stream"),
     ("/v1/chat/completions", {"messages": ASKED, "stream_options": 3}, "stream_options"),
     ("/v1/completions", {}, "prompt"),
@@ -344,6 +363,7 @@ WRONG = [
     ("/v1/completions", {"prompt": TEXT, "stop": ""}, "stop"),
     ("/v1/completions", {"prompt": TEXT, "stop": ["a"] * 17}, "stop"),
     ("/v1/completions", {"prompt": TEXT, "stop": [1]}, "stop"),
+    ("/v1/completions", {"prompt": TEXT, "stop": "a" * 1001}, "stop"),
     ("/v1/completions", {"prompt": TEXT, "seed": "x"}, "seed"),
     ("/v1/completions", {"prompt": TEXT, "logprobs": 21}, "logprobs"),
     ("/v1/completions", {"prompt": TEXT, "max_tokens": 0}, "max_tokens"),
@@ -352,6 +372,8 @@ WRONG = [
     ("/v1/completions", {"prompt": TEXT, "min_tokens": 5}, "min_tokens"),
     ("/v1/completions", {"prompt": TEXT, "skip_special_tokens": False}, "skip_special_tokens"),
     ("/v1/completions", {"prompt": TEXT, "stop_token_ids": [5]}, "stop_token_ids"),
+    ("/v1/completions", {"prompt": TEXT, "guided_regex": "a+"}, "guided_regex"),
+    ("/v1/chat/completions", {"messages": ASKED, "chat_template_kwargs": {"a": 1}}, "chat_template_kwargs"),
     ("/v1/chat/completions", {"messages": ASKED, "max_frames": 8}, "max_frames"),
     ("/v1/chat/completions", {"messages": ASKED, "fps": 1}, "fps"),
     # How many there are is known before any of them is looked at.
@@ -409,6 +431,9 @@ def test_what_cannot_be_seen_is_refused(port, body):
         (b" " * 100_001, {}, 413),
         (b"{}", {"Content-Type": "text/plain"}, 415),
         (b"{}", {"Host": "evil.example"}, 403),
+        # Starlette reads neither, and takes the address of the socket in their place.
+        (b"{}", {"Host": "a{.evil.example:8000"}, 403),
+        (b"{}", {"Host": "evil.example:99999"}, 403),
     ],
 )
 def test_a_body_that_is_no_request_is_refused(port, raw, headers, status):
@@ -503,6 +528,7 @@ def test_a_machine_that_is_too_busy_for_a_chat_template_says_so(engine, monkeypa
         ("/v1/completions", {"prompt": TEXT, "model": "other"}, 404, "model_not_found"),
         ("/v1/models/other", None, 404, "model_not_found"),
         ("/v1/nothing", {}, 404, None),
+        ("/v1/chat/completions/", {"messages": ASKED}, 404, None),
         ("/v1/models", {}, 405, None),
         ("/v1/completions", {"prompt": [5] * 600}, 400, "context_length_exceeded"),
         ("/v1/completions", {"prompt": TEXT, "max_tokens": 600}, 400, "context_length_exceeded"),
@@ -518,6 +544,15 @@ def test_a_machine_that_is_too_busy_for_a_chat_template_says_so(engine, monkeypa
 def test_errors_have_the_codes_that_clients_know(port, path, body, status, code):
     found, answered = send(port, path, body)
     assert (found, answered["error"]["code"]) == (status, code)
+
+
+def test_another_method_is_refused_with_those_of_the_path(port):
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    connection.request("PUT", "/v1/videos/a")
+    response = connection.getresponse()
+    response.read()
+    connection.close()
+    assert (response.status, response.headers["Allow"]) == (405, "DELETE, GET, HEAD")
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -591,8 +626,16 @@ def test_requests_beyond_those_that_are_answered_at_once_are_refused(engine):
             assert connection.getresponse().readline().startswith(b"data:")
             status, answered = send(port, "/v1/models")
             assert (status, answered["error"]["code"]) == (429, "too_many_requests")
-            assert send(port, "/health")[0] == 200
+            assert send(port, "/health")[0] == send(port, "/metrics")[0] == 200
         eventually(lambda: send(port, "/v1/models")[0] == 200)
+
+
+def test_connections_that_ask_nothing_keep_nobody_out(engine):
+    with serving(engine, limits={"max_requests": 1}) as port, ExitStack() as stack:
+        for _ in range(8):
+            idle = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+            idle.sendall(b"GET /v1/models HTTP/1.1\r\n")
+        assert send(port, "/health")[0] == send(port, "/v1/models")[0] == 200
 
 
 def test_more_than_can_wait_is_refused_and_what_waits_is_answered(port):

@@ -38,6 +38,12 @@ def test_special_ids_are_four_and_decode_to_nothing():
     assert TOKENIZER.decode([TOKENIZER.bos, *TOKENIZER.encode("red"), TOKENIZER.eos]) == "red"
 
 
+@given(st.text())
+def test_the_bytes_of_tokens_are_those_of_their_text(text):
+    assert b"".join(map(TOKENIZER.bytes_of, TOKENIZER.encode(text))) == text.encode()
+    assert TOKENIZER.bytes_of(TOKENIZER.bos) == b""
+
+
 def test_each_digit_is_a_token():
     assert len(TOKENIZER.encode("1234567")) == 7
 
@@ -99,16 +105,18 @@ LETTERS = f"\u2581</>\n{string.ascii_letters}"
 ENDS = ("<unk>", "<s>", "</s>")
 
 
-def llama_like(*, special: Sequence[str] = ENDS, plain: Sequence[str] = ()) -> Tokenizer:
-    """Build what Llama 2's tokenizer is, in small, with added tokens special and plain."""
-    vocabulary = {token: id for id, token in enumerate((*ENDS, *LETTERS, "bc", "abc", "abcabc"))}
+def llama_like(
+    *, special: Sequence[str] = ENDS, plain: Sequence[str] = (), spelt: Sequence[str] = ()
+) -> Tokenizer:
+    """Build what Llama 2's tokenizer is, in small, with added tokens special and plain, and bytes spelt."""
+    vocabulary = {token: id for id, token in enumerate((*ENDS, *LETTERS, "bc", "abc", "abcabc", *spelt))}
     merges = [("b", "c"), ("a", "bc"), ("abc", "abc")]
-    tokenizer = Tokenizer(models.BPE(vocabulary, merges, unk_token="<unk>"))
+    tokenizer = Tokenizer(models.BPE(vocabulary, merges, unk_token="<unk>", byte_fallback=bool(spelt)))
     tokenizer.normalizer = normalizers.Sequence(
         [normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")]
     )
     tokenizer.decoder = decoders.Sequence(
-        [decoders.Replace("\u2581", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+        [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
     tokenizer.add_special_tokens([AddedToken(token) for token in special])
     tokenizer.add_tokens([AddedToken(token, special=False) for token in plain])
@@ -136,6 +144,12 @@ def write(tokenizer: Tokenizer, folder: Path, **settings: object) -> Path:
     if settings:
         (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     return folder
+
+
+def test_a_blank_before_a_word_and_a_byte_of_a_character_are_bytes_of_their_tokens():
+    tokenizer = TextTokenizer(llama_like(spelt=["<0xC3>", "<0xA4>"]), eos="</s>")
+    ids = tokenizer.encode("abc abc\u00e4")
+    assert [*map(tokenizer.bytes_of, ids)] == [b" ", b"abc", b" ", b"abc", b"\xc3", b"\xa4"]
 
 
 @pytest.mark.parametrize("settings", [{"bos_token": {"content": "<s>"}, "eos_token": "</s>"}, {}])

@@ -370,6 +370,15 @@ def test_files_that_are_no_video(tmp_path):
         media_format(text.rename(tmp_path / "text.dat"))
 
 
+def test_a_playlist_does_not_tell_whether_there_are_the_files_that_it_names(tmp_path):
+    path, told = tmp_path / "list.mp4", set()
+    write_movie(tmp_path / "film.ts", grey_frames(10))
+    for name in ("film.ts", "none.ts"):
+        path.write_text(f"ffconcat version 1.0\nfile {name}\n")
+        told.add(str(refusal(path)))
+    assert len(told) == 1
+
+
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
 def test_an_image_that_is_called_a_video(tmp_path, kind):
     path = tmp_path / "picture.mp4"

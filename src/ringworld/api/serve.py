@@ -41,7 +41,8 @@ def serve(
         port: 0 takes one that is free.
         key_file: text file with a key a line; by default `$RINGWORLD_API_KEYS`, with commas between keys.
         without_key: whether everybody may ask, whoever reaches the address.
-        memory_folder: where conversations are kept with what was read of them; none keeps none.
+        memory_folder: where conversations are kept with what was read of them, made for its owner alone where
+            there is none; None keeps none.
         allow_host: hosts from which pictures and films are fetched that requests name by an address.
         context_tokens: longest prompt with what follows it, as in `load`.
         engine: how much is done at once.
@@ -71,7 +72,8 @@ def serve(
     )
     world = load(model, devices=devices, weights=weights, context_tokens=context_tokens)
     if memories is not None:
-        memories.mkdir(parents=True, exist_ok=True)
+        # They say in the clear what was said.
+        memories.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def announce(address: str) -> None:
         print(f"{config.name} is served at {address}/v1; Ctrl-C stops it", file=sys.stderr, flush=True)

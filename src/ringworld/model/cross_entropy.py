@@ -76,7 +76,8 @@ def weighted_cross_entropy(
     assert text_vocab <= head.shape[1], (head.shape, text_vocab)
     sizes = _Sizes(text_vocab=text_vocab, block_tokens=block_tokens)
     with jax.named_scope("cross_entropy"):
-        total, losses = _weighted(sizes, hidden, jax.reshard(head, _HEAD), targets, weights)
+        made: tuple[Array, Array] = _weighted(sizes, hidden, jax.reshard(head, _HEAD), targets, weights)
+    total, losses = made
     return total, jax.lax.stop_gradient(losses)
 
 

@@ -96,6 +96,8 @@ class Server:
             lifespan=self._lifespan,
             exception_handlers={404: gate.no_such_path, 405: gate.no_such_path},
         )
+        # A redirect would name whatever host the client named.
+        self.app.router.redirect_slashes = False
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:

@@ -72,7 +72,6 @@ class Chat:
     Attributes:
         options: how answers are drawn, and whether they are streamed.
         requests: to the engine, one an answer.
-        draws: whether an answer may hold images or videos, so that its events take long to make.
     """
 
     def __init__(
@@ -102,25 +101,33 @@ class Chat:
         )
         prompt = chat.template.encode(messages_of(body, chat, attachments=attachments))
         clips, begins = clips_of(body, world, sampling=self.options.sampling, limits=limits)
-        self.draws = clips is not None
+        self._draws = clips is not None
         if clips is not None and begins:
             prompt = np.concatenate([prompt, np.array(clips.grammar.begin, np.int32)])
         guided = clips is not None and clips.sampling.guidance_scale != 1
         field = "max_completion_tokens" if "max_completion_tokens" in body else "max_tokens"
         self._logprobs = body.flag("logprobs")
         alternatives = body.whole("top_logprobs", 0, least=0, most=MOST_ALTERNATIVES)
+        if alternatives and not self._logprobs:
+            raise InputError(
+                f"top_logprobs is {alternatives}, but logprobs is not asked for",
+                field="top_logprobs",
+                value=alternatives,
+                remedy="set logprobs to true, too",
+            )
         requests = self.options.requests(
             [prompt],
             clips=clips,
             unconditional=world.prompts.unconditional() if guided else None,
             max_new_tokens=1,
             ends=chat.ends,
-            alternatives=alternatives if self._logprobs else 0,
+            alternatives=alternatives,
         )
         # Where even one token is too many, the engine says why.
         most = body.whole(field, max(1, chat.size.room(requests[0])), least=1)
         self.requests = [replace(each, max_new_tokens=most) for each in requests]
-        self._begun = [False] * len(self.requests)
+        # Of each answer that is streamed, characters so far, and the blanks after them, which may be its end.
+        self._said, self._blanks = [0] * len(self.requests), [""] * len(self.requests)
 
     def whole(self, pieces: Sequence[Sequence[Piece]]) -> dict[str, Any]:
         """Return the response with all answers."""
@@ -129,10 +136,12 @@ class Chat:
             content = "".join(piece.text for piece in each).strip()
             tokens = [piece.token for piece in each if piece.token]
             message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
-            if self.draws:
-                message |= shown_as(
-                    [*clips_in(each, self._world)], self._world, attachments=self._attachments
-                )
+            if self._draws:
+                drawn = [
+                    (len("".join(piece.text for piece in each[:last]).strip()), codes)
+                    for last, codes in clips_in(each, self._world)
+                ]
+                message |= shown_as(drawn, self._world, attachments=self._attachments)
             choices.append(
                 {
                     "index": i,
@@ -150,15 +159,22 @@ class Chat:
             for i in range(len(self.requests))
         ]
 
+    def takes_long(self, pieces: Sequence[Piece]) -> bool:
+        """Return whether an event may hold an image or a video, whose frames are decoded."""
+        return self._draws
+
     def chunk(self, i: int, pieces: Sequence[Piece]) -> dict[str, Any]:
-        """Return the event of the last piece of an answer, which begins with its first word."""
-        piece = pieces[-1]
-        text = piece.text if self._begun[i] else piece.text.lstrip()
-        self._begun[i] |= bool(text)
+        """Return the event of the last piece of an answer, from its first word to its last, as `whole`."""
+        piece, said = pieces[-1], self._said[i]
+        new = self._blanks[i] + (piece.text if said else piece.text.lstrip())
+        text = new.rstrip()
+        self._said[i] += len(text)
+        self._blanks[i] = new[len(text) :]
         scores = self._scores([piece.token] if piece.token else [])
         delta: dict[str, Any] = {"content": text} if text else {}
-        if self.draws:
-            delta |= shown_as(last_clip(pieces, self._world), self._world, attachments=self._attachments)
+        if self._draws:
+            drawn = [(said, codes) for codes in last_clip(pieces, self._world)]
+            delta |= shown_as(drawn, self._world, attachments=self._attachments)
         return self._chunk(i, delta, logprobs=scores, finish=piece.finish)
 
     def closing(self, pieces: Sequence[Sequence[Piece]]) -> dict[str, Any]:
@@ -184,8 +200,9 @@ class Chat:
         }
 
     def _score(self, id: int, logprob: float) -> dict[str, Any]:
-        text = token_text(self._world, id)
-        return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
+        # Those of several tokens together are the text, also where each is a part of a character.
+        content = [*self._world.prompts.tokenizer.bytes_of(id)]
+        return {"token": token_text(self._world, id), "logprob": logprob, "bytes": content or None}
 
 
 def messages_of(body: Body, chat: ChatBackend, *, attachments: Attachments) -> list[Message]:

@@ -72,16 +72,16 @@ def clips_of(
     return Clips(grammar=grammar, sampling=drawn), "text" not in modalities
 
 
-def clips_in(pieces: Sequence[Piece], world: World) -> Iterator[np.ndarray]:
-    """Yield the codes of each clip that is whole, [frames, codes]."""
+def clips_in(pieces: Sequence[Piece], world: World) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield, of each clip that is whole, the index of its last piece, and its codes, [frames, codes]."""
     vocabulary, ids = world.prompts.vocabulary, []
-    for piece in pieces:
+    for index, piece in enumerate(pieces):
         if piece.token is None or piece.token.id < vocabulary.code_offset:
             ids = []
             continue
         ids.append(piece.token.id)
         if piece.token.id == vocabulary.eov:
-            yield vocabulary.decode_frames(np.array(ids, np.int32))
+            yield index, vocabulary.decode_frames(np.array(ids, np.int32))
             ids = []
 
 
@@ -92,16 +92,23 @@ def last_clip(pieces: Sequence[Piece], world: World) -> list[np.ndarray]:
         return []
     while start and (token := pieces[start - 1].token) and token.id >= vocabulary.code_offset:
         start -= 1
-    return [*clips_in(pieces[start:], world)]
+    return [codes for _, codes in clips_in(pieces[start:], world)]
 
 
-def shown_as(clips: Sequence[np.ndarray], world: World, *, attachments: Attachments) -> dict[str, Any]:
+def shown_as(
+    clips: Sequence[tuple[int, np.ndarray]], world: World, *, attachments: Attachments
+) -> dict[str, Any]:
     """Return the fields of a message that holds clips: PNG of images, MP4 of videos, as `data:` addresses.
 
     A client that shows one again later shows the same codes. It decodes them, so call it in a thread.
+
+    Args:
+        clips: of each, how many characters of the content stand before it, and its codes.
+        world: that drew them.
+        attachments: of the request, which remember them.
     """
     fields: dict[str, Any] = {}
-    for codes in clips:
+    for offset, codes in clips:
         frames = world.prompts.seeing().decode(codes)
         name, part = _IN_ORDER[len(codes) > 1]
         if len(codes) == 1:
@@ -111,5 +118,6 @@ def shown_as(clips: Sequence[np.ndarray], world: World, *, attachments: Attachme
             content, kind = mp4(frames, frames_per_second=rate), "video/mp4"
         attachments.remember(content, codes)
         address = f"data:{kind};base64,{base64.b64encode(content).decode()}"
-        fields.setdefault(name, []).append({"type": part, part: {"url": address}})
+        shown = {"type": part, part: {"url": address}, "content_offset": offset}
+        fields.setdefault(name, []).append(shown)
     return fields

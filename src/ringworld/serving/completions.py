@@ -25,10 +25,7 @@ class Completions:
     Attributes:
         options: how they are drawn, and whether they are streamed.
         requests: to the engine, one a text.
-        draws: whether there are images or videos among them; there are none.
     """
-
-    draws = False
 
     def __init__(self, body: Body, world: World, *, name: str, most_choices: int) -> None:
         """Read the request; it may take long, so call it in a thread.
@@ -76,6 +73,10 @@ class Completions:
         """Return the events with which a stream begins."""
         return []
 
+    def takes_long(self, pieces: Sequence[Piece]) -> bool:
+        """Return whether the event of the last piece holds a whole prompt, each token of which is decoded."""
+        return self._echo and len(pieces) == 1
+
     def chunk(self, i: int, pieces: Sequence[Piece]) -> dict[str, Any]:
         """Return the event of the last of the pieces of a text."""
         piece, begin = pieces[-1], len(pieces) == 1
@@ -95,7 +96,10 @@ class Completions:
         return {"index": i, "text": text, "logprobs": logprobs, "finish_reason": finish}
 
     def _scores(self, i: int, pieces: Sequence[Piece], *, begin: bool) -> dict[str, Any] | None:
-        """Return log-probabilities as four lists; the first token of a prompt follows nothing."""
+        """Return log-probabilities as four lists; the first token of a prompt follows nothing.
+
+        The likeliest of a place hold its own token, too, also where it is none of them.
+        """
         if not self._logprobs:
             return None
         of_prompt = [token for piece in pieces for token in piece.prompt]
@@ -105,7 +109,10 @@ class Completions:
         tokens = [token_text(self._world, token.id) for token in scored]
         logprobs: list[float | None] = [token.logprob for token in scored]
         tops: list[dict[str, float] | None] = [
-            {token_text(self._world, id): logprob for id, logprob in reversed(token.alternatives)}
+            {
+                token_text(self._world, id): logprob
+                for id, logprob in ((token.id, token.logprob), *reversed(token.alternatives))
+            }
             for token in scored
         ]
         if self._echo and begin:
@@ -133,12 +140,12 @@ class _Offsets:
 
     def __init__(self, world: World, *, start: int) -> None:
         """Begin after so many characters."""
-        self._start, self._decode = start, world.prompts.tokenizer.decode
-        self._text = TextStream(self._decode)
+        self._start, self._tokenizer = start, world.prompts.tokenizer
+        self._text = TextStream(self._tokenizer.decode)
 
     def of(self, id: int) -> int:
         """Return where the next token begins."""
-        before, own = len(self._text.text), self._decode([id])
+        before, own = len(self._text.text), self._tokenizer.bytes_of(id).decode(errors="replace")
         new = self._text.push(id)
         # Bytes that were held back as half of a character, and are none, come with what follows them.
         begin = len(self._text.text) - len(own) if own and new.endswith(own) else before

@@ -18,7 +18,7 @@ class ServingLimits:
     max_body_bytes: int = 2**25
     """Longest request."""
     max_requests: int = 256
-    """Most requests that are answered at once, streams included, over at most twice as many connections."""
+    """Most requests that are answered at once, streams included."""
     max_choices: int = 128
     """Most texts or images that one request may ask for."""
     max_frames: int = 1024

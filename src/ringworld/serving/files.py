@@ -113,7 +113,10 @@ class Files:
 
     async def _list(self, request: Request) -> Response:
         self.forget_old()
-        data = [self._described(*each) for each in [*self._files.items()]]
+        purpose = request.query_params.get("purpose")
+        # A copy: files are added in other threads.
+        kept = [*self._files.items()]
+        data = [self._described(id, file) for id, file in kept if purpose in (None, file.purpose)]
         return JSONResponse({"object": "list", "data": data, "has_more": False})
 
     async def _get(self, request: Request) -> Response:

@@ -3,13 +3,14 @@
 import asyncio
 import contextlib
 import hmac
+import re
 from collections.abc import Callable, Coroutine
 from typing import Any
 from urllib.parse import urlsplit
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Match, Route
 
 from ringworld.core.errors import InputError
 from ringworld.core.files import parse_json
@@ -21,6 +22,7 @@ from ringworld.serving.form import Form, parse_form
 from ringworld.serving.metrics import Metrics
 
 _OWN_NAMES = ("localhost", "127.0.0.1", "::1")
+_HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([^\[\]:]*))(?::[0-9]*)?", re.IGNORECASE)
 _MOST_BODIES = 16
 """Longest bodies that are held at once: 512 MiB, unless longer ones are taken."""
 _CLOSED_REQUEST = 499  # what nginx calls a request whose client went away
@@ -71,12 +73,21 @@ class Gate:
         return Route(path, answer, methods=[method])
 
     async def no_such_path(self, request: Request, error: Exception) -> Response:
-        """Answer what no route does."""
+        """Answer what no route does; of a path that is known, say the methods that it has."""
         problem = f"{request.method} {request.url.path!r:.80} is nothing that this server answers"
         status = getattr(error, "status_code", 404)
         # Not by its path: whoever asks would choose the names of metrics.
         self._metrics.requests.labels("", status).inc()
-        return refusal(ApiError(status, problem, kind="not_found_error"))
+        response = refusal(ApiError(status, problem, kind="not_found_error"))
+        methods = {
+            method
+            for route in request.app.routes
+            if isinstance(route, Route) and route.matches(request.scope)[0] is not Match.NONE
+            for method in route.methods or ()
+        }
+        if methods:
+            response.headers["Allow"] = ", ".join(sorted(methods))
+        return response
 
     async def body(self, request: Request) -> Body:
         """Read a body of JSON.
@@ -141,9 +152,12 @@ class Gate:
         """Refuse what a page of another site sends to this machine by a name of its own (DNS rebinding)."""
         if not self._config.loopback or self._config.keys:
             return
-        host = request.url.hostname
-        if host not in (*_OWN_NAMES, self._config.host):
-            problem = f"{host!r:.80} is none of this server's names; use {self._config.host}"
+        given = request.headers.get("host", _OWN_NAMES[0])
+        # Of `request.url` it would be the server's own address where the header is malformed, as some names
+        # are that browsers take, such as a{.example.org.
+        named = _HOST.fullmatch(given)
+        if named is None or (named[1] or named[2]).lower() not in (*_OWN_NAMES, self._config.host):
+            problem = f"{given!r:.80} is none of this server's names; use {self._config.host}"
             raise ApiError(403, problem, kind="permission_error")
 
     def _check_key(self, request: Request) -> None:

@@ -8,7 +8,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from ringworld.serving.errors import ApiError, refusal
 from ringworld.serving.metrics import Metrics
 
-_ALWAYS = "/health"
+_ALWAYS = ("/health", "/metrics")
+"""Paths of those who look after the server, most of all where it is full."""
 
 
 class InFlight:
@@ -28,7 +29,7 @@ class InFlight:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
-        if scope["type"] != "http" or scope["path"] == _ALWAYS:
+        if scope["type"] != "http" or scope["path"] in _ALWAYS:
             await self._app(scope, receive, send)
             return
         if self._count >= self._most:

@@ -5,7 +5,7 @@ import re
 import secrets
 import shutil
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -128,10 +128,7 @@ class Memories:
     async def _get(self, request: Request) -> Response:
         id = request.path_params["id"]
         memory = await asyncio.to_thread(self._open, id)
-        said = [
-            {"role": message.role, "content": message.text, "frames": [len(clip) for clip in message.clips]}
-            for message in memory.messages
-        ]
+        said = [{"role": message.role, "content": _content(message)} for message in memory.messages]
         return JSONResponse(_described(id, memory) | {"messages": said})
 
     async def _delete(self, request: Request) -> Response:
@@ -143,7 +140,8 @@ class Memories:
         folder = self._find(id)
         with _naming(id, folder):
             read_origin(folder, kind="memory")
-        shutil.rmtree(folder, ignore_errors=True)
+        with suppress(FileNotFoundError):  # another request deletes it, too
+            shutil.rmtree(folder)
 
     def _open(self, id: str) -> Memory:
         folder = self._find(id)
@@ -171,6 +169,23 @@ def _kept_in(folder: Path) -> Iterator[str]:
     return (
         (each.name for each in folder.iterdir() if _ID.fullmatch(each.name)) if folder.is_dir() else iter(())
     )
+
+
+def _content(message: Message) -> str | list[dict[str, Any]]:
+    """Return what a message says, with what it shows in its place, by the number of its frames.
+
+    Example:
+        A film after "Who enters?" gives `[{"type": "text", "text": "Who enters?"}, {"type": "video",
+        "frames": 8}]`, and a text alone itself.
+    """
+    if not message.clips:
+        return message.text
+    return [
+        {"type": "text", "text": part}
+        if isinstance(part, str)
+        else {"type": "video" if len(part) > 1 else "image", "frames": len(part)}
+        for part in message.content
+    ]
 
 
 def _described(id: str, memory: Memory) -> dict[str, Any]:

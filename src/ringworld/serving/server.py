@@ -5,6 +5,7 @@ import socket
 from collections.abc import Callable
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from ringworld.core.errors import InputError
 from ringworld.inference.config import EngineConfig
@@ -34,19 +35,26 @@ def run(
     with _listening(config) as listener, world.engine(engine) as made:
         # Before anybody waits: each shape is compiled once.
         made.warm_up()
-        server = uvicorn.Server(
-            uvicorn.Config(
-                Server(world, made, config=config).app,
-                log_level="warning",
-                timeout_graceful_shutdown=max(1, round(config.shutdown_seconds)),
-                server_header=False,
-                # Those beyond are refused by uvicorn, before the application sees them.
-                limit_concurrency=2 * config.limits.max_requests,
-            )
-        )
+        server = http_server(Server(world, made, config=config).app, config=config)
         host, port = listener.getsockname()[:2]
         on_ready(f"http://{f'[{host}]' if ':' in host else host}:{port}")
         asyncio.run(server.serve(sockets=[listener]))
+
+
+def http_server(app: ASGIApp, *, config: ServingConfig) -> uvicorn.Server:
+    """Return what speaks HTTP for an application.
+
+    It has no bound of connections: those that ask nothing would keep others out, and the answer of uvicorn, a
+    503, those who look after the server. The application bounds what is answered at once.
+    """
+    return uvicorn.Server(
+        uvicorn.Config(
+            app,
+            log_level="warning",
+            timeout_graceful_shutdown=max(1, round(config.shutdown_seconds)),
+            server_header=False,
+        )
+    )
 
 
 def _listening(config: ServingConfig) -> socket.socket:

@@ -13,7 +13,8 @@ from ringworld.serving.body import Body
 from ringworld.serving.errors import ApiError, unsupported
 
 _DRAWN = ("temperature", "top_p", "min_p", "repetition_penalty")
-_MOST_STOPS = 16
+_MOST_STOPS, _LONGEST_STOP = 16, 1000
+_FREELY = "answers are text as the model writes it; leave it out"
 _WITHOUT_EFFECT = {
     "ignore_eos": (False, "use max_tokens and stop"),
     "min_tokens": (0, "leave it out"),
@@ -30,10 +31,30 @@ _WITHOUT_EFFECT = {
     "functions": ([], "answers are text; leave it out"),
     "tool_choice": ("none", "answers are text; leave it out"),
     "function_call": ("none", "answers are text; leave it out"),
-    "response_format": ({"type": "text"}, "answers are text as the model writes it; leave it out"),
+    "response_format": ({"type": "text"}, _FREELY),
     "audio": ({}, "leave it out"),
+    "structured_outputs": ({}, _FREELY),
+    "guided_json": ({}, _FREELY),
+    "guided_regex": ("", _FREELY),
+    "guided_choice": ([], _FREELY),
+    "guided_grammar": ("", _FREELY),
+    "json_schema": ({}, _FREELY),
+    "grammar": ("", _FREELY),
+    "bad_words": ([], "leave it out"),
+    "allowed_token_ids": ([], "leave it out"),
+    "use_beam_search": (False, "use n"),
+    "length_penalty": (1, "leave it out"),
+    "include_stop_str_in_output": (False, "leave it out"),
+    "truncate_prompt_tokens": (None, "send a shorter prompt"),
+    "prompt_logprobs": (None, "use echo and logprobs in /v1/completions"),
+    "chat_template": (None, "the template is that of the model folder; leave it out"),
+    "chat_template_kwargs": ({}, "leave it out"),
+    "add_generation_prompt": (True, "leave it out"),
+    "continue_final_message": (False, "use /v1/completions"),
+    "documents": ([], "send them as parts of a message"),
 }
-"""Fields that mean something to others, with the value at which leaving them out changes nothing."""
+"""Fields that mean something to OpenAI, vLLM or llama.cpp, with the value at which leaving them out changes
+nothing."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,6 +89,10 @@ class TextOptions:
         stop = body.texts("stop")
         if len(stop) > _MOST_STOPS:
             raise InputError(f"stop holds {len(stop)} strings, of {_MOST_STOPS} at most", field="stop")
+        if (longest := max(map(len, stop), default=0)) > _LONGEST_STOP:
+            # Each token is compared with all that such a string may begin with.
+            problem = f"stop holds a string of {longest} characters, of {_LONGEST_STOP} at most"
+            raise InputError(problem, field="stop")
         choices = body.whole("n", 1, least=1)
         if prompts * choices > most_choices:
             raise InputError(
@@ -131,5 +156,5 @@ def usage(requests: Sequence[GenerationRequest], pieces: Sequence[Sequence[Piece
 
 def token_text(world: World, id: int) -> str:
     """Return the text of a token, or its id where it has none of its own, such as half of a character."""
-    text = world.prompts.tokenizer.decode([id])
+    text = world.prompts.tokenizer.bytes_of(id).decode(errors="replace")
     return text if text and "\N{REPLACEMENT CHARACTER}" not in text else f"token_id:{id}"

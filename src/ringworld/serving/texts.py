@@ -111,7 +111,8 @@ class Texts:
         if not stream:
             texts, exchange = await begin()
             await finished(exchange)
-            return JSONResponse(await asyncio.to_thread(texts.whole, exchange.pieces))
+            # JSON, too: scores of all that was read and written may be megabytes.
+            return await asyncio.to_thread(lambda: JSONResponse(texts.whole(exchange.pieces)))
         begun = asyncio.create_task(begin())
         try:
             await asyncio.wait([begun], timeout=self._backend.config.keep_alive_seconds)
@@ -130,16 +131,19 @@ class Texts:
             yield KEEP_ALIVE
             await asyncio.wait([begun], timeout=min(keep_alive, deadline.left_seconds))
         texts, exchange = await begun
+        # Of a stream whose last event tells the usage, the others say that they do not.
+        untold = {"usage": None} if texts.options.include_usage else {}
         for opening in texts.opening():
-            yield event(opening)
+            yield event(opening | untold)
         while not exchange.finished:
             found = await exchange.next(seconds=keep_alive)
             if found is None:
                 yield KEEP_ALIVE
                 continue
             i, _ = found
-            chunk = partial(texts.chunk, i, exchange.pieces[i])
-            yield event(await asyncio.to_thread(chunk) if texts.draws else chunk())
+            pieces = exchange.pieces[i]
+            chunk = partial(texts.chunk, i, pieces)
+            yield event((await asyncio.to_thread(chunk) if texts.takes_long(pieces) else chunk()) | untold)
         if texts.options.include_usage:
             yield event(texts.closing(exchange.pieces))
         yield DONE

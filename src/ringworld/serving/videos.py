@@ -131,6 +131,8 @@ class Videos:
 
     async def _content(self, request: Request) -> Response:
         video = self._find(request.path_params["id"])
+        if request.query_params.get("variant", "video") != "video":
+            raise unsupported("variant", remedy="use video")
         if video.status != "completed":
             problem = f"video {video.id} is {video.status.replace('_', ' ')}"
             raise ApiError(409, problem, param="video_id", code="video_not_ready")

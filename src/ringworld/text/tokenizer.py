@@ -38,6 +38,13 @@ _NAMED = re.compile(r"[^\w\s].+[^\w\s]")
 """What marks turns, such as `<|user|>` and `[INST]`; runs of blanks are added tokens, too."""
 _CONTEXTS = ("{0}", "a{0}", "{0}a", " {0}", "{0} ", "{0}{0}", "a {0} b", "\n{0}\n")
 _ANOTHER = "use another tokenizer"
+_BYTE = re.compile(r"<0x([0-9A-F]{2})>")
+"""A token of SentencePiece that stands for a byte."""
+_PLAIN_BYTES = (*range(33, 127), *range(161, 173), *range(174, 256))
+_BYTE_OF = {chr(byte): byte for byte in _PLAIN_BYTES} | {
+    chr(256 + i): byte for i, byte in enumerate(sorted({*range(256)} - {*_PLAIN_BYTES}))
+}
+"""The byte for which a letter stands in the vocabulary of a byte-level BPE (GPT-2's `bytes_to_unicode`)."""
 _RARE = "\x00\u2603\u6771\U0001f600"
 """Characters that a vocabulary without bytes lacks: its unknown token may be a special one."""
 
@@ -321,6 +328,21 @@ class TextTokenizer:
         shown = [id for id in ids if id not in special]
         with _refusing("the tokenizer cannot decode", field="ids", value=ids, remedy=_ANOTHER):
             return self._tokenizer.decode(shown, skip_special_tokens=True)
+
+    def bytes_of(self, id: int) -> bytes:
+        r"""Return what a token adds to a text that it does not begin; nothing for a special one.
+
+        Example:
+            `▁the` of SentencePiece is `b" the"`, which alone is decoded without its blank; of the two tokens
+            that spell an a with dots the first is `b"\xc3"`.
+        """
+        once, twice = self.decode([id]), self.decode([id, id])
+        if "\N{REPLACEMENT CHARACTER}" not in twice:
+            return twice[len(once) :].encode()
+        piece = self._tokenizer.id_to_token(id) or ""
+        if (byte := _BYTE.fullmatch(piece)) is not None:
+            return bytes.fromhex(byte[1])
+        return bytes(_BYTE_OF[letter] for letter in piece) if {*piece} <= _BYTE_OF.keys() else piece.encode()
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
         """Set again what the library does not pickle: without it, texts make special ids in a worker."""

@@ -42,8 +42,13 @@ _MOV = "mov,mp4,m4a,3gp,3g2,mj2"
 _MATROSKA = "matroska,webm"
 # Containers that write down their duration; elsewhere FFmpeg guesses it from the bit rate.
 _DECLARES_DURATION = frozenset({_MOV, _MATROSKA, "avi", "flv"})
-# Playlists open other files; the last draws text files as a terminal would.
+# Playlists open other files, of whoever reads them; the last draws text files as a terminal would.
 _NO_VIDEO_FORMATS = frozenset({"hls", "concat", "dash", "sdp", "imf", "tty"})
+_OPENED = {
+    "protocol_whitelist": "file",
+    # Looked at before a format opens anything.
+    "format_whitelist": ",".join(sorted(av.formats_available - _NO_VIDEO_FORMATS)),
+}
 _HEIF_BRANDS = frozenset({"heic", "heix", "heim", "heis", "mif1", "msf1"})
 # A file may end this much before its declared end, or a tenth of its duration, without being called cut.
 _MISSING_TAIL_SECONDS = 1.0
@@ -308,19 +313,17 @@ def _open_container(path: Path) -> InputContainer:
     refuse_missing(path)
     try:
         # Names and titles in another encoding than UTF-8 are common, and no reason to refuse a video.
-        opened = av.open(as_file(path), metadata_errors="replace", options={"protocol_whitelist": "file"})
+        opened = av.open(as_file(path), metadata_errors="replace", options=_OPENED)
     except FFmpegError as error:
         with path.open("rb") as stream:
             is_mp4 = stream.read(12)[4:8] == b"ftyp"
         cut = "an MP4 file without a whole index (moov), as after a recording or download that was cut"
         problem = cut if is_mp4 else "not a media file"
         raise InputError(f"{path} is {problem} ({error.strerror})", path=path) from None
-    heif = opened.metadata.get("major_brand") in _HEIF_BRANDS
-    if heif or opened.format.name in _NO_VIDEO_FORMATS:
+    if opened.metadata.get("major_brand") in _HEIF_BRANDS:
         opened.close()
-        remedy = "convert it to JPEG" if heif else ""
-        name = "a HEIF image, which is not read" if heif else f"not a video, but {opened.format.name}"
-        raise InputError(f"{path} is {name}", path=path, remedy=remedy)
+        problem = f"{path} is a HEIF image, which is not read"
+        raise InputError(problem, path=path, remedy="convert it to JPEG")
     return opened
 
 

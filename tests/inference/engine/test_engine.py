@@ -1,5 +1,6 @@
 """Continuous batching on a ring of two, against each prompt by itself."""
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -244,6 +245,16 @@ def test_an_error_of_a_round_ends_those_that_run_and_no_others(expected):
         assert ids_of(engine.stream(request(2))) == expected[2][0]
         assert not engine.closed
     assert engine.closed
+
+
+def test_a_job_that_is_cancelled_before_its_turn_does_not_run_and_ends_nobody(engine, expected):
+    held, over, ran = threading.Event(), threading.Event(), []
+    engine.between_rounds(lambda *_: (held.set(), over.wait(60)))
+    assert held.wait(60)
+    assert engine.between_rounds(lambda *_: ran.append(True)).cancel()
+    over.set()
+    assert ids_of(engine.stream(request(2))) == expected[2][0]
+    assert not ran
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")

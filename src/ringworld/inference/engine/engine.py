@@ -1,11 +1,9 @@
 """The engine: one thread that reads and writes for all who ask, a round at a time."""
 
 import contextlib
-import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, wait
-from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import TypeVar
 
@@ -16,14 +14,15 @@ from jax.sharding import Mesh
 from ringworld.core.errors import InputError
 from ringworld.core.mesh import members_of
 from ringworld.core.sharding import BATCH_AXES, SEQ_AXES
-from ringworld.inference.batches import check_fits, not_finite
+from ringworld.inference.batches import check_fits
 from ringworld.inference.config import EngineConfig, GenerationLimits
 from ringworld.inference.engine.cache_size import CacheSize
 from ringworld.inference.engine.inbox import Closed, Inbox
-from ringworld.inference.engine.pages import Pages
 from ringworld.inference.engine.programs import Programs
+from ringworld.inference.engine.rounds import Rounds
 from ringworld.inference.engine.scheduler import Scheduler
-from ringworld.inference.engine.sequence import GenerationRequest, LiveSequence, Piece, ScoredToken
+from ringworld.inference.engine.sequence import GenerationRequest, LiveSequence, Piece
+from ringworld.inference.engine.state import EngineState
 from ringworld.inference.grammar import frame_grammar
 from ringworld.inference.prompts import Ids
 from ringworld.model.config import CacheType
@@ -34,30 +33,6 @@ from ringworld.text.vocabulary import Vocabulary
 _CHECK_SECONDS = 0.1
 Deliver = Callable[[Piece | BaseException], None]
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class EngineState:
-    """What an engine has done, and does now."""
-
-    waiting: int
-    """Requests."""
-    running: int
-    """Requests."""
-    held_pages: int
-    """Pages that requests hold."""
-    pages: int
-    """Pages that there are."""
-    read_tokens: int
-    """Of prompts, so far."""
-    reused_tokens: int
-    """Of prompts that were found in the cache, so far."""
-    written_tokens: int
-    """So far."""
-    steps: int
-    """So far."""
-    preempted: int
-    """How often a request gave up its pages to another, and read again."""
 
 
 class Engine:
@@ -101,7 +76,7 @@ class Engine:
         self._vocab = forward.architecture.vocab
         self._vocabulary, self._ends, self._decode = vocabulary, frozenset(ends), decode
         with jax.set_mesh(mesh):
-            self._programs = Programs(
+            programs = Programs(
                 weights,
                 forward=forward,
                 vocabulary=vocabulary,
@@ -109,10 +84,8 @@ class Engine:
                 size=self._size,
                 cache_type=config.cache_type,
             )
-        self._scheduler = self._new_scheduler()
-        self._read_tokens = self._reused_tokens = self._written_tokens = self._steps = 0
-        self._preempted = 0
-        # The scheduler belongs to the thread; others leave here what they want of it.
+        self._rounds = Rounds(programs, size=self._size)
+        # The rounds belong to the thread; others leave here what they want of it.
         self._inbox = Inbox(max_waiting=config.max_waiting)
         self._thread = threading.Thread(target=self._run, name="ringworld-engine", daemon=True)
         self._thread.start()
@@ -142,7 +115,7 @@ class Engine:
         """
         self._check(request)
         sequence = LiveSequence(request, ends=self._ends, decode=self._decode, deliver=deliver)
-        self._inbox.put(sequence, others=lambda: len(self._scheduler.waiting))
+        self._inbox.put(sequence, others=lambda: len(self._rounds.scheduler.waiting))
 
         def cancel() -> None:
             sequence.cancelled = True
@@ -183,7 +156,8 @@ class Engine:
             job: takes the scheduler and the programs, and returns soon.
 
         Returns:
-            What it will have given or raised; `Closed` where the engine is closed before.
+            What it will have given or raised; `Closed` where the engine is closed before. A job that is
+            cancelled before its turn does not run.
 
         Raises:
             Closed: the engine is closed.
@@ -215,7 +189,8 @@ class Engine:
             if isinstance(piece, BaseException):
                 held.set_exception(piece)
             else:
-                held.set_result((self._scheduler, self._scheduler.hold(tokens)))
+                scheduler = self._rounds.scheduler
+                held.set_result((scheduler, scheduler.hold(tokens)))
 
         cancel = self.submit(GenerationRequest(prompt=ids, max_new_tokens=1), deliver)
         try:
@@ -258,17 +233,17 @@ class Engine:
     @property
     def state(self) -> EngineState:
         """What it has done so far, and does now."""
-        scheduler = self._scheduler
+        rounds, scheduler = self._rounds, self._rounds.scheduler
         return EngineState(
             waiting=len(self._inbox) + len(scheduler.waiting),
             running=len(scheduler.running),
             held_pages=scheduler.pages.held,
             pages=scheduler.pages.count,
-            read_tokens=self._read_tokens,
-            reused_tokens=self._reused_tokens,
-            written_tokens=self._written_tokens,
-            steps=self._steps,
-            preempted=self._preempted + scheduler.preempted,
+            read_tokens=rounds.read_tokens,
+            reused_tokens=rounds.reused_tokens,
+            written_tokens=rounds.written_tokens,
+            steps=rounds.steps,
+            preempted=rounds.preempted,
         )
 
     def close(self) -> None:
@@ -277,97 +252,28 @@ class Engine:
         self._thread.join()
 
     def _run(self) -> None:
+        rounds = self._rounds
         try:
             with jax.set_mesh(self._mesh):
                 while self._begin_round():
                     try:
-                        self._round()
-                    except Exception as error:  # of the device: what the pool holds is not known any more
-                        self._begin_again(error)
+                        rounds.run()
+                    except Exception as error:
+                        rounds.begin_again(error)
         finally:
             self._inbox.close()
-            for job in self._inbox.take(self._scheduler.waiting, wait=False):
-                job.done.set_exception(Closed("the engine was closed"))
-            for sequence in self._everyone():
+            for job in self._inbox.take(rounds.scheduler.waiting, wait=False):
+                job.end(Closed("the engine was closed"))
+            for sequence in rounds.everyone:
                 sequence.deliver(Closed("the engine was closed"))
 
     def _begin_round(self) -> bool:
         """Wait for something to do; False where the engine is closed."""
-        for job in self._inbox.take(self._scheduler.waiting, wait=not self._everyone()):
-            job.run(self._scheduler, self._programs)
-        for sequence in self._everyone():
-            if sequence.cancelled:
-                self._scheduler.remove(sequence)
+        rounds = self._rounds
+        for job in self._inbox.take(rounds.scheduler.waiting, wait=not rounds.everyone):
+            job.run(rounds.scheduler, rounds.programs)
+        rounds.forget_cancelled()
         return not self._inbox.closed
-
-    def _round(self) -> None:
-        """Read a chunk's worth of prompts, and write a token of each sequence that is read."""
-        for sequence in self._scheduler.admit():
-            self._programs.join(sequence)
-        for chunk in self._scheduler.chunks():
-            scores = self._programs.read(chunk)
-            self._read_tokens += chunk.tokens
-            self._scheduler.was_read(chunk)
-            chunk.sequence.scores += scores
-            if not all(math.isfinite(token.logprob) for token in scores):
-                self._deliver(chunk.sequence, not_finite())
-                return self._begin_again(None)
-        for sequence in [*self._scheduler.running]:
-            if sequence.finished:
-                scores = tuple(sequence.scores)
-                self._deliver(sequence, Piece(prompt=scores, finish="length"))
-        ready = self._scheduler.steppable()
-        if not ready:
-            return
-        drawn = self._programs.step(ready)
-        self._steps += 1
-        for sequence in ready:
-            self._scheduler.was_stepped(sequence)
-        for sequence, (token, finite) in zip(ready, drawn):
-            if sequence.leads:
-                self._write(sequence, token, finite=finite)
-        if not all(finite for _, finite in drawn):
-            # Numbers that are not finite would stay in pages, and spoil what is multiplied with zero.
-            self._begin_again(None)
-
-    def _write(self, sequence: LiveSequence, token: ScoredToken, *, finite: bool) -> None:
-        if not finite:
-            self._deliver(sequence, not_finite())
-            return
-        self._written_tokens += 1
-        self._deliver(sequence, sequence.write(token))
-
-    def _deliver(self, sequence: LiveSequence, piece: Piece | BaseException) -> None:
-        if isinstance(piece, BaseException) or piece.finish is not None:
-            self._reused_tokens += sequence.reused
-            self._scheduler.remove(sequence)
-        if not sequence.cancelled:
-            sequence.deliver(piece)
-
-    def _begin_again(self, error: Exception | None) -> None:
-        """Empty the pool; those that run end with the error, or read again where there is none."""
-        # First: where even this fails, `_run` ends those that the old scheduler still knows.
-        self._programs.clear()
-        old, self._scheduler = self._scheduler, self._new_scheduler()
-        self._preempted += old.preempted
-        for sequence in old.running:
-            sequence.give_up()
-            if error is not None:
-                sequence.deliver(error)
-            elif sequence.leads:
-                self._scheduler.waiting.append(sequence)
-        self._scheduler.waiting.extend(old.waiting)
-
-    def _new_scheduler(self) -> Scheduler:
-        return Scheduler(
-            Pages(self._size.pages),
-            page_tokens=self._size.page_tokens,
-            chunk_tokens=self._size.chunk_tokens,
-            max_sequences=self._size.max_sequences,
-        )
-
-    def _everyone(self) -> list[LiveSequence]:
-        return [*self._scheduler.running, *self._scheduler.waiting]
 
 
 def _until_finished(

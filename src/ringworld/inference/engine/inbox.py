@@ -28,10 +28,17 @@ class Job:
     done: Future[Any] = field(default_factory=Future)
 
     def run(self, scheduler: Scheduler, programs: Programs) -> None:
-        """Do it; whoever waits gets the result or the error."""
+        """Do it, unless whoever asked has cancelled it; whoever waits gets the result or the error."""
+        if not self.done.set_running_or_notify_cancel():
+            return
         try:
             self.done.set_result(self.call(scheduler, programs))
         except Exception as error:
+            self.done.set_exception(error)
+
+    def end(self, error: Exception) -> None:
+        """Let whoever waits get an error in place of what it would have given."""
+        if self.done.set_running_or_notify_cancel():
             self.done.set_exception(error)
 
 

@@ -75,14 +75,15 @@ async function begin() {
   } catch (error) { complain(error); }
 }
 
+async function count(text) {
+  return text ? (await (await call("tokenize", { prompt: text, add_special_tokens: false })).json()).count : 0;
+}
+
 let measured = 0;
 async function measure() {
   const turn = ++measured;
-  let draft = 0;
-  const text = [...documents(), at("question").value].join("\n\n").trim();
-  try {
-    if (text) draft = (await (await call("tokenize", { prompt: text, add_special_tokens: false })).json()).count;
-  } catch { return; }  // The question itself will say what is wrong.
+  let draft;
+  try { draft = await count(at("question").value.trim()); } catch { return; }  // The question itself will say what is wrong.
   if (turn !== measured) return;
   const tokens = shown.used + draft + shown.attached.reduce((sum, each) => sum + each.tokens, 0);
   at("context").max = shown.context;
@@ -119,7 +120,9 @@ async function attach(file) {
   const each = { name: file.name, tokens: 0 };
   const isPicture = kind === "image" || kind === "video";
   if (!isPicture) each.text = await asText(file);
-  if (each.text === undefined) {
+  if (each.text !== undefined) {
+    each.tokens = await count(each.text);  // Once: a book is long, and asked about often.
+  } else {
     if (!shown.sees) throw new Error(`${shown.model} is a model of text alone, which sees no ${isPicture ? kind : "other file"}`);
     const url = await asDataAddress(file);
     // What a browser has no type for, such as a Matroska film, the server knows by what is inside.
@@ -185,13 +188,23 @@ async function attachAll(files) {
   }
 }
 
+/** Change what is shown, and keep the end in view where it was; whoever reads further up is left there. */
+function follow(change) {
+  const page = document.documentElement;
+  const wasAtEnd = page.scrollHeight - page.clientHeight - page.scrollTop < 40;
+  change();
+  if (wasAtEnd) toEnd();
+}
+
+function toEnd() { document.documentElement.scrollTop = document.documentElement.scrollHeight; }
+
 function turn(role, text, pictures = []) {
-  const content = element("span", { textContent: text });
   const item = element("li", { className: role },
-    element("span", { className: "who", textContent: role === "user" ? "You" : shown.model }), ...pictures, content);
+    element("span", { className: "who", textContent: role === "user" ? "You" : shown.model }),
+    ...pictures, element("span", { textContent: text }));
   at("log").append(item);
-  item.scrollIntoView({ block: "nearest" });
-  return { item, content };
+  toEnd();
+  return item;
 }
 
 /** Return an image or a video of an answer, as it stands in a message. */
@@ -221,12 +234,12 @@ async function ask(event) {
   swap("send", "stop");
   say("Reading");
   const messages = shown.messages;
-  let written = "", counted = Promise.resolve();
-  const drawn = [];
+  let counted = Promise.resolve(), saying = null;
+  const written = [];  // Texts and what was drawn between them.
   const isShown = () => shown.messages === messages;  // Until another conversation begins.
   const settled = () => {
     if (!isShown()) return;
-    const content = drawn.length ? [{ type: "text", text: written }, ...drawn] : written;
+    const content = written.every((each) => each.text) ? written.map((each) => each.text).join("") : written;
     messages.push(asked, { role: "assistant", content });
     at("export").disabled = at("keep").disabled = false;
   };
@@ -245,26 +258,31 @@ async function ask(event) {
     for await (const { choices: [choice], usage } of events(response)) {
       if (usage && isShown()) shown.used = usage.total_tokens;
       for (const part of [...(choice?.delta?.images ?? []), ...(choice?.delta?.videos ?? [])]) {
-        drawn.push(part);
-        answer.item.append(picture(part));
+        written.push(part);
+        saying = null;
+        follow(() => answer.append(picture(part)));
       }
       if (!choice?.delta?.content) continue;
-      if (!written) say("Answering");
-      written += choice.delta.content;
-      answer.content.textContent = written;
-      answer.item.scrollIntoView({ block: "nearest" });
+      if (!written.length) say("Answering");
+      if (!saying) {
+        saying = element("span");
+        answer.append(saying);
+        written.push({ type: "text", text: "" });
+      }
+      written.at(-1).text += choice.delta.content;
+      follow(() => { saying.textContent = written.at(-1).text; });
     }
     settled();
     say("");
   } catch (error) {
     if (!isShown()) return;
-    if (error.name === "AbortError" && (written || drawn.length)) {
+    if (error.name === "AbortError" && written.length) {
       settled();
       say("Stopped");
       counted = recount();
     } else {
-      mine.item.remove();
-      answer.item.remove();
+      mine.remove();
+      answer.remove();
       shown.attached = attached;
       at("question").value = question;
       showAttached();
@@ -305,6 +323,11 @@ function fresh() {
   measure();
 }
 
+/** Return what a message holds, in order. */
+const partsOf = (content) => typeof content === "string" ? [{ type: "text", text: content }] : content;
+
+const named = ({ type, frames }) => type === "image" ? "[image]" : `[video of ${frames} frames]`;
+
 async function listMemories() {
   const { data } = await (await call("v1/memories")).json();
   at("kept").replaceChildren(...data.map((each) => element("li", {},
@@ -322,7 +345,7 @@ async function keep() {
   at("keep").ariaDisabled = "true";  // A button that is disabled loses the focus.
   try {
     const first = [...shown.before, ...shown.messages].find((each) => each.role === "user").content;
-    const question = typeof first === "string" ? first : first[0].text;
+    const question = partsOf(first).find((each) => each.text)?.text ?? "";
     const body = { model: shown.model, messages: shown.messages, name: at("memory-name").value.trim() || question.slice(0, 80) };
     if (shown.memory) body.memory = shown.memory;
     const kept = await (await call("v1/memories", body)).json();
@@ -338,8 +361,8 @@ async function reopen({ id, name }) {
   const memory = await (await call(`v1/memories/${id}`)).json();
   fresh();
   Object.assign(shown, { memory: id, used: memory.tokens, before: memory.messages });
-  for (const { role, content, frames } of memory.messages) {
-    if (role !== "system") turn(role, frames.map((count) => `[${count} frames] `).join("") + content);
+  for (const { role, content } of memory.messages) {
+    if (role !== "system") turn(role, partsOf(content).map((each) => each.text ?? named(each)).join("\n"));
   }
   at("export").disabled = false;
   at("memories").open = false;  // On a phone it would hide the turns.
