@@ -13,7 +13,7 @@ what is measured is all but the frame tokenizer.
   changed, cut, doubled or moved, and hostile ones that keep to the grammar of their format
   (`hostile_files.py`); none may end the run, none may take more than 20 s, and each must be used, a duplicate
   or in the quarantine with a reason. One process at a time reads them, as after a run that a file ended, so
-  that the time from one file to the next is that of one file. `--seed` draws others.
+  that the time from one file to the next in a phase is that of one file. `--seed` draws others.
 * minutes: a video of so many minutes is prepared; what counts is the peak of the process's memory.
 * text: texts of so many megabytes, drawn from the paragraphs of INPUTS, are prepared by one process and by
   two; the time is that of all of it, but for Python's imports in the first process.
@@ -185,10 +185,13 @@ def mutants(inputs: Path, count: int, *, seed: int) -> dict[str, Any]:
             target.write_bytes(mutated(path.read_bytes(), draw))
             formats[path.suffix] += 1
         names = {path.name for path in folder.iterdir() if path.name != picture.name}
-        at: list[float] = []
+        at: list[tuple[str, float]] = []
         out.mkdir()
         (out / MARK).touch()
-        report = run(folder, out, workers=1, on_progress=lambda done: at.append(time.monotonic()))
+        report = run(
+            folder, out, workers=1, on_progress=lambda done: at.append((done.phase, time.monotonic()))
+        )
+        spent = [later - began for (phase, began), (same, later) in itertools.pairwise(at) if phase == same]
         duplicates = [row["path"].partition("/")[2] for row in read_jsonl(out / store.DUPLICATES_FILE)]
         used = set(map(mutant_of, store.ExampleStore(out).column("source")))
         refused = {mutant_of(one.path) for one in report.quarantined}
@@ -205,7 +208,7 @@ def mutants(inputs: Path, count: int, *, seed: int) -> dict[str, Any]:
             "neither_used_nor_quarantined": sorted(names - used - refused - set(map(mutant_of, duplicates))),
             "without_a_reason": sum(not one.reason for one in report.quarantined),
             "ended_a_process": ended,
-            "longest_seconds_of_a_file": round(float(max(np.diff(at))), 1),
+            "longest_seconds_of_a_file": round(max(spent), 1),
         }
 
 
