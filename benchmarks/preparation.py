@@ -12,7 +12,8 @@ what is measured is all but the frame tokenizer.
 * mutants: by turns files of INPUTS, and JSON lines, Parquet, tars and manifests made of them, with bytes
   changed, cut, doubled or moved, and hostile ones that keep to the grammar of their format
   (`hostile_files.py`); none may end the run, none may take more than 20 s, and each must be used, a duplicate
-  or in the quarantine with a reason. `--seed` draws others.
+  or in the quarantine with a reason. One process at a time reads them, as after a run that a file ended, so
+  that the time from one file to the next in a phase is that of one file. `--seed` draws others.
 * minutes: a video of so many minutes is prepared; what counts is the peak of the process's memory.
 * text: texts of so many megabytes, drawn from the paragraphs of INPUTS, are prepared by one process and by
   two; the time is that of all of it, but for Python's imports in the first process.
@@ -52,6 +53,8 @@ from ringworld.text.vocabulary import Vocabulary
 from ringworld.vision.write_media import write_video
 
 TEXT_FILES, TEXT_VOCABULARY = 4, 32_000
+MARK = ".reading"
+"""What stands in a folder of examples while files are read, and after a run that a file ended."""
 KILLED = (
     "--prepare.files-per-shard",
     "2",
@@ -60,7 +63,9 @@ KILLED = (
     "--prepare.document-tokens",
     "2048",
 )
-CONFIG = PrepareConfig(files_per_shard=2, max_frames=16, document_tokens=2048, duplicates="near")
+CONFIG = PrepareConfig(
+    files_per_shard=2, bytes_per_shard=2**12, max_frames=16, document_tokens=2048, duplicates="near"
+)
 
 
 def run(inputs: Path, out: Path, *, workers: int, **options: Any) -> PrepareReport:
@@ -101,7 +106,7 @@ def struck_at(out: Path, *, begun: float) -> str:
     def is_new(path: Path) -> bool:
         return path.exists() and path.stat().st_mtime >= begun
 
-    if is_new(out / ".reading"):
+    if is_new(out / MARK):
         shards = any(is_new(path) for path in (out / store.SHARDS_FOLDER).glob("[!.]*.parquet"))
         return "between shards" if shards else "looking at files, or at the first shard"
     if is_new(out / REPORT_FILE):
@@ -180,8 +185,13 @@ def mutants(inputs: Path, count: int, *, seed: int) -> dict[str, Any]:
             target.write_bytes(mutated(path.read_bytes(), draw))
             formats[path.suffix] += 1
         names = {path.name for path in folder.iterdir() if path.name != picture.name}
-        at: list[float] = []
-        report = run(folder, out, workers=2, on_progress=lambda done: at.append(time.monotonic()))
+        at: list[tuple[str, float]] = []
+        out.mkdir()
+        (out / MARK).touch()
+        report = run(
+            folder, out, workers=1, on_progress=lambda done: at.append((done.phase, time.monotonic()))
+        )
+        spent = [later - began for (phase, began), (same, later) in itertools.pairwise(at) if phase == same]
         duplicates = [row["path"].partition("/")[2] for row in read_jsonl(out / store.DUPLICATES_FILE)]
         used = set(map(mutant_of, store.ExampleStore(out).column("source")))
         refused = {mutant_of(one.path) for one in report.quarantined}
@@ -198,7 +208,7 @@ def mutants(inputs: Path, count: int, *, seed: int) -> dict[str, Any]:
             "neither_used_nor_quarantined": sorted(names - used - refused - set(map(mutant_of, duplicates))),
             "without_a_reason": sum(not one.reason for one in report.quarantined),
             "ended_a_process": ended,
-            "longest_silence_seconds": round(float(max(np.diff(at))), 1),
+            "longest_seconds_of_a_file": round(max(spent), 1),
         }
 
 

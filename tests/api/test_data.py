@@ -1,8 +1,11 @@
 """What is shown of prepared examples; a tiny frame tokenizer gives pictures of its codes."""
 
 import json
+import re
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -55,6 +58,30 @@ def examples(run, tmp_path_factory) -> Path:
     nothing_held_out = replace(run, prepare=replace(run.prepare, held_out_fraction=0.0))
     rw.prepare(nothing_held_out, tokenizer=root / "tokenizer", videos=folder, texts=folder, out=root / "out")
     return root / "out"
+
+
+def test_the_program_of_the_page_on_data_makes_a_batch_of_clips_and_books(
+    examples, run, tmp_path, monkeypatch
+):
+    page = Path(__file__).parents[2] / "docs/data.md"
+    (program,) = (
+        one for one in re.findall("```python\n(.*?)```", page.read_text(), re.S) if "PackedLoader" in one
+    )
+    monkeypatch.chdir(tmp_path)
+    Path("tokenizer").symlink_to(examples.parent / "tokenizer")
+    said = {"caption": "A grey square.", "questions": [{"question": "What is it?", "answer": "grey"}]}
+    for index in range(3):
+        video = Path(f"clips/{index}.mp4")
+        write_video(video, np.full((3, 16, 16, 3), 40 * index, np.uint8), frames_per_second=4.0)
+        video.with_suffix(".json").write_text(json.dumps(said))
+    Path("books").mkdir()
+    Path("books/a.txt").write_text("The old man walks to the river. " * 3)
+    monkeypatch.setattr(rw.presets, "laptop", lambda: run)
+    names: dict[str, Any] = {}
+    exec(program, names)
+    with closing(names["loader"]):
+        assert {array.shape for array in names["packed"].batch} == {(2, 4096)}
+        assert min(one.examples for one in names["packed"].drawn.values()) > 0
 
 
 def test_lengths_are_counted_by_data_set_and_kind_and_drawn(examples, tmp_path):

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from ringworld.data.config import PrepareConfig
 from ringworld.data.quarantine import Quarantined
 from ringworld.data.samples import Sample
-from ringworld.data.sources import Files, Reader, Source
+from ringworld.data.sources import Files, Reader, Source, Span
 from ringworld.data.workers import OnFile
 
 CODE = 9
@@ -22,6 +22,23 @@ class Deadly(Reader):
         self, source: Source, *, config: PrepareConfig, quarantined: list[Quarantined]
     ) -> Iterator[Sample]:
         os._exit(CODE)
+
+
+class DeadlyPart(Reader):
+    """Of three records, each of which is a part of a large file, the second ends the process."""
+
+    name, holds, shows = "deadly part", "many", "text"
+
+    def spans(self, source: Source, *, most_bytes: int) -> Iterator[Span]:
+        yield from (Span(start=at, before=at, records=1) for at in range(3))
+
+    def read(
+        self, source: Source, *, config: PrepareConfig, quarantined: list[Quarantined]
+    ) -> Iterator[Sample]:
+        at = source.span.start if source.span else 0
+        if at == 1:
+            os._exit(CODE)
+        yield Sample(key=f"{source.relative}#{at + 1}", split="train", text=f"The old man walks {at} times.")
 
 
 def name_slowly(index: int, files: Files, on_file: OnFile) -> list[str]:

@@ -11,7 +11,7 @@ from ringworld.data.config import ClipConfig, PrepareConfig
 from ringworld.data.frames import read_spread
 from ringworld.data.samples import CodedClip, MediaFile, Sample
 from ringworld.text.vocabulary import Vocabulary
-from ringworld.vision.sampling import evenly
+from ringworld.vision.sampling import Thinned, evenly
 from tests.data.conftest import QUARTERS
 
 VOCABULARY = Vocabulary(text_size=100, codes=8, codes_per_frame=4)
@@ -35,6 +35,21 @@ def test_codes_are_those_of_the_frames_that_stand_for_the_whole_video(tmp_path: 
     # From the first to the last that is held, at the rate at which they were chosen.
     assert made.frames_per_second == 4.0 or len(made.codes) / made.frames_per_second > 12
     assert made.seconds == 15.5
+
+
+@given(st.integers(1, 20), st.integers(1, 400), st.integers(1, 40))
+def test_thinning_does_not_hang_on_when_frames_are_added(most, frames, together):
+    one_by_one, ahead = Thinned[int](most=most), Thinned[int](most=most)
+    for index in range(frames):
+        if one_by_one.wants(index):
+            one_by_one.add([(index, index)])
+    wanted = [index for index in range(frames) if ahead.wants(index)]
+    for start in range(0, len(wanted), together):
+        ahead.add((index, index) for index in wanted[start : start + together])
+    assert ahead.chosen() == one_by_one.chosen()
+    assert len(ahead.chosen()) == min(frames, most) and ahead.chosen()[0] == (0, 0)
+    # As many as are held at first, and half of them again with each doubling of the length.
+    assert len(wanted) <= 2 * most + most * (frames // most).bit_length()
 
 
 def test_windows_of_footage_give_every_frame_once(tmp_path: Path, write_clip):

@@ -70,6 +70,21 @@ def test_an_address_of_nothing_is_refused(memory, tmp_path: Path, address: str):
     assert refused.value.value == address
 
 
+def test_whatever_error_a_file_system_has_is_said_of_the_address(memory, tmp_path: Path, monkeypatch):
+    class NoKeys(Exception):
+        pass
+
+    def refuses(self, *of, **options):
+        raise NoKeys
+
+    for method in ("get_file", "find"):
+        monkeypatch.setattr(type(memory), method, refuses)
+        with pytest.raises(InputError) as refused:
+            fetch("memory://books", into=tmp_path)
+        assert refused.value.value == "memory://books"
+        monkeypatch.undo()
+
+
 def test_a_copy_that_breaks_off_leaves_no_half_of_a_file(memory, tmp_path: Path, monkeypatch):
     def breaks(self, name: str, target: str) -> None:
         Path(target).write_bytes(b"The")

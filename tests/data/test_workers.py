@@ -15,15 +15,15 @@ from ringworld.data.find_sources import RECORD_READERS
 from ringworld.data.prepare import prepare
 from ringworld.data.progress import Done
 from ringworld.data.sources import Source
-from ringworld.data.store import DUPLICATES_FILE, QUARANTINE_FILE
+from ringworld.data.store import DUPLICATES_FILE, QUARANTINE_FILE, read_examples
 from ringworld.data.workers import read_in_processes
 from ringworld.text.tokenizer import TextTokenizer
 from ringworld.text.vocabulary import Vocabulary
 from tests.data.conftest import Quarters
-from tests.data.deadly import CODE, Deadly, name_slowly
+from tests.data.deadly import CODE, Deadly, DeadlyPart, name_slowly
 
 CONFIG = PrepareConfig(held_out_fraction=0.0, files_per_shard=2, max_frames=4)
-READERS = {**RECORD_READERS, ".deadly": Deadly()}
+READERS = {**RECORD_READERS, ".deadly": Deadly(), ".parts": DeadlyPart()}
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -40,19 +40,26 @@ def test_a_file_that_ends_its_process_is_quarantined_and_bytes_are_equal_whateve
         (folder / f"n{index}.txt").write_bytes(b"\xff")
     run = {"videos": (folder,), "texts": (folder,), "config": CONFIG}
     whole = run_prepare(tmp_path / "one", **run, workers=1)
-    deadly = folder / "a.deadly"
+    deadly, parts = folder / "a.deadly", folder / "b.parts"
     deadly.touch()
+    with parts.open("wb") as large:
+        large.truncate(CONFIG.bytes_per_shard + 1)
     told: list[Done] = []
     two = run_prepare(tmp_path / "two", **run, workers=2, readers=READERS, on_progress=told.append)
-    assert {item.path for item in two.quarantined} - {item.path for item in whole.quarantined} == {"a.deadly"}
+    refused = {item.path for item in two.quarantined} - {item.path for item in whole.quarantined}
+    assert refused == {deadly.name, parts.name}
+    # Of a large file that part alone.
+    sources = {example.source for example in read_examples(tmp_path / "two", split="train")}
+    assert {"b.parts#1", "b.parts#3"} == {source for source in sources if "parts" in source}
     made = [one for one in told if one.phase == "making"]
     assert [one.files for one in made] == sorted(one.files for one in made)
-    assert (made[-1].files, made[-1].total, made[-1].quarantined) == (10, 10, 4)
+    assert (made[-1].files, made[-1].total, made[-1].quarantined) == (13, 13, 5)
     # It is known now: one process alone does not read it again.
     assert run_prepare(tmp_path / "two", **run, workers=1, readers=READERS).shards_made == 0
     deadly.unlink()
+    parts.unlink()
     again = run_prepare(tmp_path / "two", **run, workers=1)
-    assert again.shards_made <= 2
+    assert again.shards_made <= 3
     assert contents(tmp_path / "two") == contents(tmp_path / "one")
     for name in ("manifest.parquet", "quarantine.jsonl"):
         assert (tmp_path / "two" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()

@@ -5,9 +5,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ringworld.core.errors import InputError
-from ringworld.text.read_text import read_lines, read_text, strip_gutenberg
+from ringworld.text.read_text import read_lines, read_text, runs_of_lines, strip_gutenberg
 
 WORDS = "caf\u00e9\nna\u00efve\n"
 
@@ -138,3 +140,35 @@ def test_a_line_that_is_too_long_is_left_out_and_the_rest_is_read(tmp_path: Path
         (4, 0),
         (5, 2),
     ]
+
+
+@given(
+    st.lists(
+        st.sampled_from(['{"a": 1}', "", "\r", "{", '{"b": "' + "x" * 40 + '"}', "\u2028\ufeff{}"]),
+        max_size=30,
+    ),
+    st.integers(1, 200),
+    st.booleans(),
+    st.booleans(),
+)
+def test_runs_of_lines_hold_each_line_once_with_its_number(
+    tmp_path_factory: pytest.TempPathFactory, lines, most_bytes, is_marked, is_ended
+):
+    path = tmp_path_factory.getbasetemp() / "runs.jsonl"
+    path.write_text("\ufeff" * is_marked + "\n".join(lines) + "\n" * is_ended, newline="")
+    runs = list(runs_of_lines(path, most_bytes=most_bytes))
+    of_runs = [line for run in runs for line in read_lines(path, longest=30, run=run)]
+    assert of_runs == list(read_lines(path, longest=30))
+    ends = [run.start_byte for run in runs[1:]] + [path.stat().st_size]
+    assert all(end - run.start_byte >= most_bytes for run, end in zip(runs[:-1], ends))
+
+
+def test_a_file_of_megabytes_is_divided_where_lines_end(tmp_path: Path):
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps({"text": "x" * (n % 999)}) + "\n" for n in range(6000)))
+    runs = list(runs_of_lines(path, most_bytes=700_000))
+    assert [run.before for run in runs] == [sum(one.lines for one in runs[:n]) for n in range(len(runs))]
+    assert 4 <= len(runs) <= 5 and sum(run.lines for run in runs) == 6000
+    content = path.read_bytes()
+    assert all(content[: run.start_byte].count(b"\n") == run.before for run in runs)
+    assert all(content[run.start_byte - 1] == 10 for run in runs[1:])

@@ -17,7 +17,14 @@ from PIL.PngImagePlugin import PngInfo
 from ringworld.core.errors import InputError
 from ringworld.vision.bitstream import BitstreamCheck
 from ringworld.vision.config import MediaLimits
-from ringworld.vision.media import check_video, fit_frame, media_format, read_image, stream_video
+from ringworld.vision.media import (
+    check_video,
+    fit_frame,
+    media_format,
+    read_image,
+    stream_video,
+    stream_wanted,
+)
 
 LEVEL = 8  # frame number n is a plain grey of 8 n
 
@@ -106,6 +113,18 @@ def test_wide_distances_are_crossed_whether_or_not_seeking_helps(tmp_path, key_f
     path = write_movie(tmp_path / "long.mp4", grey_frames(300), key_frame_every=key_frame_every)
     expected = [n % 32 for n in (5, 85, 165, 245)]
     assert read(path, rate=1 / 8, start_seconds=0.5) == expected
+
+
+def test_frames_that_are_not_wanted_have_no_pixels(tmp_path):
+    path = write_movie(tmp_path / "movie.mp4", grey_frames(10))
+    stream = list(
+        stream_wanted(path, wanted=lambda index: index % 3 == 0, frames_per_second=10, resolution=32)
+    )
+    assert [seconds for seconds, _ in stream] == [index / 10 for index in range(10)]
+    shown = {
+        index: round(frame.mean() / LEVEL) for index, (_, frame) in enumerate(stream) if frame is not None
+    }
+    assert shown == {0: 0, 3: 3, 6: 6, 9: 9}
 
 
 def test_a_stream_decodes_no_further_than_it_is_read(tmp_path):
@@ -200,8 +219,11 @@ def test_what_nobody_needs_is_not_decoded_and_changes_no_frame(tmp_path, suffix)
         tmp_path / f"movie{suffix}", frames, times_milliseconds=milliseconds, rate=25, codec_options=options
     )
 
-    def pictures(rate: float) -> np.ndarray:
-        return np.stack([frame for _, frame in stream_video(path, frames_per_second=rate, resolution=32)])
+    def pictures(rate: float, *, every: int = 1) -> np.ndarray:
+        wanted = stream_wanted(
+            path, wanted=lambda index: index % every == 0, frames_per_second=rate, resolution=32
+        )
+        return np.stack([frame for _, frame in wanted if frame is not None])
 
     few = pictures(4)
     np.testing.assert_array_equal(few, pictures(200)[::50])
@@ -210,17 +232,19 @@ def test_what_nobody_needs_is_not_decoded_and_changes_no_frame(tmp_path, suffix)
         check = BitstreamCheck(container.streams.video[0])
         disposable = [one for one in container.demux(video=0) if one.size and check.is_disposable(bytes(one))]
         start = cast(int, container.streams.video[0].start_time)
-        unneeded = [
-            one
-            for one in disposable
-            if 60 < float((cast(int, one.pts) - start) * one.time_base) * 1000 % 250 < 190
-        ]
-    assert len(disposable) > 20 and unneeded
-    content = bytearray(path.read_bytes())
-    for packet in unneeded if suffix == ".mp4" else ():
-        content[cast(int, packet.pos) + 5 : cast(int, packet.pos) + packet.size] = b"\x55" * (packet.size - 5)
-    path.write_bytes(content)
-    np.testing.assert_array_equal(few, pictures(4))
+        times = [float((cast(int, one.pts) - start) * one.time_base) * 1000 for one in disposable]
+    assert len(disposable) > 20
+    content, damaged = bytearray(path.read_bytes()), 0
+    for every in (1, 2):
+        spacing = 250 * every
+        unneeded = [one for one, time in zip(disposable, times) if 60 < time % spacing < spacing - 60]
+        assert len(unneeded) > damaged
+        damaged = len(unneeded)
+        for packet in unneeded if suffix == ".mp4" else ():
+            at, end = cast(int, packet.pos) + 5, cast(int, packet.pos) + packet.size
+            content[at:end] = b"\x55" * (end - at)
+        path.write_bytes(content)
+        np.testing.assert_array_equal(few[::every], pictures(4, every=every))
 
 
 def with_matrix(path: Path, matrix: tuple[int, int, int, int]) -> Path:

@@ -13,7 +13,7 @@ from ringworld.core.files import check_picture, read_jsonl, write_text_atomic
 from ringworld.core.origin import Origin, claim, parent, read_origin
 from ringworld.data.examples import Example
 from ringworld.data.stats import DataStats, length_stats
-from ringworld.data.store import DUPLICATES_FILE, QUARANTINE_FILE
+from ringworld.data.store import DUPLICATES_FILE, QUARANTINE_FILE, ExampleStore
 from ringworld.presets.run import RunConfig
 from ringworld.report.data_plots import PackedExample, length_histograms, packed_sequence
 from ringworld.report.plots import write_png
@@ -38,7 +38,8 @@ def data_stats(data: PathArgument, *, out: PathArgument | None = None) -> DataSt
     picture = None if out is None else Path(out)
     check_picture(picture)
     quarantined, duplicates = (len(read_jsonl(folder / name)) for name in (QUARANTINE_FILE, DUPLICATES_FILE))
-    stats = length_stats(folder, quarantined=quarantined, duplicates=duplicates)
+    parts = length_stats(ExampleStore(folder))
+    stats = DataStats(parts=parts, quarantined=quarantined, duplicates=duplicates)
     if picture is not None:
         trained = [one for one in stats.parts if one.split == "train"] or stats.parts
         named = {f"{one.dataset}/{one.kind}": one for one in trained}

@@ -28,6 +28,7 @@ REPORT_FILE = "report.json"
 _TITLES: dict[Phase, str] = {
     "finding": "prepare: what files are",
     "splitting": "prepare: what is held out",
+    "dividing": "prepare: where large files are divided",
     "comparing": "prepare: which texts are there twice",
     "trying": "prepare: whether files can be read",
     "making": "prepare",

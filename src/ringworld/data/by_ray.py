@@ -33,10 +33,11 @@ def make_shards_by_ray(
     context = ray.data.DataContext.get_current()
     allowed, context.max_errored_blocks = context.max_errored_blocks, -1  # as many as fail
     try:
-        numbers = [{"number": i} for i in range(len(tasks))]
-        made = ray.data.from_items(numbers, override_num_blocks=len(tasks)).map(
+        # Each with its own task: all of them would be read again for every shard.
+        rows = [{"number": i, "task": ray.cloudpickle.dumps(task)} for i, task in enumerate(tasks)]
+        made = ray.data.from_items(rows, override_num_blocks=len(tasks)).map(
             _make,
-            fn_kwargs={"tasks": ray.put(list(tasks)), "maker": ray.put(maker), "folder": os.getcwd()},
+            fn_kwargs={"maker": ray.put(maker), "folder": os.getcwd()},
             concurrency=workers,
             max_retries=1,
         )
@@ -48,12 +49,12 @@ def make_shards_by_ray(
         context.max_errored_blocks = allowed
 
 
-def _make(row: Mapping[str, Any], *, tasks: Any, maker: Any, folder: str) -> dict[str, Any]:
-    """Make one shard in a process of Ray's, to which `tasks` and `maker` are references."""
+def _make(row: Mapping[str, Any], *, maker: Any, folder: str) -> dict[str, Any]:
+    """Make one shard in a process of Ray's, to which `maker` is a reference."""
     os.chdir(folder)  # paths may be relative to it
     keep_compiled_programs()
     ray = _ray()
-    prepare_shard(ray.get(tasks)[row["number"]], ray.get(maker))
+    prepare_shard(ray.cloudpickle.loads(row["task"]), ray.get(maker))
     return {"number": row["number"]}
 
 

@@ -73,7 +73,7 @@ class ClipEncoder:
         if isinstance(clip, CodedClip):
             codes = self._coded(clip)
         else:
-            codes = np.concatenate([rows for _, rows in self._batches(clip, wanted=lambda index: True)])
+            codes = np.concatenate([rows for _, _, rows in self._batches(clip, wanted=lambda index: True)])
         return [
             ClipCodes(
                 codes=codes[start : start + most],
@@ -96,10 +96,11 @@ class ClipEncoder:
             every = list(enumerate(self._coded(clip)))
             chosen, read = evenly(every, most), len(every)
         else:
-            thinned = Thinned[np.ndarray](most=most)
-            for indices, rows in self._batches(clip, wanted=thinned.wants):
+            thinned, read = Thinned[np.ndarray](most=most), 0
+            for so_far, indices, rows in self._batches(clip, wanted=thinned.wants):
                 thinned.add(zip(indices, rows))
-            chosen, read = thinned.chosen(), thinned.read
+                read = so_far
+            chosen = thinned.chosen()
         codes = np.stack([row for _, row in chosen])
         if len(chosen) > 1:
             rate *= (len(chosen) - 1) / (chosen[-1][0] - chosen[0][0])
@@ -111,25 +112,28 @@ class ClipEncoder:
 
     def _batches(
         self, clip: MediaFile, *, wanted: Callable[[int], bool]
-    ) -> Iterator[tuple[list[int], Int32[np.ndarray, "frames codes"]]]:
-        """Yield indices and codes of frames, of those that are wanted when they are read."""
+    ) -> Iterator[tuple[int, list[int], Int32[np.ndarray, "frames codes"]]]:
+        """Yield how many frames were read, and the indices and codes of the next of those that are wanted."""
         if self.frames is None or not self.vocabulary.codes:
             problem = f"{clip.path} is a {clip.form}, but there is no frame tokenizer"
             raise InputError(problem, path=clip.path, remedy="use a tokenizer folder that has one")
-        indices: list[int] = []
-        pending: list[np.ndarray] = []
-        stream = stream_frames(clip, config=self.config, resolution=self.frames.resolution)
-        with closing(ahead(stream, most=_BATCH_FRAMES)) as read:
-            for index, frame in enumerate(read):
+        read, indices, pending = 0, [], []
+        stream = stream_frames(clip, config=self.config, resolution=self.frames.resolution, wanted=wanted)
+        with closing(ahead(stream, most=_BATCH_FRAMES)) as frames:
+            for read, frame in enumerate(frames, start=1):
                 self.alive()
-                if wanted(index):
-                    indices.append(index)
+                if frame is not None:
+                    indices.append(read - 1)
                     pending.append(frame)
                 if len(pending) == _BATCH_FRAMES:
-                    yield indices, self.frames.encode(np.stack(pending))
+                    yield read, indices, self.frames.encode(np.stack(pending))
                     indices, pending = [], []
-        if pending:
-            yield indices, self.frames.encode(np.stack(pending))
+        rest = (
+            self.frames.encode(np.stack(pending))
+            if pending
+            else np.zeros((0, self.vocabulary.codes_per_frame), np.int32)
+        )
+        yield read, indices, rest
 
     def _coded(self, clip: CodedClip) -> Int32[np.ndarray, "frames codes"]:
         each, most = self.vocabulary.codes_per_frame, self.vocabulary.codes

@@ -45,6 +45,9 @@ class PrepareConfig:
     files_per_shard: int = 32
     """Most files whose examples are written together, and again if one of them changes; about half as many
     on the average."""
+    bytes_per_shard: int = 64 * 2**20
+    """Most bytes of files whose examples are written together. JSON lines, Parquet and tars of more are
+    divided into parts of about so many, which several processes read."""
     max_text_bytes: int = 256 * 2**20
     """Largest text file that is read."""
     chat_template: TemplateName = "lwm"
@@ -61,7 +64,7 @@ class PrepareConfig:
     def __post_init__(self) -> None:
         """Refuse values that could never give an example."""
         check_range(self, "frames_per_second", above=0)
-        check_range(self, "max_frames", "files_per_shard", least=1)
+        check_range(self, "max_frames", "files_per_shard", "bytes_per_shard", least=1)
         check_range(self, "document_tokens", least=16)
         check_range(self, "held_out_fraction", "drop_caption_fraction", least=0, below=1)
         check_range(self, "images_per_video", "max_text_bytes", least=0)

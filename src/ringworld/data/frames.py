@@ -1,7 +1,7 @@
 """Frames of videos and images: the whole of a file in few frames, or all of it piece by piece."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,7 +14,7 @@ from ringworld.data.quarantine import Quarantined, nothing_usable, quarantine
 from ringworld.data.samples import MediaFile
 from ringworld.data.sources import Source
 from ringworld.vision import sampling
-from ringworld.vision.media import read_image, stream_video
+from ringworld.vision.media import read_image, stream_wanted
 
 Frames = UInt8[np.ndarray, "frames side side 3"]
 
@@ -31,9 +31,19 @@ class FrameSample:
 
 
 def stream_frames(
-    clip: MediaFile, *, config: PrepareConfig, resolution: int
-) -> Iterator[UInt8[np.ndarray, "side side 3"]]:
+    clip: MediaFile,
+    *,
+    config: PrepareConfig,
+    resolution: int,
+    wanted: Callable[[int], bool] = lambda index: True,
+) -> Iterator[UInt8[np.ndarray, "side side 3"] | None]:
     """Yield the one frame of an image, or the frames of a video at `config.frames_per_second`.
+
+    Args:
+        clip: the file.
+        config: of preparation.
+        resolution: side of a frame in pixels.
+        wanted: whether a frame is, by its index; None comes in place of others.
 
     Raises:
         InputError: the file cannot be read, which may show late; see `ringworld.vision.media`.
@@ -41,9 +51,10 @@ def stream_frames(
     rate = config.frames_per_second
     with named_as_held(clip):
         if clip.form == "image":
-            yield read_image(clip.path, resolution=resolution)
+            yield read_image(clip.path, resolution=resolution) if wanted(0) else None
             return
-        for _, frame in stream_video(clip.path, frames_per_second=rate, resolution=resolution):
+        stream = stream_wanted(clip.path, wanted=wanted, frames_per_second=rate, resolution=resolution)
+        for _, frame in stream:
             yield frame
 
 

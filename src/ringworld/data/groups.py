@@ -11,13 +11,8 @@ from ringworld.core.config import to_json
 from ringworld.data.readers.media import MediaReader
 from ringworld.data.sources import Files, Source, version_of
 
-MOST_GROUP_BYTES = 64 * 2**20
-"""Files that hold more are in separate shards, which several processes make at the same time."""
 
-
-def cut_into_groups(
-    sources: Sequence[Source], *, most: int, most_bytes: int = MOST_GROUP_BYTES
-) -> list[Files]:
+def cut_into_groups(sources: Sequence[Source], *, most: int, most_bytes: int) -> list[Files]:
     """Cut files, in their order, into groups of at most `most`, about half as many on the average.
 
     What has more, or files of more bytes, is cut before the file whose name has the smallest hash, and so
@@ -30,10 +25,11 @@ def cut_into_groups(
     Args:
         sources: all files.
         most: files of a group.
-        most_bytes: of the files of a group, unless it is one file.
+        most_bytes: of the files of a group, unless it is one file or a part of one.
     """
     ends = [0, *accumulate((version_of(source.path) or (0,))[0] for source in sources)]
-    hashes = [_hash(f"{source.dataset}/{source.relative}") for source in sources]
+    parts = [f"#{source.span.before}" if source.span else "" for source in sources]
+    hashes = [_hash(f"{one.dataset}/{one.relative}{part}") for one, part in zip(sources, parts)]
     groups: list[Files] = []
     left = [(0, len(sources))]
     while left:
@@ -69,7 +65,8 @@ def _described(source: Source) -> list[Any]:
     # One that ended a process before it was known for a video or an image, or after, has one name.
     reader = "media" if isinstance(source.reader, MediaReader) else source.reader.name
     named = [source.relative, source.dataset, reader, source.reader.version, source.split, changes]
-    return [*named, source.samples, source.settled, to_json(source.said), sorted(source.left_out)]
+    by_sample = [source.samples, source.settled, to_json(source.said), sorted(source.left_out)]
+    return [*named, *by_sample, to_json(source.span)]
 
 
 def _hash(text: str) -> str:

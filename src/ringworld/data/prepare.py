@@ -1,8 +1,8 @@
 """From the user's files to examples on disk, a shard at a time.
 
-A shard holds the examples of a few files. It is a function of those files, the tokenizers and the
-configuration alone, and its name is a hash of them. It appears whole, and a run that resumes makes only the
-shards that are missing.
+A shard holds the examples of a few files, or of a part of a large one. It is a function of those files, the
+tokenizers and the configuration alone, and its name is a hash of them. It appears whole, and a run that
+resumes makes only the shards that are missing.
 """
 
 import time
@@ -22,11 +22,12 @@ from ringworld.data import store
 from ringworld.data.by_ray import make_shards_by_ray
 from ringworld.data.clips import FrameEncoder
 from ringworld.data.config import PrepareConfig
+from ringworld.data.division import divide
 from ringworld.data.duplicates import Duplicate, mark_duplicates
 from ringworld.data.find_sources import RECORD_READERS, find_sources
 from ringworld.data.groups import cut_into_groups, name_groups
 from ringworld.data.making import ExampleMaker
-from ringworld.data.prepare_report import PrepareReport, count_kinds
+from ringworld.data.prepare_report import PrepareReport
 from ringworld.data.progress import OnProgress
 from ringworld.data.quarantine import Quarantined, nothing_usable
 from ringworld.data.reading import Reading
@@ -34,6 +35,7 @@ from ringworld.data.recipe import Recipe
 from ringworld.data.recipes import RECIPES
 from ringworld.data.shards import Shard, ShardTask, find_shard, make_shards, try_files
 from ringworld.data.sources import Reader, Source
+from ringworld.data.stats import length_stats
 from ringworld.data.unread import UnreadFiles
 from ringworld.text.tokenizer import TextTokenizer
 from ringworld.text.training_template import wording_of
@@ -118,15 +120,19 @@ def prepare(
         identity = _identity(maker, out=out, videos=videos, texts=texts)
         origin = Origin(kind="examples", identity=identity, configuration=configuration)
         claim(out, origin, results=store.MANIFEST_FILE)  # shards before it are distinguished by their names
-        sources, duplicates = mark_duplicates(found, config=config, reading=reading)
+        parts = divide(found, most_bytes=config.bytes_per_shard, reading=reading)
+        sources, duplicates = mark_duplicates(parts, config=config, reading=reading)
         tasks = _plan(sources, config=config, made_by=identity["made_by"], out=out)
         shards, made = _make(tasks, maker, reading=reading, engine=engine, encoded_by=encoded_by)
     manifest = pa.concat_tables([shard.manifest for shard in shards])
     problems = [shard.problems for shard in shards]
     unusable += [item for problem in problems for item in problem.quarantined]
-    report = PrepareReport(
-        files=len(sources),
-        counts=count_kinds(manifest),
+    if not manifest.num_rows:
+        raise nothing_usable(", ".join(map(str, (*videos, *texts))) or "input", unusable)
+    _commit(out, tasks, manifest, unusable, duplicates)
+    return PrepareReport(
+        files=len(found),
+        counts=length_stats(store.ExampleStore(out)),
         quarantined=tuple(unusable),
         duplicates=len(duplicates),
         said_of_duplicates=sum(one.said for one in duplicates),
@@ -135,10 +141,6 @@ def prepare(
         shards_made=made,
         seconds=time.monotonic() - started,
     )
-    if not report.counts:
-        raise nothing_usable(", ".join(map(str, (*videos, *texts))) or "input", report.quarantined)
-    _commit(out, tasks, manifest, unusable, duplicates)
-    return report
 
 
 @contextmanager
@@ -163,7 +165,7 @@ def _plan(
     sources: Sequence[Source], *, config: PrepareConfig, made_by: dict[str, Any], out: Path
 ) -> list[ShardTask]:
     """Return the shards of all files, those that are whole already among them."""
-    groups = cut_into_groups(sources, most=config.files_per_shard)
+    groups = cut_into_groups(sources, most=config.files_per_shard, most_bytes=config.bytes_per_shard)
     names = name_groups(groups, made_by=made_by)
     return [
         ShardTask(stem=out / store.SHARDS_FOLDER / name, sources=group) for name, group in zip(names, groups)

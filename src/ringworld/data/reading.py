@@ -38,7 +38,7 @@ class Reading:
         """Return the same with a number of processes, where it hangs on how much there is to read."""
         if self.workers is not None:
             return self
-        size = sum(version[0] for version in map(version_of, paths) if version)
+        size = sum(version[0] for version in map(version_of, {*paths}) if version)
         return replace(self, workers=max(1, min(os.cpu_count() or 1, size // _BYTES_A_WORKER)))
 
     def count(self, phase: Phase, *, total: int, before: int = 0) -> FileCount:

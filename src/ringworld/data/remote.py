@@ -3,6 +3,9 @@
 import hashlib
 import os
 import re
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -12,6 +15,8 @@ from ringworld.core.packages import import_optional
 
 _ADDRESS = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+):/+(?P<rest>.+)", re.DOTALL)
 _KNOWN_FILE = "known.json"
+_COPIED_AT_ONCE = 8
+"""Files; most of the time of a small one is that of an answer from far away."""
 
 
 def address_of(path: str | os.PathLike[str]) -> str | None:
@@ -40,13 +45,11 @@ def fetch(address: str, *, into: Path) -> Path:
         InputError: fsspec does not know such addresses, there is nothing, or it cannot be read.
     """
     fsspec = import_optional("fsspec", extra="remote", use="an address", field="path")
-    try:
+    with _named(address):
         system, root = fsspec.core.url_to_fs(address)
         if "file" in _protocols(system):
             return Path(root)
         found: dict[str, dict[str, Any]] = system.find(root, detail=True)
-    except (OSError, ValueError, ImportError) as error:
-        raise _unreadable(address, error) from None
     if not found:
         raise InputError(f"there is no file at {address}", field="path", value=address)
     # Size, and what else its system says, such as a time or an ETag.
@@ -63,16 +66,15 @@ def fetch(address: str, *, into: Path) -> Path:
             _target(name, base, top, address).unlink(missing_ok=True)
     write_json_atomic(known_file, versions)
     clear_unfinished(folder, *{target.parent for target in targets.values()})
-    for name, target in targets.items():
-        if target.exists():
-            continue
-        try:
-            with writing(target) as temporary:
-                system.get_file(name, str(temporary))
-        except (OSError, ValueError) as error:
-            if isinstance(error, InputError):
-                raise
-            raise _unreadable(address, error) from None
+
+    def copy(name: str) -> None:
+        with _named(address), writing(targets[name]) as temporary:
+            system.get_file(name, str(temporary))
+
+    missing = [name for name, target in targets.items() if not target.exists()]
+    with ThreadPoolExecutor(_COPIED_AT_ONCE) as pool:
+        for _ in pool.map(copy, missing):  # of which an error cancels those that are not begun
+            pass
     return top
 
 
@@ -92,6 +94,13 @@ def _protocols(system: Any) -> tuple[str, ...]:
     return (system.protocol,) if isinstance(system.protocol, str) else tuple(system.protocol)
 
 
-def _unreadable(address: str, error: Exception) -> InputError:
-    reason = " ".join(str(error).split()) or type(error).__name__
-    return InputError(f"{address} cannot be read ({reason})", field="path", value=address)
+@contextmanager
+def _named(address: str) -> Iterator[None]:
+    """Say what goes wrong of the address: each file system has errors of its own, such as of missing keys."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"{address} cannot be read ({reason})", field="path", value=address) from error

@@ -1,4 +1,4 @@
-"""One shard: the examples of a few files, a function of these files, the tokenizers and the configuration."""
+"""One shard: examples of a few files or a part of one, a function of these, tokenizers and configuration."""
 
 import json
 from collections.abc import Iterator, Sequence

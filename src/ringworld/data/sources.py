@@ -14,6 +14,18 @@ from ringworld.data.sidecars import Sidecar
 HELD_OUT_FOLDER = "held_out"
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Span:
+    """Records of a file that follow each other and can be read without those before."""
+
+    start: int
+    """Where they begin: a byte of lines and tars, a row group of Parquet."""
+    before: int
+    """Records that stand before them."""
+    records: int
+    """How many they are."""
+
+
 class Reader(ABC):
     """One format of files: what samples a file of it holds."""
 
@@ -38,6 +50,17 @@ class Reader(ABC):
         Raises:
             InputError: nothing of the file can be used.
         """
+
+    def spans(self, source: "Source", *, most_bytes: int) -> Iterator[Span]:
+        """Yield spans of about so many bytes that hold all records of a file, in order, as they are found.
+
+        They follow from the file alone, and what `read` yields of them, each by itself, is what it yields of
+        the file. By default, as of a file of one sample, there are none, and the file is read as a whole.
+
+        Raises:
+            InputError: the file is damaged, or its parts cannot be read by themselves.
+        """
+        yield from ()
 
     def check(self, source: "Source", *, config: PrepareConfig) -> None:
         """Find out at little cost whether a file can be read; by default its first sample decides.
@@ -71,6 +94,13 @@ class Source:
     """Keys of its samples that another file holds as well; see `ringworld.data.duplicates`."""
     unread: str = ""
     """Why it is not read any more: it ended the process that read it, or held it up."""
+    span: Span | None = None
+    """The part of a large file that is meant; None is all of it. See `ringworld.data.division`."""
+
+    @property
+    def named(self) -> str:
+        """What messages call it: its path, and which part of it is meant."""
+        return f"{self.path}, from record {self.span.before + 1}" if self.span else str(self.path)
 
 
 Files = tuple[Source, ...]

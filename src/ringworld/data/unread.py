@@ -24,17 +24,18 @@ class UnreadFiles:
         """Return a source with why it is not read, where it is one of these files."""
         if source.unread or not self._rows:
             return source
-        described = _described(source.path)
+        described = _described(source)
         why = (str(row.get("why", "")) for row in self._rows if described.items() <= row.items())
         return replace(source, unread=next(why, ""))
 
     def add(self, source: Source) -> None:
         """Remember why a source is not read any more."""
-        self._rows.append({**_described(source.path), "why": source.unread})
+        self._rows.append({**_described(source), "why": source.unread})
         if self._file:
             write_jsonl_atomic(self._file, self._rows)
 
 
-def _described(path: Path) -> dict[str, object]:
-    name = os.fsencode(path.resolve()).decode("utf-8", "backslashreplace")
-    return {"path": name, "version": list(version_of(path) or ())}
+def _described(source: Source) -> dict[str, object]:
+    name = os.fsencode(source.path.resolve()).decode("utf-8", "backslashreplace")
+    start = source.span.start if source.span else None
+    return {"path": name, "version": list(version_of(source.path) or ()), "start": start}

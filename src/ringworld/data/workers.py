@@ -126,9 +126,9 @@ class _Worker(Generic[Result]):
             when = "before it read a file" if self._reads is None else "since it was stopped"
             raise RuntimeError(f"a process that prepares data ended with code {code} {when}")
         at, files = self._reads, self.files
-        reason = f"{files[at].path} ended the process that read it (exit code {code})"
+        reason = f"{files[at].named} ended the process that read it (exit code {code})"
         if self._silent:
-            reason = f"{files[at].path} was given up: nothing came of it for {self._silent:.0f} s"
+            reason = f"{files[at].named} was given up: nothing came of it for {self._silent:.0f} s"
         unread = replace(files[at], unread=reason)
         return (*files[:at], unread, *files[at + 1 :]), unread
 

@@ -4,6 +4,7 @@ Documents, captions and sidecars are all decoded here, by one rule.
 """
 
 import codecs
+import io
 import re
 import shlex
 from collections.abc import Iterator
@@ -85,21 +86,63 @@ def decode_file(
     return _decode(path, raw).replace("\r\n", "\n").replace("\r", "\n")
 
 
-def read_lines(path: Path, *, longest: int) -> Iterator[Line]:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LineRun:
+    """Lines of a file that follow each other."""
+
+    start_byte: int
+    before: int
+    """Lines that stand before them."""
+    lines: int
+
+
+def read_lines(path: Path, *, longest: int, run: LineRun | None = None) -> Iterator[Line]:
     r"""Yield the lines of a file of one JSON object a line; a bad line says why. Blank ones are passed over.
 
     Args:
         path: in any encoding of `decode_file`.
         longest: most characters of a line.
+        run: which of them are read, of those that `runs_of_lines` gives; by default all.
     """
-    with path.open("rb") as stream:
-        encoding, _ = _encoding(stream.read(4))
-    # Bytes that are not UTF-8 then spoil their own line alone, as halves of surrogate pairs.
-    errors = "surrogateescape" if encoding == "utf-8" else "surrogatepass"
-    with path.open(encoding=encoding, errors=errors, newline="\n") as stream:
-        for number, words in enumerate(_bounded_lines(stream, longest), start=1):
-            if words.strip():
-                yield _parse_line(number, words, encoding, longest)
+    with path.open("rb") as raw:
+        encoding, _ = _encoding(raw.read(4))
+        raw.seek(run.start_byte if run else 0)
+        # Bytes that are not UTF-8 then spoil their own line alone, as halves of surrogate pairs.
+        errors = "surrogateescape" if encoding == "utf-8" else "surrogatepass"
+        with io.TextIOWrapper(raw, encoding=encoding, errors=errors, newline="\n") as stream:
+            lines = _bounded_lines(stream, longest)
+            before = run.before if run else 0
+            for number, words in enumerate(islice(lines, run.lines if run else None), start=before + 1):
+                words = words.removeprefix("\ufeff") if number == 1 else words
+                if words.strip():
+                    yield _parse_line(number, words, encoding, longest)
+
+
+def runs_of_lines(path: Path, *, most_bytes: int) -> Iterator[LineRun]:
+    """Yield runs that hold all lines of a file, each of the lines that begin within so many bytes.
+
+    There are none of a file that is not UTF-8.
+    """
+    with path.open("rb") as raw:
+        if _encoding(raw.read(4))[0] != "utf-8":
+            return
+        raw.seek(0)
+        start = before = lines = at = 0
+        is_open = False
+        while block := raw.read(_PIECE_BYTES):
+            begin = 0
+            while True:
+                cut = block.find(b"\n", max(begin, start + most_bytes - 1 - at)) + 1
+                if not cut:
+                    break
+                lines += block.count(b"\n", begin, cut)
+                yield LineRun(start_byte=start, before=before, lines=lines)
+                start, before, lines, begin = at + cut, before + lines, 0, cut
+            lines += block.count(b"\n", begin)
+            is_open = len(block) > begin and not block.endswith(b"\n")
+            at += len(block)
+        if lines or is_open:
+            yield LineRun(start_byte=start, before=before, lines=lines + is_open)
 
 
 def strip_gutenberg(text: str) -> str:
@@ -164,7 +207,7 @@ def _iconv(path: Path, encoding: str) -> str:
 
 def _bounded_lines(stream: TextIO, longest: int) -> Iterator[str]:
     """Yield the lines of a file, no more than `longest` + 1 characters of each."""
-    begin = stream.readline(longest + 1).removeprefix("\ufeff")
+    begin = stream.readline(longest + 1)
     while begin:
         rest = begin
         while rest and not rest.endswith("\n"):

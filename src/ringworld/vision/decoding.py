@@ -3,16 +3,19 @@
 import itertools
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from itertools import takewhile
 from pathlib import Path
+from typing import Any
 
 import av
 import av.logging
 from av.container import InputContainer
 from av.error import FFmpegError
 from av.stream import Disposition
-from av.video.reformatter import ColorPrimaries, ColorTrc
+from av.video.reformatter import ColorPrimaries, ColorTrc, VideoReformatter
 from PIL import Image
 
 from ringworld.core.errors import InputError
@@ -20,6 +23,7 @@ from ringworld.vision.bitstream import BitstreamCheck
 from ringworld.vision.config import MediaLimits
 from ringworld.vision.images import (
     DecodedPicture,
+    Develop,
     as_file,
     refuse_duration,
     refuse_missing,
@@ -70,14 +74,19 @@ class Moments:
 
     start_seconds: float | int
     per_second: float | int
+    wanted: Callable[[int], bool]
+    """Whether what is on screen then matters, by the index of the moment."""
 
     def __iter__(self) -> Iterator[float]:
         return (self.start_seconds + index / self.per_second for index in itertools.count())
 
     def any_between(self, begin: float | int, end: float | int) -> bool:
-        """Return whether there is one at the second `begin` or later, and before `end`."""
-        index = max(0, math.ceil((begin - self.start_seconds) * self.per_second))
-        return self.start_seconds + index / self.per_second < end
+        """Return whether there is one that matters at the second `begin` or later, and before `end`."""
+        first = max(0, math.ceil((begin - self.start_seconds) * self.per_second))
+        there = takewhile(
+            lambda index: self.start_seconds + index / self.per_second < end, itertools.count(first)
+        )
+        return any(map(self.wanted, there))
 
 
 class VideoDecoder:
@@ -89,8 +98,8 @@ class VideoDecoder:
         Args:
             path: of the video.
             limits: sizes above which it is refused.
-            moments: those that it will be asked for; frames that none of them shows, and from which no other
-                is predicted, are not decoded. None decodes all.
+            moments: those that it will be asked for; frames that none of them that matters shows, and from
+                which no other is predicted, are not decoded. None decodes all.
 
         Raises:
             InputError: see `ringworld.vision.media.stream_video`.
@@ -126,19 +135,24 @@ class VideoDecoder:
         self._seekable = True
         self._refuse_size(self._stream.width, self._stream.height)
         refuse_duration(self._path, self._declared_end - self._start, self._limits)
+        self._reformatter = VideoReformatter()
         self._shown: av.VideoFrame | None = None
         self._frames = self._decoded()
         self._next = next(self._frames, None)
         if self._next is None:
             raise InputError(f"{self._path} holds no frame", path=self._path, remedy=_DAMAGED_REMEDY)
 
-    def picture_at(self, seconds: float) -> DecodedPicture | None:
-        """Return what is on screen at `seconds` from the first frame, or None once the video has ended."""
+    def picture_at(self, seconds: float) -> Develop | None:
+        """Return what is on screen at `seconds` from the first frame, or None once the video has ended.
+
+        A thread may develop one picture while another asks for the next.
+        """
         frame = self._frame_at(seconds)
-        if frame is None:
-            return None
+        return None if frame is None else partial(self._developed, frame)
+
+    def _developed(self, frame: av.VideoFrame) -> DecodedPicture:
         try:
-            image, transpose = _rgb(frame), self._mirroring
+            image, transpose = _rgb(frame, self._reformatter), self._mirroring
         except (FFmpegError, ValueError) as error:
             raise InputError(
                 f"{self._path} has frames of {frame.format.name} that cannot be shown in sRGB ({error})",
@@ -361,13 +375,17 @@ def _decoder(stream: av.VideoStream) -> av.VideoCodecContext:
     return decoder
 
 
-def _rgb(frame: av.VideoFrame) -> Image.Image:
-    """Return the pixels of a frame in sRGB, transparent parts on white."""
+def _rgb(frame: av.VideoFrame, reformatter: VideoReformatter) -> Image.Image:
+    """Return the pixels of a frame in sRGB, transparent parts on white.
+
+    Args:
+        frame: of any format.
+        reformatter: of one thread, which keeps what it has set up for the frames before.
+    """
     if any(component.is_alpha for component in frame.format.components):
         return upright_rgb(Image.fromarray(frame.to_ndarray(format="rgba"), "RGBA"))
+    to: dict[str, Any] = {}
     if frame.color_trc in _HIGH_DYNAMIC_RANGE:
-        shown = frame.reformat(
-            format="rgb24", dst_color_trc=ColorTrc.IEC61966_2_1, dst_color_primaries=ColorPrimaries.BT709
-        )
-        return Image.fromarray(shown.to_ndarray())
-    return frame.to_image()
+        to = {"dst_color_trc": ColorTrc.IEC61966_2_1, "dst_color_primaries": ColorPrimaries.BT709}
+    # One thread, since those that decode have the cores. `to_image` would copy the pixels twice more.
+    return Image.fromarray(reformatter.reformat(frame, format="rgb24", threads=1, **to).to_ndarray())

@@ -4,8 +4,9 @@ import io
 import struct
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +39,10 @@ class DecodedPicture:
     """Width of a pixel over its height, as it is to be shown."""
 
 
+Develop = Callable[[], DecodedPicture]
+"""Makes the picture of a decoded frame; raises `InputError` where its colors cannot be converted."""
+
+
 class Animation:
     """An open animated image (GIF, WebP, PNG, AVIF), asked for moments that never go back."""
 
@@ -63,14 +68,16 @@ class Animation:
         """Close the file."""
         self._image.close()
 
-    def picture_at(self, seconds: float) -> DecodedPicture | None:
+    def picture_at(self, seconds: float) -> Develop | None:
         """Return the picture on screen at `seconds`, or None once the animation has ended."""
         while self._next is not None and self._begins <= seconds + 1e-6:
             self._shown, self._next = self._next, None
             self._ends = self._begins + _seconds_shown(self._image)
             self._begins, self._next = self._ends, next(self._frames, None)
         is_over = self._next is None and seconds > self._ends - 1e-6
-        return None if is_over or self._shown is None else DecodedPicture(image=self._shown)
+        if is_over or self._shown is None:
+            return None
+        return partial(DecodedPicture, image=self._shown)
 
     def _decoded(self) -> Iterator[Image.Image]:
         # The default image of an APNG may be for programs that show no animations.

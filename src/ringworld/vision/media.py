@@ -1,7 +1,7 @@
 """Images and videos of any kind to square RGB frames, one at a time and by timestamp."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Literal
@@ -15,7 +15,14 @@ from ringworld.core.errors import InputError
 from ringworld.core.ranges import check_number
 from ringworld.vision.config import DEFAULT_LIMITS, MediaLimits
 from ringworld.vision.decoding import Moments, VideoDecoder
-from ringworld.vision.images import Animation, DecodedPicture, is_animated, load_still, open_image
+from ringworld.vision.images import (
+    Animation,
+    DecodedPicture,
+    Develop,
+    is_animated,
+    load_still,
+    open_image,
+)
 
 # Files of these names are opened when they are read, not when they are found.
 _VIDEO_SUFFIXES = frozenset(
@@ -60,23 +67,64 @@ def stream_video(
             MPEG-2, Motion JPEG and Sorenson's H.263 (FLV), no zeros were shown as other pictures; of random
             bytes 1, 46 and 2 were.
     """
+    stream = stream_wanted(
+        path,
+        wanted=lambda index: True,
+        frames_per_second=frames_per_second,
+        resolution=resolution,
+        start_seconds=start_seconds,
+        limits=limits,
+    )
+    for seconds, frame in stream:
+        assert frame is not None
+        yield seconds, frame
+
+
+def stream_wanted(
+    path: Path,
+    *,
+    wanted: Callable[[int], bool],
+    frames_per_second: float | int,
+    resolution: int,
+    start_seconds: float | int = 0.0,
+    limits: MediaLimits = DEFAULT_LIMITS,
+) -> Iterator[tuple[float, UInt8[np.ndarray, "side side 3"] | None]]:
+    """Yield what `stream_video` does, but None in place of frames that are not wanted.
+
+    These are neither converted nor resized, and not decoded where no other is predicted from them.
+
+    Args:
+        path: see `stream_video`, as of all that follow `wanted`.
+        wanted: whether a frame is, by its index, of which alone it is a function; threads ask it.
+        frames_per_second: rate of the result.
+        resolution: side of the result in pixels.
+        start_seconds: moment of the first frame.
+        limits: sizes above which the file is refused.
+
+    Raises:
+        InputError: see `stream_video`.
+    """
     check_number("frames_per_second", frames_per_second, above=0)
     check_number("resolution", resolution, least=1)
     check_number("start_seconds", start_seconds, least=0)
-    moments = Moments(start_seconds=start_seconds, per_second=frames_per_second)
+    moments = Moments(start_seconds=start_seconds, per_second=frames_per_second, wanted=wanted)
     with closing(_open_video(path, limits, moments=moments)) as video:
-        # A thread decodes while the caller's resizes.
+        # A thread decodes, and does nothing else, while the caller's converts and resizes.
         with closing(ahead(_pictures(video, moments), most=_PICTURES_AHEAD)) as pictures:
             seconds = None
-            for seconds, picture in pictures:
-                yield seconds, fit_frame(picture.image, resolution, pixel_aspect=picture.pixel_aspect)
+            for index, (seconds, develop) in enumerate(pictures):
+                yield seconds, _fitted(develop(), resolution) if wanted(index) else None
     if seconds is None:
         raise InputError(
             f"{path} ends before {start_seconds:g} s", path=path, field="start_seconds", value=start_seconds
         )
 
 
-def _pictures(video: VideoDecoder | Animation, moments: Moments) -> Iterator[tuple[float, DecodedPicture]]:
+def _fitted(picture: DecodedPicture, resolution: int) -> UInt8[np.ndarray, "side side 3"]:
+    return fit_frame(picture.image, resolution, pixel_aspect=picture.pixel_aspect)
+
+
+def _pictures(video: VideoDecoder | Animation, moments: Moments) -> Iterator[tuple[float, Develop]]:
     for seconds in moments:
         picture = video.picture_at(seconds)
         if picture is None:
@@ -91,7 +139,8 @@ def check_video(path: Path, *, limits: MediaLimits = DEFAULT_LIMITS) -> None:
         InputError: see `stream_video`.
     """
     with closing(_open_video(path, limits)) as video:
-        video.picture_at(0.0)
+        if (develop := video.picture_at(0.0)) is not None:
+            develop()
         if isinstance(video, VideoDecoder):
             video.read_to_end()
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from ringworld.core.errors import InputError
 from ringworld.vision.config import DEFAULT_LIMITS, MediaLimits
-from ringworld.vision.media import fit_frame, stream_video
+from ringworld.vision.media import fit_frame, stream_wanted
 
 T = TypeVar("T")
 
@@ -20,31 +20,31 @@ T = TypeVar("T")
 class Thinned(Generic[T]):
     """What stands for all frames of a video whose length shows at its end.
 
-    It holds every `stride`-th of those that were read so far, and little more than twice as many as are asked
-    for: of 20 frames, with `most=4`, 0 4 8 12 16 are held at the end and 0 4 8 16 are chosen, evenly as by
-    LWM.
+    It holds every `stride`-th of those that were read so far, and at most twice as many as are asked for: of
+    20 frames, with `most=4`, 0 4 8 12 16 are held at the end and 0 4 8 16 are chosen, evenly as by LWM.
     """
 
     most: int
-    read: int = 0
-    """Frames, those among them that were not wanted."""
-    _stride: int = 1
     _held: list[tuple[int, T]] = field(default_factory=list)
 
     def wants(self, index: int) -> bool:
-        """Return whether a frame that is read may be chosen in the end."""
-        self.read = index + 1
-        return index % self._stride == 0
+        """Return whether a frame may be chosen in the end; that follows from its index alone."""
+        return index % self._stride(index + 1) == 0
 
     def add(self, frames: Iterable[tuple[int, T]]) -> None:
         """Take the next of those that are wanted, with their indices."""
         self._held += frames
-        while len(self._held) > 2 * self.most:
-            self._held, self._stride = self._held[::2], self._stride * 2
+        stride = self._stride(self._held[-1][0] + 1)
+        self._held = [(index, frame) for index, frame in self._held if index % stride == 0]
 
     def chosen(self) -> list[tuple[int, T]]:
         """Return at most `most` of them, with their indices."""
         return evenly(self._held, self.most)
+
+    def _stride(self, read: int) -> int:
+        """Return the least power of two of which so many frames have few enough multiples."""
+        least = -(-read // (2 * self.most))
+        return 1 << max(0, least - 1).bit_length()
 
 
 def read_spread(
@@ -63,9 +63,15 @@ def read_spread(
         InputError: the file cannot be read; see `ringworld.vision.media`.
     """
     thinned = Thinned[np.ndarray](most=most_frames)
-    stream = stream_video(path, frames_per_second=frames_per_second, resolution=resolution, limits=limits)
+    stream = stream_wanted(
+        path,
+        wanted=thinned.wants,
+        frames_per_second=frames_per_second,
+        resolution=resolution,
+        limits=limits,
+    )
     for index, (_, frame) in enumerate(stream):
-        if thinned.wants(index):
+        if frame is not None:
             thinned.add([(index, frame)])
     return np.stack([frame for _, frame in thinned.chosen()])
 

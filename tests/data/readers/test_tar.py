@@ -1,3 +1,4 @@
+import gzip
 import io
 import json
 import tarfile
@@ -107,6 +108,23 @@ def test_what_is_no_tar_or_cut_is_refused_after_what_is_whole(tmp_path: Path):
         with pytest.raises(InputError) as refused:
             next(samples)
         assert refused.value.path == path
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+def test_members_behind_a_damaged_header_are_not_dropped_in_silence(tmp_path: Path, mode: str):
+    write(tmp_path / "a.tar", [(f"{number}.txt", b"text") for number in range(3)])
+    content = bytearray((tmp_path / "a.tar").read_bytes())
+    content[2 * 1024 + 150] ^= 1  # of the checksum of the third header
+    path = tmp_path / "b.tar"
+    path.write_bytes(content if mode == "w" else gzip.compress(content))
+    bad: list[Quarantined] = []
+    samples = TAR.read(
+        Source(path=path, relative="b.tar", reader=TAR), config=PrepareConfig(), quarantined=bad
+    )
+    assert next(samples).key == "b.tar#0"  # the next may have more members, which are behind
+    with pytest.raises(InputError) as refused:
+        next(samples)
+    assert refused.value.path == path
 
 
 @pytest.mark.parametrize("header", [("GNU.sparse.map", "x,y"), ("size", "9" * 30)])

@@ -15,7 +15,8 @@ import json
 import tempfile
 from abc import abstractmethod
 from collections.abc import Generator, Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, contextmanager
+from itertools import accumulate, islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +31,12 @@ from ringworld.data.readers.messages import parse_messages
 from ringworld.data.readers.place import Place
 from ringworld.data.samples import Sample
 from ringworld.data.sidecars import parse_sidecar
-from ringworld.data.sources import Reader, Source
+from ringworld.data.sources import Reader, Source, Span, version_of
 from ringworld.data.splits import split_of, text_content
-from ringworld.text.read_text import is_text, read_lines
+from ringworld.text.read_text import LineRun, is_text, read_lines, runs_of_lines
 
 Records = Generator[tuple[int, Mapping[str, Any] | InputError], None, None]
-_ROWS_AT_ONCE = 64
+_ROWS_AT_ONCE, _BUFFER_BYTES = 64, 2**20
 _COLUMNS = ("messages", "text", "questions")
 _PARQUET_DAMAGE = (pa.ArrowException, OSError, UnicodeDecodeError, OverflowError)
 
@@ -48,8 +49,11 @@ class RecordsReader(Reader):
     """What a record is called."""
 
     @abstractmethod
-    def records(self, path: Path, *, config: PrepareConfig) -> Records:
-        """Yield the number of each record, counted from 1, and what it holds or what is wrong with it."""
+    def records(self, source: Source, *, config: PrepareConfig) -> Records:
+        """Yield the number of each record, counted from 1, and what it holds or what is wrong with it.
+
+        Of a part of a file its records alone, numbered as in the whole file.
+        """
 
     def read(
         self, source: Source, *, config: PrepareConfig, quarantined: list[Quarantined]
@@ -58,7 +62,7 @@ class RecordsReader(Reader):
         usable = 0
         with (
             tempfile.TemporaryDirectory() as folder,
-            closing(self.records(source.path, config=config)) as all,
+            closing(self.records(source, config=config)) as all,
         ):
             for number, record in all:
                 key = f"{source.relative}#{number}"
@@ -69,7 +73,7 @@ class RecordsReader(Reader):
                     sample = sample_of(record, place, source=source, key=key, config=config)
                     usable += 1
                     yield sample
-        if not usable:
+        if not usable and source.span is None:
             problem = f'{source.path} has no {self.part} with "text", "messages" or "fields" that can be used'
             raise InputError(problem, path=source.path)
 
@@ -105,9 +109,17 @@ class LinesReader(RecordsReader):
 
     name, part = "lines", "line"
 
-    def records(self, path: Path, *, config: PrepareConfig) -> Records:
+    def spans(self, source: Source, *, most_bytes: int) -> Iterator[Span]:
+        """Yield spans of whole lines; a file of UTF-16 or UTF-32 has none."""
+        for run in runs_of_lines(source.path, most_bytes=most_bytes):
+            yield Span(start=run.start_byte, before=run.before, records=run.lines)
+
+    def records(self, source: Source, *, config: PrepareConfig) -> Records:
         """Yield the object of each line that is not blank."""
-        for line in read_lines(path, longest=config.max_text_bytes):
+        path, run = source.path, None
+        if span := source.span:
+            run = LineRun(start_byte=span.start, before=span.before, lines=span.records)
+        for line in read_lines(path, longest=config.max_text_bytes, run=run):
             wrong = InputError(f"in {path}, {line.problem}", path=path, field=f"line {line.number}")
             yield line.number, wrong if line.problem else line.value
 
@@ -117,29 +129,50 @@ class ParquetReader(RecordsReader):
 
     name, part = "parquet", "row"
 
-    def records(self, path: Path, *, config: PrepareConfig) -> Records:
+    def spans(self, source: Source, *, most_bytes: int) -> Iterator[Span]:
+        """Yield spans of whole row groups, and of rows of a large group.
+
+        Of the latter, the rows before are decoded to be passed over.
+        """
+        of_file, _ = version_of(source.path) or (0, 0)
+        with _opened(source.path) as file:
+            start = before = rows = size = 0
+            for index in range(file.num_row_groups):
+                group = file.metadata.row_group(index)
+                said = sum(group.column(i).total_compressed_size for i in range(group.num_columns))
+                more = min(said, of_file)
+                if rows and size + more > most_bytes:
+                    yield Span(start=start, before=before, records=rows)
+                    start, before, rows, size = index, before + rows, 0, 0
+                rows, size = rows + group.num_rows, size + more
+                if size > most_bytes:
+                    parts = -(-size // most_bytes)
+                    for at, end in pairwise(rows * part // parts for part in range(parts + 1)):
+                        if end > at:
+                            yield Span(start=index, before=before + at, records=end - at)
+                    start, before, rows, size = index + 1, before + rows, 0, 0
+            if rows:
+                yield Span(start=start, before=before, records=rows)
+
+    def records(self, source: Source, *, config: PrepareConfig) -> Records:
         """Yield each row."""
-        try:
-            with pq.ParquetFile(path, page_checksum_verification=True, pre_buffer=False) as file:
-                # Of `fields` any column may be one; else the others need not be what Python can hold.
-                named = set(file.schema_arrow.names)
-                columns = None if "fields" in named else [name for name in _COLUMNS if name in named] or None
-                rows = (
-                    batch.slice(i, 1)
-                    for batch in file.iter_batches(_ROWS_AT_ONCE, columns=columns, use_threads=False)
-                    for i in range(len(batch))
-                )
-                for number, row in enumerate(rows, start=1):
-                    try:
-                        (record,) = row.to_pylist()
-                    except (ValueError, OverflowError) as error:  # such as a time in nanoseconds
-                        problem = f"in {path}, row {number} cannot be read ({error})"
-                        yield number, InputError(problem, path=path, field=f"row {number}")
-                    else:
-                        yield number, record
-        except _PARQUET_DAMAGE as error:
-            reason = " ".join(str(error).split())
-            raise InputError(f"{path} is no table of Parquet, or damaged ({reason})", path=path) from None
+        path = source.path
+        with _opened(path) as file:
+            # Of `fields` any column may be one; else the others need not be what Python can hold.
+            named = set(file.schema_arrow.names)
+            columns = None if "fields" in named else [name for name in _COLUMNS if name in named] or None
+            groups, chosen = _rows_of(file, source.span)
+            batches = file.iter_batches(_ROWS_AT_ONCE, row_groups=groups, columns=columns, use_threads=False)
+            rows = (batch.slice(i, 1) for batch in batches for i in range(len(batch)))
+            of_span = islice(rows, chosen.start, chosen.stop)
+            for number, row in enumerate(of_span, start=1 + (source.span.before if source.span else 0)):
+                try:
+                    (record,) = row.to_pylist()
+                except (ValueError, OverflowError) as error:  # such as a time in nanoseconds
+                    problem = f"in {path}, row {number} cannot be read ({error})"
+                    yield number, InputError(problem, path=path, field=f"row {number}")
+                else:
+                    yield number, record
 
 
 def _content(record: Mapping[str, Any]) -> str:
@@ -147,6 +180,35 @@ def _content(record: Mapping[str, Any]) -> str:
         return text_content(record["text"])
     said = record.get("messages", record)  # whatever else stands beside it
     return hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[pq.ParquetFile]:
+    """Open a table of Parquet.
+
+    Raises:
+        InputError: it is none, or damaged, which may show while it is open.
+    """
+    try:
+        # With a buffer, or a row group is in memory as a whole.
+        with pq.ParquetFile(
+            path, page_checksum_verification=True, pre_buffer=False, buffer_size=_BUFFER_BYTES
+        ) as file:
+            yield file
+    except _PARQUET_DAMAGE as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path} is no table of Parquet, or damaged ({reason})", path=path) from None
+
+
+def _rows_of(file: pq.ParquetFile, span: Span | None) -> tuple[list[int], slice]:
+    """Return which row groups a span is in, and which of their rows it is; all, where there is none."""
+    if span is None:
+        return [*range(file.num_row_groups)], slice(0, None)
+    counts = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
+    over = span.before - sum(counts[: span.start])
+    ends = accumulate(counts[span.start :])
+    groups = 1 + sum(end < over + span.records for end in ends)
+    return [*range(span.start, min(span.start + groups, len(counts)))], slice(over, over + span.records)
 
 
 LINES, PARQUET = LinesReader(), ParquetReader()

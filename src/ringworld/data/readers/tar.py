@@ -12,7 +12,9 @@ import tarfile
 import tempfile
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -25,12 +27,15 @@ from ringworld.data.readers.place import Place
 from ringworld.data.readers.records import sample_of
 from ringworld.data.samples import MediaFile, Sample
 from ringworld.data.sidecars import read_sidecars
-from ringworld.data.sources import Reader, Source
+from ringworld.data.sources import Reader, Source, Span
 from ringworld.data.splits import file_content, split_of
 from ringworld.text.read_text import decode_file, read_text
 from ringworld.vision.media import media_format
 
 _DAMAGE = (tarfile.TarError, EOFError, zlib.error, OSError, ValueError)
+_ENDS = ("EOFHeaderError", "EmptyHeaderError")
+"""What tarfile raises at the end of a tar; stubs of it do not know these classes."""
+_MAGIC, _MAGIC_AT = b"ustar", 257
 _READS_AT_THE_END = 100
 _LONGEST_ENDING = 32
 _MOST_GROUP_BYTES = 4 * 2**30
@@ -68,7 +73,29 @@ class _Group:
 class TarReader(Reader):
     """A tar, compressed or not, of many samples."""
 
-    name, holds, shows, version = "tar", "many", "either", 3
+    name, holds, shows, version = "tar", "many", "either", 4
+
+    def spans(self, source: Source, *, most_bytes: int) -> Iterator[Span]:
+        """Yield spans of whole groups of members of a tar that is not compressed."""
+        with _damage_named(source.path), source.path.open("rb") as stream:
+            if not _is_plain(stream):
+                return
+            with tarfile.open(fileobj=stream, mode="r:") as tar:
+                start = before = groups = 0
+                last = ""
+                for member in _members(tar):
+                    key, _ = _sample_member(member)
+                    if not key or key == last:
+                        continue
+                    if groups and member.offset - start >= most_bytes:
+                        yield Span(start=start, before=before, records=groups)
+                        start, before, groups = member.offset, before + groups, 0
+                    groups, last = groups + 1, key
+                if tar.pax_headers:
+                    problem = f"{source.path} has headers that are of all members behind them"
+                    raise InputError(problem, path=source.path)
+                if groups:
+                    yield Span(start=start, before=before, records=groups)
 
     def read(
         self, source: Source, *, config: PrepareConfig, quarantined: list[Quarantined]
@@ -78,13 +105,13 @@ class TarReader(Reader):
         The content of its video or image, else of its record, decides whether one is held out.
         """
         usable = 0
-        for group in _groups(source.path):
+        for group in islice(_groups(source), source.span.records if source.span else None):
             key = f"{source.relative}#{group.key}"
             with quarantine(key, into=quarantined):
                 sample = _sample(group, source=source, key=key, config=config)
                 usable += 1
                 yield sample
-        if not usable:
+        if not usable and source.span is None:
             raise InputError(f"{source.path} holds no sample that can be used", path=source.path)
 
 
@@ -156,22 +183,21 @@ class _UntilItsEnd:
         return content
 
 
-def _groups(path: Path) -> Iterator[_Group]:
-    """Yield the groups of members of a tar, each while its files are there.
+def _groups(source: Source) -> Iterator[_Group]:
+    """Yield the groups of members of a tar, or of a part of it and beyond, each while its files are there.
 
     Raises:
         InputError: it is no tar, or damaged.
     """
-    try:
-        with (
-            path.open("rb") as stream,
-            tarfile.open(fileobj=cast(BinaryIO, _UntilItsEnd(stream)), mode="r|*") as tar,
-        ):
+    with _damage_named(source.path), source.path.open("rb") as stream:
+        stream.seek(source.span.start if source.span else 0)
+        guarded = cast(BinaryIO, _UntilItsEnd(stream))
+        with tarfile.open(fileobj=guarded, mode="r|" if source.span else "r|*") as tar:
             group, folder = None, tempfile.TemporaryDirectory()
             try:
-                for member in tar:
-                    key, ending = _named(member.name)
-                    if not member.isfile() or not key or ending in _PASSED_OVER:
+                for member in _members(tar):
+                    key, ending = _sample_member(member)
+                    if not key:
                         continue
                     if group is not None and key != group.key:
                         yield group
@@ -187,11 +213,57 @@ def _groups(path: Path) -> Iterator[_Group]:
                     yield group
             finally:
                 folder.cleanup()
+
+
+@contextmanager
+def _damage_named(path: Path) -> Iterator[None]:
+    """Say what tarfile raises as damage of a file; a full disk is none."""
+    try:
+        yield
+    except InputError:
+        raise
     except _DAMAGE as error:
         if is_disk_full(error):
             raise
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"{path} is no tar, or cut or damaged ({reason})", path=path) from None
+
+
+def _members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """Yield the members of a tar, whose list it does not keep, and which a damaged header does not end.
+
+    Raises:
+        tarfile.TarError: a header is damaged, or the file ends within a member.
+    """
+    member = tar.next()  # which opening has read
+    stream = cast(BinaryIO, tar.fileobj)
+    while member is not None:
+        yield member
+        if stream.tell() > tar.offset:
+            raise tarfile.ReadError("a member has less than nothing")
+        if stream.tell() < tar.offset:
+            stream.seek(tar.offset - 1)
+            if not stream.read(1):
+                raise tarfile.ReadError("it ends within a member")
+        try:
+            member = tarfile.TarInfo.fromtarfile(tar)
+        except tarfile.HeaderError as error:
+            if type(error).__name__ not in _ENDS:
+                raise
+            return
+
+
+def _sample_member(member: tarfile.TarInfo) -> tuple[str, str]:
+    """Return the key and the ending of a member; no key, where it is of no sample."""
+    key, ending = _named(member.name)
+    return (key if member.isfile() and ending not in _PASSED_OVER else ""), ending
+
+
+def _is_plain(stream: BinaryIO) -> bool:
+    """Return whether a file begins as a tar that is not compressed."""
+    block = stream.read(tarfile.BLOCKSIZE)
+    stream.seek(0)
+    return block[_MAGIC_AT : _MAGIC_AT + len(_MAGIC)] == _MAGIC
 
 
 def _named(name: str) -> tuple[str, str]:
