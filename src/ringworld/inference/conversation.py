@@ -60,7 +60,7 @@ class Conversation:
 
     Attributes:
         messages: the turns so far; they may be replaced.
-        turn: what the last answer cost; None before the first.
+        last_answer: what it cost; None before the first.
     """
 
     def __init__(

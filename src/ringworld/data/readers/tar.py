@@ -1,4 +1,4 @@
-r"""Tars as WebDataset writes them: the members of one sample stand together and share a name up to the dot.
+r"""Tars as WebDataset writes them: the entries of one sample stand together and share a name up to the dot.
 
     000001.mp4   000001.json   000001.txt
 
@@ -21,7 +21,7 @@ from ringworld.core.files import is_disk_full, parse_json
 from ringworld.data.config import PrepareConfig
 from ringworld.data.copies import named_as
 from ringworld.data.quarantine import Quarantined, quarantine
-from ringworld.data.readers.place import Place
+from ringworld.data.readers.location import Location
 from ringworld.data.readers.records import sample_of
 from ringworld.data.samples import MediaFile, Sample
 from ringworld.data.sidecars import read_sidecars
@@ -33,7 +33,6 @@ from ringworld.vision.media import media_format
 _DAMAGE = (tarfile.TarError, EOFError, zlib.error, OSError, ValueError)
 _READS_AT_THE_END = 100
 _LONGEST_ENDING = 32
-_MOST_GROUP_BYTES = 4 * 2**30
 _WRITTEN = (".json", ".txt", ".text", ".md")
 _RECORD_KEYS = ("messages", "fields", "text")
 _PASSED_OVER = (".cls", ".id", ".key", "__key__")
@@ -41,9 +40,11 @@ _PASSED_OVER = (".cls", ".id", ".key", "__key__")
 
 @dataclass(kw_only=True, slots=True)
 class _Group:
-    """The members of one sample, copied into a folder of their own."""
+    """The entries of one sample, copied into a folder of their own."""
 
     key: str
+    most_bytes: int
+    """That its entries may have together."""
     files: dict[str, Path] = field(default_factory=dict)
     """By their ending."""
     size: int = 0
@@ -51,10 +52,10 @@ class _Group:
     problem: str = ""
 
     def add(self, ending: str, size: int, *, folder: Path) -> Path | None:
-        """Return where a member of the group is copied to; None where there is a problem with the group."""
+        """Return where an entry of the group is copied to; None where there is a problem with the group."""
         self.size += size
-        if self.size > _MOST_GROUP_BYTES:
-            self.problem = f"has more than {_MOST_GROUP_BYTES} bytes"
+        if self.size > self.most_bytes:
+            self.problem = f"has more than {self.most_bytes} bytes"
         elif ending in self.files:
             self.problem = f"comes twice with the ending {ending}"
         elif ending not in _WRITTEN and (others := self.files.keys() - set(_WRITTEN)):
@@ -70,15 +71,19 @@ class TarReader(Reader):
 
     name, holds, shows, version = "tar", "many", "either", 3
 
+    def __init__(self, *, most_sample_bytes: int = 4 * 2**30) -> None:
+        """Bound what the entries of one sample may have together, and so what is copied at once."""
+        self._most_sample_bytes = most_sample_bytes
+
     def read(
         self, source: Source, *, config: PrepareConfig, quarantined: list[Quarantined]
     ) -> Iterator[Sample]:
-        """Yield the sample of each group of members; its files are there until the next is asked for.
+        """Yield the sample of each group of entries; its files are there until the next is asked for.
 
         The content of its video or image, else of its record, decides whether one is held out.
         """
         usable = 0
-        for group in _groups(source.path):
+        for group in _groups(source.path, most_bytes=self._most_sample_bytes):
             key = f"{source.relative}#{group.key}"
             with quarantine(key, into=quarantined):
                 sample = _sample(group, source=source, key=key, config=config)
@@ -91,15 +96,17 @@ class TarReader(Reader):
 def _sample(group: _Group, *, source: Source, key: str, config: PrepareConfig) -> Sample:
     if group.problem:
         remedy = "give each video or image a name of its own, and what is said of it the same name"
+        if group.size > group.most_bytes:
+            remedy = "prepare what is so large as files, beside the tar"
         raise _wrong(group, group.problem, source=source, remedy=remedy)
-    names = {path: f"{source.path}, member {group.key}{ending}" for ending, path in group.files.items()}
+    names = {path: f"{source.path}, entry {group.key}{ending}" for ending, path in group.files.items()}
     with named_as(names, path=source.path):
         media = next((ending for ending in group.files if ending not in _WRITTEN), None)
         if media is None:
             return _written_sample(group, source=source, key=key, config=config)
         written = [path for ending, path in group.files.items() if ending in _WRITTEN]
         said, path = read_sidecars(written), group.files[media]
-        part = f"member {group.key}{media}"
+        part = f"entry {group.key}{media}"
         clip = MediaFile(path=path, form=media_format(path), holder=source.path, part=part)
         return Sample(
             key=key,
@@ -128,12 +135,12 @@ def _written_sample(group: _Group, *, source: Source, key: str, config: PrepareC
             raise _wrong(group, "has neither a video, an image nor a text", source=source)
         record = {**record, "text": read_text(document, max_bytes=config.max_text_bytes)}
     scratch = next(iter(group.files.values())).parent
-    place = Place(source.path, part=f"member {group.key}", scratch=scratch)
-    return sample_of(record, place, source=source, key=key, config=config)
+    location = Location(source.path, part=f"entry {group.key}", scratch=scratch)
+    return sample_of(record, location, source=source, key=key, config=config)
 
 
 def _wrong(group: _Group, problem: str, *, source: Source, remedy: str = "") -> InputError:
-    part = f"member {group.key}"
+    part = f"entry {group.key}"
     return InputError(f"{source.path}, {part} {problem}", path=source.path, field=part, remedy=remedy)
 
 
@@ -152,12 +159,12 @@ class _UntilItsEnd:
         content = self._stream.read(size)
         self._left -= not content
         if self._left < 0:
-            raise EOFError("it ends within a member")
+            raise EOFError("it ends within an entry")
         return content
 
 
-def _groups(path: Path) -> Iterator[_Group]:
-    """Yield the groups of members of a tar, each while its files are there.
+def _groups(path: Path, *, most_bytes: int) -> Iterator[_Group]:
+    """Yield the groups of entries of a tar, each while its files are there.
 
     Raises:
         InputError: it is no tar, or damaged.
@@ -169,18 +176,18 @@ def _groups(path: Path) -> Iterator[_Group]:
         ):
             group, folder = None, tempfile.TemporaryDirectory()
             try:
-                for member in tar:
-                    key, ending = _named(member.name)
-                    if not member.isfile() or not key or ending in _PASSED_OVER:
+                for entry in tar:
+                    key, ending = _named(entry.name)
+                    if not entry.isfile() or not key or ending in _PASSED_OVER:
                         continue
                     if group is not None and key != group.key:
                         yield group
                         folder.cleanup()
                         group, folder = None, tempfile.TemporaryDirectory()
-                    group = group or _Group(key=key)
-                    content = tar.extractfile(member)
+                    group = group or _Group(key=key, most_bytes=most_bytes)
+                    content = tar.extractfile(entry)
                     assert content is not None
-                    if copy := group.add(ending, member.size, folder=Path(folder.name)):
+                    if copy := group.add(ending, entry.size, folder=Path(folder.name)):
                         with copy.open("wb") as written:
                             shutil.copyfileobj(content, written)
                 if group is not None:
@@ -195,7 +202,7 @@ def _groups(path: Path) -> Iterator[_Group]:
 
 
 def _named(name: str) -> tuple[str, str]:
-    """Return the name of a member up to the first dot of its last part, and the ending in lower case.
+    """Return the name of an entry up to the first dot of its last part, and the ending in lower case.
 
     `a/b.c/000001.mp4` is `a/b.c/000001` and `.mp4`; of `x.seg.txt` the ending is `.txt`.
     """
