@@ -26,7 +26,7 @@ from ringworld.data.duplicates import Duplicate, mark_duplicates
 from ringworld.data.find_sources import RECORD_READERS, find_sources
 from ringworld.data.groups import cut_into_groups, name_groups
 from ringworld.data.making import ExampleMaker
-from ringworld.data.prepare_report import PrepareReport, count_kinds
+from ringworld.data.prepare_report import PrepareReport
 from ringworld.data.progress import OnProgress
 from ringworld.data.quarantine import Quarantined, nothing_usable
 from ringworld.data.reading import Reading
@@ -34,6 +34,7 @@ from ringworld.data.recipe import Recipe
 from ringworld.data.recipes import RECIPES
 from ringworld.data.shards import Shard, ShardTask, find_shard, make_shards, try_files
 from ringworld.data.sources import Reader, Source
+from ringworld.data.stats import length_stats
 from ringworld.data.unread import UnreadFiles
 from ringworld.text.tokenizer import TextTokenizer
 from ringworld.text.training_template import wording_of
@@ -124,9 +125,12 @@ def prepare(
     manifest = pa.concat_tables([shard.manifest for shard in shards])
     problems = [shard.problems for shard in shards]
     unusable += [item for problem in problems for item in problem.quarantined]
-    report = PrepareReport(
+    if not len(manifest):
+        raise nothing_usable(", ".join(map(str, (*videos, *texts))) or "input", unusable)
+    _commit(out, tasks, manifest, unusable, duplicates)
+    return PrepareReport(
         files=len(sources),
-        counts=count_kinds(manifest),
+        parts=length_stats(store.ExampleStore(out)),
         quarantined=tuple(unusable),
         duplicates=len(duplicates),
         said_of_duplicates=sum(one.said for one in duplicates),
@@ -135,10 +139,6 @@ def prepare(
         shards_made=made,
         seconds=time.monotonic() - started,
     )
-    if not report.counts:
-        raise nothing_usable(", ".join(map(str, (*videos, *texts))) or "input", report.quarantined)
-    _commit(out, tasks, manifest, unusable, duplicates)
-    return report
 
 
 @contextmanager

@@ -1,25 +1,9 @@
 """What preparation made of the user's files, in numbers."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
-import pyarrow as pa
-
-from ringworld.core.tables import aligned
-from ringworld.data.config import Split
 from ringworld.data.quarantine import Quarantined
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class KindCount:
-    """Size of one kind of example of one data set in one split."""
-
-    dataset: str
-    kind: str
-    split: Split
-    examples: int
-    tokens: int
-    """Where each clip is shown with all its frames."""
-    vision_tokens: int
+from ringworld.data.stats import LengthStats, table_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,7 +11,8 @@ class PrepareReport:
     """What preparation made of the files."""
 
     files: int
-    counts: tuple[KindCount, ...]
+    parts: tuple[LengthStats, ...]
+    """All examples of the folder, those of earlier runs too."""
     quarantined: tuple[Quarantined, ...]
     """Files that could not be used."""
     duplicates: int
@@ -48,25 +33,10 @@ class PrepareReport:
         left_out = ((self.questions_unanswered, "without an answer"), (self.questions_too_long, too_long))
         said = self.said_of_duplicates
         with_them = f", and {said} captions and questions with them" if said else ""
-        heads = ("split", "data set", "kind", "examples", "tokens", "vision")
-        rows = [
-            (one.split, one.dataset, one.kind)
-            + (f"{one.examples:,}", f"{one.tokens:,}", f"{one.vision_tokens:,}")
-            for one in self.counts
-        ]
         return [
-            *aligned([heads, *rows], words=3),
+            *table_of(self.parts),
             f"files: {self.files:,}, shards made: {self.shards_made:,}, in {self.seconds:.1f} s",
             *(f"left out: {many} question{'s' * (many > 1)} {why}" for many, why in left_out if many),
             *([f"left out: {self.duplicates} that are there twice{with_them}"] if self.duplicates else ()),
             *(f"quarantined: {item.path}: {item.reason}" for item in self.quarantined),
         ]
-
-
-def count_kinds(manifest: pa.Table) -> tuple[KindCount, ...]:
-    """Return how much there is of each kind of each data set in each split of a manifest."""
-    sums = [("tokens", "count"), ("tokens", "sum"), ("vision_tokens", "sum")]
-    grouped = manifest.group_by(["dataset", "kind", "split"]).aggregate(sums)
-    named = grouped.rename_columns([field.name for field in fields(KindCount)])
-    in_order = named.sort_by([(name, "ascending") for name in ("dataset", "kind", "split")])
-    return tuple(KindCount(**row) for row in in_order.to_pylist())

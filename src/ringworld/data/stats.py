@@ -1,22 +1,22 @@
 """How long prepared examples are, by data set, kind and split."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 from jaxtyping import Shaped
 
 from ringworld.core.tables import aligned
-from ringworld.data.config import ClipConfig, Split
-from ringworld.data.store import ALL_FRAMES, ExampleStore
+from ringworld.data.config import Split
+from ringworld.data.store import ExampleStore
 
 _NAMES = ["split", "dataset", "kind"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LengthStats:
-    """The examples of one kind of one data set in one split."""
+    """The examples of one kind of one data set in one split, where each clip is shown with all its frames."""
 
     dataset: str
     kind: str
@@ -49,32 +49,28 @@ class DataStats:
 
     def lines(self) -> list[str]:
         """Return a table, and how much was left out."""
-        heads = ("split", "data set", "kind", "examples", "tokens", "vision")
-        heads += ("shortest", "median", "longest", "video seconds")
-        rows = [
-            (one.split, one.dataset, one.kind)
-            + tuple(f"{n:,}" for n in (one.examples, one.tokens))
-            + (f"{one.vision_tokens / max(1, one.tokens):.0%}",)
-            + tuple(f"{n:,}" for n in (one.shortest, one.median, one.longest))
-            + (_shown(one.shortest_seconds, one.longest_seconds),)
-            for one in self.parts
-        ]
-        lines = aligned([heads, *rows], words=3)
-        return [*lines, f"quarantined: {self.quarantined}", f"duplicates left out: {self.duplicates}"]
+        left_out = (f"quarantined: {self.quarantined}", f"duplicates left out: {self.duplicates}")
+        return [*table_of(self.parts), *left_out]
 
 
-def length_stats(
-    folder: Path, *, quarantined: int, duplicates: int, clips: ClipConfig = ALL_FRAMES
-) -> DataStats:
-    """Measure the examples of a folder, where of its clips what `clips` says is shown.
+def table_of(parts: Sequence[LengthStats]) -> list[str]:
+    """Return the lines of a table."""
+    titles = ("split", "data set", "kind", "examples", "tokens", "vision")
+    titles += ("shortest", "median", "longest", "video seconds")
+    rows = [
+        (one.split, one.dataset, one.kind)
+        + tuple(f"{n:,}" for n in (one.examples, one.tokens))
+        + (f"{one.vision_tokens / max(1, one.tokens):.0%}",)
+        + tuple(f"{n:,}" for n in (one.shortest, one.median, one.longest))
+        + (_shown(one.shortest_seconds, one.longest_seconds),)
+        for one in parts
+    ]
+    return aligned([titles, *rows], words=3)
 
-    Raises:
-        InputError: there is no prepared data, or its manifest is damaged.
-    """
-    store = ExampleStore(folder)
-    lengths, vision, seconds = store.lengths(clips), store.column("vision_tokens"), store.video_seconds()
-    if clips != ALL_FRAMES:
-        vision = vision - store.lengths() + lengths
+
+def length_stats(store: ExampleStore) -> tuple[LengthStats, ...]:
+    """Measure prepared examples, by split, data set and kind."""
+    lengths, vision, seconds = store.lengths(), store.column("vision_tokens"), store.video_seconds()
     numbered = store.manifest.select(_NAMES).append_column("row", pa.array(np.arange(len(store))))
     grouped = numbered.group_by(_NAMES).aggregate([("row", "list")])
     parts: list[LengthStats] = []
@@ -96,8 +92,7 @@ def length_stats(
                 seconds_histogram=_octaves(of_videos),
             )
         )
-    parts.sort(key=lambda one: (one.split, one.dataset, one.kind))
-    return DataStats(parts=tuple(parts), quarantined=quarantined, duplicates=duplicates)
+    return tuple(sorted(parts, key=lambda one: (one.split, one.dataset, one.kind)))
 
 
 def _shown(shortest: float, longest: float) -> str:
