@@ -40,7 +40,7 @@ from ringworld.core.steps import METRICS_FILE
 from ringworld.data.batch import PackedRows
 from ringworld.data.config import MixtureConfig, PackingConfig, PrepareConfig
 from ringworld.data.corpus import corpus
-from ringworld.data.drawable import Piece, Pieces, drawable_of, rows_by
+from ringworld.data.drawable import Excerpt, Excerpts, drawable_of, rows_by
 from ringworld.data.examples import Example
 from ringworld.data.find_sources import find_sources
 from ringworld.data.loader import PackedLoader
@@ -225,7 +225,7 @@ def drawn(data: Path, packing: PackingConfig, count: int) -> Counter[tuple[str, 
     drawable = drawable_of(
         store, named, mixture, ALL_FRAMES, TRAINED_TOKENS, longer=packing.longer, split="train"
     )
-    parts = [Pieces(index, of_name, seed=SEED) for index, of_name in enumerate(drawable.pieces.values())]
+    parts = [Excerpts(index, of_name, seed=SEED) for index, of_name in enumerate(drawable.pieces.values())]
     mixed = grain.MapDataset.mix(parts, weights=drawable.weights(mixture))
     return read(store, [mixed[index] for index in range(count)])
 
@@ -251,7 +251,7 @@ def resume(data: Path, packing: str, count: int) -> dict[str, Any]:
     packed = Counter(identity(example) for row in rows for example in row)
     last = running.get_state()
     running.close()
-    waiting = [Piece(*numbers) for row in itertools.chain(last["open"], last["full"]) for numbers in row]
+    waiting = [Excerpt(*numbers) for row in itertools.chain(last["open"], last["full"]) for numbers in row]
     there = packed + read(ExampleStore(data), waiting)
     expected = drawn(data, RESUMED[packing], last["draws"])
     return {

@@ -39,7 +39,7 @@ import numpy as np
 from brightness import Brightness
 from hostile_files import GRAMMARS, mutated, originals_of, picture_of
 
-from ringworld.api.prepare import REPORT_FILE
+from ringworld.artifacts.examples_folder import REPORT_FILE
 from ringworld.core.files import LOCK_FILE, read_jsonl
 from ringworld.core.memory import peak_memory_bytes
 from ringworld.core.origin import ORIGIN_FILE, machine, versions
@@ -280,7 +280,7 @@ def tokenize(folder: Path, out: Path, workers: int) -> None:
         workers=workers,
     )
     seconds = round(time.monotonic() - begun, 1)
-    print(json.dumps({"seconds": seconds, "tokens": sum(one.tokens for one in report.counts)}))
+    print(json.dumps({"seconds": seconds, "tokens": sum(one.tokens for one in report.parts)}))
 
 
 def measure(inputs: Path, out: Path) -> None:
@@ -291,7 +291,7 @@ def measure(inputs: Path, out: Path) -> None:
         "seconds": round(time.monotonic() - begun, 1),
         "peak_bytes": peak_memory_bytes(),
         "peak_bytes_before": before,
-        "tokens": sum(one.tokens for one in report.counts),
+        "tokens": sum(one.tokens for one in report.parts),
     }
     print(json.dumps(made))
 

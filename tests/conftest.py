@@ -29,14 +29,17 @@ import hypothesis  # noqa: E402
 import jax  # noqa: E402 (reads the environment)
 import pytest  # noqa: E402
 
-# The processes that tests start compile the same programs, most of what so small a run costs, so they share
-# what they compile. A bound on the size makes jax lock the folder.
+# The processes that tests start compile the same programs as each other and as this one, most of what so
+# small a run costs, so all share what they compile. With a bound on its size jax would look through the whole
+# folder for each program that it keeps; without one, what is read while it is written is compiled again.
 os.environ |= {
     "JAX_COMPILATION_CACHE_DIR": _PROGRAMS,
-    "JAX_COMPILATION_CACHE_MAX_SIZE": str(2**31),
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
+    "PYTHONWARNINGS": "ignore:Error reading persistent compilation cache entry",
 }
+jax.config.update("jax_compilation_cache_dir", _PROGRAMS)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 # The same examples in every run, so that a failure is a change of ours.
 hypothesis.settings.register_profile("ringworld", deadline=None, derandomize=True, database=None)

@@ -75,7 +75,7 @@ def test_files_at_an_address_are_prepared_and_copied_once(made, tmp_path):
     system.pipe("/rivers/a.txt", b"The river is 3 miles long. " * 9)
     options = {"tokenizer": made / "tokenizer", "texts": "memory://rivers", "out": tmp_path / "out"}
     report = rw.prepare(RUN, **options)
-    assert report.files == 1 and {one.dataset for one in report.counts} == {"rivers"}
+    assert report.files == 1 and {one.dataset for one in report.parts} == {"rivers"}
     left = [
         tmp_path / "out" / name for name in (".manifest.parquet.1.tmp", "tokenizer/.tokenizer.json.1.tmp")
     ]

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -74,47 +74,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def start_both(root: Path, *command: str) -> list[subprocess.Popen[str]]:
-    """Start two processes of one program."""
-    named = {COORDINATOR: f"127.0.0.1:{free_port()}", COUNT: "2"}
-    named["PYTHONPATH"] = os.pathsep.join([str(ROOT / "src"), str(ROOT)])
-    return [
-        subprocess.Popen(
-            [sys.executable, "-m", *command],
-            cwd=root,
-            env=os.environ | named | {INDEX: index},
-            stderr=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for index in ("0", "1")
-    ]
-
-
 def rows(folder: Path) -> list[dict[str, Any]]:
     return read_jsonl(folder / METRICS_FILE)
-
-
-def test_two_processes_train_as_one_over_stages_and_a_signal_to_either_stops_both(made: Path):
-    """One process resumes where they stopped, and ends as if it had been alone."""
-    folder, train = made / "two", ("ringworld", "train", "--data", "examples", "--evaluate", "never")
-    both = start_both(made, *train, "--config", "one", "--out", "two")
-    while all(process.poll() is None for process in both) and len(rows(folder)) < STEPS["ring"] + 3:
-        time.sleep(0.01)
-    both[1].send_signal(signal.SIGTERM)
-    said = [process.communicate(timeout=300) for process in both]
-    assert [process.returncode for process in both] == [128 + signal.SIGTERM] * 2, said
-    (at,) = {row["step"] for row in rows(folder)[-1:]}
-    assert STEPS["ring"] + 3 <= at < LAST and (folder / CHECKPOINTS_FOLDER / str(at)).is_dir()
-    assert "compiling" in said[0][1] and "compiling" not in said[1][1]
-
-    last = rw.train(RUN, data=made / "examples", out=folder, evaluate="never")
-    assert json.loads((last / "config.json").read_text())["vocab_size"] == 280
-    every, whole = rows(folder), rows(made / "one")
-    assert [(row["step"], row["stage"]) for row in every] == [(row["step"], row["stage"]) for row in whole]
-    losses = [[row["loss"] for row in of] for of in (every, whole)]
-    np.testing.assert_allclose(*losses, rtol=APART)
-    assert 3 < min(losses[1]) < losses[1][0] - 0.1
 
 
 def test_a_part_of_the_stages_begins_from_the_model_before_and_ends_as_the_whole_run(made: Path):
@@ -138,20 +99,73 @@ def test_stages_that_are_not_there_or_begin_from_nothing_are_refused(made: Path,
 THIN = replace(STAGES[-1], steps=2, warmup_steps=0, learning_rate=1e-3)
 
 
+@dataclass(frozen=True)
+class Ended:
+    """What became of two processes that did all of `two_processes`."""
+
+    said: list[dict[str, Any]]
+    stderr: list[str]
+    stopped_after: int
+    """The step to which the first run of both came."""
+
+
 @pytest.fixture(scope="module")
-def together(made: Path) -> list[dict[str, Any]]:
-    """What two processes say who trained the adapter of one, and then failed."""
+def together(made: Path) -> Ended:
+    """Two processes, one of which gets a signal in the second stage of their first run."""
     adapter = {"lora": LoraConfig(rank=2, base="int8"), "optimizer": OptimizerConfig()}
     thin = replace(RUN, training=replace(RUN.training, stages=(THIN,), **adapter))
     init = made / "one" / "models" / "fsdp"
     rw.train(thin, data=made / "examples", out=made / "thin", init=init, evaluate="never")
-    both = start_both(made, "tests.api.two_processes", str(made))
+    folder, both = made / "two", start_both(made)
+    while all(process.poll() is None for process in both) and len(rows(folder)) < STEPS["ring"] + 3:
+        time.sleep(0.01)
+    both[1].send_signal(signal.SIGTERM)
     said = [process.communicate(timeout=300) for process in both]
     assert [process.returncode for process in both] == [0, 0], said
-    return [json.loads(out.splitlines()[-1]) for out, _ in said]
+    return Ended(
+        said=[json.loads(out.splitlines()[-1]) for out, _ in said],
+        stderr=[err for _, err in said],
+        stopped_after=rows(folder)[-1]["step"],
+    )
 
 
-def test_two_processes_train_the_adapter_of_one(made: Path, together: list[dict[str, Any]]):
+def start_both(root: Path) -> list[subprocess.Popen[str]]:
+    """Start two processes of one program."""
+    named = {COORDINATOR: f"127.0.0.1:{free_port()}", COUNT: "2"}
+    named["PYTHONPATH"] = os.pathsep.join([str(ROOT / "src"), str(ROOT)])
+    return [
+        subprocess.Popen(
+            [sys.executable, "-m", two_processes.__name__, str(root)],
+            cwd=root,
+            env=os.environ | named | {INDEX: index},
+            stderr=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for index in ("0", "1")
+    ]
+
+
+def test_two_processes_train_as_one_over_stages_and_a_signal_to_either_stops_both(
+    made: Path, together: Ended
+):
+    """One process resumes where they stopped, and ends as if it had been alone."""
+    folder, at = made / "two", together.stopped_after
+    assert [said["train"] for said in together.said] == [128 + signal.SIGTERM] * 2
+    assert STEPS["ring"] + 3 <= at < LAST and (folder / CHECKPOINTS_FOLDER / str(at)).is_dir()
+    writer, other = together.stderr
+    assert "compiling" in writer and "compiling" not in other
+
+    last = rw.train(RUN, data=made / "examples", out=folder, evaluate="never")
+    assert json.loads((last / "config.json").read_text())["vocab_size"] == 280
+    every, whole = rows(folder), rows(made / "one")
+    assert [(row["step"], row["stage"]) for row in every] == [(row["step"], row["stage"]) for row in whole]
+    losses = [[row["loss"] for row in of] for of in (every, whole)]
+    np.testing.assert_allclose(*losses, rtol=APART)
+    assert 3 < min(losses[1]) < losses[1][0] - 0.1
+
+
+def test_two_processes_train_the_adapter_of_one(made: Path, together: Ended):
     losses = [[row["loss"] for row in rows(made / name)] for name in ("thin", "thin2")]
     np.testing.assert_allclose(*losses, rtol=2e-3)
     wanted, found = (
@@ -175,7 +189,7 @@ def test_two_processes_train_the_adapter_of_one(made: Path, together: list[dict[
     ],
 )
 def test_what_one_process_fails_with_is_raised_in_both_and_names_it(made, together, failure, path):
-    for index, said in enumerate(together):
+    for index, said in enumerate(together.said):
         message, of = said[failure.__name__]
         assert of == str(made / path.format(index))
         assert f"process {two_processes.FAILS}" in message

@@ -1,7 +1,8 @@
 """What tests have two processes do together: `python -m tests.api.two_processes ROOT`, started twice.
 
-They train the adapter of ROOT/thin into ROOT/thin2. Then one of them fails in several ways, and each prints,
-as JSON, how every one of them ended for it.
+They train the run of ROOT/one into ROOT/two by the command, until a signal stops them, and the adapter of
+ROOT/thin into ROOT/thin2. Then one of them fails in several ways, and each prints, as JSON, how every one of
+these ended for it.
 """
 
 import json
@@ -17,6 +18,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 import ringworld as rw
+from ringworld.cli.main import main as command
 from ringworld.core.checkpoint import Checkpoints
 from ringworld.core.config import from_json
 from ringworld.core.errors import InputError
@@ -65,7 +67,7 @@ def steps(out: Path, *, mesh: Mesh, at_step: Callable[[int], None]) -> None:
         files = RunFiles(
             folder=out, checkpoints=checkpoints, log_every_steps=1, checkpoint_every_steps=2, check=check_rows
         )
-        start = files.resume(numbers(mesh), first=lambda: numbers(mesh))
+        start = files.resume(numbers(mesh), begin=lambda: numbers(mesh))
 
         def row(output: jax.Array, interval: Interval) -> dict[str, Any]:
             return {"value": float(output)}
@@ -143,11 +145,15 @@ FAILURES = (
 
 def main() -> None:
     """Train, and fail, as the module says."""
-    root = Path(sys.argv[1])
+    root, said = Path(sys.argv[1]), {}
+    try:
+        command(["train", "--config", "one", "--data", "examples", "--out", "two", "--evaluate", "never"])
+    except SystemExit as ended:
+        said["train"] = ended.code
     run = from_json(RunConfig, read_origin(root / "thin").configuration)
     init = root / "one" / "models" / "fsdp"
     rw.train(run, data=root / "examples", init=init, out=root / "thin2", evaluate="never")
-    mesh, said = make_mesh(MeshConfig(fsdp=8)), {}
+    mesh = make_mesh(MeshConfig(fsdp=8))
     for fail in FAILURES:
         try:
             fail(root, mesh)

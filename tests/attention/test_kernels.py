@@ -1,7 +1,6 @@
 """What every kernel must do. A new one adds its line to `KERNELS`, and its limits, if any, to `_serves`."""
 
 import functools
-import threading
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -10,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.core import eval_jaxpr
 
 from ringworld.attention.backends import kernel_for
 from ringworld.attention.config import AttentionConfig
@@ -20,7 +18,7 @@ from ringworld.core.errors import InputError
 from ringworld.core.mesh import make_mesh
 from ringworld.core.mesh_config import MeshConfig
 from tests.attention import reference
-from tests.attention.mosaic_gpu import INTERPRETER
+from tests.attention.mosaic_gpu import INTERPRETER, compiling_once
 
 KERNELS = [
     pytest.param(AttentionConfig(kernel="xla", block_q_tokens=16, block_kv_tokens=32), id="xla"),
@@ -65,18 +63,7 @@ def _interpreted(config: AttentionConfig) -> dict[str, Any]:
 
 @pytest.fixture(scope="module", autouse=True)
 def _compiled_once():
-    """Keep the interpreter of Mosaic GPU from compiling a kernel anew for every block of the grid."""
-    compiled, lock = {}, threading.Lock()
-
-    def run(jaxpr, consts, *args):
-        with lock:
-            if id(jaxpr) not in compiled:
-                program = jax.jit(functools.partial(eval_jaxpr, jaxpr)).lower(consts, *args).compile()
-                compiled[id(jaxpr)] = jaxpr, program  # holds the jaxpr, so that no other gets its id
-        compiled[id(jaxpr)][1](consts, *args)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("jax._src.pallas.mosaic.interpret.thread_map._run_jaxpr", run)
+    with compiling_once():
         yield
 
 

@@ -15,7 +15,7 @@ from ringworld.attention.pallas_hopper import HopperTile
 from ringworld.attention.visibility import MaskSpec
 from ringworld.core.errors import InputError
 from tests.attention import reference
-from tests.attention.mosaic_gpu import INTERPRETER
+from tests.attention.mosaic_gpu import INTERPRETER, compiling_once
 
 CONFIG = AttentionConfig(kernel="pallas_hopper")
 BATCH, HEADS, KV_HEADS, SEQ = 2, 4, 2, 400
@@ -82,8 +82,9 @@ def test_more_blocks_than_stages_take_turns_in_them():
         "lse": jnp.asarray(lse, jnp.float32),
         "delta": jnp.asarray(np.einsum("bqhd,bqhd->bhq", out, exact[3]), jnp.float32),
     }
-    part = pallas_hopper.forward(*arrays[:3], **options)
-    gradients = pallas_hopper.backward(*arrays, **final, **options)
+    with compiling_once():
+        part = pallas_hopper.forward(*arrays[:3], **options)
+        gradients = jax.block_until_ready(pallas_hopper.backward(*arrays, **final, **options))
     # A weight, or the gradient of a score, is rounded to bfloat16 once; such errors walk, and partly cancel.
     eps = float(jnp.finfo(jnp.bfloat16).eps)
     for ours, exactly in zip((part.out, *gradients), expected):

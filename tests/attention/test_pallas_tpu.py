@@ -15,7 +15,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from ringworld.attention import pallas_tpu, ring
 from ringworld.attention.config import AttentionConfig
 from ringworld.attention.layouts import place
-from ringworld.attention.pallas_tpu_walk import places_by_keys, places_by_queries, visit_at, walk_over
+from ringworld.attention.pallas_tpu_walk import maps_by_keys, maps_by_queries, visit_at, walk_over
 from ringworld.attention.visibility import ALL, NOTHING, PART, MaskSpec
 from ringworld.core.mesh import make_mesh
 from ringworld.core.mesh_config import MeshConfig
@@ -37,14 +37,14 @@ def _follow(visible, *, rows: str, group: int = 1):
     walk, steps = walk_over(visible), jnp.arange(visible.size, dtype=jnp.int32)
     visits, fetches = jax.new_ref(walk.visits), jax.new_ref(walk.fetches)
     if rows == "queries":
-        places = places_by_queries(q_blocks=blocks, kv_blocks=columns, group=group)
+        maps = maps_by_queries(q_blocks=blocks, kv_blocks=columns, group=group)
     else:
-        places = places_by_keys(q_blocks=columns, kv_blocks=blocks, group=group)
+        maps = maps_by_keys(q_blocks=columns, kv_blocks=blocks, group=group)
 
     def at(step, member):
         inner = (member, step) if rows == "queries" else (step, member)
         point = (jnp.int32(0), *inner, visits, fetches)
-        return visit_at(step, visits), places.queries(*point), places.keys(*point)
+        return visit_at(step, visits), maps.queries(*point), maps.keys(*point)
 
     members = jnp.arange(group, dtype=jnp.int32)
     return walk.steps, jax.vmap(lambda step: jax.vmap(lambda member: at(step, member))(members))(steps)
@@ -69,21 +69,21 @@ _VISIBLE = hnp.arrays(np.int32, (2, 3, 5), elements=st.sampled_from([NOTHING, NO
 @pytest.mark.parametrize("rows", ["queries", "keys"])
 @given(visible=_VISIBLE)
 def test_any_walk_visits_each_visible_pair_once_and_brings_nothing_else(rows, visible):
-    steps, (visit, *places) = _follow(jnp.asarray(visible), rows=rows)
+    steps, (visit, *maps) = _follow(jnp.asarray(visible), rows=rows)
     visit = type(visit)(*(np.asarray(x[:steps, 0]) for x in visit))
     row, column = (
         np.stack([np.asarray(x[:steps, 0]) for x in (sequence, block)], axis=1)
-        for sequence, _, block in (places if rows == "queries" else reversed(places))
+        for sequence, _, block in (maps if rows == "queries" else reversed(maps))
     )
     made = visit.visible != NOTHING
     pairs = np.argwhere(visible != NOTHING)
     assert np.array_equal(row[made], pairs[:, :2])
     assert np.array_equal(column[made], pairs[:, [0, 2]])
     assert np.array_equal(visit.visible[made], visible[tuple(pairs.T)])
-    for edge in (visit.first, visit.last):
+    for edge in (visit.begins, visit.ends):
         assert row[edge].tolist() == [list(at) for at in np.ndindex(2, 3)]
     # Where nothing is visible a row has one visit, and what was brought before stays.
-    assert np.all(visit.first[~made] & visit.last[~made])
+    assert np.all(visit.begins[~made] & visit.ends[~made])
     stays = np.all(column[1:] == column[:-1], axis=1)
     assert np.all(stays[~made[1:]])
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from ringworld.cli.main import INPUT_ERROR, main
 from ringworld.core.files import LOCK_FILE, read_jsonl
 from ringworld.core.origin import ORIGIN_FILE
 from ringworld.data.store import ExampleStore
@@ -175,7 +176,7 @@ def test_a_run_killed_in_training_ends_with_equal_metrics(whole, inputs, folder)
 def test_a_finished_run_only_writes_its_report_again(whole, inputs):
     (whole / "report.html").unlink()
     stamps = {path: path.stat().st_mtime_ns for path in (whole / "samples").iterdir()}
-    finish(quickstart(whole, *inputs))
+    main(("quickstart", "--preset", "smoke", "--out", str(whole), *inputs))
     assert (whole / "report.html").exists()
     assert stamps == {path: path.stat().st_mtime_ns for path in (whole / "samples").iterdir()}
 
@@ -248,23 +249,27 @@ def test_a_run_begins_from_the_model_of_another(whole, tmp_path):
     assert origin["parents"]["init"]["fingerprint"] == origin["identity"]["init"] == weights
 
 
-def test_other_files_are_not_prepared_into_a_folder_and_nothing_is_touched(whole, inputs):
+def refused(capsys: pytest.CaptureFixture[str], *typed: str) -> str:
+    """Return what a command says that ends with the code of an input error."""
+    with pytest.raises(SystemExit) as ended:
+        main(typed)
+    assert ended.value.code == INPUT_ERROR
+    return capsys.readouterr().err
+
+
+def test_other_files_are_not_prepared_into_a_folder_and_nothing_is_touched(whole, inputs, capsys):
     examples = whole / "examples"
     files = (path for path in examples.rglob("*") if path.is_file() and path.name != LOCK_FILE)
     before = {path: path.read_bytes() for path in files}
     folders = ("--videos", inputs[1], "--tokenizer", str(whole / "tokenizer"), "--out", str(examples))
-    process = start("prepare", "--preset", "smoke", *folders)
-    message = process.communicate()[1]
-    assert process.returncode == 2
+    message = refused(capsys, "prepare", "--preset", "smoke", *folders)
     assert str(examples) in message and "videos" in message
     assert {path: path.read_bytes() for path in before} == before
 
 
 @pytest.mark.parametrize("name", ["train", "examples"])
-def test_a_folder_that_is_no_model_is_named_with_the_models_that_it_holds(name, whole, tmp_path):
+def test_a_folder_that_is_no_model_is_named_with_the_models_that_it_holds(name, whole, tmp_path, capsys):
     typed = ("--kind", "text", "--prompt", "a", "--model", str(whole / name), "--out", str(tmp_path))
-    process = start("generate", *typed)
-    message = process.communicate()[1]
-    assert process.returncode == 2
+    message = refused(capsys, "generate", *typed)
     assert str(whole / name) in message
     assert ("models/256" in message) == (name == "train")

@@ -60,7 +60,7 @@ def run(
             checkpoint_every_steps=checkpoint_every,
             check=check_rows,
         )
-        start = files.resume(first, first=lambda: first)
+        start = files.resume(first, begin=lambda: first)
         assert (start.loader_state or {}).get("drawn", 0) == start.step
         state = run_steps(
             start,
@@ -308,7 +308,7 @@ def test_devices_that_are_done_before_the_next_batch_is_there_wait_for_it(tmp_pa
             check=check_rows,
         )
         run_steps(
-            files.resume(jnp.int32(0), first=lambda: jnp.int32(0)),
+            files.resume(jnp.int32(0), begin=lambda: jnp.int32(0)),
             batches(),
             last=3,
             files=files,

@@ -65,8 +65,8 @@ def test_the_bytes_are_those_of_the_pool_for_every_kind(
         ),
     ]
     assert contents(tmp_path / "pool") == contents(tmp_path / "ray")
-    assert {one.kind for one in reports[0].counts} == {recipe.kind for recipe in RECIPES}
-    assert reports[0].counts == reports[1].counts
+    assert {one.kind for one in reports[0].parts} == {recipe.kind for recipe in RECIPES}
+    assert reports[0].parts == reports[1].parts
     assert reports[0].quarantined == reports[1].quarantined != ()
     assert shown[-1].files == shown[-1].total > reports[0].files  # parts of a large one
     again = run_prepare(tmp_path / "ray", engine="ray", **inputs)

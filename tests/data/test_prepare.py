@@ -345,7 +345,7 @@ def test_a_file_that_is_deleted_while_others_are_read_is_quarantined(tmp_path: P
     (tmp_path / "in/b.gone").touch()
     config, readers = only(duplicates="exact"), {".gone": VanishingReader()}
     report = run_prepare(tmp_path / "out", texts=(tmp_path / "in",), config=config, readers=readers)
-    assert [item.path for item in report.quarantined] == ["b.gone"] and report.counts[0].examples == 1
+    assert [item.path for item in report.quarantined] == ["b.gone"] and report.parts[0].examples == 1
 
 
 class Retrained(Quarters):

@@ -76,18 +76,18 @@ def splits_of_samples(
 
 
 @pytest.mark.parametrize("count", [1, 2, 12])
-def test_a_copy_is_on_the_side_of_its_original_be_it_a_file_a_line_or_a_member(tmp_path: Path, count: int):
+def test_a_copy_is_on_the_side_of_its_original_be_it_a_file_a_line_or_an_entry(tmp_path: Path, count: int):
     texts = [f"Text number {index}.\nIt ends here." for index in range(count)]
     (tmp_path / "clips").mkdir()
-    members = []
+    entries = []
     for index, text in enumerate(texts):
         image = tmp_path / "clips" / f"{index}.png"
         write_image(image, np.full((8, 8, 3), 9 * index, np.uint8))
-        members += [(f"{index}.png", image.read_bytes()), (f"t{index}.txt", text.encode() + b"\r\n")]
+        entries += [(f"{index}.png", image.read_bytes()), (f"t{index}.txt", text.encode() + b"\r\n")]
         (tmp_path / "texts").mkdir(exist_ok=True)
         (tmp_path / f"texts/{index}.txt").write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())
     (tmp_path / "texts/a.jsonl").write_text("\n".join(json.dumps({"text": text, "id": 1}) for text in texts))
-    write_tar(tmp_path / "texts/a.tar", members)
+    write_tar(tmp_path / "texts/a.tar", entries)
     for seed in range(4):
         config = PrepareConfig(held_out_fraction=0.3, seed=seed)
         found = splits_of_samples(config, videos=[tmp_path / "clips"], texts=[tmp_path / "texts"])

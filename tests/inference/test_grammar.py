@@ -15,12 +15,12 @@ from ringworld.text.vocabulary import Vocabulary
 
 VOCABULARY = Vocabulary(text_size=100, codes=4, codes_per_frame=2)
 INDICES = jnp.arange(60, dtype=jnp.int32)
+MASKS = jax.jit(jax.vmap(partial(legal, vocab=110), in_axes=(None, 0)))
 
 
 def intervals(grammar, indices: int) -> list[tuple[int, int]]:
     """Return, of each index, where its ids start and stop; they have no gap."""
-    masks = jax.vmap(partial(legal, vocab=110), in_axes=(None, 0))(grammar, INDICES[:indices])
-    ids = [np.flatnonzero(mask) for mask in np.asarray(masks)]
+    ids = [np.flatnonzero(mask) for mask in np.asarray(MASKS(grammar, INDICES))[:indices]]
     assert all((np.diff(one) == 1).all() for one in ids)
     return [(int(one[0]), int(one[-1]) + 1) for one in ids]
 

@@ -184,7 +184,7 @@ def test_bfloat16_is_near_float32_and_keeps_float32_gradients(expected):
 
 @pytest.fixture(scope="module")
 def compiled():
-    """Text of the gradient program for two ring members, with and without rematerialisation."""
+    """Text of the gradient program for two ring members, with and without rematerialization."""
     mesh, texts = mesh_of("ring2"), {}
     for remat in ("none", "layer"):
         forward = forward_of(remat=remat, mlp_block_tokens=8)
@@ -194,7 +194,7 @@ def compiled():
     return texts
 
 
-def test_rematerialisation_never_runs_the_ring_forward_again(compiled):
+def test_rematerialization_never_runs_the_ring_forward_again(compiled):
     hops = {
         remat: len(re.findall(r" collective-permute(-start)?\(", text)) for remat, text in compiled.items()
     }

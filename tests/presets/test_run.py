@@ -85,7 +85,7 @@ def test_a_field_that_there_is_not_is_an_input_error_and_other_errors_of_a_prese
         with pytest.raises(InputError) as refused:
             load_preset(f"misspelled_module_of_runs:{name}")
         assert (refused.value.field, refused.value.value) == (field, field.split(".")[1])
-    assert "model" in refused.value.remedy
+    assert refused.value.suggested == "model"
     with pytest.raises(TypeError, match="Mine"):
         load_preset("misspelled_module_of_runs:mine")
 

@@ -11,7 +11,7 @@ from ringworld.core.results import Evaluation, Result
 from ringworld.report import plots
 from ringworld.report.schema import (
     AnsweredQuestion,
-    Continuation,
+    ContinuedText,
     FrameTokenizerMetrics,
     GeneratedVideo,
     InputFile,
@@ -162,7 +162,7 @@ def make_run(out: Path) -> Metrics:
             ),
         ),
         continuations=(
-            Continuation(prompt="The ferry left at noon", text=" and nobody waved. The lamps were lit."),
+            ContinuedText(prompt="The ferry left at noon", text=" and nobody waved. The lamps were lit."),
         ),
         phases=tuple(
             Phase(name=name, seconds=seconds, bytes=size)

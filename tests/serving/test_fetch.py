@@ -11,7 +11,6 @@ import pytest
 
 from ringworld.core.errors import InputError
 from ringworld.inference.config import EngineConfig
-from ringworld.serving import app
 from ringworld.serving.config import ServingConfig, ServingLimits
 from ringworld.serving.deadline import Deadline
 from ringworld.serving.errors import ApiError
@@ -101,7 +100,7 @@ def double():
 def fetching(port: int, limits: ServingLimits = LIMITS) -> Fetch:
     return Fetch(
         ServingConfig(name="tiny", limits=limits, allow_host=HOSTS),
-        places=threading.Semaphore(),
+        room=threading.Semaphore(),
         deadline=Deadline(60),
         resolve=lambda host, _: NAMES[host.rstrip(".")],
         allows=lambda address: address == HERE,
@@ -186,7 +185,7 @@ def test_a_name_that_is_looked_up_too_long_is_given_up():
     hasty = ServingConfig(name="tiny", limits=ServingLimits(max_fetch_seconds=0.2), allow_host=HOSTS)
     late = Fetch(
         hasty,
-        places=threading.Semaphore(),
+        room=threading.Semaphore(),
         deadline=Deadline(60),
         resolve=lambda *_: [HERE] if over.wait(60) else [],
         allows=lambda _: True,
@@ -248,7 +247,7 @@ def shown(address: str) -> dict:
     return {"messages": [{"role": "user", "content": content}]}
 
 
-def test_a_server_shows_what_an_address_holds_where_its_host_is_allowed(double, monkeypatch):
+def test_a_server_shows_what_an_address_holds_where_its_host_is_allowed(double):
     url = f"http://pictures.test:{double}/again"
 
     def ids(port: int, address: str):
@@ -260,9 +259,9 @@ def test_a_server_shows_what_an_address_holds_where_its_host_is_allowed(double, 
         allows=lambda address: address == HERE,
         ports=(double,),
     )
-    monkeypatch.setattr(app, "_MOST_FETCHES", 1)
     with WORLD.engine(EngineConfig(max_sequences=1, chunk_tokens=64)) as engine:
-        with serving(engine, allow_host=("pictures.test",), fetch=fetch) as port:
+        limits = {"max_fetches": 1}
+        with serving(engine, allow_host=("pictures.test",), fetch=fetch, limits=limits) as port:
             status, answered = ids(port, url)
             assert (status, answered) == ids(port, picture())
             assert status == 200

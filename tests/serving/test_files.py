@@ -24,7 +24,7 @@ from ringworld.serving.files import Files
 from ringworld.serving.form import Form, Upload
 from ringworld.serving.gate import Gate
 from ringworld.serving.media import Kind, Media
-from ringworld.serving.metrics import Metrics
+from ringworld.serving.metrics import ServerMetrics
 from ringworld.text.templates import ChatTemplate, Message
 from ringworld.vision.write_media import write_video
 from tests.eventually import eventually
@@ -129,7 +129,7 @@ def test_files_that_come_at_once_are_bounded_and_one_that_goes_meanwhile_is_unkn
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     config = ServingConfig(name="tiny", limits=ServingLimits(max_files=2))
     with WORLD.engine(EngineConfig(max_sequences=1, chunk_tokens=64)) as engine:
-        files = Files(Gate(config, metrics=Metrics(engine)), limits=config.limits)
+        files = Files(Gate(config, metrics=ServerMetrics(engine)), limits=config.limits)
     form = Form(texts={}, files={"file": Upload(name="a", content=bytes(2**20))})
     together = threading.Barrier(8)
 

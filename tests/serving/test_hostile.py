@@ -17,7 +17,7 @@ from ringworld.inference.config import EngineConfig
 from ringworld.serving.errors import ApiError, refusal
 from ringworld.serving.form import parse_form
 from ringworld.serving.in_flight import InFlight
-from ringworld.serving.metrics import Metrics
+from ringworld.serving.metrics import ServerMetrics
 from tests.eventually import eventually
 from tests.serving.test_drawing import fetch, form
 from tests.serving.test_server import WORLD, send, serving
@@ -146,7 +146,7 @@ def test_a_client_that_reads_no_further_loses_its_place(served):
 
     async def ask() -> list[Message]:
         sent: list[Message] = []
-        limited = InFlight(never, most=1, most_seconds=0.05, metrics=Metrics(served[0]))
+        limited = InFlight(never, most=1, most_seconds=0.05, metrics=ServerMetrics(served[0]))
 
         async def send(message: Message) -> None:
             sent.append(message)

@@ -1,5 +1,7 @@
 """A run whose stages have different meshes: stopped in every way, it resumes as if it had not been."""
 
+import contextlib
+import io
 import os
 import shutil
 import signal
@@ -18,7 +20,7 @@ import pytest
 from jax.sharding import Mesh
 
 from ringworld.core.checkpoint import Checkpoints
-from ringworld.core.errors import Diverged, InputError
+from ringworld.core.errors import Diverged, InputError, Stopped
 from ringworld.core.files import read_jsonl
 from ringworld.core.mesh_config import MeshConfig
 from ringworld.core.origin import Origin
@@ -87,9 +89,10 @@ class Runs:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
-    runs = Runs(tmp_path_factory.mktemp("runs"))
-    code, runs.stderr = runs.finish("whole")
-    assert code == 0, runs.stderr
+    runs, said = Runs(tmp_path_factory.mktemp("runs")), io.StringIO()
+    with contextlib.redirect_stderr(said):
+        run(runs.data, runs.folder / "whole")
+    runs.stderr = said.getvalue()
     return runs
 
 
@@ -120,9 +123,9 @@ def test_a_run_that_is_killed_and_terminated_adds_up_to_the_whole_one(runs: Runs
     (stopped / CHECKPOINTS_FOLDER / "40" / "meta" / "metadata").write_bytes(b"{")
     terminated, message = runs.stop("stopped", *SPARSE, number=signal.SIGTERM, at_step=48)
     assert terminated == 1
-    assert "SIGTERM after step" in message
-    assert f"{CHECKPOINTS_FOLDER}-damaged" in message and "from step 35" in message
-    assert runs.finish("stopped", *SPARSE)[0] == 0
+    assert Stopped.__qualname__ in message
+    assert [path.name for path in (stopped / f"{CHECKPOINTS_FOLDER}-damaged").iterdir()] == ["40-0"]
+    run(runs.data, stopped, log_every=6)
     assert runs.hooks("stopped") == ["before short", "after short", "after short", "after long"]
     assert runs.steps("stopped") == [*range(6, 40, 6), 40, *range(42, 80, 6), 80]
     for of_stage in ("short", "long"):
@@ -157,8 +160,8 @@ def test_stages_on_two_meshes_have_the_losses_of_one_device(runs: Runs):
     assert interrupted == 1
     at = runs.steps("moved")[-1]
     assert at < 40
-    assert f"SIGINT after step {at}" in message
-    assert runs.finish("moved", "--one-device")[0] == 0
+    assert Stopped.__qualname__ in message
+    run(runs.data, runs.folder / "moved", one_device=True)
     moved, whole = runs.rows("moved"), runs.rows("whole")
     assert moved[:at] == whole[:at]
     for name in ("loss", "gradient_norm"):

@@ -8,7 +8,7 @@ import pytest
 from ringworld.attention.layouts import place
 from ringworld.core.errors import InputError
 from ringworld.core.steps import Interval
-from ringworld.data.batch import Drawn
+from ringworld.data.batch import DrawnCounts
 from ringworld.model.arrange import PlacedBatch
 from ringworld.training.guard import Guard
 from ringworld.training.loss import LossOutput
@@ -127,7 +127,7 @@ def test_the_pieces_of_a_batch_are_counted_together():
         PlacedBatch(arrays=(), lengths=[row], placements=[place("contiguous", seq=4, members=2, lengths=row)])
         for row in ([4], [2, 2], [])
     ]
-    drawn = {"text": Drawn(examples=1, tokens=4), "chat": Drawn(examples=2, tokens=4)}
+    drawn = {"text": DrawnCounts(examples=1, tokens=4), "chat": DrawnCounts(examples=2, tokens=4)}
     *whole, a, b, c, d = count(pieces, drawn=drawn)
     counts = BatchCounts(*whole)
     assert (a, b, c, d) == (1, 2, 4, 4)

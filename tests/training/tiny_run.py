@@ -132,7 +132,7 @@ def main() -> None:
     parser.add_argument("--one-device", action="store_true")
     parser.add_argument("--die-after", default="")
     parser.add_argument("--log-every", type=int, default=1)
-    simulate_devices(4)
+    simulate_devices(8)  # as tests do, so that both share compiled programs
     run(**vars(parser.parse_args()))
 
 

@@ -41,12 +41,12 @@ def data_stats(data: PathArgument, *, out: PathArgument | None = None) -> DataSt
     parts = length_stats(ExampleStore(folder))
     stats = DataStats(parts=parts, quarantined=quarantined, duplicates=duplicates)
     if picture is not None:
-        trained = [one for one in stats.parts if one.split == "train"] or stats.parts
+        trained = [one for one in parts if one.split == "train"] or parts
         named = {f"{one.dataset}/{one.kind}": one for one in trained}
         tokens = {name: one.histogram for name, one in named.items()}
         seconds = {name: one.seconds_histogram for name, one in named.items() if one.seconds_histogram}
         write_png(length_histograms(tokens, seconds), picture)
-    return stats
+    return DataStats(parts=parts, quarantined=quarantined, duplicates=duplicates)
 
 
 def data_show(
@@ -90,7 +90,7 @@ def data_show(
     chosen = stages[name]
     claim(
         Path(out),
-        Origin(kind="generation", parents={"data": parent(examples.path, examples.store.fingerprint)}),
+        Origin(kind="generation", parents={"data": parent(examples.path, examples.fingerprint)}),
     )
     loader = stage_loader(run.training, list(stages).index(name), data_dir=examples.path)
     written = []
@@ -122,11 +122,11 @@ def _as_text(number: int, example: Example, tokenizers: Tokenizers, vocabulary: 
         frames = f"<{len(ids) // max(1, vocabulary.frame_tokens)} frames>"
         part = frames if vision else tokenizers.text.decode(ids.tolist())
         words.append(f"{_LOSS_BEGINS}{part}{_LOSS_ENDS}" if loss else part)
-    head = (
+    title = (
         f"--- {number}: {example.dataset}/{example.kind}, {example.source}, from token "
         f"{example.start_token}: {len(example)} tokens, {int(example.loss.sum())} with loss"
     )
-    return f"{head}\n{''.join(words)}\n"
+    return f"{title}\n{''.join(words)}\n"
 
 
 def _runs(ids: np.ndarray, groups: np.ndarray) -> list[tuple[np.ndarray, int]]:

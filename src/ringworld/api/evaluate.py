@@ -56,27 +56,10 @@ def evaluate(
     if data is None and haystack is None:
         problem = "there is nothing to score and no text to hide needles in"
         raise InputError(problem, field="data", remedy="give data, or a haystack for needles alone")
-    text = None if haystack is None else read_text(Path(haystack), max_bytes=_MOST_BYTES)
+    begin_process(devices=devices)
+    folder = ModelFolder.open(Path(model))
+    measured, packed = _decided(folder, data=data, haystack=haystack, tasks=tasks)
     with working_in(Path(out), kind="evaluation"):
-        begin_process(devices=devices)
-        folder = ModelFolder.open(Path(model))
-        run = _run_of(folder)
-        if isinstance(tasks, EvaluationConfig):
-            measured = tasks
-        else:
-            measured = run.evaluation if run else tasks_for(folder.context_tokens)
-            measured = measured if tasks is None else measured.only(tasks)
-        if data is None:
-            measured = measured.only("needles")
-        prepared = None
-        if data is not None:
-            examples = ExamplesFolder.open(Path(data))
-            examples.check(folder.vocabulary)
-            prepared = examples.path
-        if run:
-            packed = packed_as(run, folder=prepared, haystack=text)
-        else:
-            packed = EvaluationData(folder=prepared, context_tokens=folder.context_tokens, haystack=text)
         longest = max(folder.context_tokens, measured.longest_context_tokens)
         evaluation = run_tasks(
             subject_of(load_opened(folder, devices=devices, weights=weights, context_tokens=longest)),
@@ -89,6 +72,39 @@ def evaluate(
         for (needles, asked), cells in needle_maps(evaluation).items():
             write_png(needle_map(cells), Path(out) / f"needles-{needles}-{asked}.png")
     return evaluation
+
+
+def _decided(
+    model: ModelFolder,
+    *,
+    data: PathArgument | None,
+    haystack: PathArgument | None,
+    tasks: EvaluationConfig | TaskName | Sequence[TaskName] | None,
+) -> tuple[EvaluationConfig, EvaluationData]:
+    """Return what is measured, and on what.
+
+    | | a model of a run | of no run |
+    |---|---|---|
+    | tasks, unless a configuration is given | those of the run | a needle at 1K, 2K, ... tokens, and loss |
+    | packed | as in the last stage of the run | to the context of the model |
+
+    Without `data`, needles alone are measured.
+    """
+    text = None if haystack is None else read_text(Path(haystack), max_bytes=_MOST_BYTES)
+    examples = None if data is None else ExamplesFolder.open(Path(data))
+    if examples is not None:
+        examples.check(model.vocabulary)
+    run, folder = _run_of(model), None if examples is None else examples.path
+    if isinstance(tasks, EvaluationConfig):
+        measured = tasks
+    else:
+        measured = run.evaluation if run else tasks_for(model.context_tokens)
+        measured = measured if tasks is None else measured.only(tasks)
+    if run:
+        packed = packed_as(run, folder=folder, haystack=text)
+    else:
+        packed = EvaluationData(folder=folder, context_tokens=model.context_tokens, haystack=text)
+    return measured if examples is not None else measured.only("needles"), packed
 
 
 def _run_of(folder: ModelFolder) -> RunConfig | None:

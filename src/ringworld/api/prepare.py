@@ -7,11 +7,9 @@ from pathlib import Path
 import jax
 
 from ringworld.api.machine import PathArgument, Paths, as_local, as_paths, begin_process, check_apart
-from ringworld.artifacts.examples_folder import TOKENIZER_FOLDER
-from ringworld.artifacts.tokenizers import FRAME_TOKENIZER_FOLDER, Tokenizers
+from ringworld.artifacts.examples_folder import preparing, save_beside_examples
+from ringworld.artifacts.tokenizers import Tokenizers
 from ringworld.core.config import to_json
-from ringworld.core.files import clear_unfinished, write_json_atomic
-from ringworld.core.origin import working_in
 from ringworld.core.progress import Progress
 from ringworld.data.find_sources import RECORD_READERS
 from ringworld.data.prepare import Engine
@@ -24,7 +22,6 @@ from ringworld.data.sources import Reader
 from ringworld.presets.run import RunConfig
 from ringworld.text.training_template import with_template
 
-REPORT_FILE = "report.json"
 _TITLES: dict[Phase, str] = {
     "finding": "prepare: what files are",
     "splitting": "prepare: what is held out",
@@ -70,11 +67,10 @@ def prepare(
     begin_process(run)
     out, videos, texts = Path(out), as_paths(videos), as_paths(texts)
     check_apart(out, (*videos, *texts))
-    with working_in(out, kind="examples"), Progress("prepare", total=1, unit="files") as progress:
+    with preparing(out), Progress("prepare", total=1, unit="files") as progress:
         tokenizers = Tokenizers.load(Path(tokenizer))
         vocabulary = tokenizers.vocabulary(text_vocab=run.model.text_vocab)
         accelerated = tokenizers.frames is not None and jax.default_backend() != "cpu"
-        clear_unfinished(out, out / TOKENIZER_FOLDER, out / TOKENIZER_FOLDER / FRAME_TOKENIZER_FOLDER)
         report = prepare_examples(
             videos=as_local(videos, out=out),
             texts=as_local(texts, out=out),
@@ -92,8 +88,7 @@ def prepare(
             on_progress=_shown(progress),
         )
         words = with_template(tokenizers.text, run.prepare.chat_template)
-        replace(tokenizers, text=words).save(out / TOKENIZER_FOLDER)
-        write_json_atomic(out / REPORT_FILE, to_json(report))
+        save_beside_examples(out, tokenizers=replace(tokenizers, text=words), report=report)
     return report
 
 

@@ -117,22 +117,22 @@ def train(
 def _part(run: RunConfig, names: Sequence[str], *, init: PathArgument | None) -> RunConfig:
     """Return a run of some stages of another."""
     part = run.with_stages(names)
-    order, chosen = ([stage.name for stage in one.training.stages] for one in (run, part))
-    first = order.index(chosen[0])
-    if chosen != order[first : first + len(chosen)]:
+    every, chosen = ([stage.name for stage in one.training.stages] for one in (run, part))
+    begin = every.index(chosen[0])
+    if chosen != every[begin : begin + len(chosen)]:
         raise InputError(
             f"stages {', '.join(chosen)} do not follow each other",
             field="stages",
             value=tuple(chosen),
-            remedy=f"name neighbors of {', '.join(order)}",
+            remedy=f"name neighbors of {', '.join(every)}",
         )
-    if first and init is None:
+    if begin and init is None:
         raise InputError(
-            f"stage {chosen[0]} begins from the weights of stage {order[first - 1]}, which are not given",
+            f"stage {chosen[0]} begins from the weights of stage {every[begin - 1]}, which are not given",
             field="init",
             remedy="name the folder of its model (init)",
         )
-    return replace(part, training=replace(part.training, seed=run.training.seed + first))
+    return replace(part, training=replace(part.training, seed=run.training.seed + begin))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -274,7 +274,7 @@ class _Job:
         )
 
     def _origin(self, kind: Literal["run", "model", "adapter"], decides: dict[str, Any]) -> Origin:
-        parents = {"data": parent(self.examples.path, self.examples.store.fingerprint)}
+        parents = {"data": parent(self.examples.path, self.examples.fingerprint)}
         if self.begun_from is not None:
             parents["init"] = parent(self.begun_from.path, self.begun_from.fingerprint)
         return Origin(kind=kind, identity=decides, configuration=to_json(self.run), parents=parents)

@@ -128,13 +128,13 @@ class _Dealer:
     ) -> Int64[np.ndarray, " chunks"]:
         ends = np.cumsum(lengths)
         begins = ends - lengths
-        first, last = begins // chunk_tokens, (ends - 1) // chunk_tokens
-        head = _in_units((first + 1) * chunk_tokens - begins, chunk_tokens)
+        start, last = begins // chunk_tokens, (ends - 1) // chunk_tokens
+        lead = _in_units((start + 1) * chunk_tokens - begins, chunk_tokens)
         tail = _in_units(ends - last * chunk_tokens, chunk_tokens)
-        long = np.flatnonzero((lengths > chunk_tokens) & (last > first))
+        long = np.flatnonzero((lengths > chunk_tokens) & (last > start))
         for i in long[np.argsort(-lengths[long], kind="stable")].tolist():
-            whole = [_UNITS] * int(last[i] - first[i] - 1)
-            self._deal_document(self._holders[first[i] : last[i] + 1], [int(head[i]), *whole, int(tail[i])])
+            whole = [_UNITS] * int(last[i] - start[i] - 1)
+            self._deal_document(self._holders[start[i] : last[i] + 1], [int(lead[i]), *whole, int(tail[i])])
         self._holders[self._holders == _NOBODY] = np.repeat(np.arange(self._members), self._room)
         return self._holders
 
@@ -222,8 +222,8 @@ def _best_exchange(
     for size in _STRETCHES:
         if size > more.size // 2:
             break
-        first, second = (_stretches(chunks, size, work=work, parted=parted) for chunks in (more, less))
-        left = abs(first[0][:, None] - second[0] - gap) + 2 * (first[1][:, None] + second[1])
+        given, taken = (_stretches(chunks, size, work=work, parted=parted) for chunks in (more, less))
+        left = abs(given[0][:, None] - taken[0] - gap) + 2 * (given[1][:, None] + taken[1])
         i, j = np.unravel_index(left.argmin(), left.shape)
         if left[i, j] < best:
             best, found = left[i, j], (slice(int(i), int(i) + size), slice(int(j), int(j) + size))

@@ -52,19 +52,19 @@ def product(
 
 
 def products(
-    first: Product, work: Callable[[Array], Result], second: Product, *, mode: PallasMode
+    ahead: Product, work: Callable[[Array], Result], behind: Product, *, mode: PallasMode
 ) -> tuple[Result, Float32[Array, "rows columns"]]:
-    """Return `work` of the first product, done while the second is computed, and the second."""
+    """Return `work` of the product ahead, done while the one behind it is computed, and that one."""
     if mode == "interpreted":
-        return work(_dot(first)), _dot(second)
+        return work(_dot(ahead)), _dot(behind)
 
     def run(a: Any, b: Any) -> tuple[Result, Array]:
-        _start(a, first)
-        _start(b, second)
+        _start(a, ahead)
+        _start(b, behind)
         worked = work(plgpu.wgmma_accumulator_load(a, wait_n=1))
         return worked, b[...]
 
-    return pl.run_scoped(run, _Sum(first.shape, jnp.float32), _Sum(second.shape, jnp.float32))
+    return pl.run_scoped(run, _Sum(ahead.shape, jnp.float32), _Sum(behind.shape, jnp.float32))
 
 
 def add_product(
@@ -88,14 +88,14 @@ def add_product(
 
 
 def add_products(
-    totals: tuple[Array, Array], first: Product, work: Callable[[], Product], *, mode: PallasMode
+    totals: tuple[Array, Array], ahead: Product, work: Callable[[], Product], *, mode: PallasMode
 ) -> tuple[Float32[Array, "rows columns"], Float32[Array, "rows columns"]]:
-    """Return two totals plus a product each; `work` gives the second while the first is computed."""
+    """Return two totals plus a product each; `work` gives the second one while `ahead` is computed."""
     if mode == "interpreted":
-        return totals[0] + _dot(first), totals[1] + _dot(work())
+        return totals[0] + _dot(ahead), totals[1] + _dot(work())
 
     def run(into: tuple[Any, Any]) -> None:
-        _start(into[0], first)
+        _start(into[0], ahead)
         _start(into[1], work())
 
     run_on: Callable[..., Any] = pl.run_state(run)

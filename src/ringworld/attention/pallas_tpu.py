@@ -27,7 +27,7 @@ from ringworld.attention.config import TPU_KV_BLOCK_TOKENS, TPU_Q_BLOCK_TOKENS, 
 from ringworld.attention.kernel import Gradients, OfKeys, OfQueries
 from ringworld.attention.merge import Partial
 from ringworld.attention.pallas_tpu_kernels import LANES
-from ringworld.attention.pallas_tpu_walk import Places, places_by_keys, places_by_queries, walk_over
+from ringworld.attention.pallas_tpu_walk import IndexMaps, maps_by_keys, maps_by_queries, walk_over
 from ringworld.attention.visibility import MaskSpec, block_visibility
 
 # A walk takes two integers a pair of blocks, of the 1 MiB of scalar memory that a core has.
@@ -149,14 +149,14 @@ def _run(
     group = heads // kv_heads
     sizes = {"q_blocks": visible.shape[1], "kv_blocks": visible.shape[2], "group": group}
     if which.rows == "queries":
-        walk, places = walk_over(visible), places_by_queries(**sizes)
+        walk, maps = walk_over(visible), maps_by_queries(**sizes)
         grid, semantics = (kv_heads, group, walk.steps), (pltpu.PARALLEL, pltpu.PARALLEL, pltpu.ARBITRARY)
     else:
-        walk, places = walk_over(visible.swapaxes(1, 2)), places_by_keys(**sizes)
+        walk, maps = walk_over(visible.swapaxes(1, 2)), maps_by_keys(**sizes)
         grid, semantics = (kv_heads, walk.steps, group), (pltpu.PARALLEL, pltpu.ARBITRARY, pltpu.ARBITRARY)
 
     of_rest = ("q", "lse", "lse") if rest else ()
-    specs = _specs(places, q_block=q_block, kv_block=kv_block, head=head)
+    specs = _specs(maps, q_block=q_block, kv_block=kv_block, head=head)
     shapes = {"q": q.shape, "kv": k.shape, "lse": (batch, heads, 1, q_seq)}
     # A row of tokens needs a dimension before it to be a row of lanes.
     arrays = (q, k, v, MaskSpec(*(x[:, None] for x in mask)))
@@ -185,25 +185,25 @@ def _run(
     return tuple(x[:, :, 0] if name == "lse" else x for x, name in zip(results, which.makes))
 
 
-def _specs(places: Places, *, q_block: int, kv_block: int, head: int) -> dict[str, pl.BlockSpec]:
+def _specs(maps: IndexMaps, *, q_block: int, kv_block: int, head: int) -> dict[str, pl.BlockSpec]:
     """Return which block of each kind of array is fetched at a point of the grid."""
 
-    def heads(place: Callable, block: int) -> pl.BlockSpec:
-        return pl.BlockSpec((None, None, block, head), lambda *point: (*place(*point), 0))
+    def heads(index: Callable, block: int) -> pl.BlockSpec:
+        return pl.BlockSpec((None, None, block, head), lambda *point: (*index(*point), 0))
 
     def rows(point: tuple) -> tuple:
-        sequence, head, block = places.queries(*point)
+        sequence, head, block = maps.queries(*point)
         return sequence, head, 0, block
 
-    def tokens(place: Callable, block: int) -> pl.BlockSpec:
-        return pl.BlockSpec((None, 1, block), lambda *point: (place(*point)[0], 0, place(*point)[2]))
+    def tokens(index: Callable, block: int) -> pl.BlockSpec:
+        return pl.BlockSpec((None, 1, block), lambda *point: (index(*point)[0], 0, index(*point)[2]))
 
     return {
-        "q": heads(places.queries, q_block),
-        "kv": heads(places.keys, kv_block),
+        "q": heads(maps.queries, q_block),
+        "kv": heads(maps.keys, kv_block),
         "lse": pl.BlockSpec((None, None, 1, q_block), lambda *point: rows(point)),
-        "q_tokens": tokens(places.queries, q_block),
-        "k_tokens": tokens(places.keys, kv_block),
+        "q_tokens": tokens(maps.queries, q_block),
+        "k_tokens": tokens(maps.keys, kv_block),
     }
 
 

@@ -43,7 +43,7 @@ def forward(
     """
     visit = visit_at(pl.program_id(2), visits)
 
-    @pl.when(visit.first)
+    @pl.when(visit.begins)
     def _start() -> None:
         out[...] = jnp.zeros(out.shape, out.dtype)
         highest[...] = jnp.full(highest.shape, FLOOR, highest.dtype)
@@ -62,7 +62,7 @@ def forward(
 
     _attend(visit.visible, attend, lambda: _seen(mask))
 
-    @pl.when(visit.last)
+    @pl.when(visit.ends)
     def _finish() -> None:
         total = weight[...].sum(axis=1, keepdims=True)
         out[...] = out[...] / jnp.where(total == 0, 1.0, total)
@@ -87,7 +87,7 @@ def backward_q(
     """Sum the gradients of a block of queries; `lse` is in base 2, and +inf where nothing is seen."""
     visit = visit_at(pl.program_id(2), visits)
 
-    @pl.when(visit.first)
+    @pl.when(visit.begins)
     def _start() -> None:
         dq[...] = jnp.zeros(dq.shape, dq.dtype)
 
@@ -100,7 +100,7 @@ def backward_q(
 
     _attend(visit.visible, attend, lambda: _seen(mask))
 
-    @pl.when(visit.last)
+    @pl.when(visit.ends)
     def _finish() -> None:
         dq[...] *= scale
 
@@ -127,7 +127,7 @@ def backward_kv(
     """
     visit, head = visit_at(pl.program_id(1), visits), pl.program_id(2)
 
-    @pl.when(visit.first & (head == 0))
+    @pl.when(visit.begins & (head == 0))
     def _start() -> None:
         dk[...] = jnp.zeros(dk.shape, dk.dtype)
         dv[...] = jnp.zeros(dv.shape, dv.dtype)
@@ -145,7 +145,7 @@ def backward_kv(
 
     _attend(visit.visible, attend, seen)
 
-    @pl.when(visit.last & (head == pl.num_programs(2) - 1))
+    @pl.when(visit.ends & (head == pl.num_programs(2) - 1))
     def _finish() -> None:
         dk[...] *= scale
 

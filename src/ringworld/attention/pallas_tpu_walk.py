@@ -29,8 +29,8 @@ from jaxtyping import Array, Int32
 from ringworld.attention.visibility import NOTHING
 
 _END = np.int32(np.iinfo(np.int32).max)
-# A visit in the bits of one integer: what is visible, first and last of its row, and above them its place.
-_VISIBLE, _FIRST, _LAST = 3, 4, 8
+# A visit in the bits of one integer: what is visible, if its row begins or ends, and above them its blocks.
+_VISIBLE, _BEGINS, _ENDS = 3, 4, 8
 _FLAG_BITS = 4
 
 
@@ -49,13 +49,13 @@ class Visit(NamedTuple):
 
     visible: Int32[Array, ""]
     """`NOTHING`, `PART` or `ALL`."""
-    first: Array
+    begins: Array
     """Whether the row begins."""
-    last: Array
+    ends: Array
     """Whether the row ends."""
 
 
-class Places(NamedTuple):
+class IndexMaps(NamedTuple):
     """Index maps from a point of the grid, `visits` and `fetches` to a sequence, a head and a block."""
 
     queries: Callable[..., tuple[Array, Array, Array]]
@@ -74,13 +74,13 @@ def walk_over(visible: Int32[Array, "batch rows columns"]) -> Walk:
     pair, visible = ranked >> 2, ranked & 3
     row = pair // columns
     changes, edge = row[1:] != row[:-1], jnp.ones(1, bool)
-    first, last = jnp.concatenate([edge, changes]), jnp.concatenate([changes, edge])
+    begins, ends = jnp.concatenate([edge, changes]), jnp.concatenate([changes, edge])
     fetched = lax.cummax(jnp.where((visible == NOTHING) | (ranked == _END), 0, pair))
     return Walk(
         steps=visited.sum(dtype=jnp.int32),
         visits=visible
-        | jnp.where(first, _FIRST, 0)
-        | jnp.where(last, _LAST, 0)
+        | jnp.where(begins, _BEGINS, 0)
+        | jnp.where(ends, _ENDS, 0)
         | _join(row // rows, row % rows, rows) << _FLAG_BITS,
         fetches=_join(fetched // (rows * columns), fetched % columns, columns),
     )
@@ -89,37 +89,37 @@ def walk_over(visible: Int32[Array, "batch rows columns"]) -> Walk:
 def visit_at(step: Int32[Array, ""], visits: jax.Ref) -> Visit:
     """Return what a kernel has to do at a step."""
     visit = visits[step]
-    return Visit(visible=visit & _VISIBLE, first=visit & _FIRST != 0, last=visit & _LAST != 0)
+    return Visit(visible=visit & _VISIBLE, begins=visit & _BEGINS != 0, ends=visit & _ENDS != 0)
 
 
-def places_by_queries(*, q_blocks: int, kv_blocks: int, group: int) -> Places:
-    """Return the places of a walk whose rows are queries, on the grid (kv_heads, group, steps)."""
+def maps_by_queries(*, q_blocks: int, kv_blocks: int, group: int) -> IndexMaps:
+    """Return the index maps of a walk whose rows are queries, on the grid (kv_heads, group, steps)."""
 
-    def queries(kv_head, member, step, visits, fetches):
+    def queries(kv_head, one, step, visits, fetches):
         sequence, block = _split(visits[step] >> _FLAG_BITS, q_blocks)
-        return sequence, kv_head * group + member, block
+        return sequence, kv_head * group + one, block
 
-    def keys(kv_head, member, step, visits, fetches):
+    def keys(kv_head, one, step, visits, fetches):
         sequence, block = _split(fetches[step], kv_blocks)
         return sequence, kv_head, block
 
-    return Places(queries=queries, keys=keys)
+    return IndexMaps(queries=queries, keys=keys)
 
 
-def places_by_keys(*, q_blocks: int, kv_blocks: int, group: int) -> Places:
-    """Return the places of a walk whose rows are keys, on the grid (kv_heads, steps, group)."""
+def maps_by_keys(*, q_blocks: int, kv_blocks: int, group: int) -> IndexMaps:
+    """Return the index maps of a walk whose rows are keys, on the grid (kv_heads, steps, group)."""
 
-    def queries(kv_head, step, member, visits, fetches):
+    def queries(kv_head, step, one, visits, fetches):
         sequence, block = _split(fetches[step], q_blocks)
         # Where nothing is visible, the block that was fetched last stays: that of the last of the group.
-        member = jnp.where(visit_at(step, visits).visible == NOTHING, group - 1, member)
-        return sequence, kv_head * group + member, block
+        one = jnp.where(visit_at(step, visits).visible == NOTHING, group - 1, one)
+        return sequence, kv_head * group + one, block
 
-    def keys(kv_head, step, member, visits, fetches):
+    def keys(kv_head, step, one, visits, fetches):
         sequence, block = _split(visits[step] >> _FLAG_BITS, kv_blocks)
         return sequence, kv_head, block
 
-    return Places(queries=queries, keys=keys)
+    return IndexMaps(queries=queries, keys=keys)
 
 
 def _join(sequence: Array, block: Array, blocks: int) -> Array:

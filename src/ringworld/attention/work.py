@@ -128,11 +128,11 @@ def work_striped(lengths: Sequence[int], *, members: int) -> Int64[np.ndarray, "
     held = (sizes[:, None] - offset + members - 1) // members
     begin = (np.cumsum(sizes) - sizes) % members
     work = np.zeros((members, members), dtype=np.int64)
-    for first in np.unique(begin):
-        c = held[begin == first]
+    for one in np.unique(begin):
+        c = held[begin == one]
         at_least, more = (c * (c - 1) // 2).sum(axis=0), c.sum(axis=0)
         between = at_least[:, None] + np.where(offset <= offset[:, None], more[:, None], 0)
-        holder = (first + offset) % members
+        holder = (one + offset) % members
         work[np.ix_(holder, holder)] += between
     return work
 

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from ringworld.cli.options import Drawn, Loaded, LoadOptions, TokenOptions, given, otherwise
+from ringworld.cli.options import Loaded, LoadOptions, Sampled, TokenOptions, given, otherwise
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,7 +25,7 @@ class Chat:
     """How turns are written: own is what came with the model, or lwm if none did."""
     max_new_tokens: int = 1024
     """Longest answer, in tokens."""
-    drawn: Drawn = TokenOptions()
+    drawn: Sampled = TokenOptions()
     loading: Loaded = LoadOptions()
 
     def run(self) -> None:

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from ringworld.cli.options import CONFIGURED, Drawn, Loaded, LoadOptions, TokenOptions, given, otherwise
+from ringworld.cli.options import CONFIGURED, Loaded, LoadOptions, Sampled, TokenOptions, given, otherwise
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,7 +25,7 @@ class Generate:
     """For a video: its length in frames."""
     max_new_tokens: Annotated[int | None, otherwise("64", metavar="INT")] = None
     """For text and answers: longest result, in tokens."""
-    drawn: Drawn = TokenOptions()
+    drawn: Sampled = TokenOptions()
     stop: Annotated[tuple[str, ...], otherwise("none", metavar="[TEXT [TEXT ...]]")] = ()
     """For text and answers: strings before which the result ends."""
     samples: Annotated[int | None, otherwise("1", metavar="INT")] = None

@@ -55,7 +55,7 @@ class TokenOptions:
     """The same seed gives the same result."""
 
 
-Drawn = Annotated[TokenOptions, tyro.conf.arg(name="")]
+Sampled = Annotated[TokenOptions, tyro.conf.arg(name="")]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

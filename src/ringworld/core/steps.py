@@ -108,17 +108,17 @@ class RunFiles:
         if is_writer():
             sync(self.metrics)
 
-    def resume(self, abstract: Any, *, first: Callable[[], State]) -> Resumed[State]:
-        """Restore the newest checkpoint that is whole, or make the first state; rows beyond it are cut.
+    def resume(self, abstract: Any, *, begin: Callable[[], State]) -> Resumed[State]:
+        """Restore the newest checkpoint that is whole, or begin; rows beyond it are cut.
 
         Args:
             abstract: like the state, with shapes, dtypes and shardings.
-            first: returns the first state, where there is no checkpoint.
+            begin: returns the state to begin with, where there is no checkpoint.
 
         Raises:
             InputError: every checkpoint is damaged, or the rows up to it are not those that were written.
         """
-        resumed = self.checkpoints.restore(abstract, read=self._resumed) or Resumed(step=0, state=first())
+        resumed = self.checkpoints.restore(abstract, read=self._resumed) or Resumed(step=0, state=begin())
 
         def cut() -> None:
             keep_jsonl(self.metrics, lambda row: row["step"] <= resumed.step)
@@ -292,13 +292,13 @@ def check_rows(
         for name in ("step", "steps", "seconds", *numbers):
             if not isinstance(row.get(name), (int, float)):
                 raise refuse(f"has no number {name} in the row after step {done}")
-        step, first = row["step"], row["step"] - row["steps"] + 1
-        if first != done + 1 or not first <= step <= logged_steps:
+        step, since = row["step"], row["step"] - row["steps"] + 1
+        if since != done + 1 or not since <= step <= logged_steps:
             raise refuse(
-                f"holds a row of steps {first} to {step} after step {done}, of {logged_steps} in all"
+                f"holds a row of steps {since} to {step} after step {done}, of {logged_steps} in all"
             )
-        if stage_of and [row.get("stage")] * 2 != [stage_of(first), stage_of(step)]:
-            raise refuse(f"holds a row of steps {first} to {step} with the stage {row.get('stage')!r}")
+        if stage_of and [row.get("stage")] * 2 != [stage_of(since), stage_of(step)]:
+            raise refuse(f"holds a row of steps {since} to {step} with the stage {row.get('stage')!r}")
         if row["seconds"] <= 0:
             raise refuse(f"has no time in the row of step {step}")
         done = step

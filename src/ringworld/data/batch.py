@@ -34,7 +34,7 @@ class PackedBatch(NamedTuple):
     """The same over vision codes."""
 
 
-class Drawn(NamedTuple):
+class DrawnCounts(NamedTuple):
     """How much was drawn under one name of a mixture."""
 
     examples: int
@@ -49,7 +49,7 @@ class PackedRows:
     batch: PackedBatch
     lengths: Sequence[Sequence[int]]
     """Of each row, the tokens of its examples in order; the rest of the row is padding."""
-    drawn: Mapping[str, "Drawn"] = field(default_factory=dict)
+    drawn: Mapping[str, "DrawnCounts"] = field(default_factory=dict)
     """What is of each name of a mixture; empty where nobody mixed."""
 
     def split(self, parts: int) -> "list[PackedRows]":

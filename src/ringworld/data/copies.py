@@ -13,7 +13,7 @@ def named_as(names: Mapping[Path, str], *, path: Path) -> Iterator[None]:
     """Say errors about copies, which are gone when they are read, of the file that they came from.
 
     Args:
-        names: of each copy what messages call it, such as `a.tar, member 1.mp4`.
+        names: of each copy what messages call it, such as `a.tar, entry 1.mp4`.
         path: the file that they were copied out of.
 
     Raises:

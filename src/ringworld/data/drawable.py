@@ -16,7 +16,7 @@ from ringworld.data.store import ExampleStore
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class Excerpt:
     """An example or a part of one, before it is read."""
 
     name: int
@@ -32,11 +32,11 @@ class Piece:
         return self.tokens
 
     def to_json(self) -> list[int]:
-        """Return its numbers, of which `Piece(*numbers)` makes it again."""
+        """Return its numbers, of which `Excerpt(*numbers)` makes it again."""
         return [self.name, self.row, self.start, self.stop, self.tokens]
 
 
-class Pieces(grain.MapDataset[Piece]):
+class Excerpts(grain.MapDataset[Excerpt]):
     """The pieces of one name without an end, in a new order each epoch.
 
     The shuffle of Grain needs no memory, but walks over 2^16 numbers where there are few.
@@ -51,12 +51,12 @@ class Pieces(grain.MapDataset[Piece]):
     def __len__(self) -> int:
         return sys.maxsize
 
-    def __getitem__(self, index: int) -> Piece:
+    def __getitem__(self, index: int) -> Excerpt:
         epoch, at = divmod(index, len(self._numbers))
         if epoch != self._epoch:
-            order = np.random.default_rng((self._seed, self._name, epoch))
-            self._epoch, self._order = epoch, order.permutation(len(self._numbers))
-        return Piece(self._name, *self._numbers[self._order[at]].tolist())
+            draw = np.random.default_rng((self._seed, self._name, epoch))
+            self._epoch, self._order = epoch, draw.permutation(len(self._numbers))
+        return Excerpt(self._name, *self._numbers[self._order[at]].tolist())
 
 
 def rows_by(

@@ -19,9 +19,9 @@ import numpy as np
 
 from ringworld.core.ahead import ahead
 from ringworld.core.errors import InputError
-from ringworld.data.batch import Drawn, PackedRows
+from ringworld.data.batch import DrawnCounts, PackedRows
 from ringworld.data.config import ClipConfig, MixtureConfig, PackingConfig, Split
-from ringworld.data.drawable import Piece, Pieces, drawable_of, rows_by
+from ringworld.data.drawable import Excerpt, Excerpts, drawable_of, rows_by
 from ringworld.data.examples import Example
 from ringworld.data.packing import Packer, to_batch
 from ringworld.data.store import ALL_FRAMES, ExampleStore
@@ -37,9 +37,9 @@ class _Position:
 
     draws: int = 0
     """How often it has drawn."""
-    open: Sequence[Sequence[Piece]] = ()
+    open: Sequence[Sequence[Excerpt]] = ()
     """Packed sequences that are not full."""
-    full: Sequence[Sequence[Piece]] = ()
+    full: Sequence[Sequence[Excerpt]] = ()
     """Those that are, and in no batch yet."""
 
 
@@ -104,7 +104,9 @@ class PackedLoader:
         self.names = tuple(drawable.pieces)
         self.left_out, self.truncated = drawable.left_out, drawable.truncated
         self.unmatched = tuple(name for name, share in mixture.ratios.items() if share and name not in named)
-        parts = [Pieces(index, of_name, seed=seed) for index, of_name in enumerate(drawable.pieces.values())]
+        parts = [
+            Excerpts(index, of_name, seed=seed) for index, of_name in enumerate(drawable.pieces.values())
+        ]
         self._mixed = grain.MapDataset.mix(parts, weights=drawable.weights(mixture))
         # What must be the same for a state to mean the same.
         self._identity = {
@@ -166,7 +168,8 @@ class PackedLoader:
                 remedy="restore the data and configuration of that run, or start a new run in another folder",
             )
         kept = {
-            name: [[Piece(*piece) for piece in pieces] for pieces in state[name]] for name in ("open", "full")
+            name: [[Excerpt(*piece) for piece in pieces] for pieces in state[name]]
+            for name in ("open", "full")
         }
         self._start_at(_Position(draws=state["draws"], **kept))
 
@@ -199,7 +202,7 @@ class PackedLoader:
 def _batches(
     at: _Position,
     *,
-    draws: grain.MapDataset[Piece],
+    draws: grain.MapDataset[Excerpt],
     store: ExampleStore,
     names: Sequence[str],
     context_tokens: int,
@@ -211,7 +214,7 @@ def _batches(
     """Yield the batches that follow a position."""
     apart = packing.together == "name"
     packers = [
-        Packer[Piece](context_tokens=context_tokens, open_sequences=packing.open_sequences, fit=packing.fit)
+        Packer[Excerpt](context_tokens=context_tokens, open_sequences=packing.open_sequences, fit=packing.fit)
         for _ in (names if apart else names[:1])
     ]
     for index, packer in enumerate(packers):
@@ -250,10 +253,11 @@ def _batches(
         )
 
 
-def _count(pieces: Sequence[Piece], names: Sequence[str]) -> dict[str, Drawn]:
+def _count(pieces: Sequence[Excerpt], names: Sequence[str]) -> dict[str, DrawnCounts]:
     of = np.array([piece.name for piece in pieces])
     examples = np.bincount(of, minlength=len(names))
     tokens = np.bincount(of, weights=[piece.tokens for piece in pieces], minlength=len(names))
     return {
-        name: Drawn(examples=int(many), tokens=int(long)) for name, many, long in zip(names, examples, tokens)
+        name: DrawnCounts(examples=int(many), tokens=int(long))
+        for name, many, long in zip(names, examples, tokens)
     }

@@ -150,7 +150,7 @@ class DrawnImage(Recipe):
             yield Draft(segments=segments, shown=(Shown(clip=0, frame=frame),))
 
 
-class Chat(Recipe):
+class ChatMessages(Recipe):
     """A conversation; what the assistant says carries loss."""
 
     kind, version = "chat", 2
@@ -187,7 +187,7 @@ RECIPES: tuple[Recipe, ...] = (
     DrawnVideo(),
     DrawnImage(),
     ClipQuestions(),
-    Chat(),
+    ChatMessages(),
     Fields(),
 )
 

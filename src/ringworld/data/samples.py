@@ -35,7 +35,7 @@ class MediaFile:
     holder: Path | None = None
     """The file out of which it was copied to be read, such as a tar; None of a file of the user's."""
     part: str = ""
-    """Where in that it is, such as `member 1.mp4`."""
+    """Where in that it is, such as `entry 1.mp4`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -81,7 +81,7 @@ class Sample:
     """What recipes make examples of. Of `text`, `clip`, `turns` and `parts`, one is given."""
 
     key: str
-    """Path below the folder that was named, and `#line` or `#member` of a file that holds several samples."""
+    """Path below the folder that was named, and `#line` or `#entry` of a file that holds several samples."""
     split: Split
     text: str | None = None
     clip: Clip | None = None

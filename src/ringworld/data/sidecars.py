@@ -89,13 +89,13 @@ def parse_sidecar(value: Mapping[str, Any], *, path: Path, part: str = "") -> Si
         InputError: `caption` or `questions` are of another form; `field` is such as `questions[12].answer`,
             after the part and a dot where there is one.
     """
-    place = _Place(path=path, part=part)
+    location = _Location(path=path, part=part)
     caption, asked = value.get("caption"), value.get("questions")
     if not (caption is None or is_text(caption)):
-        raise place.wrong("caption", "is not text", value=caption)
+        raise location.wrong("caption", "is not text", value=caption)
     if not (asked is None or isinstance(asked, list)):
-        raise place.wrong("questions", "is not a list", value=asked)
-    read = [_question(one, place, field=f"questions[{i}]") for i, one in enumerate(asked or [])]
+        raise location.wrong("questions", "is not a list", value=asked)
+    read = [_question(one, location, field=f"questions[{i}]") for i, one in enumerate(asked or [])]
     questions = tuple(question for question in read if question is not None)
     return Sidecar(
         caption=(caption or "").strip() or None,
@@ -105,7 +105,7 @@ def parse_sidecar(value: Mapping[str, Any], *, path: Path, part: str = "") -> Si
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Place:
+class _Location:
     """A JSON object in a file."""
 
     path: Path
@@ -135,17 +135,19 @@ def _read(path: Path) -> Sidecar:
     return parse_sidecar(value, path=path)
 
 
-def _question(value: Any, place: _Place, *, field: str) -> Question | None:
+def _question(value: Any, location: _Location, *, field: str) -> Question | None:
     """Return a question with its answer; None where either is empty."""
     if not isinstance(value, dict):
-        raise place.wrong(field, 'is not of the form {"question": TEXT, "answer": TEXT}', value=value)
+        raise location.wrong(field, 'is not of the form {"question": TEXT, "answer": TEXT}', value=value)
     for name in ("question", "answer"):
         if name not in value:
-            raise place.wrong(f"{field}.{name}", "is missing")
+            raise location.wrong(f"{field}.{name}", "is missing")
         if not (value[name] is None or is_text(value[name])):
-            raise place.wrong(f"{field}.{name}", "is not text", value=value[name])
+            raise location.wrong(f"{field}.{name}", "is not text", value=value[name])
     answers = "one" if value.get("answers") in (None, "") else value["answers"]
     if answers not in ("one", "several"):
-        raise place.wrong(f"{field}.answers", f"is {answers!r}, neither 'one' nor 'several'", value=answers)
+        raise location.wrong(
+            f"{field}.answers", f"is {answers!r}, neither 'one' nor 'several'", value=answers
+        )
     question, answer = ((value[name] or "").strip() for name in ("question", "answer"))
     return Question(question=question, answer=answer, answers=answers) if question and answer else None

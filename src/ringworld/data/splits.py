@@ -80,7 +80,7 @@ def split_of(content: str, source: Source, config: PrepareConfig) -> Split:
 
 def is_drawn(content: str, config: PrepareConfig) -> bool:
     """Return whether a content is held out, be it that of a file or of a sample among many of one."""
-    return _place(content, config) < config.held_out_fraction
+    return _lot(content, config) < config.held_out_fraction
 
 
 def text_content(text: str) -> str:
@@ -130,7 +130,7 @@ def _content(source: Source, config: PrepareConfig) -> str:
     return file_content(source.path)
 
 
-def _place(content: str, config: PrepareConfig) -> float:
+def _lot(content: str, config: PrepareConfig) -> float:
     """Return where a content stands among all that there could be, from 0 to 1."""
     digest = hashlib.sha256(f"{config.seed} {content}".encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64
@@ -146,7 +146,7 @@ def _draw(
     if len(copies) < 2 or config.held_out_fraction == 0:
         # One file alone is trained on.
         return set(), {name: "train" for name in copies if is_drawn(name, config)}
-    smallest_first = sorted(copies, key=lambda name: _place(name, config))
+    smallest_first = sorted(copies, key=lambda name: _lot(name, config))
 
     def first_readable(names: list[str]) -> str:
         return next(

@@ -16,7 +16,7 @@ _NAMES = ["split", "dataset", "kind"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LengthStats:
-    """The examples of one kind of one data set in one split."""
+    """The examples of one kind of one data set in one split, where each clip is shown with all its frames."""
 
     dataset: str
     kind: str

@@ -59,7 +59,7 @@ class Haystack:
             yield piece, tokens
             return
         middle = len(piece) // 2
-        end = min(_spaces(piece), key=lambda place: abs(place - middle), default=middle)
+        end = min(_spaces(piece), key=lambda space: abs(space - middle), default=middle)
         yield from self._halves(piece[:end])
         yield from self._halves(piece[end:])
 

@@ -177,7 +177,8 @@ class NeedleTask(Task[Cell]):
         question = wording.question([needle.city for needle in needles[: config.asked]])
         hidden = [(needle.depth_percent, needle.text) for needle in needles]
         if not haystack.sentences:
-            raise InputError("there is no text to hide needles in", remedy="prepare some texts")
+            problem = "there is no text to hide needles in"
+            raise InputError(problem, field="haystack", remedy="prepare some texts, or name one")
         limit = cell.context_tokens - config.max_new_tokens
         bare = len(self._encode("".join(needle.text for needle in needles), question))
         start = _draw(config, cell, "haystack") % len(haystack.sentences)

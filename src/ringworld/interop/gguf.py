@@ -255,7 +255,8 @@ def _scaling(said: Mapping[str, Any]) -> Scaling | None:
                 beta_fast=float(said.get("rope.scaling.yarn_beta_fast", 32.0)),
                 beta_slow=float(said.get("rope.scaling.yarn_beta_slow", 1.0)),
             )
-    raise InputError(f"llama.rope.scaling.type is {short(kind)}, not one of none, linear, yarn")
+    problem = f"rope.scaling.type is {short(kind)}, not one of none, linear, yarn"
+    raise InputError(problem, field="rope.scaling.type", value=kind)
 
 
 def _tensors(

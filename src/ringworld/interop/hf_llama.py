@@ -90,14 +90,14 @@ class _Weight:
 
 def _flat(index: tuple[slice, ...], sizes: tuple[int, ...]) -> slice:
     """Return the slice of flattened dimensions of which only the first is cut."""
-    first, *rest = (cut.indices(size) for cut, size in zip(index, sizes))
+    outer, *rest = (cut.indices(size) for cut, size in zip(index, sizes))
     assert all((start, stop) == (0, size) for (start, stop, _), size in zip(rest, sizes[1:])), index
     inner = math.prod(sizes[1:])
-    return slice(first[0] * inner, first[1] * inner)
+    return slice(outer[0] * inner, outer[1] * inner)
 
 
 def weight_table(architecture: Architecture) -> tuple[_Weight, ...]:
-    """Return every tensor of a causal language model of this family with its place in a world model.
+    """Return every tensor of a causal language model of this family and where it is in a world model.
 
     A tied model has no head of its own.
     """
@@ -161,7 +161,7 @@ def read_weights(
     table = _by_path(architecture)
     floats = "float32" if weights == "float32" else "bfloat16"
 
-    def place(path: str, leaf: jax.ShapeDtypeStruct) -> FrozenWeight:
+    def leaf_at(path: str, leaf: jax.ShapeDtypeStruct) -> FrozenWeight:
         name = path.removeprefix("layers.")
         inputs, layered = table[name].inputs, name != path
         partition = PartitionSpec(*leaf.sharding.spec[1:]) if layered else leaf.sharding.spec
@@ -173,7 +173,7 @@ def read_weights(
 
         return _stacked(one, layers=architecture.layers) if layered else one(0)
 
-    return _placed(place, WorldModel.abstract(architecture))
+    return _filled(leaf_at, WorldModel.abstract(architecture))
 
 
 def read_generation_weights(
@@ -192,7 +192,7 @@ def read_generation_weights(
     read, table = _reader(folder, architecture, adapt=adapt), _by_path(architecture)
     floats = compute if weights in (None, "int8") else weights
 
-    def place(path: str, leaf: jax.ShapeDtypeStruct) -> FrozenWeight:
+    def leaf_at(path: str, leaf: jax.ShapeDtypeStruct) -> FrozenWeight:
         layer, name = 0, path
         if path.startswith("layers."):
             _, layer, name = path.split(".", 2)
@@ -202,13 +202,13 @@ def read_generation_weights(
         return read(name, leaf.sharding.spec, int(layer), dtype=str(leaf.dtype))
 
     ready = partial(GenerationWeights.from_model, compute=floats)
-    return _placed(place, jax.eval_shape(ready, WorldModel.abstract(architecture)))
+    return _filled(leaf_at, jax.eval_shape(ready, WorldModel.abstract(architecture)))
 
 
-def _placed(place: Callable[[str, jax.ShapeDtypeStruct], FrozenWeight], abstract: T) -> T:
+def _filled(leaf_at: Callable[[str, jax.ShapeDtypeStruct], FrozenWeight], abstract: T) -> T:
     """Fill a tree of shapes, leaf by leaf, by the path of each: `layers.attention.wq`."""
     return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: place(jax.tree_util.keystr(path, simple=True, separator="."), leaf), abstract
+        lambda path, leaf: leaf_at(jax.tree_util.keystr(path, simple=True, separator="."), leaf), abstract
     )
 
 

@@ -48,7 +48,7 @@ def collectives(program: str) -> tuple[Collective, ...]:
         program: what `as_text` of a compiled program returns.
     """
     computations = {name: _Computation.read(body) for _, name, body in _COMPUTATION.findall(program)}
-    entry = next((name for first, name, _ in _COMPUTATION.findall(program) if first), None)
+    entry = next((name for mark, name, _ in _COMPUTATION.findall(program) if mark), None)
     counts, sizes, hidden = Counter[Kind](), Counter[Kind](), Counter[Kind]()
     # Callees stand before their callers.
     runs = Counter({entry: 1})

@@ -20,7 +20,7 @@ from ringworld.inference.config import GREEDY
 from ringworld.inference.world import World
 from ringworld.presets import RunConfig
 from ringworld.report import plots
-from ringworld.report.schema import AnsweredQuestion, Continuation, GeneratedVideo, Picture
+from ringworld.report.schema import AnsweredQuestion, ContinuedText, GeneratedVideo, Picture
 from ringworld.vision.frame_tokenizer import FrameTokenizer
 
 DEMONSTRATIONS_FILE = "demonstrations.json"
@@ -38,7 +38,7 @@ class Demonstrations:
     videos: tuple[GeneratedVideo, ...]
     images: tuple[Picture, ...]
     questions: tuple[AnsweredQuestion, ...]
-    continuations: tuple[Continuation, ...]
+    continuations: tuple[ContinuedText, ...]
 
 
 def demonstrate(world: World, run: RunConfig, *, sources: Sequence[Source], folder: Path) -> Demonstrations:
@@ -209,12 +209,12 @@ def _answers(world: World, seen: Sequence[_Seen], *, each: int, most: int) -> tu
     )
 
 
-def _continuations(world: World, texts: Sequence[_Seen]) -> tuple[Continuation, ...]:
+def _continuations(world: World, texts: Sequence[_Seen]) -> tuple[ContinuedText, ...]:
     tokenizer = world.prompts.tokenizer
     begun = [tokenizer.encode(one.sample.text or "")[:_PROMPT_TOKENS] for one in texts[-_TEXTS:]]
     prompts = [tokenizer.decode(ids) for ids in begun]
     written = world.complete(prompts, max_new_tokens=_CONTINUED_TOKENS)
-    return tuple(Continuation(prompt=prompt, text=text) for prompt, text in zip(prompts, written))
+    return tuple(ContinuedText(prompt=prompt, text=text) for prompt, text in zip(prompts, written))
 
 
 def _plain(answer: str) -> str:

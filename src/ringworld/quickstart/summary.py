@@ -109,7 +109,7 @@ def summarize(
 def _summary(run: RunConfig, prepared: PrepareReport, rows: Sequence[dict]) -> str:
     stages = run.training.stages
     contexts = ", ".join(f"{stage.context_tokens:,}" for stage in stages)
-    tokens, batches = sum(one.tokens for one in prepared.counts), sum(row["steps"] for row in rows)
+    tokens, batches = sum(one.tokens for one in prepared.parts), sum(row["steps"] for row in rows)
     return (
         f"{prepared.files:,} files became {tokens:,} tokens; a model was trained on {batches:,} batches of "
         f"them with ring attention over {stages[-1].mesh.sequence_members} devices, at contexts of "

@@ -86,9 +86,9 @@ def packed_sequence(examples: Sequence[PackedExample], *, context_tokens: int) -
     axes.set_ylim(0, 1)
     axes.set_yticks([])
     axes.set_xlabel(f"token, of {short(context_tokens)}; black where it carries loss")
-    for place, (index, example) in enumerate(shown, start=1):
+    for strip_index, (index, example) in enumerate(shown, start=1):
         assert example.frames is not None
-        strip = figure.add_subplot(grid[place])
+        strip = figure.add_subplot(grid[strip_index])
         pictures = example.frames[:_MOST_THUMBNAILS]
         strip.imshow(np.concatenate(list(pictures), axis=1), interpolation="nearest")
         more = len(example.frames) - len(pictures)

@@ -27,7 +27,7 @@ def paragraph(words: str, *, kind: str = "") -> str:
 
 
 def table(
-    heads: Sequence[str],
+    titles: Sequence[str],
     rows: Iterable[Sequence[str]],
     *,
     numbers: Sequence[int] = (),
@@ -35,7 +35,7 @@ def table(
 ) -> str:
     """Return a table of plain text with the columns `numbers` set to the right, and a last row `total`.
 
-    No heads are shown where all are empty.
+    No titles are shown where all are empty.
     """
 
     def cells(row: Sequence[str], tag: str) -> str:
@@ -45,9 +45,9 @@ def table(
     body = "\n".join(f"<tr>{cells(row, 'td')}</tr>" for row in rows)
     if not body:
         return ""
-    head = f"<thead><tr>{cells(heads, 'th')}</tr></thead>" if any(heads) else ""
-    foot = f"<tfoot><tr>{cells(total, 'td')}</tr></tfoot>" if total else ""
-    return f'<div class="scroll"><table>{head}<tbody>\n{body}\n</tbody>{foot}</table></div>'
+    above = f"<thead><tr>{cells(titles, 'th')}</tr></thead>" if any(titles) else ""
+    below = f"<tfoot><tr>{cells(total, 'td')}</tr></tfoot>" if total else ""
+    return f'<div class="scroll"><table>{above}<tbody>\n{body}\n</tbody>{below}</table></div>'
 
 
 def folded(label: str, content: str) -> str:

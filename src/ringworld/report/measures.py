@@ -16,9 +16,9 @@ def needles(evaluations: Sequence[Evaluation]) -> tuple[str, ...]:
         for (hidden, asked), cells in grids.needle_maps(evaluation).items():
             share = grids.found(cells)
             shown = "not measured" if share is None else markup.percent(share)
-            head = f"<b>{markup.text(evaluation.name)}</b> {shown}"
+            caption = f"<b>{markup.text(evaluation.name)}</b> {shown}"
             drawn = plots.svg(plots.needle_map(cells), name=f"needles-{hidden}-{asked}-{evaluation.name}")
-            figure = f"<figure><figcaption>{head}</figcaption>{drawn}</figure>"
+            figure = f"<figure><figcaption>{caption}</figcaption>{drawn}</figure>"
             maps.setdefault((hidden, asked), []).append(figure)
     if not maps:
         return ()
@@ -65,7 +65,7 @@ def losses(metrics: Metrics) -> tuple[str, ...]:
         metrics.evaluations,
         [("all", row) for row in grids.losses(metrics.evaluations, by=None)]
         + [(row.cell["kind"].replace("_", " "), row) for row in grids.losses(metrics.evaluations, by="kind")],
-        head="held out",
+        title="held out",
     )
     return charts, markup.paragraph(words), table
 
@@ -77,7 +77,7 @@ def _charts(draw: Callable[[grids.Modality], Figure | None], *, name: str) -> st
     return markup.group(figures, kind="charts")
 
 
-def _table(evaluations: Sequence[Evaluation], named: Sequence[tuple[str, grids.Row]], *, head: str) -> str:
+def _table(evaluations: Sequence[Evaluation], named: Sequence[tuple[str, grids.Row]], *, title: str) -> str:
     """List values: a row for each cell, a column for each evaluation."""
     rows = [
         (
@@ -88,8 +88,8 @@ def _table(evaluations: Sequence[Evaluation], named: Sequence[tuple[str, grids.R
         )
         for name, row in named
     ]
-    heads = (head, "", "count", *(evaluation.name for evaluation in evaluations))
-    return markup.table(heads, rows, numbers=range(2, len(heads)))
+    titles = (title, "", "count", *(evaluation.name for evaluation in evaluations))
+    return markup.table(titles, rows, numbers=range(2, len(titles)))
 
 
 def positions(evaluations: Sequence[Evaluation]) -> tuple[str, ...]:
@@ -111,7 +111,7 @@ def positions(evaluations: Sequence[Evaluation]) -> tuple[str, ...]:
         f"{plots.FEWEST_TARGETS} targets are not drawn."
     )
     named = [(f"{row.cell['start']:,} to {row.cell['stop']:,}", row) for row in rows]
-    table = _table(evaluations, named, head="position")
+    table = _table(evaluations, named, title="position")
     return markup.paragraph(words), charts, markup.folded("All positions", table)
 
 
@@ -124,7 +124,7 @@ def other_tasks(evaluations: Sequence[Evaluation]) -> tuple[str, ...]:
         if task not in (grids.NEEDLES, grids.HELD_OUT)
         for row in grids.rows(evaluations, task=task)
     ]
-    return (_table(evaluations, named, head="task"),)
+    return (_table(evaluations, named, title="task"),)
 
 
 def unmeasured(evaluations: Sequence[Evaluation]) -> tuple[str, ...]:

@@ -99,7 +99,7 @@ def loss_by_position(evaluations: Sequence[Evaluation], *, modality: grids.Modal
         ]
         before = evaluation.label.get("when") == "before"
         axes.plot(
-            [place for place, _ in drawn],
+            [at for at, _ in drawn],
             [loss for _, loss in drawn],
             color=LINES[0] if before else LINES[1 + (index - 1) % (len(LINES) - 1)],
             linewidth=1.6,
@@ -221,6 +221,6 @@ def running_mean(values: np.ndarray) -> np.ndarray:
     """Return the mean over a window round each value, narrower towards both ends, so that no curve lags."""
     widest = min(len(values) // 40, 25)
     sums = np.cumsum(np.concatenate([[0.0], values]))
-    places = np.arange(len(values))
-    reach = np.minimum(widest, np.minimum(places, places[::-1]))
-    return (sums[places + reach + 1] - sums[places - reach]) / (2 * reach + 1)
+    indices = np.arange(len(values))
+    reach = np.minimum(widest, np.minimum(indices, indices[::-1]))
+    return (sums[indices + reach + 1] - sums[indices - reach]) / (2 * reach + 1)

@@ -69,8 +69,8 @@ class RunsReport:
 
     def lines(self) -> list[str]:
         """Return a table, and then what could not be read."""
-        heads = ("run", "stage", "steps", "tokens", "loss", "held-out text", "held-out vision")
-        heads += ("needles", "skipped", "tokens/s", "MFU", "hours")
+        titles = ("run", "stage", "steps", "tokens", "loss", "held-out text", "held-out vision")
+        titles += ("needles", "skipped", "tokens/s", "MFU", "hours")
         rows = [
             (
                 one.name,
@@ -88,7 +88,7 @@ class RunsReport:
             )
             for one in self.runs
         ]
-        return [*aligned([heads, *rows], words=2), *self.problems]
+        return [*aligned([titles, *rows], words=2), *self.problems]
 
     def figure(self) -> Figure:
         """Draw loss and tokens a second over the tokens trained on, a line for each run."""
@@ -205,9 +205,9 @@ def _measured(
 
     def age(evaluation: Evaluation) -> tuple[int, float]:
         stage, when = (evaluation.label.get(name, "") for name in ("stage", "when"))
-        place = stages.index(stage) if stage in stages else -1
+        number = stages.index(stage) if stage in stages else -1
         step = when.removeprefix("at ")
-        return place, float(step) if step.isdecimal() else math.inf if when == "after" else -1
+        return number, float(step) if step.isdecimal() else math.inf if when == "after" else -1
 
     newest: dict[str, float] = {}
     for one in sorted(evaluations, key=age):

@@ -132,7 +132,7 @@ class AnsweredQuestion:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Continuation:
+class ContinuedText:
     """The beginning of a text, and what the model adds."""
 
     prompt: str
@@ -177,5 +177,5 @@ class Metrics:
     videos: tuple[GeneratedVideo, ...]
     images: tuple[Picture, ...]
     questions: tuple[AnsweredQuestion, ...]
-    continuations: tuple[Continuation, ...]
+    continuations: tuple[ContinuedText, ...]
     phases: tuple[Phase, ...]

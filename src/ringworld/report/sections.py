@@ -130,9 +130,9 @@ def inputs(metrics: Metrics) -> tuple[str, ...]:
         )
         for one in metrics.inputs
     ]
-    heads = ("kind", "files", "size", "examples", "tokens")
+    titles = ("kind", "files", "size", "examples", "tokens")
     more = [(f"and {len(files) - _MOST_FILES:,} more", "", "", "", "")] if len(files) > _MOST_FILES else []
-    every = markup.table(("file", *heads[:1], *heads[2:]), [*files[:_MOST_FILES], *more], numbers=(2, 3, 4))
+    every = markup.table(("file", *titles[:1], *titles[2:]), [*files[:_MOST_FILES], *more], numbers=(2, 3, 4))
     refused = markup.table(("file", "reason"), [(one.name, one.reason) for one in metrics.quarantined])
     tokenizer = metrics.text_tokenizer
     bpe = (
@@ -140,7 +140,7 @@ def inputs(metrics: Metrics) -> tuple[str, ...]:
         f"{tokenizer.bytes_per_token:.2f} bytes a token on {tokenizer.judged_on}."
     )
     return (
-        markup.table(heads, _by_kind(metrics.inputs), numbers=(1, 2, 3, 4)),
+        markup.table(titles, _by_kind(metrics.inputs), numbers=(1, 2, 3, 4)),
         markup.folded(f"All {sum(one.files for one in metrics.inputs):,} files", every),
         "<h3>Files that could not be used</h3>" if refused else "",
         refused or markup.paragraph("No file had to be left out."),

@@ -27,7 +27,7 @@ from ringworld.serving.images import ImageRoutes
 from ringworld.serving.in_flight import InFlight
 from ringworld.serving.media import Media
 from ringworld.serving.memories import Memories
-from ringworld.serving.metrics import Metrics
+from ringworld.serving.metrics import ServerMetrics
 from ringworld.serving.models import Models
 from ringworld.serving.texts import Texts
 from ringworld.serving.videos import Videos
@@ -35,8 +35,6 @@ from ringworld.serving.web_page import NAMES, show_page
 
 _THREADS = 64
 """More than files that may wait for a decoder or be fetched, so that nobody waits for a thread."""
-_MOST_FETCHES = 16
-"""Addresses that are fetched at once."""
 _SWEEP_SECONDS = 60.0
 _GRACE_SECONDS = 60.0
 """For sending what a request that took all of its time is answered."""
@@ -58,16 +56,17 @@ class Server:
         fetch: Callable[..., Fetch] = Fetch,
     ) -> None:
         """Join a model and its engine, which the caller closes; `fetch` begins to fetch for a request."""
-        self._engine, self._metrics = engine, Metrics(engine)
+        self._engine, self._metrics = engine, ServerMetrics(engine)
         self._keep_seconds = config.limits.keep_seconds
         gate = Gate(config, metrics=self._metrics)
         backend = Backend(world=world, engine=engine, config=config, metrics=self._metrics)
         self._files = Files(gate, limits=config.limits)
         memories = Memories(backend, gate=gate)
-        media, fetching = Media(world, limits=config.limits), threading.BoundedSemaphore(_MOST_FETCHES)
+        media = Media(world, limits=config.limits)
+        fetching = threading.BoundedSemaphore(config.limits.max_fetches)
 
         def attach(deadline: Deadline) -> Attachments:
-            fetches = fetch(config, places=fetching, deadline=deadline) if config.allow_host else None
+            fetches = fetch(config, room=fetching, deadline=deadline) if config.allow_host else None
             return Attachments(media, files=self._files, fetch=fetches, deadline=deadline)
 
         chat = ChatBackend(world, engine.size, attach=attach, remembered=memories.messages)

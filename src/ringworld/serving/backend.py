@@ -9,7 +9,7 @@ from ringworld.inference.world import World
 from ringworld.serving.config import ServingConfig
 from ringworld.serving.deadline import Deadline
 from ringworld.serving.exchange import Exchange
-from ringworld.serving.metrics import Metrics
+from ringworld.serving.metrics import ServerMetrics
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -19,7 +19,7 @@ class Backend:
     world: World
     engine: Engine
     config: ServingConfig
-    metrics: Metrics
+    metrics: ServerMetrics
 
     def ask(self, requests: Sequence[GenerationRequest], *, deadline: Deadline) -> Exchange:
         """Ask the engine, for an answer within the time that an HTTP request has left; see `Exchange`."""

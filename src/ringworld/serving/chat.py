@@ -66,7 +66,7 @@ class ChatBackend:
         return self.template.ends()
 
 
-class Chat:
+class ChatRequest:
     """One request for an answer.
 
     Attributes:

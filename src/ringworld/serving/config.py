@@ -39,6 +39,8 @@ class ServingLimits:
     """How long the decoding of a file may take."""
     max_decode_bytes: int = 2**32
     """Most memory of a decoder, addresses that it only reserves included."""
+    max_fetches: int = 16
+    """Most addresses that are fetched at once."""
     max_fetch_seconds: float = 30.0
     """How long the fetching for one request may take; of bytes it may hold as many as a request."""
     max_seconds: float = 3600.0
@@ -47,7 +49,9 @@ class ServingLimits:
     def __post_init__(self) -> None:
         """Refuse limits that nothing passes."""
         check_range(self, "max_body_bytes", "max_choices", "max_frames", "max_videos", "max_files", least=1)
-        check_range(self, "max_pixels", "max_decode_bytes", "max_memories", "max_requests", least=1)
+        check_range(
+            self, "max_pixels", "max_decode_bytes", "max_memories", "max_requests", "max_fetches", least=1
+        )
         check_range(self, "keep_seconds", "max_seconds", "max_video_seconds", "max_decode_seconds", above=0)
         check_range(self, "max_fetch_seconds", above=0)
 

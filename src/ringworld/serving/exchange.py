@@ -9,7 +9,7 @@ from functools import partial
 from ringworld.inference.engine.engine import Engine
 from ringworld.inference.engine.sequence import GenerationRequest, Piece
 from ringworld.serving.deadline import Deadline
-from ringworld.serving.metrics import Metrics
+from ringworld.serving.metrics import ServerMetrics
 
 
 class Exchange:
@@ -20,7 +20,12 @@ class Exchange:
     """
 
     def __init__(
-        self, engine: Engine, requests: Sequence[GenerationRequest], *, metrics: Metrics, deadline: Deadline
+        self,
+        engine: Engine,
+        requests: Sequence[GenerationRequest],
+        *,
+        metrics: ServerMetrics,
+        deadline: Deadline,
     ) -> None:
         """Ask, for an answer until the deadline; call it in the event loop.
 

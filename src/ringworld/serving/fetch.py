@@ -22,7 +22,7 @@ from ringworld.core.version import __version__
 from ringworld.serving.config import ServingConfig
 from ringworld.serving.deadline import Deadline
 from ringworld.serving.errors import ApiError
-from ringworld.serving.places import place_of
+from ringworld.serving.room import room_in
 
 _PORTS = {"http": 80, "https": 443}
 _MOST_REDIRECTS = 5
@@ -67,7 +67,7 @@ class Fetch:
         self,
         config: ServingConfig,
         *,
-        places: threading.Semaphore,
+        room: threading.Semaphore,
         deadline: Deadline,
         resolve: Callable[[str, int], Sequence[Address]] = resolve,
         allows: Callable[[Address], bool] = is_public,
@@ -77,14 +77,14 @@ class Fetch:
 
         Args:
             config: which hosts, how many bytes, and how long.
-            places: of those who fetch at once.
+            room: for those who fetch at once.
             deadline: of the request.
             resolve: asked once for each connection.
             allows: which addresses may be connected to.
             ports: to which ports.
         """
         self._limits, self._resolve, self._allows, self._ports = config.limits, resolve, allows, ports
-        self._places, self._deadline = places, deadline
+        self._room, self._deadline = room, deadline
         self._bytes, self._seconds = self._limits.max_body_bytes, self._limits.max_fetch_seconds
         self._hosts = {each.lower().rstrip(".") for each in config.allow_host}
 
@@ -105,7 +105,7 @@ class Fetch:
         begun = time.monotonic()
         until = begun + self._seconds
         try:
-            with place_of(self._places, full=full):
+            with room_in(self._room, full=full):
                 return self._followed(url, until=until, field=field)
         finally:
             self._seconds -= time.monotonic() - begun
@@ -163,7 +163,9 @@ class Fetch:
                 field, "is no address of http or https, of printable ASCII without a name or password"
             )
         if host.rstrip(".") not in self._hosts:
-            raise _refused(field, f"is at {host!r:.80}, which is none of the hosts that --allow-host names")
+            raise _refused(
+                field, f"is at {host!r:.80}, which is none of the hosts that this server fetches from"
+            )
         if port not in self._ports:
             raise _refused(field, f"is at port {port}, which is none of {', '.join(map(str, self._ports))}")
         return parts, port

@@ -19,7 +19,7 @@ from ringworld.serving.config import ServingConfig
 from ringworld.serving.deadline import Deadline
 from ringworld.serving.errors import ApiError, refusal
 from ringworld.serving.form import Form, parse_form
-from ringworld.serving.metrics import Metrics
+from ringworld.serving.metrics import ServerMetrics
 
 _OWN_NAMES = ("localhost", "127.0.0.1", "::1")
 _HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([^\[\]:]*))(?::[0-9]*)?", re.IGNORECASE)
@@ -32,7 +32,7 @@ Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 class Gate:
     """The door of one server, through which all requests come."""
 
-    def __init__(self, config: ServingConfig, *, metrics: Metrics) -> None:
+    def __init__(self, config: ServingConfig, *, metrics: ServerMetrics) -> None:
         """Keep who may ask, and how much."""
         self._config, self._metrics = config, metrics
         self._held_bytes = 0

@@ -6,7 +6,7 @@ import contextlib
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ringworld.serving.errors import ApiError, refusal
-from ringworld.serving.metrics import Metrics
+from ringworld.serving.metrics import ServerMetrics
 
 _ALWAYS = ("/health", "/metrics")
 """Paths of those who look after the server, most of all where it is full."""
@@ -15,7 +15,7 @@ _ALWAYS = ("/health", "/metrics")
 class InFlight:
     """Counts the requests that are being answered, streams to their end, and refuses one more than may be."""
 
-    def __init__(self, app: ASGIApp, *, most: int, most_seconds: float, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, *, most: int, most_seconds: float, metrics: ServerMetrics) -> None:
         """Begin with none.
 
         Args:

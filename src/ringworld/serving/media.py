@@ -14,7 +14,7 @@ from ringworld.serving.config import ServingLimits
 from ringworld.serving.deadline import Deadline
 from ringworld.serving.decoder import run_decoder
 from ringworld.serving.errors import ApiError
-from ringworld.serving.places import place_of
+from ringworld.serving.room import room_in
 
 Kind = Literal["image", "video", "any"]
 _NAMED = {"image": "the image", "video": "the video", "any": "the file"}
@@ -45,7 +45,7 @@ class Media:
         """Keep the model, the limits, and how many bytes of codes are remembered."""
         self._world, self._limits = world, limits
         self._decoders = threading.BoundedSemaphore(_AT_ONCE)
-        self._places = threading.BoundedSemaphore(_AT_ONCE + _MOST_WAITING)
+        self._room = threading.BoundedSemaphore(_AT_ONCE + _MOST_WAITING)
         self._most_known_bytes = most_known_bytes
         # What was used last stands last.
         self._known: dict[_Sent, np.ndarray] = {}
@@ -97,7 +97,7 @@ class Media:
             ClientDisconnect: nobody waits for it any more.
         """
         self._world.prompts.seeing()
-        with place_of(self._places, full=Busy(waiting=_MOST_WAITING)):
+        with room_in(self._room, full=Busy(waiting=_MOST_WAITING)):
             while not self._decoders.acquire(timeout=_CHECK_SECONDS):
                 deadline.check()
             try:

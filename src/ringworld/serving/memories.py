@@ -31,19 +31,19 @@ _LONGEST_NAME = 200
 _MOST_WAITING = 16
 
 
-class _Turns:
+class _OneByOne:
     """Lets one after the other move a whole context, and no more than some wait."""
 
     def __init__(self) -> None:
-        self._turn, self._waiting = asyncio.Semaphore(1), 0
+        self._alone, self._waiting = asyncio.Semaphore(1), 0
 
     @asynccontextmanager
-    async def turn(self) -> AsyncIterator[None]:
+    async def alone(self) -> AsyncIterator[None]:
         if self._waiting >= _MOST_WAITING:
             raise Busy(waiting=self._waiting)
         self._waiting += 1
         try:
-            async with self._turn:
+            async with self._alone:
                 yield
         finally:
             self._waiting -= 1
@@ -55,7 +55,7 @@ class Memories:
     def __init__(self, backend: Backend, *, gate: Gate) -> None:
         """Keep the model and the folder."""
         self._backend, self._gate = backend, gate
-        self._keeping, self._recalling = _Turns(), _Turns()
+        self._keeping, self._recalling = _OneByOne(), _OneByOne()
 
     def routes(self, chat: ChatBackend) -> "list[Route]":
         """Return the routes; `chat` reads what is to be kept."""
@@ -83,7 +83,7 @@ class Memories:
             Busy: as many wait as may.
             Closed: as for `Engine.submit`.
         """
-        async with self._recalling.turn():
+        async with self._recalling.alone():
             await asyncio.to_thread(self._recall, id, deadline)
 
     def _recall(self, id: str, deadline: Deadline) -> None:
@@ -95,7 +95,7 @@ class Memories:
         body = await self._gate.body(request)
         check_model(body, self._backend.config.name)
         name = body.text("name", "memory")[:_LONGEST_NAME]
-        async with self._keeping.turn():
+        async with self._keeping.alone():
             keep = partial(self._keep, body, chat, name=name, deadline=request.state.deadline)
             return JSONResponse(await asyncio.to_thread(keep))
 
@@ -160,7 +160,7 @@ class Memories:
     def _root(self) -> Path:
         folder = self._backend.config.memory_folder
         if folder is None:
-            problem = "this server keeps no memories; start it with --memory-folder"
+            problem = "this server keeps no memories; it must be started with a memory folder"
             raise ApiError(400, problem, param="memory", code="memories_not_kept")
         return folder
 

@@ -12,7 +12,7 @@ _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
 Metric = CounterMetricFamily | GaugeMetricFamily
 
 
-class Metrics:
+class ServerMetrics:
     """The measurements of one server.
 
     Attributes:

@@ -11,7 +11,7 @@ from starlette.routing import Route
 from ringworld.core.errors import InputError
 from ringworld.serving.backend import Backend
 from ringworld.serving.body import Body
-from ringworld.serving.chat import Chat, ChatBackend, messages_of
+from ringworld.serving.chat import ChatBackend, ChatRequest, messages_of
 from ringworld.serving.completions import Completions
 from ringworld.serving.deadline import Deadline
 from ringworld.serving.exchange import Exchange
@@ -20,7 +20,7 @@ from ringworld.serving.memories import Memories
 from ringworld.serving.streams import DONE, KEEP_ALIVE, event, finished, streamed
 from ringworld.serving.text_options import check_model
 
-_Begun = tuple[Chat | Completions, Exchange]
+_Begun = tuple[ChatRequest | Completions, Exchange]
 
 
 class Texts:
@@ -72,14 +72,14 @@ class Texts:
         check_model(body, self._name)
         deadline: Deadline = request.state.deadline
         chat = partial(
-            Chat,
+            ChatRequest,
             chat=self._chat,
             attachments=self._chat.attach(deadline),
             name=self._name,
             limits=self._backend.config.limits,
         )
 
-        async def read() -> Chat:
+        async def read() -> ChatRequest:
             if "memory" in body:
                 await self._memories.recall(body.text("memory"), deadline=deadline)
             return await asyncio.to_thread(chat, body, self._backend.world)
@@ -99,7 +99,7 @@ class Texts:
         return await self._answer(read, request, stream=body.flag("stream"))
 
     async def _answer(
-        self, read: Callable[[], Awaitable[Chat | Completions]], request: Request, *, stream: bool
+        self, read: Callable[[], Awaitable[ChatRequest | Completions]], request: Request, *, stream: bool
     ) -> Response:
         """Answer what `read` makes of a request; where that takes long, a stream begins before it is done."""
         deadline: Deadline = request.state.deadline

@@ -244,5 +244,5 @@ def fill(
 
 def _as_object(caption: str) -> str:
     words = caption.strip().rstrip(".")
-    first, space, rest = words.partition(" ")
-    return f"{first.lower()}{space}{rest}" if first in ("A", "An", "The") else words
+    article, space, rest = words.partition(" ")
+    return f"{article.lower()}{space}{rest}" if article in ("A", "An", "The") else words

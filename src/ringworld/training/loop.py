@@ -110,7 +110,7 @@ def train(
         with jax.set_mesh(mesh):
             at = files.resume(
                 abstract_state(config, architecture, mesh=mesh),
-                first=lambda: init_state(config, architecture, mesh=mesh, model=initial and initial(mesh)),
+                begin=lambda: init_state(config, architecture, mesh=mesh, model=initial and initial(mesh)),
             )
             name = config.tracker if is_writer() else "none"
             shown = tracking(name, folder=out, after_step=at.step, configuration=to_json(config))
@@ -162,15 +162,15 @@ class _Run:
                 batches = stack.enter_context(closing(self.batches(stage, mesh, loader)))
                 return loader, batches, next(batches)
 
-            loader, batches, first = by_all(begin)
+            loader, batches, ahead = by_all(begin)
             title = f"train {stage.name}"
             if is_writer():
                 print(f"{title}: compiling for {stage.context_tokens} tokens", file=sys.stderr, flush=True)
             step = make_step(self.config, stage, self.architecture, self.execution)
-            compiled = step.lower(start.state, first.inputs, frozen).compile()
+            compiled = step.lower(start.state, ahead.inputs, frozen).compile()
             state = run_steps(
                 start,
-                itertools.chain([first], batches),
+                itertools.chain([ahead], batches),
                 last=last,
                 files=files,
                 update=lambda state, inputs: compiled(state, inputs, frozen),

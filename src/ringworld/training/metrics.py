@@ -12,7 +12,7 @@ from jaxtyping import Array, Float32
 from ringworld.core import steps
 from ringworld.core.steps import METRICS_FILE as METRICS_FILE
 from ringworld.core.steps import Interval
-from ringworld.data.batch import Drawn
+from ringworld.data.batch import DrawnCounts
 from ringworld.model.arrange import PlacedBatch
 from ringworld.model.config import Architecture
 from ringworld.model.flops import training_flops
@@ -115,7 +115,7 @@ def check_rows(
     )
 
 
-def count(pieces: Sequence[PlacedBatch], *, drawn: Mapping[str, Drawn]) -> tuple[Any, ...]:
+def count(pieces: Sequence[PlacedBatch], *, drawn: Mapping[str, DrawnCounts]) -> tuple[Any, ...]:
     """Count what the pieces of a batch hold, of equally many rows, and how evenly they are laid out.
 
     Returns:

@@ -364,7 +364,7 @@ def _decoder(stream: av.VideoStream) -> av.VideoCodecContext:
     name = _STRICT_DECODERS.get(stream.codec_context.name, "")
     if name not in av.codecs_available:
         stream.thread_type = "AUTO"
-        if stream.codec_context.name == "mjpeg":  # which otherwise leaves grey what it cannot decode
+        if stream.codec_context.name == "mjpeg":  # which otherwise leaves gray what it cannot decode
             stream.codec_context.options = {"err_detect": "explode"}
         return stream.codec_context
     decoder = av.CodecContext.create(name, "r")

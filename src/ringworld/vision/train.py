@@ -104,7 +104,7 @@ def _train(
     mesh = make_mesh(MeshConfig(data=count), devices=jax.devices()[:count], shardings="inferred")
     apart = NamedSharding(mesh, spec("batch"))
     state = jax.device_put(init_state(config, training), NamedSharding(mesh, spec()))
-    resumed = files.resume(state, first=lambda: state)
+    resumed = files.resume(state, begin=lambda: state)
 
     def batches() -> Iterator[Batch[tuple[jax.Array, int]]]:
         for step in range(resumed.step, training.steps):

@@ -212,7 +212,7 @@ def _with_averages(state: TokenizerState, averages: CodebookAverages) -> Tokeniz
 
 def _reconstruction_loss(output: Array, pixels: Array, training: FrameTrainingConfig) -> Float[Array, ""]:
     error = output - pixels
-    # A difference of neighbours is linear, so the error of the differences is the difference of the errors.
+    # A difference of neighbors is linear, so the error of the differences is the difference of the errors.
     edges = jnp.abs(jnp.diff(error, axis=1)).mean() + jnp.abs(jnp.diff(error, axis=2)).mean()
     return (
         training.l1_weight * jnp.abs(error).mean()

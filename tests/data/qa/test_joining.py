@@ -1,4 +1,4 @@
-from ringworld.data.qa.joining import AskedPassage, Conversation, conversations
+from ringworld.data.qa.joining import AskedPassage, JoinedConversation, conversations
 from ringworld.data.qa.passages import Passage
 from ringworld.data.samples import Question
 from ringworld.text import chat
@@ -16,7 +16,7 @@ def asked(number: int, *, question: str | None = "", answer: str | None = None) 
     return AskedPassage(passage=Passage(text=text, tokens=50), asked=of)
 
 
-def join(*passages: AskedPassage, context_tokens: int = 1000) -> list[Conversation]:
+def join(*passages: AskedPassage, context_tokens: int = 1000) -> list[JoinedConversation]:
     return [*conversations(passages, context_tokens=context_tokens, seed="book", count_tokens=count_tokens)]
 
 

@@ -11,9 +11,9 @@ import pytest
 from ringworld.core.errors import InputError
 from ringworld.data.config import PrepareConfig
 from ringworld.data.quarantine import Quarantined
+from ringworld.data.readers.location import Location
 from ringworld.data.readers.lwm_fields import parse_fields
 from ringworld.data.readers.messages import parse_messages
-from ringworld.data.readers.place import Place
 from ringworld.data.readers.records import LINES, PARQUET
 from ringworld.data.samples import CodedClip, MediaFile, Part, Question, Sample, Turn
 from ringworld.data.sources import Reader, Source
@@ -30,8 +30,8 @@ def read(path: Path, reader: Reader, *, config: PrepareConfig = CONFIG) -> tuple
     return list(reader.read(source, config=config, quarantined=bad)), [item.path for item in bad]
 
 
-def place(tmp_path: Path) -> Place:
-    return Place(tmp_path / "a.jsonl", part="line 3", scratch=tmp_path / "scratch")
+def location(tmp_path: Path) -> Location:
+    return Location(tmp_path / "a.jsonl", part="line 3", scratch=tmp_path / "scratch")
 
 
 def lines(path: Path, *records: Any) -> Path:
@@ -176,7 +176,7 @@ def test_a_conversation_shows_pictures_by_path_and_as_data(tmp_path: Path, write
         {"type": "video", "video": "b c.mp4"},
     ]
     system = {"role": "system", "content": "Short."}
-    turns = parse_messages([system, {"role": "user", "content": content}, SAID, ASKED], place(tmp_path))
+    turns = parse_messages([system, {"role": "user", "content": content}, SAID, ASKED], location(tmp_path))
     assert [turn.role for turn in turns] == ["system", "user", "assistant"]  # nobody answers the last
     said = [part.form if isinstance(part, MediaFile) else part for part in turns[1].content]
     assert said == ["image", "What", "video", "is it?", "image", "video"]
@@ -233,13 +233,13 @@ def test_a_conversation_of_another_form_is_refused_by_line_and_field(
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "scratch").mkdir()
     with pytest.raises(InputError) as refused:
-        parse_messages(messages, place(tmp_path))
+        parse_messages(messages, location(tmp_path))
     assert (refused.value.path, refused.value.field) == (tmp_path / "a.jsonl", f"line 3.{field}")
 
 
 def test_lwm_s_fields_are_laid_out_as_it_does(tmp_path: Path):
     record = {"fields": "[s+q],[vision],a", "s": "Be short.", "q": "What?", "a": "red", "vision": [3, 1]}
-    question, clip, answer = parse_fields(record, place(tmp_path), seed="0")
+    question, clip, answer = parse_fields(record, location(tmp_path), seed="0")
     assert (question.content, question.loss, answer.content, answer.loss) == (
         "Be short. What?",
         False,
@@ -248,7 +248,7 @@ def test_lwm_s_fields_are_laid_out_as_it_does(tmp_path: Path):
     )
     assert isinstance(clip.content, CodedClip) and clip.content.codes == (3, 1) and not clip.loss
     several = record | {"fields": ["[q],a", "[a],q"]}
-    drawn = {parse_fields(several, place(tmp_path), seed=str(seed))[0].content for seed in range(20)}
+    drawn = {parse_fields(several, location(tmp_path), seed=str(seed))[0].content for seed in range(20)}
     assert drawn == {"What?", "red"}
 
 
@@ -270,5 +270,5 @@ def test_lwm_s_fields_are_laid_out_as_it_does(tmp_path: Path):
 )
 def test_fields_of_another_form_are_refused_by_name(tmp_path: Path, record: dict[str, Any], field: str):
     with pytest.raises(InputError) as refused:
-        parse_fields(record, place(tmp_path), seed="0")
+        parse_fields(record, location(tmp_path), seed="0")
     assert (refused.value.path, refused.value.field) == (tmp_path / "a.jsonl", f"line 3.{field}")

@@ -10,7 +10,7 @@ from ringworld.core.errors import InputError
 from ringworld.data.config import PrepareConfig
 from ringworld.data.frames import stream_frames
 from ringworld.data.quarantine import Quarantined
-from ringworld.data.readers.tar import TAR
+from ringworld.data.readers.tar import TAR, TarReader
 from ringworld.data.samples import MediaFile, Sample
 from ringworld.data.sources import Source
 
@@ -18,30 +18,32 @@ SAID = json.dumps({"caption": "A dog.", "questions": [{"question": "Q?", "answer
 TALK = json.dumps({"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]})
 
 
-def write(path: Path, members: list[tuple[str, bytes]], mode: str = "w") -> Path:
+def write(path: Path, entries: list[tuple[str, bytes]], mode: str = "w") -> Path:
     with tarfile.open(path, mode) as tar:  # pyright: ignore[reportArgumentType, reportCallIssue]
-        for name, content in members:
+        for name, content in entries:
             info = tarfile.TarInfo(name)
             info.size = len(content)
             tar.addfile(info, io.BytesIO(content))
     return path
 
 
-def read(path: Path, config: PrepareConfig | None = None) -> tuple[list[Sample], list[str]]:
+def read(
+    path: Path, config: PrepareConfig | None = None, *, reader: TarReader = TAR
+) -> tuple[list[Sample], list[str]]:
     bad: list[Quarantined] = []
     samples = []
-    source = Source(path=path, relative=path.name, reader=TAR)
+    source = Source(path=path, relative=path.name, reader=reader)
     config = config or PrepareConfig(held_out_fraction=0.0)
-    for sample in TAR.read(source, config=config, quarantined=bad):
+    for sample in reader.read(source, config=config, quarantined=bad):
         assert all(isinstance(clip, MediaFile) and clip.path.exists() for clip in sample.clips)
         samples.append(sample)
     return samples, [item.path for item in bad]
 
 
 @pytest.mark.parametrize("mode", ["w", "w:gz"])
-def test_members_of_one_name_are_one_sample(tmp_path: Path, write_clip, mode: str):
+def test_entries_of_one_name_are_one_sample(tmp_path: Path, write_clip, mode: str):
     clip, image = (write_clip(tmp_path / name).read_bytes() for name in ("a.mp4", "b.png"))
-    members = [
+    entries = [
         ("x/1.mp4", clip),
         ("x/1.json", SAID),
         ("x/2.PNG", image),
@@ -50,7 +52,7 @@ def test_members_of_one_name_are_one_sample(tmp_path: Path, write_clip, mode: st
         ("x/3.txt", b"A document."),
         ("x/4.json", TALK.encode()),
     ]
-    samples, bad = read(write(tmp_path / "a.tar", members, mode))
+    samples, bad = read(write(tmp_path / "a.tar", entries, mode))
     assert bad == []
     assert [sample.key for sample in samples] == [f"a.tar#x/{number}" for number in range(1, 5)]
     video, still, document, talk = samples
@@ -59,9 +61,9 @@ def test_members_of_one_name_are_one_sample(tmp_path: Path, write_clip, mode: st
     assert document.text == "A document." and [turn.content for turn in talk.turns] == [("Hi",), ("Ho",)]
 
 
-def test_bad_members_are_quarantined_and_no_name_leads_out_of_the_scratch_folder(tmp_path: Path, write_clip):
+def test_bad_entries_are_quarantined_and_no_name_leads_out_of_the_scratch_folder(tmp_path: Path, write_clip):
     image = write_clip(tmp_path / "b.png").read_bytes()
-    members = [
+    entries = [
         ("../../out.png", image),
         ("/etc/out.txt", b"A document."),
         ("1.png", b"no picture"),
@@ -76,13 +78,13 @@ def test_bad_members_are_quarantined_and_no_name_leads_out_of_the_scratch_folder
         ("7.TXT", b"two"),
         ("8." + "x" * 300, b"no picture"),
     ]
-    samples, bad = read(write(tmp_path / "in.tar", members))
+    samples, bad = read(write(tmp_path / "in.tar", entries))
     assert [sample.key for sample in samples] == ["in.tar#../../out", "in.tar#/etc/out"]
     assert bad == [f"in.tar#{number}" for number in range(1, 9)]
     assert not (tmp_path.parent / "out.png").exists() and not (tmp_path / "out.png").exists()
 
 
-def test_links_devices_and_folders_are_no_members(tmp_path: Path):
+def test_links_devices_and_folders_are_no_entries(tmp_path: Path):
     path = tmp_path / "a.tar"
     with tarfile.open(path, "w") as tar:
         for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE):
@@ -132,23 +134,23 @@ def test_members_behind_a_damaged_header_are_not_dropped_in_silence(tmp_path: Pa
 def test_a_header_that_python_cannot_read_is_damage(tmp_path: Path, header: tuple[str, str], mode: str):
     path = tmp_path / "a.tar"
     with tarfile.open(path, mode, format=tarfile.PAX_FORMAT) as tar:  # pyright: ignore[reportArgumentType, reportCallIssue]
-        member = tarfile.TarInfo("1.txt")
-        member.size, member.pax_headers = 3, dict([header])
-        tar.addfile(member, io.BytesIO(b"one"))
+        entry = tarfile.TarInfo("1.txt")
+        entry.size, entry.pax_headers = 3, dict([header])
+        tar.addfile(entry, io.BytesIO(b"one"))
     with pytest.raises(InputError) as refused:
         read(path)
     assert refused.value.path == path
 
 
-def test_members_of_one_sample_are_copied_up_to_a_limit(tmp_path: Path, write_clip, monkeypatch):
+def test_entries_of_one_sample_are_copied_up_to_a_limit(tmp_path: Path, write_clip):
     image = write_clip(tmp_path / "b.png").read_bytes()
-    monkeypatch.setattr("ringworld.data.readers.tar._MOST_GROUP_BYTES", len(image) + 100)
-    members = [("1.png", image), ("1.txt", b"a" * 101), ("2.png", image), ("2.txt", b"A picture.")]
-    samples, bad = read(write(tmp_path / "a.tar", members))
+    reader = TarReader(most_sample_bytes=len(image) + 100)
+    entries = [("1.png", image), ("1.txt", b"a" * 101), ("2.png", image), ("2.txt", b"A picture.")]
+    samples, bad = read(write(tmp_path / "a.tar", entries), reader=reader)
     assert [sample.caption for sample in samples] == ["A picture."] and bad == ["a.tar#1"]
 
 
-def test_what_is_wrong_with_a_member_is_said_of_the_tar_and_never_of_its_copy(
+def test_what_is_wrong_with_an_entry_is_said_of_the_tar_and_never_of_its_copy(
     tmp_path: Path, write_clip, monkeypatch
 ):
     (tmp_path / "scratch").mkdir()
@@ -156,7 +158,7 @@ def test_what_is_wrong_with_a_member_is_said_of_the_tar_and_never_of_its_copy(
     video = write_clip(tmp_path / "a.mp4", frames=8).read_bytes()
     data = "data:image/png;base64,AAAA"
     talk = {"messages": [{"role": "user", "content": [{"type": "image", "image": data}]}] * 2}
-    members = [
+    entries = [
         ("1.mp4", video),
         ("1.json", b'{"questions": [3]}'),
         ("2.mp4", video),
@@ -167,7 +169,7 @@ def test_what_is_wrong_with_a_member_is_said_of_the_tar_and_never_of_its_copy(
         ("6.json", json.dumps(talk).encode()),
         ("7.mp4", video[:-50]),
     ]
-    path = write(tmp_path / "a.tar", members)
+    path = write(tmp_path / "a.tar", entries)
     source = Source(path=path, relative="a.tar", reader=TAR)
     bad: list[Quarantined] = []
     config = PrepareConfig(held_out_fraction=0.0)
@@ -182,15 +184,15 @@ def test_what_is_wrong_with_a_member_is_said_of_the_tar_and_never_of_its_copy(
         assert str(tmp_path / "scratch") not in item.reason and str(path) in item.reason
 
 
-def test_null_in_a_member_is_as_good_as_absent(tmp_path: Path):
-    members = [("1.json", b'{"text": null, "messages": null}'), ("1.txt", b"A document.")]
-    samples, bad = read(write(tmp_path / "a.tar", members))
+def test_null_in_an_entry_is_as_good_as_absent(tmp_path: Path):
+    entries = [("1.json", b'{"text": null, "messages": null}'), ("1.txt", b"A document.")]
+    samples, bad = read(write(tmp_path / "a.tar", entries))
     assert [sample.text for sample in samples] == ["A document."] and bad == []
 
 
 def test_copies_are_held_out_together(tmp_path: Path, write_clip):
     images = [write_clip(tmp_path / "in" / f"{i}.png", frames=i + 1).read_bytes() for i in range(12)]
-    members = [(f"{copy}{i}.png", content) for copy in "ab" for i, content in enumerate(images)]
-    samples, _ = read(write(tmp_path / "a.tar", members), PrepareConfig(held_out_fraction=0.4))
+    entries = [(f"{copy}{i}.png", content) for copy in "ab" for i, content in enumerate(images)]
+    samples, _ = read(write(tmp_path / "a.tar", entries), PrepareConfig(held_out_fraction=0.4))
     splits = [sample.split for sample in samples]
     assert splits[:12] == splits[12:] and set(splits) == {"train", "held_out"}

@@ -21,7 +21,7 @@ class AskedPassage:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Conversation:
+class JoinedConversation:
     """Consecutive passages of one document, and then the questions about them."""
 
     turns: tuple[tuple[chat.Role, str], ...]
@@ -44,7 +44,7 @@ def conversations(
     context_tokens: int,
     seed: str,
     count_tokens: Callable[[chat.Segments], int],
-) -> Iterator[Conversation]:
+) -> Iterator[JoinedConversation]:
     """Join the passages of a document, in their order, to as few conversations as fit into a context.
 
     The first message of the user is the text of all passages with the first question, as `World.answer` asks
@@ -86,7 +86,7 @@ def _cost(one: AskedPassage, count_tokens: Callable[[chat.Segments], int]) -> in
 
 def _joined(
     passages: Sequence[AskedPassage], seed: str, count_tokens: Callable[[chat.Segments], int]
-) -> Conversation | None:
+) -> JoinedConversation | None:
     same: dict[str, list[Question]] = {}
     for one in passages:
         if one.asked is not None:
@@ -101,7 +101,7 @@ def _joined(
         question = one.question if index else chat.document_question(text, one.question)
         turns.append(("user", question))
         turns.append(("assistant", one.answer))
-    return Conversation(turns=tuple(turns), tokens=count_tokens(_laid(turns)))
+    return JoinedConversation(turns=tuple(turns), tokens=count_tokens(_laid(turns)))
 
 
 def _laid(turns: Sequence[tuple[chat.Role, str]]) -> chat.Segments:

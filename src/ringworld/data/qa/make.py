@@ -21,7 +21,7 @@ from ringworld.core.files import write_jsonl_atomic
 from ringworld.data.config import Split
 from ringworld.data.find_sources import find_sources
 from ringworld.data.qa.config import QaConfig
-from ringworld.data.qa.joining import AskedPassage, Conversation, conversations
+from ringworld.data.qa.joining import AskedPassage, JoinedConversation, conversations
 from ringworld.data.qa.pairs import Pair, pair_of, prompt
 from ringworld.data.qa.passages import Passage, passages_of
 from ringworld.data.qa.replies import Refusal, RefusedError, Replies
@@ -260,9 +260,9 @@ def _write(
         ("held_out", out / FOLDER / HELD_OUT_FOLDER / _FILE),
     )
     for split, path in splits:
-        written: dict[Conversation, None] = {}
+        written: dict[JoinedConversation, None] = {}
         for length in sorted(config.context_tokens):
-            made: list[Conversation] = []
+            made: list[JoinedConversation] = []
             rest = iter(asked)
             for document in documents:
                 own = [next(rest) for _ in document.passages]

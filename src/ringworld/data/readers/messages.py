@@ -15,7 +15,7 @@ carries loss.
 from collections.abc import Iterator
 from typing import Any, get_args
 
-from ringworld.data.readers.place import Place
+from ringworld.data.readers.location import Location
 from ringworld.data.samples import MediaFile, MediaForm, Turn
 from ringworld.text.chat import Role
 from ringworld.text.read_text import is_text
@@ -29,7 +29,7 @@ _FORMS: dict[str, MediaForm] = {
 }
 
 
-def parse_messages(messages: Any, place: Place) -> tuple[Turn, ...]:
+def parse_messages(messages: Any, location: Location) -> tuple[Turn, ...]:
     """Return the turns of a conversation: perhaps a system's, then a user's and the assistant's in turn.
 
     A last turn of the user, which nobody answers, is left out.
@@ -38,41 +38,43 @@ def parse_messages(messages: Any, place: Place) -> tuple[Turn, ...]:
         InputError: it is of another form, or without an answer; `field` names where.
     """
     if not isinstance(messages, list) or not messages:
-        raise place.wrong("has no list of messages", field="messages", value=messages)
-    turns = [_turn(message, f"messages[{i}]", place) for i, message in enumerate(messages)]
+        raise location.wrong("has no list of messages", field="messages", value=messages)
+    turns = [_turn(message, f"messages[{i}]", location) for i, message in enumerate(messages)]
     said = turns[1:] if turns[0].role == "system" else turns
     for index, turn in enumerate(said):
         expected = ("user", "assistant")[index % 2]
         if turn.role != expected:
             field = f"messages[{index + len(turns) - len(said)}].role"
             problem = f"has a message of {turn.role} where one of {expected} belongs, in {field}"
-            raise place.wrong(problem, field=field, value=turn.role)
+            raise location.wrong(problem, field=field, value=turn.role)
     if turns[-1].role == "user":
         turns.pop()
     if turns[-1:] == [] or turns[-1].role != "assistant":
-        raise place.wrong("has no message of assistant", field="messages")
+        raise location.wrong("has no message of assistant", field="messages")
     return tuple(turns)
 
 
-def _turn(message: Any, field: str, place: Place) -> Turn:
+def _turn(message: Any, field: str, location: Location) -> Turn:
     role: Any = message.get("role") if isinstance(message, dict) else None
     if role not in _ROLES:
         problem = f"has the role {role!r} in {field}, which is none of {', '.join(_ROLES)}"
-        raise place.wrong(problem, field=f"{field}.role", value=role)
+        raise location.wrong(problem, field=f"{field}.role", value=role)
     content = message.get("content")
     parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
     if not isinstance(parts, list):
-        raise place.wrong(f"has no text or list in {field}.content", field=f"{field}.content", value=content)
-    turn = Turn(role=role, content=tuple(_parts(parts, f"{field}.content", place)))
+        raise location.wrong(
+            f"has no text or list in {field}.content", field=f"{field}.content", value=content
+        )
+    turn = Turn(role=role, content=tuple(_parts(parts, f"{field}.content", location)))
     if turn.clips and role != "user":
         problem = f"has a picture in {field}, which is of {role}: captions teach a model to draw"
-        raise place.wrong(problem, field=f"{field}.content", value=role)
+        raise location.wrong(problem, field=f"{field}.content", value=role)
     if not turn.content:
-        raise place.wrong(f"has nothing in {field}.content", field=f"{field}.content", value=content)
+        raise location.wrong(f"has nothing in {field}.content", field=f"{field}.content", value=content)
     return turn
 
 
-def _parts(parts: list[Any], field: str, place: Place) -> Iterator[str | MediaFile]:
+def _parts(parts: list[Any], field: str, location: Location) -> Iterator[str | MediaFile]:
     """Yield the texts of a message, but for blank ones, and its clips."""
     for index, part in enumerate(parts):
         here = f"{field}[{index}]"
@@ -80,14 +82,14 @@ def _parts(parts: list[Any], field: str, place: Place) -> Iterator[str | MediaFi
         if kind == "text":
             text = part.get("text")
             if not is_text(text):
-                raise place.wrong(f"has no text in {here}", field=f"{here}.text", value=text)
+                raise location.wrong(f"has no text in {here}", field=f"{here}.text", value=text)
             if text.strip():
                 yield text.strip()
         elif isinstance(kind, str) and kind in _FORMS:
             address = part.get(kind)
             if isinstance(address, dict):
                 address = address.get("url")
-            yield place.media(address, field=f"{here}.{kind}", form=_FORMS[kind])
+            yield location.media(address, field=f"{here}.{kind}", form=_FORMS[kind])
         else:
             problem = f"has a part of type {kind!r} in {here}, which is none of text, {', '.join(_FORMS)}"
-            raise place.wrong(problem, field=f"{here}.type", value=kind)
+            raise location.wrong(problem, field=f"{here}.type", value=kind)

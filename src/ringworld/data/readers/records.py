@@ -26,9 +26,9 @@ import pyarrow.parquet as pq
 from ringworld.core.errors import InputError
 from ringworld.data.config import PrepareConfig
 from ringworld.data.quarantine import Quarantined, quarantine
+from ringworld.data.readers.location import Location
 from ringworld.data.readers.lwm_fields import parse_fields
 from ringworld.data.readers.messages import parse_messages
-from ringworld.data.readers.place import Place
 from ringworld.data.samples import Sample
 from ringworld.data.sidecars import parse_sidecar
 from ringworld.data.sources import Reader, Source, Span, version_of
@@ -66,11 +66,11 @@ class RecordsReader(Reader):
         ):
             for number, record in all:
                 key = f"{source.relative}#{number}"
-                place = Place(source.path, part=f"{self.part} {number}", scratch=Path(folder))
+                location = Location(source.path, part=f"{self.part} {number}", scratch=Path(folder))
                 with quarantine(key, into=quarantined):
                     if isinstance(record, InputError):
                         raise record
-                    sample = sample_of(record, place, source=source, key=key, config=config)
+                    sample = sample_of(record, location, source=source, key=key, config=config)
                     usable += 1
                     yield sample
         if not usable and source.span is None:
@@ -79,7 +79,7 @@ class RecordsReader(Reader):
 
 
 def sample_of(
-    record: Mapping[str, Any], place: Place, *, source: Source, key: str, config: PrepareConfig
+    record: Mapping[str, Any], location: Location, *, source: Source, key: str, config: PrepareConfig
 ) -> Sample:
     """Return what a record says.
 
@@ -89,17 +89,17 @@ def sample_of(
     record = {name: value for name, value in record.items() if value is not None}
     content: dict[str, Any]
     if "messages" in record:
-        content = {"turns": parse_messages(record["messages"], place)}
+        content = {"turns": parse_messages(record["messages"], location)}
     elif "fields" in record:
-        content = {"parts": parse_fields(record, place, seed=f"{config.seed} {key}")}
+        content = {"parts": parse_fields(record, location, seed=f"{config.seed} {key}")}
     else:
         text = record.get("text")
         if not is_text(text) or not text.strip():
-            raise place.wrong('has no "text" that is valid Unicode', field="text", value=text)
+            raise location.wrong('has no "text" that is valid Unicode', field="text", value=text)
         if len(text) > config.max_text_bytes:
             problem = f"has a text of {len(text)} characters; at most {config.max_text_bytes} are read"
-            raise place.wrong(problem, field="text", remedy="split it, or raise max_text_bytes")
-        said = parse_sidecar({"questions": record.get("questions")}, path=place.path, part=place.part)
+            raise location.wrong(problem, field="text", remedy="split it, or raise max_text_bytes")
+        said = parse_sidecar({"questions": record.get("questions")}, path=location.path, part=location.part)
         content = {"text": text, "questions": said.questions, "unanswered": said.unanswered}
     return Sample(key=key, split=split_of(_content(record), source, config), **content)
 

@@ -1,4 +1,4 @@
-r"""Tars as WebDataset writes them: the members of one sample stand together and share a name up to the dot.
+r"""Tars as WebDataset writes them: the entries of one sample stand together and share a name up to the dot.
 
     000001.mp4   000001.json   000001.txt
 
@@ -23,7 +23,7 @@ from ringworld.core.files import is_disk_full, parse_json
 from ringworld.data.config import PrepareConfig
 from ringworld.data.copies import named_as
 from ringworld.data.quarantine import Quarantined, quarantine
-from ringworld.data.readers.place import Place
+from ringworld.data.readers.location import Location
 from ringworld.data.readers.records import sample_of
 from ringworld.data.samples import MediaFile, Sample
 from ringworld.data.sidecars import read_sidecars
@@ -38,7 +38,6 @@ _ENDS = ("EOFHeaderError", "EmptyHeaderError")
 _MAGIC, _MAGIC_AT = b"ustar", 257
 _READS_AT_THE_END = 100
 _LONGEST_ENDING = 32
-_MOST_GROUP_BYTES = 4 * 2**30
 _WRITTEN = (".json", ".txt", ".text", ".md")
 _RECORD_KEYS = ("messages", "fields", "text")
 _PASSED_OVER = (".cls", ".id", ".key", "__key__")
@@ -46,9 +45,11 @@ _PASSED_OVER = (".cls", ".id", ".key", "__key__")
 
 @dataclass(kw_only=True, slots=True)
 class _Group:
-    """The members of one sample, copied into a folder of their own."""
+    """The entries of one sample, copied into a folder of their own."""
 
     key: str
+    most_bytes: int
+    """That its entries may have together."""
     files: dict[str, Path] = field(default_factory=dict)
     """By their ending."""
     size: int = 0
@@ -56,10 +57,10 @@ class _Group:
     problem: str = ""
 
     def add(self, ending: str, size: int, *, folder: Path) -> Path | None:
-        """Return where a member of the group is copied to; None where there is a problem with the group."""
+        """Return where an entry of the group is copied to; None where there is a problem with the group."""
         self.size += size
-        if self.size > _MOST_GROUP_BYTES:
-            self.problem = f"has more than {_MOST_GROUP_BYTES} bytes"
+        if self.size > self.most_bytes:
+            self.problem = f"has more than {self.most_bytes} bytes"
         elif ending in self.files:
             self.problem = f"comes twice with the ending {ending}"
         elif ending not in _WRITTEN and (others := self.files.keys() - set(_WRITTEN)):
@@ -75,24 +76,28 @@ class TarReader(Reader):
 
     name, holds, shows, version = "tar", "many", "either", 4
 
+    def __init__(self, *, most_sample_bytes: int = 4 * 2**30) -> None:
+        """Bound what the entries of one sample may have together, and so what is copied at once."""
+        self._most_sample_bytes = most_sample_bytes
+
     def spans(self, source: Source, *, most_bytes: int) -> Iterator[Span]:
-        """Yield spans of whole groups of members of a tar that is not compressed."""
+        """Yield spans of whole groups of entries of a tar that is not compressed."""
         with _damage_named(source.path), source.path.open("rb") as stream:
             if not _is_plain(stream):
                 return
             with tarfile.open(fileobj=stream, mode="r:") as tar:
                 start = before = groups = 0
                 last = ""
-                for member in _members(tar):
-                    key, _ = _sample_member(member)
+                for entry in _entries(tar):
+                    key, _ = _sample_entry(entry)
                     if not key or key == last:
                         continue
-                    if groups and member.offset - start >= most_bytes:
+                    if groups and entry.offset - start >= most_bytes:
                         yield Span(start=start, before=before, records=groups)
-                        start, before, groups = member.offset, before + groups, 0
+                        start, before, groups = entry.offset, before + groups, 0
                     groups, last = groups + 1, key
                 if tar.pax_headers:
-                    problem = f"{source.path} has headers that are of all members behind them"
+                    problem = f"{source.path} has headers that are of all entries behind them"
                     raise InputError(problem, path=source.path)
                 if groups:
                     yield Span(start=start, before=before, records=groups)
@@ -100,12 +105,13 @@ class TarReader(Reader):
     def read(
         self, source: Source, *, config: PrepareConfig, quarantined: list[Quarantined]
     ) -> Iterator[Sample]:
-        """Yield the sample of each group of members; its files are there until the next is asked for.
+        """Yield the sample of each group of entries; its files are there until the next is asked for.
 
         The content of its video or image, else of its record, decides whether one is held out.
         """
         usable = 0
-        for group in islice(_groups(source), source.span.records if source.span else None):
+        groups = _groups(source, most_bytes=self._most_sample_bytes)
+        for group in islice(groups, source.span.records if source.span else None):
             key = f"{source.relative}#{group.key}"
             with quarantine(key, into=quarantined):
                 sample = _sample(group, source=source, key=key, config=config)
@@ -118,15 +124,17 @@ class TarReader(Reader):
 def _sample(group: _Group, *, source: Source, key: str, config: PrepareConfig) -> Sample:
     if group.problem:
         remedy = "give each video or image a name of its own, and what is said of it the same name"
+        if group.size > group.most_bytes:
+            remedy = "prepare what is so large as files, beside the tar"
         raise _wrong(group, group.problem, source=source, remedy=remedy)
-    names = {path: f"{source.path}, member {group.key}{ending}" for ending, path in group.files.items()}
+    names = {path: f"{source.path}, entry {group.key}{ending}" for ending, path in group.files.items()}
     with named_as(names, path=source.path):
         media = next((ending for ending in group.files if ending not in _WRITTEN), None)
         if media is None:
             return _written_sample(group, source=source, key=key, config=config)
         written = [path for ending, path in group.files.items() if ending in _WRITTEN]
         said, path = read_sidecars(written), group.files[media]
-        part = f"member {group.key}{media}"
+        part = f"entry {group.key}{media}"
         clip = MediaFile(path=path, form=media_format(path), holder=source.path, part=part)
         return Sample(
             key=key,
@@ -155,12 +163,12 @@ def _written_sample(group: _Group, *, source: Source, key: str, config: PrepareC
             raise _wrong(group, "has neither a video, an image nor a text", source=source)
         record = {**record, "text": read_text(document, max_bytes=config.max_text_bytes)}
     scratch = next(iter(group.files.values())).parent
-    place = Place(source.path, part=f"member {group.key}", scratch=scratch)
-    return sample_of(record, place, source=source, key=key, config=config)
+    location = Location(source.path, part=f"entry {group.key}", scratch=scratch)
+    return sample_of(record, location, source=source, key=key, config=config)
 
 
 def _wrong(group: _Group, problem: str, *, source: Source, remedy: str = "") -> InputError:
-    part = f"member {group.key}"
+    part = f"entry {group.key}"
     return InputError(f"{source.path}, {part} {problem}", path=source.path, field=part, remedy=remedy)
 
 
@@ -179,12 +187,12 @@ class _UntilItsEnd:
         content = self._stream.read(size)
         self._left -= not content
         if self._left < 0:
-            raise EOFError("it ends within a member")
+            raise EOFError("it ends within an entry")
         return content
 
 
-def _groups(source: Source) -> Iterator[_Group]:
-    """Yield the groups of members of a tar, or of a part of it and beyond, each while its files are there.
+def _groups(source: Source, *, most_bytes: int) -> Iterator[_Group]:
+    """Yield the groups of entries of a tar, or of a part of it and beyond, each while its files are there.
 
     Raises:
         InputError: it is no tar, or damaged.
@@ -195,18 +203,18 @@ def _groups(source: Source) -> Iterator[_Group]:
         with tarfile.open(fileobj=guarded, mode="r|" if source.span else "r|*") as tar:
             group, folder = None, tempfile.TemporaryDirectory()
             try:
-                for member in _members(tar):
-                    key, ending = _sample_member(member)
+                for entry in _entries(tar):
+                    key, ending = _sample_entry(entry)
                     if not key:
                         continue
                     if group is not None and key != group.key:
                         yield group
                         folder.cleanup()
                         group, folder = None, tempfile.TemporaryDirectory()
-                    group = group or _Group(key=key)
-                    content = tar.extractfile(member)
+                    group = group or _Group(key=key, most_bytes=most_bytes)
+                    content = tar.extractfile(entry)
                     assert content is not None
-                    if copy := group.add(ending, member.size, folder=Path(folder.name)):
+                    if copy := group.add(ending, entry.size, folder=Path(folder.name)):
                         with copy.open("wb") as written:
                             shutil.copyfileobj(content, written)
                 if group is not None:
@@ -229,34 +237,34 @@ def _damage_named(path: Path) -> Iterator[None]:
         raise InputError(f"{path} is no tar, or cut or damaged ({reason})", path=path) from None
 
 
-def _members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    """Yield the members of a tar, whose list it does not keep, and which a damaged header does not end.
+def _entries(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """Yield the entries of a tar, whose list it does not keep, and which a damaged header does not end.
 
     Raises:
-        tarfile.TarError: a header is damaged, or the file ends within a member.
+        tarfile.TarError: a header is damaged, or the file ends within an entry.
     """
-    member = tar.next()  # which opening has read
+    entry = tar.next()  # which opening has read
     stream = cast(BinaryIO, tar.fileobj)
-    while member is not None:
-        yield member
+    while entry is not None:
+        yield entry
         if stream.tell() > tar.offset:
-            raise tarfile.ReadError("a member has less than nothing")
+            raise tarfile.ReadError("an entry has less than nothing")
         if stream.tell() < tar.offset:
             stream.seek(tar.offset - 1)
             if not stream.read(1):
-                raise tarfile.ReadError("it ends within a member")
+                raise tarfile.ReadError("it ends within an entry")
         try:
-            member = tarfile.TarInfo.fromtarfile(tar)
+            entry = tarfile.TarInfo.fromtarfile(tar)
         except tarfile.HeaderError as error:
             if type(error).__name__ not in _ENDS:
                 raise
             return
 
 
-def _sample_member(member: tarfile.TarInfo) -> tuple[str, str]:
-    """Return the key and the ending of a member; no key, where it is of no sample."""
-    key, ending = _named(member.name)
-    return (key if member.isfile() and ending not in _PASSED_OVER else ""), ending
+def _sample_entry(entry: tarfile.TarInfo) -> tuple[str, str]:
+    """Return the key and the ending of an entry; no key, where it is of no sample."""
+    key, ending = _named(entry.name)
+    return (key if entry.isfile() and ending not in _PASSED_OVER else ""), ending
 
 
 def _is_plain(stream: BinaryIO) -> bool:
@@ -267,7 +275,7 @@ def _is_plain(stream: BinaryIO) -> bool:
 
 
 def _named(name: str) -> tuple[str, str]:
-    """Return the name of a member up to the first dot of its last part, and the ending in lower case.
+    """Return the name of an entry up to the first dot of its last part, and the ending in lower case.
 
     `a/b.c/000001.mp4` is `a/b.c/000001` and `.mp4`; of `x.seg.txt` the ending is `.txt`.
     """

@@ -34,7 +34,7 @@ _LEAST_LOGPROB = -9999.0
 """As OpenAI's API writes it for what is very unlikely."""
 
 
-class Drawn(NamedTuple):
+class DrawnTokens(NamedTuple):
     """What a step gives for each row."""
 
     tokens: Int32[Array, " batch"]
@@ -201,7 +201,7 @@ class Programs:
             asked=asked,
         )
 
-    def run(self, rows: Rows) -> Drawn:
+    def run(self, rows: Rows) -> DrawnTokens:
         """Write a token of each row, and wait for it; what is drawn is on the host."""
         drawn, self._seen, self.pool = _step(
             self._weights, self.pool, self._seen, rows, forward=self._forward
@@ -276,7 +276,7 @@ def _step(
     rows: Rows,
     *,
     forward: Forward,
-) -> tuple[Drawn, Bool[Array, "batch vocab"], PagePool]:
+) -> tuple[DrawnTokens, Bool[Array, "batch vocab"], PagePool]:
     scores, pool = step_pages(
         weights, pool, rows.tokens, order=rows.order, tables=rows.tables, forward=forward
     )
@@ -298,7 +298,7 @@ def _step(
     logprobs = _logprobs(scores, legal=may_follow)
     count = min(MOST_ALTERNATIVES, scores.shape[1])
     nothing = _Likeliest(jnp.zeros((len(tokens), count), jnp.int32), jnp.zeros((len(tokens), count)))
-    drawn = Drawn(
+    drawn = DrawnTokens(
         tokens=tokens,
         logprobs=jnp.take_along_axis(logprobs, tokens[:, None], axis=1)[:, 0],
         finite=finite & finite[rows.beside],

@@ -49,7 +49,7 @@ class Scheduler:
         self.waiting: deque[LiveSequence] = deque()
         self.running: list[LiveSequence] = []
         self._page, self._chunk = page_tokens, chunk_tokens
-        self._turn = 0
+        self._served = 0
         self._rows = [*range(max_sequences - 1, -1, -1)]
 
     def hold(self, ids: Sequence[int]) -> list[int]:
@@ -75,14 +75,14 @@ class Scheduler:
         """Give rows to those that wait while there are rows, and pages for what they have to read."""
         admitted = []
         while self.waiting and self._rows:
-            first = self.waiting[0]
+            ahead = self.waiting[0]
             # What is known costs nothing but is counted, so that few give up their pages soon.
-            needed = sum(self._pages_of(len(each.ids)) for each in first.pair)
-            if len(self._rows) < len(first.pair) or (self.running and self.pages.available < needed):
+            needed = sum(self._pages_of(len(each.ids)) for each in ahead.pair)
+            if len(self._rows) < len(ahead.pair) or (self.running and self.pages.available < needed):
                 break
             self.waiting.popleft()
-            for each in first.pair:
-                each.row, each.turn = self._rows.pop(), self._next_turn()
+            for each in ahead.pair:
+                each.row, each.served = self._rows.pop(), self._count_served()
                 self.running.append(each)
                 admitted.append(each)
         return admitted
@@ -97,7 +97,7 @@ class Scheduler:
                 self.pages.release(sequence.pages)
                 sequence.unread_all()
         budget = self._chunk
-        for sequence in sorted(self.running, key=lambda each: each.turn):
+        for sequence in sorted(self.running, key=lambda each: each.served):
             if budget <= 0:
                 return
             if sequence.row is None or not sequence.unread:
@@ -108,7 +108,7 @@ class Scheduler:
             if not tokens or not self._reach(sequence, sequence.read + tokens):
                 continue
             budget -= size
-            sequence.turn = self._next_turn()
+            sequence.served = self._count_served()
             yield Chunk(sequence=sequence, start=sequence.read, tokens=tokens, size=size)
 
     def was_read(self, chunk: Chunk) -> None:
@@ -131,9 +131,9 @@ class Scheduler:
         # Scores of all tokens of a chunk are as long as the vocabulary.
         return max(self._page, self._chunk // 4) if sequence.scores_prompt else self._chunk
 
-    def _next_turn(self) -> int:
-        self._turn += 1
-        return self._turn
+    def _count_served(self) -> int:
+        self._served += 1
+        return self._served
 
     def _reuse(self, sequence: LiveSequence) -> None:
         """Hold the pages that are known to come next, in place of reading them."""

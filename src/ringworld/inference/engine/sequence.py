@@ -123,7 +123,7 @@ class LiveSequence:
         pages: those that hold the keys and values of `ids`, in order.
         read: how many of `ids` they hold.
         row: of the batch; None while it waits.
-        turn: when it was admitted or given a chunk last.
+        served: when it was admitted or given a chunk last.
         known: the page after which the next full one is stored; None once another sequence has stored it.
         reused: tokens of the prompt that were found in pages.
         pair: itself; where drawing is guided, the sequence that leads and the one that it is compared with.
@@ -152,7 +152,7 @@ class LiveSequence:
         self.pages: list[int] = []
         self.read = self.reused = 0
         self.row: int | None = None
-        self.turn = 0
+        self.served = 0
         self.known: int | None = ROOT
         self.scores: list[ScoredToken] = []
         self.cancelled = False

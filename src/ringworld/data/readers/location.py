@@ -13,7 +13,7 @@ from ringworld.vision.media import media_format
 _MOST_ENCODED_CHARACTERS = 2**30
 
 
-class Place:
+class Location:
     """One record of a file, relative to whose folder it names other files."""
 
     def __init__(self, path: Path, *, part: str, scratch: Path) -> None:
@@ -68,8 +68,8 @@ class Place:
         return path
 
     def _decoded(self, address: str, *, field: str) -> Path:
-        head, comma, body = address.partition(",")
-        if not comma or not head.endswith(";base64") or len(body) > _MOST_ENCODED_CHARACTERS:
+        kind, comma, body = address.partition(",")
+        if not comma or not kind.endswith(";base64") or len(body) > _MOST_ENCODED_CHARACTERS:
             problem = f"holds no data:...;base64, in {field}, or more than a gigabyte of it"
             raise self.wrong(problem, field=field)
         try:
