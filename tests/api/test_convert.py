@@ -184,6 +184,8 @@ def test_a_qwen_whose_bos_is_null_is_converted_loaded_and_chats(qwen, tmp_path):
             ModelFolder.open(folder).tokenizers.fingerprint == ModelFolder.open(qwen).tokenizers.fingerprint
         )
         assert json.loads((folder / "tokenizer_config.json").read_text())["bos_token"] is None
+        # Where an empty one stands, transformers does not look at the ends in config.json.
+        assert not (folder / "generation_config.json").exists()
     settings = json.loads((plain / "tokenizer_config.json").read_text())
     assert not [name for name in settings if name.startswith("ringworld")]
     world = rw.load(ours)
@@ -193,6 +195,23 @@ def test_a_qwen_whose_bos_is_null_is_converted_loaded_and_chats(qwen, tmp_path):
     chat = world.chat(max_new_tokens=2)
     list(chat.ask("user"))
     assert [message.role for message in chat.messages] == ["user", "assistant"]
+
+
+def test_what_stands_in_files_of_its_own_comes_along(qwen, tmp_path):
+    theirs = shutil.copytree(qwen, tmp_path / "theirs")
+    said = json.loads((theirs / "tokenizer_config.json").read_text())
+    (theirs / "chat_template.jinja").write_text(said.pop("chat_template"))
+    (theirs / "tokenizer_config.json").write_text(json.dumps(said))
+    (theirs / "special_tokens_map.json").write_text('{"pad_token": {"content": "<|endoftext|>"}}')
+    drawn = {"do_sample": True, "top_k": 20, "eos_token_id": [1, 2], "transformers_version": "4.37.0"}
+    (theirs / "generation_config.json").write_text(json.dumps(drawn))
+    plain = rw.convert(rw.convert(theirs, out=tmp_path / "ours"), out=tmp_path / "plain", to="hf")
+    for folder in (tmp_path / "ours", plain):
+        found = json.loads((folder / "tokenizer_config.json").read_text())
+        assert (found["chat_template"], found["pad_token"]) == (TEMPLATES["qwen"], "<|endoftext|>")
+        assert json.loads((folder / "generation_config.json").read_text()) == drawn
+    config = json.loads((plain / "config.json").read_text())
+    assert config == json.loads((theirs / "config.json").read_text())
 
 
 @pytest.mark.parametrize("file", ["tokenizer_config.json", "chat_template.jinja"])

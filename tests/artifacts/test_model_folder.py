@@ -8,12 +8,14 @@ import jax
 import numpy as np
 import pytest
 
+from ringworld.api.load import ModelDefaults
 from ringworld.artifacts.model_folder import ModelFolder, is_saved, save_model
 from ringworld.artifacts.tokenizers import Tokenizers
 from ringworld.core.errors import InputError
 from ringworld.core.mesh import mesh_of
 from ringworld.core.mesh_config import MeshConfig
 from ringworld.core.origin import Origin
+from ringworld.inference.config import SamplingDefaults
 from ringworld.model.config import Rope
 from tests.inference.tiny_world import ARCHITECTURE, TOKENIZER, VOCABULARY, make_world
 
@@ -65,6 +67,29 @@ def test_every_end_that_a_folder_names_ends_a_text(copy, written, more):
     file = copy / "generation_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"eos_token_id": written}))
     assert list(ModelFolder.open(copy).ends) == [TOKENIZER.eos, *more]
+
+
+@pytest.mark.parametrize(
+    ("said", "text", "answer"),
+    [
+        ({"do_sample": True, "top_p": 0.9, "top_k": 20}, (1.0, 0.9, 20, 1.0), (1.0, 0.9, 20, 1.0)),
+        ({"do_sample": True, "temperature": 0.6, "top_p": None}, (0.6, 1.0, 0, 1.0), (0.6, 1.0, 0, 1.0)),
+        # Without do_sample transformers is greedy, and heeds the penalty alone.
+        ({"temperature": 0.6, "repetition_penalty": 1.1}, (1.0, 1.0, 0, 1.1), (0.0, 1.0, 0, 1.1)),
+    ],
+    ids=str,
+)
+def test_a_folder_of_transformers_says_how_text_is_drawn(copy, said, text, answer):
+    file = copy / "generation_config.json"
+    file.write_text(json.dumps({"eos_token_id": 2, **said}))
+    sampling = ModelDefaults.of(ModelFolder.open(copy).generation, folder=copy).sampling
+    found = [
+        (one.temperature, one.top_p, one.top_k, one.repetition_penalty)
+        for one in (sampling.text, sampling.answer)
+    ]
+    assert found == [text, answer]
+    file.write_text(json.dumps({**said, "ringworld": {"watching": {"max_frames": 3}}}))
+    assert ModelDefaults.of(ModelFolder.open(copy).generation, folder=copy).sampling == SamplingDefaults()
 
 
 def test_a_model_that_is_saved_already_is_recognized(saved):

@@ -104,7 +104,7 @@ def test_a_large_file_makes_several_shards_with_the_examples_of_one(tmp_path: Pa
     }
     whole, divided = made.values()
     assert whole.shards_made == 1 and divided.shards_made > 4
-    assert (whole.files, whole.counts, whole.quarantined) == (1, divided.counts, divided.quarantined)
+    assert (whole.files, whole.parts, whole.quarantined) == (1, divided.parts, divided.quarantined)
     for split in ("train", "held_out"):
         one, several = (
             [(each.source, each.tokens.tolist()) for each in read_examples(tmp_path / str(n), split=split)]

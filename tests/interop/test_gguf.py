@@ -428,16 +428,23 @@ def test_settings_are_kept(tmp_path):
     ("pre", "pieces"),
     [
         ("gpt-2", ["I", "'", "LL", "Ġsay", "Ġ1234", "!", "ĊĊĠ", "Ġso"]),
-        ("default", ["I", "'", "LL", "Ġsay", "Ġ1234", "!", "ĊĊĠ", "Ġso"]),
         ("smollm", ["I", "'", "LL", "Ġsay", "Ġ", "1", "2", "3", "4", "!", "ĊĊĠ", "Ġso"]),
         ("llama-bpe", ["I", "'LL", "Ġsay", "Ġ", "123", "4", "!ĊĊ", "Ġ", "Ġso"]),
         ("qwen2", ["I", "'LL", "Ġsay", "Ġ", "1", "2", "3", "4", "!ĊĊ", "Ġ", "Ġso"]),
+        ("tekken", ["I", "'LL", "Ġsay", "Ġ", "1", "2", "3", "4", "!ĊĊ", "Ġ", "Ġso"]),
     ],
 )
 def test_text_is_cut_as_each_pre_tokenizer_does(tmp_path, pre, pieces):
     read_tokenizer(byte_level() | {"tokenizer.ggml.pre": pre}).save(tmp_path)
     cut = Tokenizer.from_file(str(tmp_path / "tokenizer.json")).pre_tokenizer
     assert [piece for piece, _ in cut.pre_tokenize_str("I'LL say 1234!\n\n  so")] == pieces
+
+
+def test_words_of_mistral_nemo_end_before_a_capital(tmp_path):
+    read_tokenizer(byte_level() | {"tokenizer.ggml.pre": "tekken"}).save(tmp_path)
+    cut = Tokenizer.from_file(str(tmp_path / "tokenizer.json")).pre_tokenizer
+    pieces = [piece for piece, _ in cut.pre_tokenize_str("likeThisHTTP 12!/\n")]
+    assert pieces == ["like", "This", "HTTP", "\u0120", "1", "2", "!/\u010a"]
 
 
 def test_llama3_begins_a_text_and_takes_a_known_word_whole(tmp_path):
@@ -509,7 +516,8 @@ def test_only_words_of_text_are_merged():
     [
         ({"tokenizer.ggml.model": "bert"}, "tokenizer.ggml.model"),
         ({"tokenizer.ggml.model": None}, "tokenizer.ggml.model"),
-        ({"tokenizer.ggml.pre": "tekken"}, "tokenizer.ggml.pre"),
+        ({"tokenizer.ggml.pre": "command-r"}, "tokenizer.ggml.pre"),
+        ({"tokenizer.ggml.pre": "default"}, "tokenizer.ggml.pre"),
         ({"tokenizer.ggml.pre": None}, "tokenizer.ggml.pre"),
         ({"tokenizer.ggml.tokens": None}, "tokenizer.ggml.tokens"),
         ({"tokenizer.ggml.tokens": ["a"] * 320}, "tokenizer.ggml.tokens"),
@@ -548,7 +556,7 @@ def test_a_tokenizer_with_more_words_than_embeddings_is_refused(tmp_path):
 
 
 def test_a_tokenizer_that_is_named_stands_in_for_one_that_is_not_known(tmp_path):
-    words = byte_level() | {"tokenizer.ggml.pre": "tekken"}
+    words = byte_level() | {"tokenizer.ggml.pre": "command-r"}
     path = write_gguf(tmp_path / "tiny.gguf", arrays(VOCAB), words=words)
     refused(path)
     own = read_tokenizer(byte_level())

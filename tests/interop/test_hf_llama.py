@@ -15,7 +15,7 @@ from ringworld.core.files import write_json_atomic
 from ringworld.core.mesh import mesh_of
 from ringworld.core.mesh_config import MeshConfig
 from ringworld.core.sharding import spec
-from ringworld.interop.hf_config import hf_config, read_architecture
+from ringworld.interop.hf_config import hf_config, longest_context, read_architecture
 from ringworld.interop.hf_llama import read_generation_weights, read_weights, write_weights
 from ringworld.model.config import Architecture, Execution, Linear, Llama3, Rope, Yarn
 from ringworld.model.decode import GenerationWeights, target_losses
@@ -36,6 +36,8 @@ ARCHITECTURE = Architecture(
     vision_vocab=12,
     rope=Rope(base=5e5),
 )
+
+SLIDING = {"use_sliding_window": True, "sliding_window": 8}
 
 
 @pytest.fixture(scope="module")
@@ -160,10 +162,14 @@ def test_every_family_comes_back_as_it_was_written(tmp_path, mesh, name):
     ("change", "named"),
     [
         ({"model_type": "mixtral"}, "model_type"),
-        ({"model_type": "qwen2", "use_sliding_window": True}, "use_sliding_window"),
+        ({**SLIDING, "model_type": "qwen2", "max_window_layers": 2}, "use_sliding_window"),
+        ({**SLIDING, "model_type": "qwen3", "max_window_layers": None}, "use_sliding_window"),
         ({"model_type": "qwen3", "attention_bias": True}, "attention_bias"),
         ({"model_type": "mistral", "sliding_window": 0}, "sliding_window"),
         ({"layer_types": ["full_attention", "sliding_attention"]}, "layer_types"),
+        ({"layer_types": {"0": "sliding_attention"}}, "layer_types"),
+        ({**SLIDING, "model_type": "mistral", "layer_types": ["full_attention"] * 3}, "layer_types"),
+        ({"model_type": "qwen2", "dual_chunk_attention_config": {"local_size": 8}}, "dual_chunk_attention"),
     ],
 )
 def test_what_a_family_does_otherwise_is_refused(written, change, named):
@@ -171,6 +177,64 @@ def test_what_a_family_does_otherwise_is_refused(written, change, named):
     with pytest.raises(InputError) as caught:
         read_architecture(written[0])
     assert any(named in problem for problem in caught.value.value)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"use_sliding_window": True},  # from layer 28 on
+        {"use_sliding_window": True, "max_window_layers": 3},
+        {"use_sliding_window": True, "max_window_layers": 0, "sliding_window": None},
+        {"use_sliding_window": True, "max_window_layers": 0, "layer_types": ["full_attention"] * 3},
+        {"use_sliding_window": False, "max_window_layers": 0, "sliding_window": 64},
+    ],
+    ids=str,
+)
+def test_a_qwen_none_of_whose_layers_slides_is_read(written, change):
+    change_config(written[0], model_type="qwen2", sliding_window=4096)
+    change_config(written[0], **change)
+    assert read_architecture(written[0]).window_tokens == 0
+
+
+@pytest.mark.parametrize(
+    ("said", "tokens"),
+    [
+        # Qwen2.5-7B-Instruct-1M.
+        ({"max_position_embeddings": 1_010_000, "dual_chunk_attention_config": {"chunk_size": 2**18}}, 2**18),
+        ({"max_position_embeddings": 4096, "dual_chunk_attention_config": {"chunk_size": 2**18}}, 4096),
+        # As the pages of Qwen2.5 and Qwen3 say for long texts.
+        (
+            {
+                "max_position_embeddings": 40_960,
+                "rope_scaling": {
+                    "rope_type": "yarn",
+                    "factor": 4.0,
+                    "original_max_position_embeddings": 32_768,
+                },
+            },
+            131_072,
+        ),
+        # Llama 3.1, whose factor is not by how much the context grew.
+        (
+            {
+                "max_position_embeddings": 131_072,
+                "rope_scaling": {
+                    "rope_type": "llama3",
+                    "factor": 32.0,
+                    "low_freq_factor": 1.0,
+                    "high_freq_factor": 4.0,
+                    "original_max_position_embeddings": 8192,
+                },
+            },
+            131_072,
+        ),
+    ],
+    ids=["chunks", "within a chunk", "yarn", "llama3"],
+)
+def test_the_context_is_the_one_that_this_attention_is_right_for(written, said, tokens):
+    change_config(written[0], model_type="qwen2", rope_parameters=None, rope_theta=1e6, **said)
+    read_architecture(written[0])
+    assert longest_context(json.loads((written[0] / "config.json").read_text())) == tokens
 
 
 def test_what_a_config_leaves_out_is_as_transformers_has_it(written):
@@ -212,7 +276,16 @@ def test_rope_comes_back_and_is_named_for_both_transformers(tmp_path, scaling):
     config = hf_config(architecture, context_tokens=256, bos=1, eos=2)
     write_json_atomic(tmp_path / "config.json", config)
     assert read_architecture(tmp_path) == architecture
-    assert config["rope_theta"] == config["rope_parameters"]["rope_theta"] == 5e5
+    assert config["rope_theta"] == config.pop("rope_parameters")["rope_theta"] == 5e5
+    write_json_atomic(tmp_path / "config.json", config)
+    assert read_architecture(tmp_path) == architecture
+
+
+def test_rope_scaling_that_was_added_to_a_folder_of_transformers_5_is_heeded(written):
+    added = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
+    change_config(written[0], rope_scaling=added)
+    scaling = Yarn(factor=4.0, original_context_tokens=32)
+    assert read_architecture(written[0]).rope == Rope(base=5e5, scaling=scaling)
 
 
 @pytest.mark.parametrize("kind", ["type", "rope_type"])

@@ -144,7 +144,10 @@ CONFIGS = {
     "mistral": MistralConfig(**SIZES, sliding_window=20),
     "mistral-whole": MistralConfig(**SIZES, sliding_window=None),
     "qwen2": Qwen2Config(**SIZES),
-    "qwen2-tied": Qwen2Config(**SIZES, tie_word_embeddings=True),
+    # A window from a layer on that it does not have.
+    "qwen2-tied": Qwen2Config(
+        **SIZES, tie_word_embeddings=True, use_sliding_window=True, max_window_layers=2, sliding_window=20
+    ),
     "qwen3": Qwen3Config(**SIZES, head_dim=32),
 }
 
@@ -210,6 +213,30 @@ def test_their_folder_is_converted_and_back_to_the_bit(family, tmp_path):
         kept = AutoTokenizer.from_pretrained(each)
         assert kept(text, split_special_tokens=True).input_ids == read
         assert kept.chat_template == words.settings["chat_template"]
+
+
+def test_what_other_files_of_a_folder_say_holds_after_converting(tmp_path):
+    """A folder as transformers 4 once wrote it, but for a chat template as transformers 5 does."""
+    folder, (bos, eos) = tmp_path / "theirs", ENDS["llama-3"]
+    words = tokenizer_of("llama-3")
+    config = LlamaConfig(**SIZES, bos_token_id=words.token_to_id(bos), eos_token_id=words.token_to_id(eos))
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    (folder / "generation_config.json").unlink()
+    words.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}))
+    names = {"bos_token": {"content": bos, "lstrip": False}, "eos_token": eos, "pad_token": eos}
+    (folder / "special_tokens_map.json").write_text(json.dumps(names))
+    (folder / "chat_template.jinja").write_text(TEMPLATES["llama-3"])
+    ours = rw.convert(folder, out=tmp_path / "ours")
+    plain = rw.convert(ours, out=tmp_path / "plain", to="hf")
+    theirs = AutoTokenizer.from_pretrained(folder)
+    assert theirs.special_tokens_map == {"bos_token": bos, "eos_token": eos, "pad_token": eos}
+    for each in (ours, plain):
+        made = AutoModelForCausalLM.from_pretrained(each)
+        assert made.generation_config.eos_token_id == config.eos_token_id
+        read = AutoTokenizer.from_pretrained(each)
+        assert read.special_tokens_map == theirs.special_tokens_map
+        assert read.chat_template == theirs.chat_template == TEMPLATES["llama-3"]
 
 
 def test_256_greedy_tokens_are_theirs(family):

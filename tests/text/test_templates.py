@@ -242,6 +242,15 @@ def test_what_a_template_does_with_a_text_is_done_with_the_text():
     assert OURS.decode(template.encode([user("  <think>a</think>b ")]).tolist()) == "<THINK>A</THINK>B|b "
 
 
+def test_a_template_is_told_that_there_are_no_tools_and_writes_json_as_transformers_does():
+    asked = "{% if tools is not none or documents is not none %}tools{% endif %}"
+    written = (
+        '{{ {"b": "<\u00e9>", "a": [1]} | tojson(separators=(",", ":"), sort_keys=true, ensure_ascii=true) }}'
+    )
+    ids = own(asked + written).encode([user("a")])
+    assert OURS.decode(ids.tolist()) == '{"a":[1],"b":"<\\u00e9>"}'
+
+
 BOMBS = {
     "endless": "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
     "power": "{{ 10 ** (10 ** 10) }}",

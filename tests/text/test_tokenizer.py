@@ -300,6 +300,17 @@ def test_a_setting_that_is_neither_true_nor_false_is_refused(tmp_path: Path):
     assert (refused.value.field, refused.value.path) == ("add_bos_token", tmp_path / "tokenizer.json")
 
 
+def test_older_folders_name_special_tokens_in_a_file_of_its_own(tmp_path: Path):
+    names = {"bos_token": {"content": "</s>", "lstrip": False}, "pad_token": "<unk>"}
+    write(llama_like(), tmp_path, bos_token="<s>", eos_token="</s>")
+    (tmp_path / "special_tokens_map.json").write_text(json.dumps(names))
+    older = TextTokenizer.load(tmp_path)
+    assert (older.bos, older.eos) == (2, 2)
+    assert older.named == {"bos_token": "</s>", "eos_token": "</s>", "pad_token": "<unk>"}
+    write(llama_like(), tmp_path, bos_token="<s>", eos_token="</s>", added_tokens_decoder={})
+    assert TextTokenizer.load(tmp_path).bos == 1
+
+
 @pytest.mark.parametrize("content", [b"{{ messages }}\xff", b"a" * (2**20 + 1)], ids=["bytes", "long"])
 def test_a_damaged_template_file_is_named(tmp_path: Path, content: bytes):
     TOKENIZER.save(tmp_path)

@@ -39,7 +39,6 @@ def data_stats(data: PathArgument, *, out: PathArgument | None = None) -> DataSt
     check_picture(picture)
     quarantined, duplicates = (len(read_jsonl(folder / name)) for name in (QUARANTINE_FILE, DUPLICATES_FILE))
     parts = length_stats(ExampleStore(folder))
-    stats = DataStats(parts=parts, quarantined=quarantined, duplicates=duplicates)
     if picture is not None:
         trained = [one for one in parts if one.split == "train"] or parts
         named = {f"{one.dataset}/{one.kind}": one for one in trained}

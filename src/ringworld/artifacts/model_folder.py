@@ -27,7 +27,7 @@ from ringworld.core.fingerprint import fingerprint
 from ringworld.core.origin import ORIGIN_FILE, Origin, check_replaceable, made_by, read_origin, write_origin
 from ringworld.core.processes import by_all, by_writer, is_writer
 from ringworld.core.shared_files import OUR_KEY
-from ringworld.interop.hf_config import CONFIG_FILE, hf_config, read_architecture
+from ringworld.interop.hf_config import CONFIG_FILE, hf_config, longest_context, read_architecture
 from ringworld.interop.hf_folder import GENERATION_FILE
 from ringworld.interop.hf_llama import (
     Adapt,
@@ -43,6 +43,9 @@ from ringworld.model.decode import GenerationWeights
 from ringworld.model.world_model import WorldModel
 from ringworld.text.vocabulary import Vocabulary
 
+_DRAWN = ("temperature", "top_k", "top_p", "min_p")
+"""What transformers heeds where `do_sample` is true."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class ModelFolder:
@@ -55,9 +58,9 @@ class ModelFolder:
     tokenizers: Tokenizers
     vocabulary: Vocabulary
     context_tokens: int
-    """Longest context that it was trained on."""
+    """Longest context that it is for: as a rule, that it was trained on (`hf_config.longest_context`)."""
     generation: Mapping[str, Any]
-    """Defaults of generation, as whoever saved the model wrote them."""
+    """Defaults of generation, as whoever saved the model wrote them, for ringworld or for transformers."""
     ends: tuple[int, ...]
     """The ids after each of which a text is finished."""
     origin: Origin | None
@@ -96,7 +99,7 @@ class ModelFolder:
         described = read_as(dict[str, Any], config)
         generation = path / GENERATION_FILE
         theirs = read_as(dict[str, Any], generation) if generation.exists() else {}
-        ours = from_json(dict[str, Any], theirs.get(OUR_KEY) or {}, where=generation)
+        ours = from_json(dict[str, Any], theirs.get(OUR_KEY) or _sampling_of(theirs), where=generation)
         vocabulary = tokenizers.vocabulary(text_vocab=architecture.text_vocab)
         if vocabulary.vision_size > architecture.vision_vocab:
             raise InputError(
@@ -109,7 +112,7 @@ class ModelFolder:
             architecture=architecture,
             tokenizers=tokenizers,
             vocabulary=vocabulary,
-            context_tokens=described.get("max_position_embeddings", 2048),
+            context_tokens=longest_context(described),
             generation=ours,
             ends=_ends(theirs.get("eos_token_id", described.get("eos_token_id")), tokenizers.text.eos),
             origin=read_origin(path, kind="model") if (path / ORIGIN_FILE).exists() else None,
@@ -220,7 +223,8 @@ def save_other_model(
     with writing_folder(folder) as unfinished:
         write_tensors(unfinished, model.tensors)
         write_json_atomic(unfinished / CONFIG_FILE, dict(model.config))
-        write_json_atomic(unfinished / GENERATION_FILE, dict(model.generation))
+        if model.generation:  # an empty file would hide from transformers what config.json says ends a text
+            write_json_atomic(unfinished / GENERATION_FILE, dict(model.generation))
         tokenizers.save(unfinished)
         if origin is not None:
             identity = {**origin.identity, "weights": fingerprint_of_files(unfinished)}
@@ -275,6 +279,18 @@ def _ends(described: Any, eos: int) -> tuple[int, ...]:
     named = described if isinstance(described, list) else [described]
     whole = (id for id in named if isinstance(id, int) and not isinstance(id, bool) and 0 <= id < 2**31)
     return tuple(dict.fromkeys([eos, *whole]))
+
+
+def _sampling_of(theirs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return how text is drawn, of a `generation_config.json` that ringworld did not write.
+
+    Only what the file says: transformers has a `top_k` of 50 where it says nothing.
+    """
+    names = ("repetition_penalty", *(_DRAWN if theirs.get("do_sample") is True else ()))
+    said = {name: theirs[name] for name in names if theirs.get(name) is not None}
+    if theirs.get("do_sample") is True:
+        said = {"temperature": 1.0, **said}
+    return {"sampling": {"text": said, "answer": said}} if said else {}
 
 
 def _where_models_are(path: Path) -> str:

@@ -132,7 +132,7 @@ def prepare(
     _commit(out, tasks, manifest, unusable, duplicates)
     return PrepareReport(
         files=len(found),
-        counts=length_stats(store.ExampleStore(out)),
+        parts=length_stats(store.ExampleStore(out)),
         quarantined=tuple(unusable),
         duplicates=len(duplicates),
         said_of_duplicates=sum(one.said for one in duplicates),

@@ -11,7 +11,7 @@ class PrepareReport:
     """What preparation made of the files."""
 
     files: int
-    counts: tuple[LengthStats, ...]
+    parts: tuple[LengthStats, ...]
     """What there is of each kind of each data set in each split."""
     quarantined: tuple[Quarantined, ...]
     """Files that could not be used."""
@@ -34,7 +34,7 @@ class PrepareReport:
         said = self.said_of_duplicates
         with_them = f", and {said} captions and questions with them" if said else ""
         return [
-            *length_table(self.counts),
+            *length_table(self.parts),
             f"files: {self.files:,}, shards made: {self.shards_made:,}, in {self.seconds:.1f} s",
             *(f"left out: {many} question{'s' * (many > 1)} {why}" for many, why in left_out if many),
             *([f"left out: {self.duplicates} that are there twice{with_them}"] if self.duplicates else ()),

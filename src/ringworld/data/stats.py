@@ -55,8 +55,8 @@ class DataStats:
 
 def length_table(parts: Sequence[LengthStats]) -> list[str]:
     """Return a line for each kind of example of each data set in each split, below one that names columns."""
-    heads = ("split", "data set", "kind", "examples", "tokens", "vision")
-    heads += ("shortest", "median", "longest", "video seconds")
+    titles = ("split", "data set", "kind", "examples", "tokens", "vision")
+    titles += ("shortest", "median", "longest", "video seconds")
     rows = [
         (one.split, one.dataset, one.kind)
         + tuple(f"{n:,}" for n in (one.examples, one.tokens))
@@ -65,7 +65,7 @@ def length_table(parts: Sequence[LengthStats]) -> list[str]:
         + (_shown(one.shortest_seconds, one.longest_seconds),)
         for one in parts
     ]
-    return aligned([heads, *rows], words=3)
+    return aligned([titles, *rows], words=3)
 
 
 def length_stats(store: ExampleStore) -> tuple[LengthStats, ...]:

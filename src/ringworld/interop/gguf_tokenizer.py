@@ -14,12 +14,16 @@ _BLANK = "\N{LOWER ONE EIGHTH BLOCK}"
 """How SentencePiece writes a blank."""
 _LONGEST_PIECE = 256
 """Characters of a piece of SentencePiece, all of whose halves are looked at; its own default is 16."""
-_SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|DIGITS| ?[^\s\p{L}\p{N}]+[\r\n]*"
-    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+_WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+"
+_CASED_WORDS = (
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
+    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
 )
+"""Of Mistral Nemo: a word ends where a capital follows a small letter."""
 _LLAMA3 = ("llama-bpe", "llama3", "llama-v3")
-"""What llama.cpp calls the pre-tokenizer of Llama 3; its texts begin with a token unless the file says no."""
+"""What llama.cpp calls the pre-tokenizer of Llama 3."""
+_BEGIN = (*_LLAMA3, "tekken")
+"""Whose texts begin with a token unless the file says no."""
 _UNLESS_SAID = {"bos_token_id": 1, "eos_token_id": 2, "unknown_token_id": 0}
 """Ids of the llama kind, as llama.cpp assumes them."""
 
@@ -36,7 +40,7 @@ def read_tokenizer(metadata: Mapping[str, Any]) -> TextTokenizer:
     said = _Said(metadata)
     match kind := said.one("model", str):
         case "gpt2":
-            tokenizer, begins = _byte_level(said), said.metadata.get("tokenizer.ggml.pre") in _LLAMA3
+            tokenizer, begins = _byte_level(said), said.metadata.get("tokenizer.ggml.pre") in _BEGIN
         case "llama":
             tokenizer, begins = _sentence_piece(said), True
         case _:
@@ -142,8 +146,8 @@ def _byte_level(said: _Said) -> Tokenizer:
             problem = f"its tokenizer has the merge {merge!r:.60}, which is not of two words"
             raise InputError(problem, field="tokenizer.ggml.merges", value=merge)
         merges.append((left, right))
-    # Llama 3 takes a word that is a token whole, whether or not its merges lead there.
-    tokenizer = _bpe(said, merges, ignore_merges=make is _llama3)
+    # Llama 3 and Mistral Nemo take a word that is a token whole, whether or not its merges lead there.
+    tokenizer = _bpe(said, merges, ignore_merges=make in (_llama3, _tekken))
     tokenizer.pre_tokenizer = make()
     tokenizer.decoder = decoders.ByteLevel()
     if make is _qwen2:
@@ -160,26 +164,35 @@ def _smollm() -> pre_tokenizers.PreTokenizer:
 
 
 def _llama3() -> pre_tokenizers.PreTokenizer:
-    return _split(r"\p{N}{1,3}")
+    return _split(rf"{_WORDS}|\p{{N}}{{1,3}}")
 
 
 def _qwen2() -> pre_tokenizers.PreTokenizer:
-    return _split(r"\p{N}")
+    return _split(rf"{_WORDS}|\p{{N}}")
 
 
-def _split(digits: str) -> pre_tokenizers.PreTokenizer:
-    split = pre_tokenizers.Split(Regex(_SPLIT.replace("DIGITS", digits)), behavior="isolated")
+def _tekken() -> pre_tokenizers.PreTokenizer:
+    return _split(rf"{_CASED_WORDS}|\p{{N}}", after_signs="/")
+
+
+def _split(words: str, *, after_signs: str = "") -> pre_tokenizers.PreTokenizer:
+    """Return what cuts a text into words and digits, signs with line breaks behind them, and blanks."""
+    rest = rf" ?[^\s\p{{L}}\p{{N}}]+[\r\n{after_signs}]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    split = pre_tokenizers.Split(Regex(f"{words}|{rest}"), behavior="isolated")
     return pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
 
 
 _PRE_TOKENIZERS: dict[str, Callable[[], pre_tokenizers.PreTokenizer]] = {
-    "default": _gpt2,
     "gpt-2": _gpt2,
     "smollm": _smollm,
     **dict.fromkeys(_LLAMA3, _llama3),
     "qwen2": _qwen2,
+    "tekken": _tekken,
 }
-"""By what llama.cpp calls them, as the `tokenizer.json` of GPT-2, SmolLM, Llama 3 and Qwen2 have them."""
+"""By what llama.cpp calls them, as in the `tokenizer.json` of GPT-2, SmolLM, Llama 3, Qwen2 and Mistral Nemo.
+
+A file with `default` is of a converter that did not know: llama.cpp guesses, and warns of worse answers.
+"""
 
 
 def _sentence_piece(said: _Said) -> Tokenizer:

@@ -68,9 +68,17 @@ def _compiled(source: str) -> Template:
     return environment.from_string(source)
 
 
-def _json(value: Any, indent: int | None = None) -> str:
-    # Jinja's own escapes what HTML would read otherwise.
-    return json.dumps(value, ensure_ascii=False, indent=indent)
+def _json(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    # Jinja's own escapes what HTML would read otherwise. Templates call this with transformers' arguments.
+    return json.dumps(
+        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
+    )
 
 
 def _refuse(message: str) -> None:

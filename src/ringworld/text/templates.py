@@ -212,13 +212,15 @@ def source_of(tokenizer: TextTokenizer) -> str | None:
     return found or None
 
 
-def variables_of(source: str, tokenizer: TextTokenizer) -> dict[str, str]:
-    """Return the names of tokens that a template is given, such as `bos_token`.
+def variables_of(source: str, tokenizer: TextTokenizer) -> dict[str, str | None]:
+    """Return what a template is given besides messages: names of tokens such as `bos_token`, and no tools.
 
     Templates of models know no name that is null in their `tokenizer_config.json`; ours begin with the token
-    with which such a model begins its texts.
+    with which such a model begins its texts. `tools` and `documents` are None and not undefined, as
+    transformers has it: to Jinja, what is undefined `is not none`.
     """
-    return {**({"bos_token": tokenizer.begin} if source in (LWM, LLAMA_2) else {}), **tokenizer.named}
+    begin = {"bos_token": tokenizer.begin} if source in (LWM, LLAMA_2) else {}
+    return {"tools": None, "documents": None, **begin, **tokenizer.named}
 
 
 def in_file(path: Path | None) -> str:

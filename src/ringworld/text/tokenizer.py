@@ -22,6 +22,8 @@ BOS, EOS, VISION_START, VISION_END = "<s>", "</s>", "<vision>", "</vision>"
 SPECIAL = (BOS, EOS, VISION_START, VISION_END)
 _ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())
 _FILE, _SETTINGS_FILE, _TEMPLATE_FILE = "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"
+_NAMES_FILE = "special_tokens_map.json"
+"""Of older folders."""
 _CONFIG_FILE, _GENERATION_FILE = "config.json", "generation_config.json"
 """Of a model, where they are beside."""
 _LONGEST_TEMPLATE_BYTES = 2**20
@@ -200,7 +202,8 @@ class TextTokenizer:
         | absent | `<s>`, as LLaMA's |
         | null or absent | the one that ends a text |
 
-        It ends with `eos_token`, that of `eos_token_id`, or `</s>`.
+        It ends with `eos_token`, that of `eos_token_id`, or `</s>`. What `special_tokens_map.json` says comes
+        first, but where `tokenizer_config.json` has `added_tokens_decoder`, as it has in newer folders.
 
         Args:
             path: a folder, or the `tokenizer.json` itself.
@@ -215,6 +218,10 @@ class TextTokenizer:
         read_json(file)  # names the file if it is missing or damaged
         settings_file, template_file = (file.parent / name for name in (_SETTINGS_FILE, _TEMPLATE_FILE))
         settings = read_as(dict[str, Any], settings_file) if settings_file.exists() else {**_SETTINGS}
+        if "added_tokens_decoder" not in settings and (names := file.parent / _NAMES_FILE).exists():
+            # As transformers does: newer folders say all of it in one file.
+            said = read_as(dict[str, Any], names).items()
+            settings |= {key: _name(value) for key, value in said if key.endswith(("_token", "_tokens"))}
         if template_file.exists():
             settings["chat_template"] = decode_file(
                 template_file, max_bytes=_LONGEST_TEMPLATE_BYTES, remedy="copy the model again"
@@ -315,11 +322,7 @@ class TextTokenizer:
     @property
     def named(self) -> dict[str, str]:
         """Names of the tokens that have a part to play, such as `bos_token`, as chat templates know them."""
-        content = {
-            key: value.get("content") if isinstance(value, Mapping) else value
-            for key, value in self.settings.items()
-            if key.endswith("_token")
-        }
+        content = {key: _name(value) for key, value in self.settings.items() if key.endswith("_token")}
         return {key: value for key, value in content.items() if isinstance(value, str)}
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -474,9 +477,8 @@ def _further_ends(tokenizer: Tokenizer, folder: Path) -> list[str]:
 
 
 def _named(settings: Mapping[str, Any], key: str, file: Path) -> str | None:
-    """Read a token's name as Hugging Face writes it: a string, or an object with the field `content`."""
-    value = settings.get(key)
-    name = value.get("content") if isinstance(value, dict) else value
+    """Read the name of the token that a setting is about."""
+    name = _name(value := settings.get(key))
     if name is not None and not is_text(name):
         raise InputError(
             f"{key} in {file} is {short(name)}, not the name of a token",
@@ -486,3 +488,10 @@ def _named(settings: Mapping[str, Any], key: str, file: Path) -> str | None:
             remedy="copy the file again, or edit it",
         )
     return name
+
+
+def _name(value: Any) -> Any:
+    """Return a token's name, or several, as Hugging Face writes it: a string, or an object with `content`."""
+    if isinstance(value, list):
+        return [_name(each) for each in value]
+    return value.get("content", value) if isinstance(value, Mapping) else value
