@@ -100,6 +100,7 @@ def test_a_gguf_file_becomes_a_model_that_speaks(source, folder):
 
 def test_converting_again_replaces_the_folder(source, tmp_path):
     out = tmp_path / "model"
+    out.mkdir()  # nothing is lost
     rw.convert(source, out=out, tokenizer=source.parent / "model")
     (out / "left.txt").write_text("by someone")
     rw.convert(source, out=out)
@@ -377,6 +378,7 @@ def test_a_gguf_file_is_known_by_its_first_bytes_too(source, tmp_path):
 
 def test_nothing_that_stands_elsewhere_is_replaced(source, folder, tmp_path):
     (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").touch()
     for out, to in ((tmp_path / "mine", "ringworld"), (tmp_path / "mine", "hf"), (folder, "hf")):
         assert refused(source, out=out, to=to).path == out
     assert refused(source, out=source.parent).field == "out"

@@ -12,7 +12,7 @@ from ringworld.artifacts.model_folder import ModelFolder, fingerprint_of_files, 
 from ringworld.artifacts.tokenizers import FRAME_TOKENIZER_FOLDER, Tokenizers
 from ringworld.core.config import from_json
 from ringworld.core.errors import InputError, not_a_choice
-from ringworld.core.files import sha256_file
+from ringworld.core.files import is_empty, sha256_file
 from ringworld.core.origin import Origin, check_replaceable, parent
 from ringworld.core.shared_files import OUR_KEY
 from ringworld.interop.gguf import read_gguf
@@ -207,7 +207,7 @@ def _check_place(out: Path, *, to: Target) -> None:
     """Refuse to write over what is no model folder, or over one with what no longer says so."""
     if to == "ringworld":
         check_replaceable(out, kind="model")
-    elif out.exists():
+    elif out.exists() and not is_empty(out):
         raise InputError(
             f"{out} is there already", field="out", value=out, path=out, remedy="name a new folder"
         )

@@ -56,10 +56,10 @@ def evaluate(
     if data is None and haystack is None:
         problem = "there is nothing to score and no text to hide needles in"
         raise InputError(problem, field="data", remedy="give data, or a haystack for needles alone")
-    begin_process(devices=devices)
-    folder = ModelFolder.open(Path(model))
-    measured, packed = _decided(folder, data=data, haystack=haystack, tasks=tasks)
     with working_in(Path(out), kind="evaluation"):
+        begin_process(devices=devices)
+        folder = ModelFolder.open(Path(model))
+        measured, packed = _decided(folder, data=data, haystack=haystack, tasks=tasks)
         longest = max(folder.context_tokens, measured.longest_context_tokens)
         evaluation = run_tasks(
             subject_of(load_opened(folder, devices=devices, weights=weights, context_tokens=longest)),

@@ -56,6 +56,11 @@ def clear_unfinished(*folders: Path) -> None:
                 path.unlink()
 
 
+def is_empty(folder: Path) -> bool:
+    """Return whether it is a folder that holds nothing."""
+    return folder.is_dir() and not any(folder.iterdir())
+
+
 @contextmanager
 def writing_folder(path: Path) -> Iterator[Path]:
     """Give a new folder to fill, which becomes `path` when the block ends and vanishes when the block fails.

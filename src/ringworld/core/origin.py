@@ -12,7 +12,15 @@ from typing import Any, Literal
 
 from ringworld.core.config import from_json, to_json, typed_command
 from ringworld.core.errors import InputError
-from ringworld.core.files import differences, fitted, only_one, parse_json, reading, write_json_atomic
+from ringworld.core.files import (
+    differences,
+    fitted,
+    is_empty,
+    only_one,
+    parse_json,
+    reading,
+    write_json_atomic,
+)
 from ringworld.core.version import __version__
 
 ORIGIN_FILE = "origin.json"
@@ -184,9 +192,13 @@ def claim(folder: Path, origin: Origin, *, results: str = "") -> None:
 def check_replaceable(folder: Path, *, kind: Kind) -> None:
     """Refuse to put a folder in the place of what ringworld did not write, or of another kind.
 
+    An empty one may be replaced.
+
     Raises:
         InputError: something stands there that is no such folder of ringworld.
     """
+    if is_empty(folder):
+        return
     if folder.exists() and not (folder / ORIGIN_FILE).exists():
         article = "an" if kind[0] in "aeiou" else "a"
         problem = f"{folder} is where {article} {kind} is to be saved, but has no {ORIGIN_FILE} of ringworld"
