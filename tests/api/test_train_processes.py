@@ -57,7 +57,7 @@ RUN = replace(
     ),
 )
 # Weights are off by the rounding of gradients, which are clipped to 1, times the rates of all updates; so the
-# losses, of 3 nats or more, are by that much over 3 times, and by rounding of their own.
+# losses, of 3 nats or more, are by that much over 3 times, and by their own rounding.
 APART = ROUNDING * (1 + RATE * LAST / 3)
 
 

@@ -44,7 +44,7 @@ def write_one_group(path: Path) -> Path:
 def write_tar(path: Path, *, mode: str = "w", **options) -> Path:
     with tarfile.open(path, mode, **options) as tar:  # pyright: ignore[reportArgumentType, reportCallIssue]
         for number, text in enumerate(TEXTS):
-            name = "a" * 200 + f"/{number}"  # in a header of its own
+            name = "a" * 200 + f"/{number}"  # in a separate header
             for ending, content in ((".txt", text), (".json", "{}"), (".cls", "3")):
                 member = tarfile.TarInfo(name + ending)
                 member.size = len(content)

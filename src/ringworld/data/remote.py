@@ -96,7 +96,7 @@ def _protocols(system: Any) -> tuple[str, ...]:
 
 @contextmanager
 def _named(address: str) -> Iterator[None]:
-    """Say what goes wrong of the address: each file system has errors of its own, such as of missing keys."""
+    """Say what goes wrong of the address: each file system has its own errors, such as of missing keys."""
     try:
         yield
     except InputError:

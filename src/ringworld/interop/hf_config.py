@@ -183,7 +183,7 @@ def longest_context(config: Mapping[str, Any]) -> int:
 
     * Qwen2.5-1M attends in chunks (`dual_chunk_attention_config`), and ringworld does not: up to `chunk_size`
       tokens both are the same.
-    * YaRN, added as Qwen's pages tell, leaves `max_position_embeddings` as it was: the context is `factor`
+    * YaRN, added as Qwen's pages say, leaves `max_position_embeddings` as it was: the context is `factor`
       times `original_max_position_embeddings`.
     """
     longest = config.get("max_position_embeddings", _CONTEXT_TOKENS)

@@ -131,7 +131,7 @@ class Texts:
             yield KEEP_ALIVE
             await asyncio.wait([begun], timeout=min(keep_alive, deadline.left_seconds))
         texts, exchange = await begun
-        # Of a stream whose last event tells the usage, the others say that they do not.
+        # Of a stream whose last event has the usage, the others have null.
         untold = {"usage": None} if texts.options.include_usage else {}
         for opening in texts.opening():
             yield event(opening | untold)

@@ -45,7 +45,7 @@ _PASSED_OVER = (".cls", ".id", ".key", "__key__")
 
 @dataclass(kw_only=True, slots=True)
 class _Group:
-    """The entries of one sample, copied into a folder of their own."""
+    """The entries of one sample, copied into their own folder."""
 
     key: str
     most_bytes: int

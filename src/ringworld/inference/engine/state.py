@@ -1,4 +1,4 @@
-"""What an engine tells of itself."""
+"""What an engine reports."""
 
 from dataclasses import dataclass
 
