@@ -180,6 +180,7 @@ def test_what_cannot_be_kept_is_refused(tmp_path):
     assert {each.value.field for each in (empty, unasked, short)} == {"messages"}
     assert [*tmp_path.iterdir()] == []
     (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes.txt").touch()
     chat.reset()
     chat.add_document("A red circle moves. " * 9)
     with pytest.raises(InputError) as taken:
