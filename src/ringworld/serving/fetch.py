@@ -193,7 +193,7 @@ class Fetch:
         def look_up() -> None:
             try:
                 found.set_result(self._resolve(host, port))
-            except Exception as error:
+            except Exception as error:  # raised again for whoever waits
                 found.set_exception(error)
 
         threading.Thread(target=look_up, daemon=True).start()
