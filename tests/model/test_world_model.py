@@ -201,6 +201,18 @@ def test_rematerialization_never_runs_the_ring_forward_again(compiled):
     assert hops["layer"] == hops["none"] > 0
 
 
+@pytest.mark.parametrize(("block", "fewer"), [(0, 6), (8, 4)])
+def test_no_product_of_a_layer_is_computed_again_where_it_is_not_rematerialized(block, fewer):
+    """Of q, k, v, o, gate and up; but a feed-forward by blocks never keeps the last two."""
+    mesh, products = mesh_of("one"), {}
+    for remat in ("none", "layer"):
+        forward = forward_of(remat=remat, mlp_block_tokens=block)
+        with jax.set_mesh(mesh):
+            gradient = jax.make_jaxpr(jax.grad(partial(mean_loss, forward=forward)))
+            products[remat] = str(gradient(WorldModel.abstract(CONFIG), *put(mesh))).count("dot_general[")
+    assert products["layer"] - products["none"] == fewer
+
+
 def test_no_array_of_all_tokens_by_vocabulary_or_by_feed_forward_width(compiled):
     tokens_of_a_device = BATCH * SEQ // 2
     for width in (CONFIG.vocab, CONFIG.mlp):

@@ -62,7 +62,7 @@ def test_the_arguments_are_weights_moments_and_the_batch():
     ("stage", "remat", "error"),
     # Of a rematerialized layer its input, the result of attention and its log-sum-exp are kept, exactly; but
     # gradients of norms may lie in the memory of something else, and what is alive beside them at the peak is
-    # not the same with attention computed again. Without, statistics of norms come besides.
+    # not the same with attention computed again.
     [
         (IN_PIECES, "layer", 0.01),
         (stage(context_tokens=512, batch_sequences=1), "all", 0.03),

@@ -204,7 +204,7 @@ RematName = Literal["none", "layer", "all", "offload"]
 
 | | computed again | kept of a layer |
 |---|---|---|
-| `none` | nothing | all |
+| `none` | norms, rotations and activations | products of its weights, and what attention returned |
 | `layer` | all but attention | its input, and what attention returned |
 | `all` | all, and keys and values go round the ring once more | its input |
 | `offload` | as `layer` | the same, in the host's memory, but for a number a head and token |

@@ -170,7 +170,10 @@ def _local_gradients(
 def _gathered(
     head: Float[Array, "embed_shard vocab_shard"], hidden: Float[Array, "batch seq embed"]
 ) -> Float[Array, "embed vocab_shard"]:
-    return jax.lax.all_gather(head.astype(hidden.dtype), WEIGHT_AXES, axis=0, tiled=True)
+    ready = head.astype(hidden.dtype)
+    if jax.lax.axis_size(WEIGHT_AXES) == 1:
+        return ready  # which XLA would copy
+    return jax.lax.all_gather(ready, WEIGHT_AXES, axis=0, tiled=True)
 
 
 def _blocks(sizes: _Sizes, hidden: Float[Array, "batch seq embed"], *per_token: Array) -> Any:

@@ -11,6 +11,7 @@ from functools import partial
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ringworld.core.divisors import largest_divisor
@@ -18,7 +19,7 @@ from ringworld.core.sharding import TENSOR_AXIS, spec
 from ringworld.model.config import Architecture
 from ringworld.model.forward import Forward
 from ringworld.model.rope import Rotation, rotate
-from ringworld.model.weights import Weight, in_use, product, widened
+from ringworld.model.weights import PRODUCT_NAME, Weight, in_use, product, widened
 
 Attend = Callable[[Array, Array, Array], Float[Array, "batch seq heads head"]]
 """Of queries, keys and values [batch, seq, heads or kv_heads, head]."""
@@ -104,7 +105,8 @@ class Attention(eqx.Module):
             out = attend(q, k, project(ready.wv, bias=ready.bv, norm=None))
             # einsum sums over dimensions in the order of their letters: of another than that of the weight,
             # XLA would lay the weight out anew in each call.
-            return product("bshk,hke->bse", out, ready.wo, out_sharding=jax.typeof(x).sharding)
+            back = product("bshk,hke->bse", out, ready.wo, out_sharding=jax.typeof(x).sharding)
+            return checkpoint_name(back, PRODUCT_NAME)
 
 
 def _project(
@@ -115,7 +117,7 @@ def _project(
     norm: Float[Array, " head"] | None,
     eps: float,
 ) -> Float[Array, "batch seq heads head"]:
-    out = product("bse,ehd->bshd", x, weight)
+    out = checkpoint_name(product("bse,ehd->bshd", x, weight), PRODUCT_NAME)
     if bias is not None:
         out += bias.astype(out.dtype)[None, None]
     return out if norm is None else rms_norm(out, norm, eps=eps)
@@ -169,7 +171,7 @@ class FeedForward(eqx.Module):
             block = largest_divisor(tokens, limit=block_tokens or tokens)
             blocks = x.reshape(tokens // block, block, x.shape[-1])
             if len(blocks) == 1:
-                out = _swiglu(weights, blocks[0])
+                out = _swiglu(weights, blocks[0], keep=True)
             else:
                 out = jax.lax.map(jax.checkpoint(lambda b: _swiglu(weights, b), prevent_cse=False), blocks)
             return jax.lax.psum(out, TENSOR_AXIS).astype(x.dtype).reshape(x.shape)
@@ -214,7 +216,12 @@ class Layer(eqx.Module):
         return x + self.mlp(normed, block_tokens=execution.mlp_block_tokens, compute=execution.compute)
 
 
-def _swiglu(weights: FeedForward, x: Float[Array, "tokens embed"]) -> Float[Array, "tokens embed"]:
-    inner = jax.nn.silu(product("te,em->tm", x, weights.gate)) * product("te,em->tm", x, weights.up)
+def _swiglu(
+    weights: FeedForward, x: Float[Array, "tokens embed"], *, keep: bool = False
+) -> Float[Array, "tokens embed"]:
+    """Return the feed-forward; unless asked to `keep` them, no policy keeps its products of width `mlp`."""
+    gate, up = (product("te,em->tm", x, weight) for weight in (weights.gate, weights.up))
+    if keep:
+        gate, up = checkpoint_name(gate, PRODUCT_NAME), checkpoint_name(up, PRODUCT_NAME)
     # The sum over the tensor axis follows, so the partial sums stay wide.
-    return product("tm,me->te", inner, weights.down, wide=True)
+    return product("tm,me->te", jax.nn.silu(gate) * up, weights.down, wide=True)

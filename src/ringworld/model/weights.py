@@ -12,10 +12,13 @@ from typing import overload
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Float32, Int8, Shaped
 
 from ringworld.core.sharding import spec
 
+PRODUCT_NAME = "product"
+"""Of what a layer's weights are multiplied to, for a policy of rematerialization that keeps it."""
 _LARGEST = 127
 
 
@@ -119,7 +122,7 @@ def product(
     if isinstance(weight, LoraWeight):
         into, back = _through_rank(equation)
         # Where it is given, the last dimension is whole: so is the rank in its place.
-        thin = product(into, x, weight.a, out_sharding=out_sharding)
+        thin = checkpoint_name(product(into, x, weight.a, out_sharding=out_sharding), PRODUCT_NAME)
         added = weight.scale * product(back, thin, weight.b, wide=wide, out_sharding=out_sharding)
         return product(equation, x, weight.base, wide=wide, out_sharding=out_sharding) + added
     values = weight.values if isinstance(weight, Int8Weight) else weight

@@ -19,7 +19,7 @@ from ringworld.model.cross_entropy import cross_entropy, weighted_cross_entropy
 from ringworld.model.forward import Forward
 from ringworld.model.layers import Layer, normal, rms_norm
 from ringworld.model.rope import rotation
-from ringworld.model.weights import FrozenWeight, Weight, as_floats, in_use, product
+from ringworld.model.weights import PRODUCT_NAME, FrozenWeight, Weight, as_floats, in_use, product
 
 _INPUT_NAME, _HOST = "layer_input", "pinned_host"
 
@@ -88,25 +88,28 @@ def residual(
         x = checkpoint_name(x, _INPUT_NAME)
         return layer(x, rotation=rotated, attend=attend, forward=forward), None
 
-    if (keep := _kept(forward.execution.remat)) is not None:
-        step = jax.checkpoint(step, policy=keep, prevent_cse=False)
+    step = jax.checkpoint(step, policy=_kept(forward.execution.remat), prevent_cse=False)
     x, _ = jax.lax.scan(step, embedded(model.embed, tokens, compute=forward.execution.compute), model.layers)
     return x
 
 
-def _kept(remat: RematName) -> Callable[..., Any] | None:
-    """Return what a rematerialized layer keeps, as `jax.checkpoint` asks; None where it is not one."""
+def _kept(remat: RematName) -> Callable[..., Any]:
+    """Return what backward finds of each layer, as `jax.checkpoint` asks; the rest it computes again."""
     policies = jax.checkpoint_policies
-    if remat == "layer":
-        return policies.save_only_these_names(OUT_NAME, LSE_NAME)
-    if remat == "offload":
-        return policies.save_and_offload_only_these_names(
-            names_which_can_be_saved=[LSE_NAME],
-            names_which_can_be_offloaded=[_INPUT_NAME, OUT_NAME],
-            offload_src="device",
-            offload_dst=_HOST,
-        )
-    return policies.nothing_saveable if remat == "all" else None
+    match remat:
+        case "none":
+            return policies.save_only_these_names(PRODUCT_NAME, OUT_NAME, LSE_NAME)
+        case "layer":
+            return policies.save_only_these_names(OUT_NAME, LSE_NAME)
+        case "all":
+            return policies.nothing_saveable
+        case "offload":
+            return policies.save_and_offload_only_these_names(
+                names_which_can_be_saved=[LSE_NAME],
+                names_which_can_be_offloaded=[_INPUT_NAME, OUT_NAME],
+                offload_src="device",
+                offload_dst=_HOST,
+            )
 
 
 def check_offload(execution: Execution, mesh: Mesh) -> None:

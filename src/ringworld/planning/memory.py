@@ -110,11 +110,10 @@ def memory_needs(
         # That of two layers is on its way.
         kept, working = tokens * _WIDE * heads, 2 * (entered + tokens * size * q)
     else:
-        # Weights in use; queries, keys and values; two norms with their input, once wide; and of the
-        # feed-forward, unless it goes by blocks, the products and what becomes of them.
-        inner = 0 if execution.mlp_block_tokens and block < tokens else 5 * size * mlp
-        norms = 2 * (_WIDE + 2 * size) * embed
-        kept = size * of_layer + tokens * (norms + size * (q + 2 * kv + thin) + inner) + attention
+        # Its input and that of the feed-forward; queries, keys and values; and of the feed-forward, unless it
+        # goes by blocks, two products.
+        inner = 0 if execution.mlp_block_tokens and block < tokens else 2 * mlp
+        kept = 2 * entered + tokens * size * (q + 2 * kv + thin + inner) + attention
     layer = (
         of_layer * size + learned * 3 * embed * mlp * 2 * _WIDE + block * mlp * (2 * size + 2 * _WIDE)
         + tokens * size * (_RESIDUALS * embed + _PROJECTIONS * (q + 2 * kv)) + working
