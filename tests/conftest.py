@@ -13,7 +13,7 @@ from pathlib import Path
 # process that names a flag which its version lacks.
 _FASTER = "--xla_backend_optimization_level=0"
 if version("jaxlib").startswith("0.10."):
-    _FASTER += " --xla_cpu_use_fusion_emitters=false"
+    _FASTER += " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FASTER}".strip()
 
 # Programs of an earlier run would make tests depend on it.
