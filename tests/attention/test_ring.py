@@ -41,7 +41,7 @@ def test_bfloat16_stays_within_its_own_rounding_on_a_ring(unpacked, attend, tole
 @functools.cache
 def _two_sequences() -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple[np.ndarray, ...]]:
     """Return q, k, v, dout, order and first of 2048 tokens, and out, dq, dk, dv of the oracle."""
-    arrays = np.random.default_rng(0).normal(size=(4, 2, 2048, 1, 32)).astype(np.float32)
+    arrays = np.random.default_rng(0).normal(size=(4, 2, 2048, 2, 32)).astype(np.float32)
     order = np.tile(np.arange(2048, dtype=np.int32), (2, 1))
     first = np.zeros_like(order)
     first[1, 400:], first[1, 1200:] = 400, 1200
