@@ -12,7 +12,7 @@ from ringworld.data.config import PrepareConfig
 
 TRAINED, OTHER = "the river and the house. " * 40, "0123456789" * 40
 SMOKE = rw.presets.smoke()
-TEXT = replace(SMOKE, frames=None, frame_training=None, model=replace(SMOKE.model, vision_vocab=0))
+TEXT = replace(SMOKE, frame_tokenizer=None, frame_training=None, model=replace(SMOKE.model, vision_vocab=0))
 
 
 def judge(folder: Path, *, held_out_fraction: float = 0.1) -> TokenizerReport:

@@ -26,7 +26,7 @@ from tests.model.states import hidden
 
 TOKENIZER = TextTokenizer.train(["A red circle moves to the right. " * 4], vocab_size=280)
 VOCABULARY = Vocabulary(text_size=TOKENIZER.size + TOKENIZER.size % 2, codes=6, codes_per_frame=4)
-FRAMES = FrameTokenizerConfig(
+FRAME_TOKENIZER = FrameTokenizerConfig(
     resolution=4, channels=(4, 4), res_blocks=1, latent=4, codebook_size=6, groups=2
 )
 ARCHITECTURE = Architecture(
@@ -51,7 +51,7 @@ class Made:
     world: World
     weights: GenerationWeights
     model: WorldModel
-    frames: FrameTokenizer
+    frame_tokenizer: FrameTokenizer
     mesh: jax.sharding.Mesh
 
 
@@ -74,15 +74,17 @@ def make_world(*, ring: int, data: int = 1) -> Made:
         # Wide enough that the likeliest token is not a matter of rounding.
         model = random_weights(WorldModel.abstract(ARCHITECTURE), scale=0.5, mesh=mesh)
         weights = GenerationWeights.from_model(model, compute=EXECUTION.compute)
-    frames = FrameTokenizer(FRAMES, FrameAutoencoder.init(FRAMES, draw=draw_on_host(1)), batch_frames=4)
+    frame_tokenizer = FrameTokenizer(
+        FRAME_TOKENIZER, FrameAutoencoder.init(FRAME_TOKENIZER, draw=draw_on_host(1)), batch_frames=4
+    )
     world = World.of(
         weights,
         forward=FORWARD,
-        prompts=Prompts(TOKENIZER, vocabulary=VOCABULARY, frame_tokenizer=frames),
+        prompts=Prompts(TOKENIZER, vocabulary=VOCABULARY, frame_tokenizer=frame_tokenizer),
         mesh=mesh,
         limits=GenerationLimits(max_context_tokens=512, max_sequences=8),
     )
-    return Made(world, weights, model, frames, mesh)
+    return Made(world, weights, model, frame_tokenizer, mesh)
 
 
 @jax.jit

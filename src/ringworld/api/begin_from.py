@@ -49,7 +49,7 @@ def _checked_init(folder: Path, run: RunConfig, tokenizers: Tokenizers) -> Model
     if differing:
         raise InputError(
             f"the ids of the model in {folder} mean something else: the data was prepared with another "
-            f"tokenizer of {' and '.join(differing)}",
+            f"{' and another '.join(differing)}",
             field="init",
             value=differing,
             path=folder,

@@ -103,7 +103,7 @@ def convert(
     ours = model.generation.get(OUR_KEY) or {}
     kept = from_json(dict[str, Any], ours, where=source / GENERATION_FILE)
     ModelDefaults.of(kept, folder=source)  # refuses what could not be loaded
-    frames = _frames(
+    frame_tokenizer = _frame_tokenizer(
         source,
         add_vision=add_vision,
         vision=vision,
@@ -115,13 +115,13 @@ def convert(
     if words is not None:
         ends = {"bos_token_id": words.bos, "eos_token_id": words.eos}
         model = replace(model, config={**model.config, **ends}, generation={**model.generation, **ends})
-    tokenizers = Tokenizers(text=text, frames=frames)
+    tokenizers = Tokenizers(text_tokenizer=text, frame_tokenizer=frame_tokenizer)
     model = _with_ids_for(tokenizers, model, source=source, add_vision=add_vision)
     if dtype is not None:
         model = model.stored_as(dtype)
     model = model.of_finite_numbers(source)
     if to == "hf":
-        plain = replace(tokenizers, text=text.without_ours())
+        plain = replace(tokenizers, text_tokenizer=text.without_ours())
         save_other_model(out, _plain(model, source), tokenizers=plain, origin=None)
     else:
         parents, configuration = {"source": parent(source, _fingerprint(source))}, None
@@ -213,7 +213,7 @@ def _check_place(out: Path, *, to: Target) -> None:
         )
 
 
-def _frames(
+def _frame_tokenizer(
     source: Path, *, add_vision: PathArgument | None, vision: Vision, shown: Mapping[str, Any]
 ) -> FrameTokenizer | None:
     folder = source / FRAME_TOKENIZER_FOLDER

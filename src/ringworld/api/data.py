@@ -106,9 +106,9 @@ def data_show(
 def _shown(example: Example, tokenizers: Tokenizers, vocabulary: Vocabulary) -> PackedExample:
     frames = None
     is_vision = vocabulary.is_vision(example.tokens)
-    if tokenizers.frames is not None and is_vision.any():
+    if tokenizers.frame_tokenizer is not None and is_vision.any():
         codes = [vocabulary.decode_frames(ids) for ids, vision in _runs(example.tokens, is_vision) if vision]
-        frames = tokenizers.frames.decode(np.concatenate(codes))
+        frames = tokenizers.frame_tokenizer.decode(np.concatenate(codes))
     name = f"{example.dataset}/{example.kind}  {example.source}"
     return PackedExample(name=name, loss=example.loss, frames=frames)
 
@@ -119,7 +119,7 @@ def _as_text(number: int, example: Example, tokenizers: Tokenizers, vocabulary: 
     for ids, group in _runs(example.tokens, example.loss + 2 * vocabulary.is_vision(example.tokens)):
         loss, vision = group % 2, group >= 2
         frames = f"<{len(ids) // max(1, vocabulary.frame_tokens)} frames>"
-        part = frames if vision else tokenizers.text.decode(ids.tolist())
+        part = frames if vision else tokenizers.text_tokenizer.decode(ids.tolist())
         words.append(f"{_LOSS_BEGINS}{part}{_LOSS_ENDS}" if loss else part)
     title = (
         f"--- {number}: {example.dataset}/{example.kind}, {example.source}, from token "

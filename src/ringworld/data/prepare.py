@@ -247,7 +247,7 @@ def _identity(
         path, base = path.resolve(), out.resolve().parent
         return str(path.relative_to(base) if path.is_relative_to(base) else path)
 
-    frames, own = maker.frame_tokenizer, maker.config.chat_template == "own"
+    encoder, own = maker.frame_tokenizer, maker.config.chat_template == "own"
     return {
         "videos": [named(path) for path in videos],
         "texts": [named(path) for path in texts],
@@ -258,8 +258,8 @@ def _identity(
             "vocabulary": to_json(maker.vocabulary),
             "text_tokenizer": maker.tokenizer.fingerprint,
             "chat_template": maker.tokenizer.settings.get("chat_template") if own else None,
-            "frame_tokenizer": frames.fingerprint if frames else None,
-            "resolution": frames.resolution if frames else None,
-            "decoders": library_versions(*_DECODERS) if frames else None,
+            "frame_tokenizer": encoder.fingerprint if encoder else None,
+            "resolution": encoder.resolution if encoder else None,
+            "decoders": library_versions(*_DECODERS) if encoder else None,
         },
     }
