@@ -90,7 +90,7 @@ def make_world(*, ring: int, data: int = 1) -> Made:
 @jax.jit
 def _full_scores(model, batch, *, forward):
     tokens, order, first = batch
-    return logits(hidden(model, tokens, order=order, first=first, forward=forward), model.head)
+    return logits(hidden(model, tokens, order=order, first=first, forward=forward), model.output_head)
 
 
 def full_scores(made: Made, sequences) -> list[np.ndarray]:

@@ -78,7 +78,7 @@ def test_scores_are_those_of_lwm(tmp_path: Path, params: lwm.Params):
     @jax.jit
     def scores(weights, tokens, order):
         x = hidden(weights, tokens, order=order, first=jnp.zeros_like(order), forward=forward)
-        return our_logits(jax.reshard(x, spec("batch", None, "embed")), weights.head)
+        return our_logits(jax.reshard(x, spec("batch", None, "embed")), weights.output_head)
 
     with jax.set_mesh(mesh):
         weights = read_weights(tmp_path, architecture)

@@ -71,7 +71,7 @@ def expected(drawn):
 
     def full(model, tokens, order):
         x = hidden(model, tokens, order=order, first=jnp.zeros_like(order), forward=FORWARD)
-        return logits(x, model.head)
+        return logits(x, model.output_head)
 
     perm = place_tokens("zigzag", seq=16, members=1).token_of_slot()
     with jax.set_mesh(mesh):

@@ -87,7 +87,7 @@ def dense_loss(model, tokens, targets, order, first, *, config):
         x = x + jnp.einsum("bshd,hde->bse", out, layer.attention.wo)
         y = norm(x, layer.mlp_norm)
         x = x + (jax.nn.silu(y @ layer.mlp.gate) * (y @ layer.mlp.up)) @ layer.mlp.down
-    scores = norm(x, model.norm) @ (model.embed.T if config.tied else model.head)
+    scores = norm(x, model.norm) @ (model.embed.T if config.tied else model.output_head)
     is_vision = (np.arange(config.vocab) >= config.text_vocab)[None, None]
     scores = jnp.where(is_vision == (targets >= config.text_vocab)[:, :, None], scores, -1e30)
     picked = jnp.take_along_axis(scores, jnp.maximum(targets, 0)[:, :, None], axis=-1)[:, :, 0]

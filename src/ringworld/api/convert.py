@@ -91,7 +91,7 @@ def convert(
         if value is not None and value not in get_args(choices):
             raise not_a_choice(name, value, choices=get_args(choices))
     check_apart(out, (source, *source.resolve().parents))
-    _check_place(out, to=to)
+    _check_out(out, to=to)
     adapted = ModelFolder.open(source) if is_adapter(source) else None
     if adapted is not None:
         source = adapted.path
@@ -203,7 +203,7 @@ def _fingerprint(source: Path) -> str:
     return fingerprint_of_files(source) if source.is_dir() else sha256_file(source)
 
 
-def _check_place(out: Path, *, to: Target) -> None:
+def _check_out(out: Path, *, to: Target) -> None:
     """Refuse to write over what is no model folder, or over one with what no longer says so."""
     if to == "ringworld":
         check_replaceable(out, kind="model")

@@ -1,4 +1,4 @@
-"""The transformer: one embedding table, one head, one id space of text and vision."""
+"""The transformer: one embedding table, one output head, one id space of text and vision."""
 
 from collections.abc import Callable
 from functools import partial
@@ -33,7 +33,7 @@ class WorldModel(eqx.Module):
     embed: Float[Array, "vocab embed"]
     layers: Layer
     norm: Float[Array, " embed"]
-    head: FrozenWeight | None  # [embed, vocab]
+    output_head: FrozenWeight | None  # [embed, vocab]
     """None where it is the embedding; see `read_out`."""
 
     @staticmethod
@@ -47,15 +47,15 @@ class WorldModel(eqx.Module):
             layers=jax.vmap(lambda key: Layer.init(architecture, key=key))(keys),
             norm=jnp.ones(architecture.embed, jnp.float32, out_sharding=spec("weight")),
             # So small that the first predictions are nearly uniform, whatever the width.
-            head=None
+            output_head=None
             if architecture.tied
             else normal(head_key, shape[::-1], "weight", "vocab", deviation=1 / architecture.embed),
         )
 
     @property
     def read_out(self) -> FrozenWeight:
-        """What turns the last hidden states into scores: the head, or the embedding if they are tied."""
-        return self.embed.T if self.head is None else self.head
+        """What turns the last hidden states into scores: the output head, or the embedding if tied."""
+        return self.embed.T if self.output_head is None else self.output_head
 
     @staticmethod
     def abstract(architecture: Architecture) -> "WorldModel":
@@ -144,9 +144,9 @@ def weighted_loss(
     `cross_entropy` for targets below 0. Arrays and layout as in `residual`.
     """
     x = residual(model, tokens, order=order, first=first, forward=forward)
-    states, head = _read_out(x, norm=model.norm, head=model.read_out, forward=forward)
+    states, output_head = _read_out(x, norm=model.norm, output_head=model.read_out, forward=forward)
     text_vocab = forward.architecture.text_vocab
-    return weighted_cross_entropy(states, head, targets, weights, text_vocab=text_vocab)
+    return weighted_cross_entropy(states, output_head, targets, weights, text_vocab=text_vocab)
 
 
 def losses_of(
@@ -154,7 +154,7 @@ def losses_of(
     targets: Int32[Array, "batch seq"],
     *,
     norm: Float[Array, " embed"],
-    head: FrozenWeight,
+    output_head: FrozenWeight,
     forward: Forward,
 ) -> Float32[Array, "batch seq"]:
     """Return the losses of targets, as `weighted_loss`, after the residual stream `x`.
@@ -163,19 +163,23 @@ def losses_of(
         x: As `residual` returns it.
         targets: Of each token.
         norm: The last norm.
-        head: [embed, vocab].
+        output_head: [embed, vocab].
         forward: Configuration.
     """
-    states, ready = _read_out(x, norm=norm, head=head, forward=forward)
+    states, ready = _read_out(x, norm=norm, output_head=output_head, forward=forward)
     return cross_entropy(states, ready, targets, text_vocab=forward.architecture.text_vocab)
 
 
 def _read_out(
-    x: Float[Array, "batch seq embed"], *, norm: Float[Array, " embed"], head: FrozenWeight, forward: Forward
+    x: Float[Array, "batch seq embed"],
+    *,
+    norm: Float[Array, " embed"],
+    output_head: FrozenWeight,
+    forward: Forward,
 ) -> tuple[Float[Array, "batch seq embed"], Float[Array, "embed vocab"]]:
-    """Return what the head reads, and the head in floats."""
+    """Return what the output head reads, and that in floats."""
     states = rms_norm(x, norm, eps=forward.architecture.norm_eps)
-    return states, as_floats(head, compute=forward.execution.compute)
+    return states, as_floats(output_head, compute=forward.execution.compute)
 
 
 def positions(
@@ -216,8 +220,8 @@ def embedded(
         return jax.shard_map(local, out_specs=out)(in_use(table, "vocab", "embed", compute=compute), tokens)
 
 
-def logits(hidden: Float[Array, "batch seq embed"], head: Weight) -> Float32[Array, "batch seq vocab"]:
-    """Return the scores of all ids by a head [embed, vocab]; `cross_entropy` never holds them."""
+def logits(hidden: Float[Array, "batch seq embed"], output_head: Weight) -> Float32[Array, "batch seq vocab"]:
+    """Return the scores of all ids by an output head [embed, vocab]; `cross_entropy` never holds them."""
     with jax.named_scope("logits"):
-        ready = in_use(head, "embed", "vocab", compute=str(hidden.dtype))
+        ready = in_use(output_head, "embed", "vocab", compute=str(hidden.dtype))
         return product("bse,ev->bsv", hidden, ready, wide=True)
