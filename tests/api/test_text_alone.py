@@ -184,11 +184,11 @@ def test_a_model_of_text_learns_to_see(made, tmp_path):
     assert rw.load(folder).draw("The river a is long.").shape[0] == 1
     with pytest.raises(InputError) as refused:
         rw.train(seeing, data=tmp_path / "examples of other", out=tmp_path / "refused", init=init)
-    assert (refused.value.field, refused.value.value, refused.value.path) == (
-        "init",
-        ["text_tokenizer"],
-        init,
-    )
+    error = refused.value
+    assert (error.field, error.value, error.path) == ("init", ["text_tokenizer"], init)
+    with pytest.raises(InputError) as refused:  # the same sizes, and other words
+        rw.evaluate(folder, data=tmp_path / "examples of other", out=tmp_path / "measured")
+    assert (refused.value.field, refused.value.value) == ("data", ["text_tokenizer"])
 
 
 LORA = replace(
@@ -313,7 +313,7 @@ def test_numbers_that_make_no_sense_are_named(made, tmp_path):
         assert refused.value.field == field
 
 
-def test_tasks_can_be_named_for_any_model(made, tmp_path):
+def test_tasks_can_be_named_for_any_model(made, tmp_path, capsys):
     theirs = tmp_path / "theirs"
     shutil.copytree(made / "run/models/256", theirs)
     origin = json.loads((theirs / "origin.json").read_text())
@@ -324,6 +324,7 @@ def test_tasks_can_be_named_for_any_model(made, tmp_path):
     only_needles = tmp_path / "needles.txt"
     only_needles.write_text(needle("Oslo", "1234567"))
     found = rw.evaluate(theirs, haystack=haystack, tasks="needles", out=tmp_path / "needles")
+    assert str(theirs) in capsys.readouterr().err  # that its configuration is not followed
     assert {(one.task, one.cell["context_tokens"]) for one in found.results} == {("needles", 256)}
     assert (tmp_path / "needles/needles-1-1.png").read_bytes().startswith(b"\x89PNG")
     given: tuple[tuple[dict[str, Any], str], ...] = (

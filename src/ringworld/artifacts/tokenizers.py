@@ -51,6 +51,11 @@ class Tokenizers:
             "frame_tokenizer": None if self.frame_tokenizer is None else self.frame_tokenizer.fingerprint,
         }
 
+    def unlike(self, other: "Tokenizers") -> list[str]:
+        """Return the names of those that make other ids than those of `other`; one may be missing here."""
+        theirs = other.fingerprint
+        return [name for name, value in self.fingerprint.items() if value not in (None, theirs[name])]
+
     def vocabulary(self, *, text_vocab: int) -> Vocabulary:
         """Return the one id space of a model of `text_vocab` text ids, of which a small corpus fills fewer.
 

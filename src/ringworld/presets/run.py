@@ -77,13 +77,14 @@ class RunConfig:
         """Devices of the stage that has most."""
         return max(stage.mesh.devices for stage in self.training.stages)
 
-    def with_stages(self, names: Sequence[str]) -> "RunConfig":
+    def with_stages(self, names: str | Sequence[str]) -> "RunConfig":
         """Return the same run with the stages of these names alone, in its order; without names, with all.
 
         Raises:
             InputError: there is no stage of a name.
         """
         there = {stage.name: stage for stage in self.training.stages}
+        names = (names,) if isinstance(names, str) else names
         for name in names:
             if name not in there:
                 raise not_a_choice("stage", name, choices=there)
