@@ -16,13 +16,12 @@ from ringworld.inference.world import World
 from ringworld.model.config import Architecture, Execution
 from ringworld.model.decode import GenerationWeights
 from ringworld.model.forward import Forward
-from ringworld.model.world_model import WorldModel, logits
+from ringworld.model.world_model import WorldModel, hidden_states, logits
 from ringworld.text.tokenizer import TextTokenizer
 from ringworld.text.vocabulary import Vocabulary
 from ringworld.vision.config import FrameTokenizerConfig
 from ringworld.vision.frame_tokenizer import FrameTokenizer
 from ringworld.vision.vqgan import FrameAutoencoder, draw_on_host
-from tests.model.states import hidden
 
 TOKENIZER = TextTokenizer.train(["A red circle moves to the right. " * 4], vocab_size=280)
 VOCABULARY = Vocabulary(text_size=TOKENIZER.size + TOKENIZER.size % 2, codes=6, codes_per_frame=4)
@@ -90,7 +89,7 @@ def make_world(*, ring: int, data: int = 1) -> Made:
 @jax.jit
 def _full_scores(model, batch, *, forward):
     tokens, order, first = batch
-    return logits(hidden(model, tokens, order=order, first=first, forward=forward), model.output_head)
+    return logits(hidden_states(model, tokens, order=order, first=first, forward=forward), model.output_head)
 
 
 def full_scores(made: Made, sequences) -> list[np.ndarray]:

@@ -16,10 +16,9 @@ from ringworld.model.cache import KVCache, append, forget, grow, padded_length
 from ringworld.model.config import Architecture, Execution
 from ringworld.model.decode import GenerationWeights, decode_step, prefill, read_chunk, target_losses
 from ringworld.model.forward import Forward
-from ringworld.model.world_model import WorldModel, logits, weighted_loss
+from ringworld.model.world_model import WorldModel, hidden_states, logits, weighted_loss
 from tests.model.families import FAMILIES
 from tests.model.families import drawn as families_drawn
-from tests.model.states import hidden
 
 CONFIG = Architecture(layers=2, embed=32, heads=4, kv_heads=2, head=8, mlp=48, text_vocab=40, vision_vocab=24)
 FORWARD = Forward.of(CONFIG, Execution())
@@ -70,7 +69,7 @@ def expected(drawn):
     order = np.tile(np.arange(16, dtype=np.int32), (2, 1))
 
     def full(model, tokens, order):
-        x = hidden(model, tokens, order=order, first=jnp.zeros_like(order), forward=FORWARD)
+        x = hidden_states(model, tokens, order=order, first=jnp.zeros_like(order), forward=FORWARD)
         return logits(x, model.output_head)
 
     perm = place_tokens("zigzag", seq=16, members=1).token_of_slot()
@@ -143,7 +142,7 @@ def test_every_family_reads_and_writes_as_its_whole_model(name):
     order = np.tile(np.arange(16, dtype=np.int32), (2, 1))
 
     def full(model, tokens, order):
-        x = hidden(model, tokens, order=order, first=jnp.zeros_like(order), forward=forward)
+        x = hidden_states(model, tokens, order=order, first=jnp.zeros_like(order), forward=forward)
         return logits(jax.reshard(x, spec("batch", None, "embed")), model.read_out)
 
     perm = place_tokens("zigzag", seq=16, members=2).token_of_slot()

@@ -14,9 +14,8 @@ from ringworld.core.sharding import spec
 from ringworld.model.config import Architecture, Execution
 from ringworld.model.cross_entropy import weighted_cross_entropy
 from ringworld.model.forward import Forward
-from ringworld.model.world_model import WorldModel
+from ringworld.model.world_model import WorldModel, hidden_states
 from tests.model.families import FAMILIES, drawn
-from tests.model.states import hidden
 
 CONFIG = Architecture(layers=2, embed=32, heads=4, kv_heads=2, head=8, mlp=48, text_vocab=40, vision_vocab=24)
 MESHES = {
@@ -38,7 +37,7 @@ def batch():
 
 
 def mean_loss(model, tokens, targets, order, first, *, forward):
-    x = hidden(model, tokens, order=order, first=first, forward=forward)
+    x = hidden_states(model, tokens, order=order, first=first, forward=forward)
     vocab = forward.architecture.text_vocab
     weights = jnp.full_like(targets, 1 / targets.size, dtype=jnp.float32)
     return weighted_cross_entropy(x, model.read_out, targets, weights, text_vocab=vocab, block_tokens=8)[0]

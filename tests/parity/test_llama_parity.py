@@ -36,9 +36,8 @@ from ringworld.model.config import Architecture, Execution, Linear, Llama3, Rope
 from ringworld.model.decode import decode_step, prefill
 from ringworld.model.forward import Forward
 from ringworld.model.rope import frequencies, inverse_frequencies
-from ringworld.model.world_model import WorldModel, logits
+from ringworld.model.world_model import WorldModel, hidden_states, logits
 from tests.inference.tiny_world import ARCHITECTURE, TOKENIZER, make_world
-from tests.model.states import hidden
 from tests.text.chat_templates import ENDS, TEMPLATES, tokenizer_of
 
 BATCH, SEQ = 2, 64
@@ -57,7 +56,7 @@ def our_logits(model, architecture, mesh, tokens):
 
     @jax.jit
     def full(model, tokens, order):
-        x = hidden(model, tokens, order=order, first=jnp.zeros_like(order), forward=forward)
+        x = hidden_states(model, tokens, order=order, first=jnp.zeros_like(order), forward=forward)
         return logits(jax.reshard(x, spec("batch", None, "embed")), model.read_out)
 
     with jax.set_mesh(mesh):

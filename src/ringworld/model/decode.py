@@ -190,8 +190,8 @@ def target_losses(
 ) -> Float32[Array, "batch seq"]:
     """Return the negative log-likelihood of each target in nats, among the ids of its own modality.
 
-    Arrays and layout as in `world_model.residual`; see `cross_entropy` for targets below 0. The masters in
-    training give the same, since they are cast as these weights were.
+    Arrays and layout as in `world_model.hidden_states`; see `cross_entropy` for targets below 0. The masters
+    in training give the same, since they are cast as these weights were.
     """
     x, rotated = begin(weights.embed, tokens, order=order, first=first, forward=forward)
     for layer in weights.layers:

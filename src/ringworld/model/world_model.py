@@ -63,7 +63,7 @@ class WorldModel(eqx.Module):
         return jax.eval_shape(lambda: WorldModel.init(architecture, key=jax.random.key(0)))
 
 
-def residual(
+def hidden_states(
     model: WorldModel,
     tokens: Int32[Array, "batch seq"],
     *,
@@ -71,7 +71,7 @@ def residual(
     first: Int32[Array, "batch seq"],
     forward: Forward,
 ) -> Float[Array, "batch seq embed"]:
-    """Return the residual stream after the last layer, in the compute type.
+    """Return what the output head reads: the residual stream after the last norm, in the compute type.
 
     Call it inside jit, under `jax.set_mesh`. All arrays are sharded by `spec("batch", "seq")` and in one
     layout; the result has the same layout. A token sees the tokens whose order lies in `[first, order]`;
@@ -91,7 +91,7 @@ def residual(
     if (keep := _kept(forward.execution.remat)) is not None:
         step = jax.checkpoint(step, policy=keep, prevent_cse=False)
     x, _ = jax.lax.scan(step, embedded(model.embed, tokens, compute=forward.execution.compute), model.layers)
-    return x
+    return rms_norm(x, model.norm, eps=forward.architecture.norm_eps)
 
 
 def _kept(remat: RematName) -> Callable[..., Any] | None:
@@ -141,10 +141,10 @@ def weighted_loss(
     """Return the sum of the losses of targets, each times its weight, and the losses, which have no gradient.
 
     A loss is the negative log-likelihood of a target in nats, among the ids of its own modality; see
-    `cross_entropy` for targets below 0. Arrays and layout as in `residual`.
+    `cross_entropy` for targets below 0. Arrays and layout as in `hidden_states`.
     """
-    x = residual(model, tokens, order=order, first=first, forward=forward)
-    states, output_head = _read_out(x, norm=model.norm, output_head=model.read_out, forward=forward)
+    states = hidden_states(model, tokens, order=order, first=first, forward=forward)
+    output_head = as_floats(model.read_out, compute=forward.execution.compute)
     text_vocab = forward.architecture.text_vocab
     return weighted_cross_entropy(states, output_head, targets, weights, text_vocab=text_vocab)
 
@@ -160,26 +160,15 @@ def losses_of(
     """Return the losses of targets, as `weighted_loss`, after the residual stream `x`.
 
     Args:
-        x: As `residual` returns it.
+        x: After the last layer, before the last norm.
         targets: Of each token.
         norm: The last norm.
         output_head: [embed, vocab].
         forward: Configuration.
     """
-    states, ready = _read_out(x, norm=norm, output_head=output_head, forward=forward)
-    return cross_entropy(states, ready, targets, text_vocab=forward.architecture.text_vocab)
-
-
-def _read_out(
-    x: Float[Array, "batch seq embed"],
-    *,
-    norm: Float[Array, " embed"],
-    output_head: FrozenWeight,
-    forward: Forward,
-) -> tuple[Float[Array, "batch seq embed"], Float[Array, "embed vocab"]]:
-    """Return what the output head reads, and that in floats."""
     states = rms_norm(x, norm, eps=forward.architecture.norm_eps)
-    return states, as_floats(output_head, compute=forward.execution.compute)
+    ready = as_floats(output_head, compute=forward.execution.compute)
+    return cross_entropy(states, ready, targets, text_vocab=forward.architecture.text_vocab)
 
 
 def positions(
