@@ -137,7 +137,7 @@ def read_header(path: Path, *, most_strings: int = MOST_STRINGS) -> Header:
 
 
 def _header(file: BinaryIO, *, file_bytes: int, most_strings: int) -> Header:
-    cursor = _Cursor(file, left=min(file_bytes, _MOST_HEADER_BYTES), most_strings=most_strings)
+    cursor = _HeaderReader(file, left=min(file_bytes, _MOST_HEADER_BYTES), most_strings=most_strings)
     if file_bytes < len(MAGIC) or cursor.take(len(MAGIC)) != MAGIC:
         raise ValueError(f"it does not begin with {MAGIC.decode()}")
     if (version := cursor.number("I")) not in _VERSIONS:
@@ -171,7 +171,7 @@ def _header(file: BinaryIO, *, file_bytes: int, most_strings: int) -> Header:
     return Header(metadata=metadata, tensors=tensors, file_bytes=file_bytes)
 
 
-class _Cursor:
+class _HeaderReader:
     """Reads values one after another, and never more than there is."""
 
     def __init__(self, file: BinaryIO, *, left: int, most_strings: int) -> None:
