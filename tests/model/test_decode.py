@@ -48,7 +48,7 @@ def drawn():
         return jax.tree.map(np.asarray, jax.jit(partial(WorldModel.init, CONFIG))(key=jax.random.key(1)))
 
 
-def place(model, mesh_name):
+def on_mesh(model, mesh_name):
     """Return the mesh and the model on it."""
     mesh = mesh_of(mesh_name)
     with jax.set_mesh(mesh):
@@ -65,7 +65,7 @@ def put(mesh, array, *layout):
 @pytest.fixture(scope="module")
 def expected(drawn):
     """Logits after every token, from the whole model on one device."""
-    mesh, model = place(drawn, "ring1")
+    mesh, model = on_mesh(drawn, "ring1")
     order = np.tile(np.arange(16, dtype=np.int32), (2, 1))
 
     def full(model, tokens, order):
@@ -102,7 +102,7 @@ def prefilled(mesh, model, *, room):
 
 @pytest.mark.parametrize("mesh_name", ["ring1", "ring2-tensor2", "ring4"])
 def test_token_by_token_equals_the_whole_model(drawn, expected, mesh_name):
-    mesh, model = place(drawn, mesh_name)
+    mesh, model = on_mesh(drawn, mesh_name)
     with jax.set_mesh(mesh):
         weights, cache, scores, slot = prefilled(mesh, model, room=5)
         step = jax.jit(partial(decode_step, forward=FORWARD), donate_argnames="cache")
@@ -117,7 +117,7 @@ def test_token_by_token_equals_the_whole_model(drawn, expected, mesh_name):
 
 
 def test_several_tokens_at_once_and_a_finished_row(drawn, expected):
-    mesh, model = place(drawn, "ring2")
+    mesh, model = on_mesh(drawn, "ring2")
     with jax.set_mesh(mesh):
         weights, cache, _, slot = prefilled(mesh, model, room=4)
         order = np.array([[5, 6, 7, 8], [9, 10, -1, -1]], np.int32)
@@ -185,7 +185,7 @@ def read(mesh, weights, cache, *, start, stop, size, slot):
 @pytest.mark.parametrize("borders", [(0, 16), (0, 1, 9, 16), (0, 5, 6, 13, 15)], ids=str)
 def test_chunks_equal_the_whole_model_whatever_their_borders(drawn, expected, mesh_name, borders):
     """Chunks are padded to eight, begin in slots that padding left, and one more token is decoded."""
-    mesh, model = place(drawn, mesh_name)
+    mesh, model = on_mesh(drawn, mesh_name)
     members = mesh.shape["ring"] * mesh.shape["ulysses"]
     with jax.set_mesh(mesh):
         weights = GenerationWeights.from_model(model, compute="float32")
@@ -212,7 +212,7 @@ def test_chunks_equal_the_whole_model_whatever_their_borders(drawn, expected, me
 
 
 def test_what_is_forgotten_has_no_influence_on_what_is_read_after_it(drawn, expected):
-    mesh, model = place(drawn, "ring2")
+    mesh, model = on_mesh(drawn, "ring2")
     with jax.set_mesh(mesh):
         weights = GenerationWeights.from_model(model, compute="float32")
         cache = KVCache.init(CONFIG, batch=2, slots=32, compute="float32")
@@ -224,7 +224,7 @@ def test_what_is_forgotten_has_no_influence_on_what_is_read_after_it(drawn, expe
 
 
 def test_what_travels_for_a_chunk_does_not_grow_with_the_cache(drawn):
-    mesh, model = place(drawn, "ring2")
+    mesh, model = on_mesh(drawn, "ring2")
     traffic = {}
     with jax.set_mesh(mesh):
         weights = GenerationWeights.from_model(model, compute="float32")
@@ -250,7 +250,7 @@ def test_a_new_token_lies_where_the_docstring_says():
 
 
 def test_what_travels_does_not_grow_with_the_cache_and_no_step_copies_it(drawn):
-    mesh, model = place(drawn, "ring2")
+    mesh, model = on_mesh(drawn, "ring2")
     traffic = {}
     with jax.set_mesh(mesh):
         weights = GenerationWeights.from_model(model, compute="float32")
@@ -283,7 +283,7 @@ def test_what_travels_does_not_grow_with_the_cache_and_no_step_copies_it(drawn):
 
 @pytest.mark.parametrize("compute", ["float32", "bfloat16"])
 def test_losses_of_ready_weights_are_those_of_the_masters(drawn, compute):
-    mesh, model = place(drawn, "ring2")
+    mesh, model = on_mesh(drawn, "ring2")
     forward = Forward.of(CONFIG, Execution(compute=compute))
     first = np.where(np.arange(16) < 6, 0, 6).astype(np.int32) * np.ones((2, 1), np.int32)
     order = np.tile(np.arange(16, dtype=np.int32), (2, 1))
@@ -312,7 +312,7 @@ def test_lengths_every_layout_can_cut():
 
 
 def test_bfloat16_caches_bfloat16(drawn):
-    mesh, model = place(drawn, "ring1")
+    mesh, model = on_mesh(drawn, "ring1")
     forward = Forward.of(CONFIG, Execution(compute="bfloat16"))
     with jax.set_mesh(mesh):
         weights = GenerationWeights.from_model(model, compute="bfloat16")
