@@ -125,3 +125,7 @@ def test_the_run_that_data_was_prepared_for_is_shown_unless_another_is_given(exa
         with pytest.raises(InputError) as refused:
             rw.data_show(examples, **wrong)
         assert refused.value.field == field
+    file = shown[0]
+    with pytest.raises(InputError) as refused:
+        rw.data_show(examples, out=file, stage="read")
+    assert refused.value.path == file

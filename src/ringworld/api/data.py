@@ -1,5 +1,6 @@
 """`ringworld.data_stats` and `data_show`: what an examples folder holds, and what a stage draws of it."""
 
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from ringworld.artifacts.tokenizers import Tokenizers
 from ringworld.core.config import from_json
 from ringworld.core.errors import InputError, not_a_choice
 from ringworld.core.files import check_picture, read_jsonl, write_text_atomic
-from ringworld.core.origin import Origin, claim, parent, read_origin
+from ringworld.core.origin import Origin, claim, parent, read_origin, working_in
 from ringworld.data.examples import Example
 from ringworld.data.stats import DataStats, length_stats
 from ringworld.data.store import DUPLICATES_FILE, QUARANTINE_FILE, ExampleStore
@@ -71,7 +72,7 @@ def data_show(
 
     Raises:
         InputError: the folder holds no examples, there is no such stage, nothing of the data fits it, or
-            there is no folder to write into.
+            `out` is not given, is a file or holds something else.
     """
     if out is None:
         problem = "out is not given, but pictures are written"
@@ -86,20 +87,17 @@ def data_show(
     name = stage or next(iter(stages))
     if name not in stages:
         raise not_a_choice("stage", name, choices=stages)
-    chosen = stages[name]
-    claim(
-        Path(out),
-        Origin(kind="generation", parents={"data": parent(examples.path, examples.fingerprint)}),
-    )
-    loader = stage_loader(run.training, list(stages).index(name), data_dir=examples.path)
-    written = []
-    for index, row in enumerate(loader.next_rows()):
-        picture, text = (Path(out) / f"{name}-{index}.{ending}" for ending in ("png", "txt"))
-        shown = [_shown(example, examples.tokenizers, run.vocabulary) for example in row]
-        write_png(packed_sequence(shown, context_tokens=chosen.context_tokens), picture)
-        words = [_as_text(i, one, examples.tokenizers, run.vocabulary) for i, one in enumerate(row, 1)]
-        write_text_atomic(text, "\n".join(words))
-        written += [picture, text]
+    parents, written = {"data": parent(examples.path, examples.fingerprint)}, []
+    of_stage = stage_loader(run.training, list(stages).index(name), data_dir=examples.path)
+    with closing(of_stage) as loader, working_in(Path(out), kind="generation"):
+        claim(Path(out), Origin(kind="generation", parents=parents))
+        for index, row in enumerate(loader.next_rows()):
+            picture, text = (Path(out) / f"{name}-{index}.{ending}" for ending in ("png", "txt"))
+            shown = [_shown(example, examples.tokenizers, run.vocabulary) for example in row]
+            write_png(packed_sequence(shown, context_tokens=stages[name].context_tokens), picture)
+            words = [_as_text(i, one, examples.tokenizers, run.vocabulary) for i, one in enumerate(row, 1)]
+            write_text_atomic(text, "\n".join(words))
+            written += [picture, text]
     return written
 
 
