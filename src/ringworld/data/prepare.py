@@ -10,12 +10,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import pyarrow as pa
 
 from ringworld.core.config import to_json
-from ringworld.core.errors import InputError
+from ringworld.core.errors import InputError, not_a_choice
 from ringworld.core.files import write_jsonl_atomic
 from ringworld.core.origin import Origin, claim, library_versions
 from ringworld.data import store
@@ -93,10 +93,13 @@ def prepare(
         on_progress: called as files are done, in each phase.
 
     Raises:
-        InputError: a folder is missing, no file can be used, `out` holds the examples of other inputs, or
-            there are videos without a frame tokenizer or without codes in the vocabulary.
+        InputError: a folder is missing, no file can be used, `out` holds the examples of other inputs,
+            there is no such engine, or there are videos without a frame tokenizer or without codes in the
+            vocabulary.
     """
     started = time.monotonic()
+    if engine not in get_args(Engine):
+        raise not_a_choice("engine", str(engine), choices=get_args(Engine))
     _check_frames(videos, frame_tokenizer, vocabulary)
     maker = ExampleMaker(
         tokenizer=tokenizer,
