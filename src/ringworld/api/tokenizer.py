@@ -114,13 +114,13 @@ def train_tokenizer(
                 field="videos",
                 remedy="name some, or use a run of text alone (frame_tokenizer None, vision_vocab 0)",
             )
-        text_tokenizer = _train_text_tokenizer(run, sources, words, out=out, quarantined=quarantined)
-        frame_tokenizer = None
+        text = _train_text_tokenizer(run, sources, words, out=out, quarantined=quarantined)
+        sight = None
         if run.frame_tokenizer is not None:
-            frame_tokenizer = _train_frame_tokenizer(run, sources, out=out, quarantined=quarantined)
+            sight = _train_frame_tokenizer(run, sources, out=out, quarantined=quarantined)
         report = TokenizerReport(
-            text_tokenizer=text_tokenizer,
-            frame_tokenizer=frame_tokenizer,
+            text_tokenizer=text,
+            frame_tokenizer=sight,
             quarantined=tuple(dict.fromkeys(quarantined)),
         )
         write_json_atomic(out / REPORT_FILE, to_json(report))
