@@ -19,8 +19,8 @@ def test_it_says_what_it_costs_asks_and_says_what_came_of_it(tmp_path: Path, cap
         main(["make-qa", *map(str, paths), *sizes, "--model", "writer", "--address", double.address])
     printed = capsys.readouterr()
     assert str(len(double.prompts)) in re.findall(r"\d+", printed.err)
-    conversations = (tmp_path / "qa/long_qa/conversations.jsonl").read_text().splitlines()
-    assert str(len(conversations)) in re.findall(r"\d+", printed.out)
+    assert str(len(double.prompts)) in re.findall(r"\d+", printed.out)
+    assert (tmp_path / "qa/long_qa/conversations.jsonl").exists()
 
 
 @pytest.mark.parametrize(("option", "value"), [("--address", "localhost"), ("--passage-tokens", "3")])

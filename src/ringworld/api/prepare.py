@@ -88,7 +88,7 @@ def prepare(
             on_progress=_shown(progress),
         )
         words = with_template(tokenizers.text_tokenizer, run.prepare.chat_template)
-        save_beside_examples(out, tokenizers=replace(tokenizers, text=words), report=report)
+        save_beside_examples(out, tokenizers=replace(tokenizers, text_tokenizer=words), report=report)
     return report
 
 
