@@ -65,6 +65,8 @@ _PROGRESSIVE = 1
 """FFmpeg's AV_FIELD_PROGRESSIVE."""
 _REORDERED_FRAMES = 16
 """Most frames that stand in another order than they are shown in (ITU-T H.264, A.3.1)."""
+_BACK_SECONDS = 1.0
+"""A frame that is shown so much before the one before it begins another film, behind the first."""
 _DAMAGED_REMEDY = "copy or download it again, or save what is left: ffmpeg -i FILE -c copy NEW_FILE"
 
 
@@ -238,6 +240,7 @@ class VideoDecoder:
         last_packet = last_frame = last_end = -1
         is_flv = self._container.format.name == "flv"
         times: list[int] = []
+        shown: int | None = None
         recent: deque[int] = deque(maxlen=2 * _REORDERED_FRAMES)
         try:
             for packet in self._container.demux():
@@ -255,6 +258,8 @@ class VideoDecoder:
                         recent.append(packet.pts)
                         is_skipped = self._is_skipped(packet.pts, content, recent)
                     for frame in () if is_skipped else self._decoder.decode(packet if packet.size else None):
+                        self._refuse_jump_back(frame, after=shown)
+                        shown = frame.pts
                         last_frame = max(last_frame, frame.pts or 0)
                         last_end = last_frame + (frame.duration or 0)
                         yield self._checked(frame)
@@ -275,6 +280,19 @@ class VideoDecoder:
         tolerated = min(_MISSING_TAIL_SECONDS, 0.1 * (self._declared_end - self._start))
         if self._container.format.name in _DECLARES_DURATION and missing > tolerated:
             raise self._damaged("")
+
+    def _refuse_jump_back(self, frame: av.VideoFrame, *, after: int | None) -> None:
+        """Refuse films that were joined as they are: what follows the first would pass in no time."""
+        if frame.pts is None or after is None or (after - frame.pts) * self._tick < _BACK_SECONDS:
+            return
+        reached, begins = (pts * self._tick - self._start for pts in (after, frame.pts))
+        raise InputError(
+            f"{self._path} has a clock that goes back from {reached:.2f} s to {begins:.2f} s, as where films "
+            "are joined byte by byte",
+            path=self._path,
+            value=reached,
+            remedy="give it one clock: ffmpeg -i FILE NEW_FILE.mp4",
+        )
 
     def _is_skipped(self, time: int, packet: bytes, recent: Iterable[int]) -> bool:
         """Return whether nobody needs the frame of a packet, as far as the times of recent ones show."""
