@@ -507,6 +507,7 @@ def test_arguments_are_checked(tmp_path, bad):
         ("a.ts", "libx264"),
         ("a.mkv", "libx265"),
         ("a.avi", "mpeg4"),
+        ("a.wmv", "wmv1"),
         ("a.webm", "libvpx-vp9"),
     ],
 )

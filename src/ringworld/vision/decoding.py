@@ -58,6 +58,10 @@ _HEIF_BRANDS = frozenset({"heic", "heix", "heim", "heis", "mif1", "msf1"})
 _MISSING_TAIL_SECONDS = 1.0
 # FFmpeg's own decoders of these notice no damage (VP9) and know no transparency.
 _STRICT_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
+# These otherwise show what they cannot decode: gray, or the picture before.
+_ERRORS_THAT_END = {"mjpeg": "explode"} | dict.fromkeys(
+    ("wmv1", "wmv2", "msmpeg4v1", "msmpeg4v2", "msmpeg4"), "bitstream+buffer+explode"
+)
 # Every packet of these shows a frame, or the second field of one.
 _A_FRAME_A_PACKET = ("h264", "hevc", "av1")
 _HIGH_DYNAMIC_RANGE = (ColorTrc.SMPTE2084, ColorTrc.ARIB_STD_B67)
@@ -382,8 +386,8 @@ def _decoder(stream: av.VideoStream) -> av.VideoCodecContext:
     name = _STRICT_DECODERS.get(stream.codec_context.name, "")
     if name not in av.codecs_available:
         stream.thread_type = "AUTO"
-        if stream.codec_context.name == "mjpeg":  # which otherwise leaves gray what it cannot decode
-            stream.codec_context.options = {"err_detect": "explode"}
+        if errors := _ERRORS_THAT_END.get(stream.codec_context.name):
+            stream.codec_context.options = {"err_detect": errors}
         return stream.codec_context
     decoder = av.CodecContext.create(name, "r")
     assert isinstance(decoder, av.VideoCodecContext)
