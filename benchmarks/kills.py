@@ -50,7 +50,7 @@ def run_of(processes: int, steps: int) -> RunConfig:
     )
     training = replace(smoke.training, stages=(stage,), checkpoint_every_steps=CHECKPOINT_EVERY_STEPS)
     model = replace(smoke.model, vision_vocab=0, text_vocab=300)
-    return replace(smoke, frames=None, frame_training=None, model=model, training=training)
+    return replace(smoke, frame_tokenizer=None, frame_training=None, model=model, training=training)
 
 
 def write_data(root: Path, run: RunConfig) -> None:

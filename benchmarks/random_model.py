@@ -25,7 +25,9 @@ def random_model(folder: Path, architecture: Architecture, *, context_tokens: in
         folder,
         model,
         architecture=architecture,
-        tokenizers=Tokenizers(text=TextTokenizer.train([f"{WORDS} " * 9], vocab_size=300), frames=None),
+        tokenizers=Tokenizers(
+            text_tokenizer=TextTokenizer.train([f"{WORDS} " * 9], vocab_size=300), frame_tokenizer=None
+        ),
         context_tokens=context_tokens,
         generation={},
         origin=Origin(kind="model"),

@@ -55,7 +55,9 @@ def write_model(folder: Path, shape: dict[str, Any]) -> None:
         folder,
         model,
         architecture=architecture,
-        tokenizers=Tokenizers(text=TextTokenizer.train(["a b c"], vocab_size=300), frames=None),
+        tokenizers=Tokenizers(
+            text_tokenizer=TextTokenizer.train(["a b c"], vocab_size=300), frame_tokenizer=None
+        ),
         context_tokens=8192,
         generation={},
         origin=Origin(kind="model"),

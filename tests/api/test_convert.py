@@ -22,14 +22,14 @@ from ringworld.core.origin import Origin, read_origin
 from ringworld.interop.hf_config import hf_config
 from ringworld.interop.hf_llama import write_weights
 from ringworld.model.extend import add_vision_ids
-from tests.inference.tiny_world import ARCHITECTURE, FRAMES, TOKENIZER, VOCABULARY, make_world
+from tests.inference.tiny_world import ARCHITECTURE, FRAME_TOKENIZER, TOKENIZER, VOCABULARY, make_world
 from tests.interop import lwm_checkpoint
 from tests.interop.gguf_files import EMBED, TEMPLATE, arrays, byte_level, write_gguf
 from tests.model.families import FAMILIES, drawn
 from tests.text.chat_templates import TEMPLATES, tokenizer_of
 
 VOCAB = len(byte_level()["tokenizer.ggml.tokens"])
-VISION = FRAMES.codebook_size + 2
+VISION = FRAME_TOKENIZER.codebook_size + 2
 
 
 @pytest.fixture(scope="module")
@@ -43,9 +43,9 @@ def folder(source):
 
 
 @pytest.fixture(scope="module")
-def frames(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("frames") / "frame_tokenizer"
-    make_world(ring=1).frames.save(directory)
+def frame_tokenizer(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("sight") / "frame_tokenizer"
+    make_world(ring=1).frame_tokenizer.save(directory)
     return directory
 
 
@@ -58,7 +58,7 @@ def seeing(tmp_path_factory):
         directory,
         made.model,
         architecture=ARCHITECTURE,
-        tokenizers=Tokenizers(text=TOKENIZER, frames=made.frames),
+        tokenizers=Tokenizers(text_tokenizer=TOKENIZER, frame_tokenizer=made.frame_tokenizer),
         context_tokens=64,
         generation={"watching": {"max_frames": 3}},
         origin=Origin(kind="model"),
@@ -94,7 +94,7 @@ def test_a_gguf_file_becomes_a_model_that_speaks(source, folder):
     assert origin.parents["source"]["path"] == str(source)
     assert origin.identity["weights"] == opened.fingerprint
     world = rw.load(folder)
-    assert world.prompts.text("The river").tolist() == opened.tokenizers.text.encode("The river")
+    assert world.prompts.text("The river").tolist() == opened.tokenizers.text_tokenizer.encode("The river")
     assert isinstance(world.complete("The river", max_new_tokens=2), str)
 
 
@@ -290,11 +290,11 @@ def test_a_head_beside_a_tied_one_and_float64_are_left_behind(folder, tmp_path):
 
 @pytest.mark.parametrize("tied", [False, True], ids=["own-head", "tied-head"])
 @pytest.mark.parametrize("kind", ["F32", "F16", "BF16"])
-def test_ids_of_vision_begin_at_the_mean_of_the_others(tmp_path, frames, kind, tied):
+def test_ids_of_vision_begin_at_the_mean_of_the_others(tmp_path, frame_tokenizer, kind, tied):
     """Of numbers below 0.3 the sum of VOCAB is off by VOCAB roundings at most, then the mean is rounded."""
     path = write_gguf(tmp_path / "tiny.gguf", arrays(VOCAB, tied=tied), kind=GGMLQuantizationType[kind])
     before = tensors(rw.convert(path, out=tmp_path / "text"))
-    out = rw.convert(path, out=tmp_path / "seeing", add_vision=frames)
+    out = rw.convert(path, out=tmp_path / "seeing", add_vision=frame_tokenizer)
     after = tensors(out)
     for name, old in before.items():
         np.testing.assert_array_equal(after[name][: len(old)], old)
@@ -306,15 +306,15 @@ def test_ids_of_vision_begin_at_the_mean_of_the_others(tmp_path, frames, kind, t
         bound = VOCAB * 2**-24 * np.abs(old.astype(np.float64)).max() + rounding * np.abs(mean)
         assert (np.abs(new.astype(np.float64) - mean) <= bound).all()
     opened = ModelFolder.open(out)
-    assert (opened.vocabulary.text_size, opened.vocabulary.codes) == (VOCAB, FRAMES.codebook_size)
+    assert (opened.vocabulary.text_size, opened.vocabulary.codes) == (VOCAB, FRAME_TOKENIZER.codebook_size)
     assert opened.architecture.vision_vocab == VISION
 
 
-def test_ids_of_vision_are_those_that_training_would_add(folder, frames, tmp_path):
+def test_ids_of_vision_are_those_that_training_would_add(folder, frame_tokenizer, tmp_path):
     mesh = mesh_of(MeshConfig())
     with jax.set_mesh(mesh):
         trained = add_vision_ids(ModelFolder.open(folder).read_weights(mesh), ids=VISION)
-    converted = ModelFolder.open(rw.convert(folder, out=tmp_path / "out", add_vision=frames.parent))
+    converted = ModelFolder.open(rw.convert(folder, out=tmp_path / "out", add_vision=frame_tokenizer.parent))
     # Sums of VOCAB float32 numbers below 0.3, in another order.
     for ours, theirs in zip(jax.tree.leaves(converted.read_weights(mesh)), jax.tree.leaves(trained)):
         np.testing.assert_allclose(np.asarray(ours), np.asarray(theirs), rtol=0, atol=VOCAB * 2**-24)
@@ -341,21 +341,23 @@ def test_a_plain_folder_of_a_model_that_sees_is_asked_for_by_dropping_vision(see
     assert not (out / "frame_tokenizer").exists()
 
 
-def test_a_model_that_sees_takes_another_frame_tokenizer_where_its_ids_suffice(seeing, frames, tmp_path):
-    kept = rw.convert(seeing, out=tmp_path / "kept", add_vision=frames)
+def test_a_model_that_sees_takes_another_frame_tokenizer_where_its_ids_suffice(
+    seeing, frame_tokenizer, tmp_path
+):
+    kept = rw.convert(seeing, out=tmp_path / "kept", add_vision=frame_tokenizer)
     assert_same_tensors(tensors(kept), tensors(seeing))
     config = json.loads((seeing / "config.json").read_text())
     narrow = shutil.copytree(seeing, tmp_path / "narrow")
     config["ringworld"] = {"text_vocab": config["vocab_size"] - 1}
     (narrow / "config.json").write_text(json.dumps(config))
-    error = refused(narrow, out=tmp_path / "out", add_vision=frames)
+    error = refused(narrow, out=tmp_path / "out", add_vision=frame_tokenizer)
     assert (error.field, error.path) == ("add_vision", narrow)
 
 
 def test_a_tokenizer_that_is_named_is_used_and_must_fit(source, tmp_path):
     TOKENIZER.save(tmp_path / "words")
     opened = ModelFolder.open(rw.convert(source, out=tmp_path / "out", tokenizer=tmp_path / "words"))
-    assert opened.tokenizers.text.fingerprint == TOKENIZER.fingerprint
+    assert opened.tokenizers.text_tokenizer.fingerprint == TOKENIZER.fingerprint
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert (config["bos_token_id"], config["eos_token_id"]) == (TOKENIZER.bos, TOKENIZER.eos)
     small = write_gguf(tmp_path / "small.gguf", arrays(TOKENIZER.size - 1))
@@ -413,13 +415,13 @@ def of_lwm(tmp_path_factory):
     )
 
 
-def test_a_checkpoint_of_lwm_becomes_a_model_that_sees(of_lwm, seeing, frames, tmp_path):
-    options = {"context_tokens": 128, "heads": 2, "tokenizer": seeing, "add_vision": frames}
+def test_a_checkpoint_of_lwm_becomes_a_model_that_sees(of_lwm, seeing, frame_tokenizer, tmp_path):
+    options = {"context_tokens": 128, "heads": 2, "tokenizer": seeing, "add_vision": frame_tokenizer}
     folder = rw.convert(of_lwm, out=tmp_path / "model", **options)
     opened = ModelFolder.open(folder)
     assert (opened.context_tokens, opened.architecture.heads) == (128, 2)
     assert (opened.vocabulary.code_offset, opened.architecture.vision_vocab) == (VOCABULARY.text_size, 12)
-    assert opened.tokenizers.text.fingerprint == TOKENIZER.fingerprint
+    assert opened.tokenizers.text_tokenizer.fingerprint == TOKENIZER.fingerprint
     assert rw.load(folder).draw("A red circle.", frames=2).shape == (2, 4, 4, 3)
 
 

@@ -51,10 +51,11 @@ def examples(run, tmp_path_factory) -> Path:
     write_image(folder / "c.png", np.zeros((16, 16, 3), np.uint8))
     (folder / "d.txt").write_text("The old man walks to the river. " * 3)
     (folder / "e.txt").write_bytes(b"\xff")
-    assert run.frames is not None
+    assert run.frame_tokenizer is not None
     words = TextTokenizer.train(["The old man walks to the river."], vocab_size=run.model.text_vocab)
-    frames = FrameTokenizer(run.frames, FrameAutoencoder.init(run.frames, draw=draw_on_host(1)))
-    Tokenizers(text=words, frames=frames).save(root / "tokenizer")
+    shape, draw = run.frame_tokenizer, draw_on_host(1)
+    seeing = FrameTokenizer(shape, FrameAutoencoder.init(shape, draw=draw))
+    Tokenizers(text_tokenizer=words, frame_tokenizer=seeing).save(root / "tokenizer")
     nothing_held_out = replace(run, prepare=replace(run.prepare, held_out_fraction=0.0))
     rw.prepare(nothing_held_out, tokenizer=root / "tokenizer", videos=folder, texts=folder, out=root / "out")
     return root / "out"
@@ -124,3 +125,7 @@ def test_the_run_that_data_was_prepared_for_is_shown_unless_another_is_given(exa
         with pytest.raises(InputError) as refused:
             rw.data_show(examples, **wrong)
         assert refused.value.field == field
+    file = shown[0]
+    with pytest.raises(InputError) as refused:
+        rw.data_show(examples, out=file, stage="read")
+    assert refused.value.path == file

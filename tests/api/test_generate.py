@@ -71,6 +71,7 @@ def test_a_folder_of_clips_is_left_to_its_owner_and_still_read(tmp_path):
         ({"kind": "image", "frames": 3}, "frames"),
         ({"kind": "video", "max_new_tokens": 3}, "max_new_tokens"),
         ({"kind": "answer", "sampling": {"guidance_scale": 2.0}}, "guidance_scale"),
+        ({"kind": "audio"}, "kind"),
     ],
 )
 def test_what_the_kind_would_not_heed_is_refused(tmp_path, options, field):

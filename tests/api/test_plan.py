@@ -41,7 +41,7 @@ def test_fields_of_the_preset_are_options_and_a_table_shows_what_would_fit(capsy
     monkeypatch.setattr(sys, "argv", ["ringworld", *command])
     command_line.main()
     table = capsys.readouterr().out
-    assert "fsdp=4 ring=2" in table and "would fit" in table and "16384" not in table
+    assert "fsdp=4 ring=2" in table and table.count("strategy") > 1 and "16384" not in table
 
 
 def test_a_plan_says_where_a_gpu_must_be_asked_for_more_than_jax_takes_of_it():

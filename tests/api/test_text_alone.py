@@ -29,7 +29,7 @@ from tests.report.sample_run import moving_square
 
 RUN = replace(
     rw.presets.smoke(),
-    frames=None,
+    frame_tokenizer=None,
     frame_training=None,
     model=replace(rw.presets.smoke().model, vision_vocab=0, text_vocab=300),
     training=replace(rw.presets.smoke().training, stages=rw.presets.smoke().training.stages[1:]),
@@ -47,7 +47,7 @@ def made(tmp_path_factory) -> Path:
         (root / "texts").mkdir(exist_ok=True)
         (root / "texts" / f"{index}.txt").write_text(words)
     report = rw.train_tokenizer(RUN, texts=root / "texts", out=root / "tokenizer")
-    assert report.frames is None and report.text.vocabulary <= 300
+    assert report.frame_tokenizer is None and report.text_tokenizer.vocabulary <= 300
     rw.prepare(RUN, texts=root / "texts", tokenizer=root / "tokenizer", out=root / "examples")
     rw.train(RUN, data=root / "examples", out=root / "run")
     return root
@@ -157,10 +157,10 @@ def test_a_model_of_scaled_rotations_begins_no_run_without_them(made, tmp_path, 
 
 def test_a_model_of_text_learns_to_see(made, tmp_path):
     """As in the paper: the vision stages begin from the text model, with its tokenizer."""
-    frames = make_world(ring=1).frames
+    tokenizer = make_world(ring=1).frame_tokenizer
     seeing = replace(
         RUN,
-        frames=frames.config,
+        frame_tokenizer=tokenizer.config,
         frame_training=rw.presets.smoke().frame_training,
         model=replace(RUN.model, vision_vocab=34),
         training=replace(
@@ -173,7 +173,7 @@ def test_a_model_of_text_learns_to_see(made, tmp_path):
         path.with_suffix(".txt").write_text(f"The river {name} is long.")
     init = made / "run/models/256"
     rw.train_tokenizer(RUN, texts=made / "texts", text_tokenizer=init, out=tmp_path / "tokenizer")
-    frames.save(tmp_path / "tokenizer" / FRAME_TOKENIZER_FOLDER)
+    tokenizer.save(tmp_path / "tokenizer" / FRAME_TOKENIZER_FOLDER)
     shutil.copytree(tmp_path / "tokenizer", tmp_path / "other")
     TextTokenizer.train(["other words"], vocab_size=270).save(tmp_path / "other")
     for name in ("tokenizer", "other"):
@@ -184,7 +184,11 @@ def test_a_model_of_text_learns_to_see(made, tmp_path):
     assert rw.load(folder).draw("The river a is long.").shape[0] == 1
     with pytest.raises(InputError) as refused:
         rw.train(seeing, data=tmp_path / "examples of other", out=tmp_path / "refused", init=init)
-    assert (refused.value.field, refused.value.value, refused.value.path) == ("init", ["text"], init)
+    error = refused.value
+    assert (error.field, error.value, error.path) == ("init", ["text_tokenizer"], init)
+    with pytest.raises(InputError) as refused:  # the same sizes, and other words
+        rw.evaluate(folder, data=tmp_path / "examples of other", out=tmp_path / "measured")
+    assert (refused.value.field, refused.value.value) == ("data", ["text_tokenizer"])
 
 
 LORA = replace(
@@ -309,7 +313,7 @@ def test_numbers_that_make_no_sense_are_named(made, tmp_path):
         assert refused.value.field == field
 
 
-def test_tasks_can_be_named_for_any_model(made, tmp_path):
+def test_tasks_can_be_named_for_any_model(made, tmp_path, capsys):
     theirs = tmp_path / "theirs"
     shutil.copytree(made / "run/models/256", theirs)
     origin = json.loads((theirs / "origin.json").read_text())
@@ -320,6 +324,7 @@ def test_tasks_can_be_named_for_any_model(made, tmp_path):
     only_needles = tmp_path / "needles.txt"
     only_needles.write_text(needle("Oslo", "1234567"))
     found = rw.evaluate(theirs, haystack=haystack, tasks="needles", out=tmp_path / "needles")
+    assert str(theirs) in capsys.readouterr().err  # that its configuration is not followed
     assert {(one.task, one.cell["context_tokens"]) for one in found.results} == {("needles", 256)}
     assert (tmp_path / "needles/needles-1-1.png").read_bytes().startswith(b"\x89PNG")
     given: tuple[tuple[dict[str, Any], str], ...] = (

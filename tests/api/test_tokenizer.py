@@ -12,7 +12,7 @@ from ringworld.data.config import PrepareConfig
 
 TRAINED, OTHER = "the river and the house. " * 40, "0123456789" * 40
 SMOKE = rw.presets.smoke()
-TEXT = replace(SMOKE, frames=None, frame_training=None, model=replace(SMOKE.model, vision_vocab=0))
+TEXT = replace(SMOKE, frame_tokenizer=None, frame_training=None, model=replace(SMOKE.model, vision_vocab=0))
 
 
 def judge(folder: Path, *, held_out_fraction: float = 0.1) -> TokenizerReport:
@@ -26,7 +26,7 @@ def test_text_that_is_held_out_judges_and_is_not_trained_on(tmp_path: Path):
     (folder / "held_out").mkdir(parents=True)
     (folder / "a.txt").write_text(TRAINED[:500])
     (folder / "held_out/b.txt").write_text(OTHER)
-    judged = judge(folder).text
+    judged = judge(folder).text_tokenizer
     # Each digit is a token, as no digit was trained on.
     assert (judged.judged_on, judged.bytes_per_token) == ("text held out", 1.0)
 
@@ -37,8 +37,8 @@ def test_judging_by_what_was_trained_on_is_reported_and_a_bad_file_counts_once(t
     (folder / "a.txt").write_text(TRAINED)
     (folder / "bad.txt").write_bytes(b"\xff")
     report = judge(folder, held_out_fraction=0.0)
-    assert report.text.judged_on == "text trained on"
-    assert report.text.bytes_per_token is not None and report.text.bytes_per_token > 2
+    assert report.text_tokenizer.judged_on == "text trained on"
+    assert report.text_tokenizer.bytes_per_token is not None and report.text_tokenizer.bytes_per_token > 2
     assert [item.path for item in report.quarantined] == ["bad.txt"]
     assert any("bad.txt" in line for line in report.lines())
 
@@ -47,7 +47,7 @@ def test_a_single_book_is_judged_by_its_end(tmp_path: Path):
     folder = tmp_path / "in"
     folder.mkdir()
     (folder / "book.txt").write_text(TRAINED + OTHER[:111])
-    judged = judge(folder).text
+    judged = judge(folder).text_tokenizer
     assert (judged.judged_on, judged.bytes_per_token) == ("text held out", 1.0)
 
 

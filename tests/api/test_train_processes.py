@@ -45,7 +45,7 @@ STAGES = tuple(
 LAST = sum(STEPS.values())
 RUN = replace(
     rw.presets.smoke(),
-    frames=None,
+    frame_tokenizer=None,
     frame_training=None,
     model=replace(rw.presets.smoke().model, layers=1, vision_vocab=0, text_vocab=280),
     training=replace(

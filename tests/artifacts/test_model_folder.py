@@ -31,7 +31,7 @@ def saved(tmp_path_factory):
         folder,
         made.model,
         architecture=MADE,
-        tokenizers=Tokenizers(text=TOKENIZER, frames=made.frames),
+        tokenizers=Tokenizers(text_tokenizer=TOKENIZER, frame_tokenizer=made.frame_tokenizer),
         context_tokens=96,
         generation={"watching": {"max_frames": 3}},
         origin=ORIGIN,
@@ -50,8 +50,8 @@ def test_everything_comes_back_on_any_mesh(saved, axes):
     folder, made = ModelFolder.open(saved), make_world(ring=2)
     assert (folder.architecture, folder.vocabulary, folder.context_tokens) == (MADE, VOCABULARY, 96)
     assert folder.tokenizers.fingerprint == {
-        "text": TOKENIZER.fingerprint,
-        "frames": made.frames.fingerprint,
+        "text_tokenizer": TOKENIZER.fingerprint,
+        "frame_tokenizer": made.frame_tokenizer.fingerprint,
     }
     assert folder.generation == {"watching": {"max_frames": 3}}
     model = folder.read_weights(mesh_of(MeshConfig(**axes)))
@@ -108,7 +108,7 @@ def test_a_model_that_lacks_a_part_is_saved_again(copy, part):
 def test_a_folder_without_frames_is_a_model_of_text(copy):
     shutil.rmtree(copy / "frame_tokenizer")
     folder = ModelFolder.open(copy)
-    assert folder.tokenizers.frames is None
+    assert folder.tokenizers.frame_tokenizer is None
     assert folder.vocabulary.codes == 0
 
 

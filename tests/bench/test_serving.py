@@ -41,8 +41,8 @@ def test_a_server_is_measured_by_what_it_counts(engine, monkeypatch):
     for name, numbers in told["seconds_of"].items():
         assert 0 < numbers["p50"] <= numbers["p90"] <= numbers["p99"] < 60, name
     for answer in made.answers:
-        assert answer.first is not None
-        assert 0 <= answer.asked < answer.first <= answer.ended <= made.seconds
+        assert answer.began is not None
+        assert 0 <= answer.asked < answer.began <= answer.ended <= made.seconds
         assert answer.new_tokens - len(answer.gaps) in (0, 1)
     assert told["rates"]["requests_per_second"] == pytest.approx(6 / made.seconds)
     with Image.open(io.BytesIO(made.picture())) as image:

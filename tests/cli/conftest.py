@@ -11,13 +11,13 @@ from ringworld.vision.frame_tokenizer import FrameTokenizer
 from tests.inference.tiny_world import ARCHITECTURE, TOKENIZER, make_world
 
 
-def saved(folder: Path, frames: FrameTokenizer | None) -> Path:
+def saved(folder: Path, frame_tokenizer: FrameTokenizer | None) -> Path:
     made = make_world(ring=1)
     save_model(
         folder,
         made.model,
         architecture=ARCHITECTURE,
-        tokenizers=Tokenizers(text=TOKENIZER, frames=frames),
+        tokenizers=Tokenizers(text_tokenizer=TOKENIZER, frame_tokenizer=frame_tokenizer),
         context_tokens=20_000,
         generation={},
         origin=Origin(kind="model"),
@@ -33,4 +33,4 @@ def model(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def seeing(tmp_path_factory) -> Path:
-    return saved(tmp_path_factory.mktemp("models") / "seeing", make_world(ring=1).frames)
+    return saved(tmp_path_factory.mktemp("models") / "seeing", make_world(ring=1).frame_tokenizer)

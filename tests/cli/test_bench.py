@@ -101,14 +101,3 @@ def test_a_picture_that_cannot_be_written_is_refused_before_anything_is_measured
 )
 def test_what_cannot_be_measured_exits_with_2(typed, capsys):
     assert "Traceback" not in refused(capsys, *typed)
-
-
-def test_an_interrupted_measurement_promises_nothing(capsys, monkeypatch):
-    def interrupted(*args: object, **options: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("ringworld.bench.layouts.bench_layouts", interrupted)
-    with pytest.raises(SystemExit) as ended:
-        command_line.main(LAYOUTS)
-    assert ended.value.code == 130
-    assert "from here" not in capsys.readouterr().err

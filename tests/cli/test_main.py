@@ -206,6 +206,8 @@ def test_a_configuration_is_read_back_from_what_a_command_wrote(tmp_path, capsys
     ("error", "code", "said"),
     [
         (OSError(errno.ENOSPC, "No space left on device"), 2, "No space left on device"),
+        (OSError(errno.EFBIG, "File too large"), 2, "File too large"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), 2, "Disk quota exceeded"),
         (RuntimeError("tensorstore: ... No space left on device"), 2, "tensorstore: ..."),
         (KeyboardInterrupt(), 130, ""),
         (Diverged("loss", value=float("nan"), step=7, of="stage 4K"), 1, "step 7"),

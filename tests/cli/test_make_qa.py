@@ -1,5 +1,6 @@
 """`ringworld make-qa` as a command."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -17,8 +18,9 @@ def test_it_says_what_it_costs_asks_and_says_what_came_of_it(tmp_path: Path, cap
     with serving() as double:
         main(["make-qa", *map(str, paths), *sizes, "--model", "writer", "--address", double.address])
     printed = capsys.readouterr()
-    assert f"{len(double.prompts)} requests" in printed.err
-    assert "conversations" in printed.out and (tmp_path / "qa/long_qa/conversations.jsonl").exists()
+    assert str(len(double.prompts)) in re.findall(r"\d+", printed.err)
+    assert str(len(double.prompts)) in re.findall(r"\d+", printed.out)
+    assert (tmp_path / "qa/long_qa/conversations.jsonl").exists()
 
 
 @pytest.mark.parametrize(("option", "value"), [("--address", "localhost"), ("--passage-tokens", "3")])

@@ -65,7 +65,8 @@ def test_the_state_that_was_saved_is_written_while_the_next_steps_take_over_its_
 
 @pytest.mark.parametrize("found_by", ["check", "wait", "save", "close"])
 def test_a_full_disk_is_one_sentence_after_the_save_and_what_was_saved_stays(folder, capfd, found_by):
-    more = {name: jnp.asarray(np.random.default_rng(1).random(WEIGHTS), jnp.float32) for name in ("a", "b")}
+    draw = np.random.default_rng(1)  # of many arrays, some are being written when one fails
+    more = {name: jnp.asarray(draw.random(WEIGHTS), jnp.float32) for name in "abcdefghijkl"}
     checkpoints = Checkpoints(folder)
     with room_in_a_file(2**16):
         checkpoints.save(4, more, {})

@@ -9,7 +9,8 @@ def test_plain_lines_where_there_is_no_terminal(tmp_path):
             for step in (1, 2, 3):
                 progress.update(step, loss=2.0 / step, tokens_per_second=1234.5)
         stream.seek(0)
-        assert stream.read() == "train: 3/3 steps, 0 s left, loss 0.6667, tokens per second 1,234\n"
+        (line,) = stream.read().splitlines()
+    assert "3/3" in line and "0.6667" in line and "1,234" in line
 
 
 def test_a_part_that_begins_with_much_done_has_a_rate_of_what_it_does(monkeypatch):
@@ -53,4 +54,5 @@ def test_without_new_values_the_last_ones_stay_in_a_plain_line():
     with Progress("train", total=2, unit="steps", stream=stream, values=("loss",)) as progress:
         progress.update(1, loss=2.0, tokens=7)
         progress.update(2)
-    assert stream.getvalue() == "train: 2/2 steps, 0 s left, loss 2\n"
+    (line,) = stream.getvalue().splitlines()
+    assert "2/2" in line and "loss 2" in line and "7" not in line

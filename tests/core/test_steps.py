@@ -40,13 +40,13 @@ def run(
     *,
     update: Callable[[jax.Array, int], tuple[jax.Array, Any]] = add,
     value: Callable[[Any], float] = float,
-    first: Any = 0,
+    initial: Any = 0,
     log_every: int = 3,
     checkpoint_every: int = 4,
     **options: Any,
 ) -> float:
     """Run what is left of ten steps, the batches of which count 2 tokens each."""
-    first = jnp.asarray(first, jnp.int32)
+    initial = jnp.asarray(initial, jnp.int32)
 
     def batches(done: int) -> Iterator[Batch[int]]:
         for step in range(done + 1, LAST + 1):
@@ -60,7 +60,7 @@ def run(
             checkpoint_every_steps=checkpoint_every,
             check=check_rows,
         )
-        start = files.resume(first, begin=lambda: first)
+        start = files.resume(initial, begin=lambda: initial)
         assert (start.loader_state or {}).get("drawn", 0) == start.step
         state = run_steps(
             start,
@@ -148,7 +148,7 @@ def test_a_killed_run_ends_with_the_rows_of_one_that_was_not(tmp_path: Path, kil
 
 def test_a_full_disk_ends_the_run_which_resumes_from_the_checkpoint_before(tmp_path: Path):
     """It is found by the steps that follow the one that was to be saved."""
-    first = jax.random.randint(jax.random.key(0), (2**16,), 0, 2**16)
+    initial = jax.random.randint(jax.random.key(0), (2**16,), 0, 2**16)
 
     def full(state: jax.Array, step: int) -> tuple[jax.Array, jax.Array]:
         if step == 6:
@@ -158,7 +158,7 @@ def test_a_full_disk_ends_the_run_which_resumes_from_the_checkpoint_before(tmp_p
         return state + step, state
 
     with ExitStack() as stack, pytest.raises(InputError) as refusal:
-        run(tmp_path, update=full, value=lambda state: float(state[0]), first=first, checkpoint_every=2)
+        run(tmp_path, update=full, value=lambda state: float(state[0]), initial=initial, checkpoint_every=2)
     assert refusal.value.path == tmp_path / CHECKPOINTS_FOLDER / "6"
     assert saved(tmp_path)[-1] == "4"
 

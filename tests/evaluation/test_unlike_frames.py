@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from ringworld.evaluation.unlike_frames import judge_unlike, nearest_psnr
-from tests.inference.tiny_world import FRAMES, make_world
+from tests.inference.tiny_world import FRAME_TOKENIZER, make_world
 
-SIDE = FRAMES.resolution
+SIDE = FRAME_TOKENIZER.resolution
 
 
 def frames(*levels: int) -> np.ndarray:
@@ -14,7 +14,7 @@ def frames(*levels: int) -> np.ndarray:
 
 
 def test_only_frames_far_from_all_that_was_trained_on_count():
-    tokenizer = make_world(ring=1).frames
+    tokenizer = make_world(ring=1).frame_tokenizer
     judged = judge_unlike(tokenizer, frames(11, 200, 90), trained_on=frames(10, 100, 202))
     assert judged.frames == 1
     # Of 90 the nearest is 100, and what comes back is not that.
@@ -24,7 +24,7 @@ def test_only_frames_far_from_all_that_was_trained_on_count():
 
 
 def test_where_all_that_is_held_out_was_seen_there_is_no_figure():
-    judged = judge_unlike(make_world(ring=1).frames, frames(11), trained_on=frames(10))
+    judged = judge_unlike(make_world(ring=1).frame_tokenizer, frames(11), trained_on=frames(10))
     assert (judged.frames, judged.psnr_db, judged.nearest_db) == (0, None, None)
 
 

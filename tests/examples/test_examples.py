@@ -1,5 +1,6 @@
 """The examples run as they stand, each in a process of its own, as a reader runs them."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -49,22 +50,24 @@ def test_every_example_is_under_forty_lines_and_run_below():
 
 
 def test_attention_over_eight_devices():
-    assert "8 devices" in run("attention_on_eight_devices")
+    shape, _ = run("attention_on_eight_devices").splitlines()
+    assert re.findall(r"\d+", shape) == ["1", "128", "4", "32", "8"]  # of the result; devices
 
 
 def test_packing_changes_no_loss():
-    assert "equal" in run("pack_and_check_the_loss")
+    packed, padded = (line.split() for line in run("pack_and_check_the_loss").splitlines()[:2])
+    assert (packed[0], padded[0]) == ("1", "3")
 
 
 def test_training_on_ones_own_files(trained):
     root, printed = trained
-    assert "clip" in printed
+    assert any(line.startswith("clip") for line in printed.splitlines())  # the file that was asked about
     assert (root / "out/train/models/256/model.safetensors").exists()
 
 
 def test_loading_and_completing(trained):
     printed = run("load_and_complete", trained[0] / "out/train/models/256")
-    assert "nats a token" in printed and "drew 2 frames of 16 x 16" in printed
+    assert re.findall(r"\d+", printed.splitlines()[-1]) == ["2", "16", "16"]
 
 
 def test_a_preset_of_ones_own(trained):
@@ -76,4 +79,4 @@ def test_measuring_needles(trained):
     folder = trained[0] / "out"
     text = trained[0] / "texts/0.txt"
     printed = run("measure_needles", folder / "train/models/256", text, trained[0] / "needles")
-    assert "'context_tokens': 256" in printed
+    assert {"128", "256"} <= set(re.findall(r"\d+", printed))

@@ -42,16 +42,16 @@ def test_the_first_answer_is_that_of_answer_and_later_turns_read_only_what_is_ne
     reported = []
     first = ask(chat, "Red?", on_read=lambda done, total: reported.append((done, total)))
     assert first.strip() == world.answer(f"{BOOK}\n\nRed?", max_new_tokens=8)
-    turn = chat.last_answer
-    assert turn is not None
-    assert (turn.read_tokens, turn.written_tokens, turn.finish) == (turn.prompt_tokens, 8, "length")
-    assert reported[-1] == (turn.prompt_tokens, turn.prompt_tokens)
+    answer = chat.last_answer
+    assert answer is not None
+    assert (answer.read_tokens, answer.written_tokens, answer.finish) == (answer.prompt_tokens, 8, "length")
+    assert reported[-1] == (answer.prompt_tokens, answer.prompt_tokens)
     assert len(reported) > 1
     ask(chat, "Why?")
     again = chat.last_answer
     assert again is not None
-    assert again.prompt_tokens > turn.prompt_tokens
-    assert again.read_tokens < 60 < turn.prompt_tokens
+    assert again.prompt_tokens > answer.prompt_tokens
+    assert again.read_tokens < 60 < answer.prompt_tokens
     assert [message.role for message in chat.messages] == ["user", "assistant"] * 2
     fresh = world.chat(max_new_tokens=8)
     fresh.messages = chat.messages[:2]

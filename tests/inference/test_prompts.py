@@ -39,7 +39,7 @@ def test_frames_stand_in_a_question_as_their_codes():
     made = make_world(ring=1)
     ids = made.world.prompts.question("What?", frames=FRAMES)
     inside = ids[VOCABULARY.is_vision(ids)]
-    assert VOCABULARY.decode_frames(inside).tolist() == made.frames.encode(FRAMES).tolist()
+    assert VOCABULARY.decode_frames(inside).tolist() == made.frame_tokenizer.encode(FRAMES).tolist()
 
 
 def test_a_question_about_two_things_is_refused():
@@ -54,5 +54,5 @@ def test_a_question_about_two_things_is_refused():
 def test_parts_that_do_not_belong_together_are_refused(other, field):
     vocabulary = dataclasses.replace(VOCABULARY, **other)
     with pytest.raises(InputError) as refused:
-        Prompts(TOKENIZER, vocabulary=vocabulary, frame_tokenizer=make_world(ring=1).frames)
+        Prompts(TOKENIZER, vocabulary=vocabulary, frame_tokenizer=make_world(ring=1).frame_tokenizer)
     assert refused.value.field == field

@@ -16,17 +16,16 @@ from ringworld.inference.world import World
 from ringworld.model.config import Architecture, Execution
 from ringworld.model.decode import GenerationWeights
 from ringworld.model.forward import Forward
-from ringworld.model.world_model import WorldModel, logits
+from ringworld.model.world_model import WorldModel, hidden_states, logits
 from ringworld.text.tokenizer import TextTokenizer
 from ringworld.text.vocabulary import Vocabulary
 from ringworld.vision.config import FrameTokenizerConfig
 from ringworld.vision.frame_tokenizer import FrameTokenizer
 from ringworld.vision.vqgan import FrameAutoencoder, draw_on_host
-from tests.model.states import hidden
 
 TOKENIZER = TextTokenizer.train(["A red circle moves to the right. " * 4], vocab_size=280)
 VOCABULARY = Vocabulary(text_size=TOKENIZER.size + TOKENIZER.size % 2, codes=6, codes_per_frame=4)
-FRAMES = FrameTokenizerConfig(
+FRAME_TOKENIZER = FrameTokenizerConfig(
     resolution=4, channels=(4, 4), res_blocks=1, latent=4, codebook_size=6, groups=2
 )
 ARCHITECTURE = Architecture(
@@ -51,7 +50,7 @@ class Made:
     world: World
     weights: GenerationWeights
     model: WorldModel
-    frames: FrameTokenizer
+    frame_tokenizer: FrameTokenizer
     mesh: jax.sharding.Mesh
 
 
@@ -74,21 +73,23 @@ def make_world(*, ring: int, data: int = 1) -> Made:
         # Wide enough that the likeliest token is not a matter of rounding.
         model = random_weights(WorldModel.abstract(ARCHITECTURE), scale=0.5, mesh=mesh)
         weights = GenerationWeights.from_model(model, compute=EXECUTION.compute)
-    frames = FrameTokenizer(FRAMES, FrameAutoencoder.init(FRAMES, draw=draw_on_host(1)), batch_frames=4)
+    frame_tokenizer = FrameTokenizer(
+        FRAME_TOKENIZER, FrameAutoencoder.init(FRAME_TOKENIZER, draw=draw_on_host(1)), batch_frames=4
+    )
     world = World.of(
         weights,
         forward=FORWARD,
-        prompts=Prompts(TOKENIZER, vocabulary=VOCABULARY, frame_tokenizer=frames),
+        prompts=Prompts(TOKENIZER, vocabulary=VOCABULARY, frame_tokenizer=frame_tokenizer),
         mesh=mesh,
         limits=GenerationLimits(max_context_tokens=512, max_sequences=8),
     )
-    return Made(world, weights, model, frames, mesh)
+    return Made(world, weights, model, frame_tokenizer, mesh)
 
 
 @jax.jit
 def _full_scores(model, batch, *, forward):
     tokens, order, first = batch
-    return logits(hidden(model, tokens, order=order, first=first, forward=forward), model.head)
+    return logits(hidden_states(model, tokens, order=order, first=first, forward=forward), model.output_head)
 
 
 def full_scores(made: Made, sequences) -> list[np.ndarray]:

@@ -102,7 +102,7 @@ def logits(
     batch, seq, embed = x.shape
     width = embed // heads
     angles = np.outer(np.arange(seq), theta ** (-np.arange(0, width, 2) / width))
-    turn = np.exp(1j * angles)[None, :, None]
+    rotation = np.exp(1j * angles)[None, :, None]
     hidden_from = np.triu(np.full((seq, seq), -np.inf), 1)
 
     def normed(x: np.ndarray, scale: np.ndarray) -> np.ndarray:
@@ -110,7 +110,7 @@ def logits(
 
     def rotated(x: np.ndarray) -> np.ndarray:
         pairs = x.reshape(batch, seq, heads, width // 2, 2)
-        turned = (pairs[..., 0] + 1j * pairs[..., 1]) * turn
+        turned = (pairs[..., 0] + 1j * pairs[..., 1]) * rotation
         return np.stack([turned.real, turned.imag], axis=-1).reshape(batch, seq, heads, width)
 
     layer = 0

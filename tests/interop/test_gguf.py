@@ -365,9 +365,10 @@ def test_counts_that_lie_are_refused(plain, tmp_path, change):
     refused(damaged(plain, tmp_path, change))
 
 
-def test_more_strings_than_any_model_has_are_refused(plain, monkeypatch):
-    monkeypatch.setattr("ringworld.interop.gguf_file._MOST_STRINGS", 100)
-    refused(plain)
+def test_more_strings_than_any_model_has_are_refused(plain):
+    with pytest.raises(InputError) as caught:
+        read_header(plain, most_strings=100)
+    assert caught.value.path == plain
 
 
 def test_a_name_that_is_there_twice_is_refused(plain, tmp_path):

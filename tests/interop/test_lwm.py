@@ -24,10 +24,10 @@ from ringworld.interop.tensors import PART_NUMBERS, write_tensors
 from ringworld.model.arrange import Layout
 from ringworld.model.config import Execution
 from ringworld.model.forward import Forward
+from ringworld.model.world_model import hidden_states
 from ringworld.model.world_model import logits as our_logits
 from tests.interop import lwm_checkpoint as lwm
 from tests.interop.allocations import allocating_at_most
-from tests.model.states import hidden
 
 # No two sizes are equal, but a file with as many layers as the model is wide comes below.
 SIZES = {"layers": 3, "embed": 16, "mlp": 24}
@@ -77,8 +77,8 @@ def test_scores_are_those_of_lwm(tmp_path: Path, params: lwm.Params):
 
     @jax.jit
     def scores(weights, tokens, order):
-        x = hidden(weights, tokens, order=order, first=jnp.zeros_like(order), forward=forward)
-        return our_logits(jax.reshard(x, spec("batch", None, "embed")), weights.head)
+        x = hidden_states(weights, tokens, order=order, first=jnp.zeros_like(order), forward=forward)
+        return our_logits(jax.reshard(x, spec("batch", None, "embed")), weights.output_head)
 
     with jax.set_mesh(mesh):
         weights = read_weights(tmp_path, architecture)

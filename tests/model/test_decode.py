@@ -16,10 +16,9 @@ from ringworld.model.cache import KVCache, append, forget, grow, padded_length
 from ringworld.model.config import Architecture, Execution
 from ringworld.model.decode import GenerationWeights, decode_step, prefill, read_chunk, target_losses
 from ringworld.model.forward import Forward
-from ringworld.model.world_model import WorldModel, logits, weighted_loss
+from ringworld.model.world_model import WorldModel, hidden_states, logits, weighted_loss
 from tests.model.families import FAMILIES
 from tests.model.families import drawn as families_drawn
-from tests.model.states import hidden
 
 CONFIG = Architecture(layers=2, embed=32, heads=4, kv_heads=2, head=8, mlp=48, text_vocab=40, vision_vocab=24)
 FORWARD = Forward.of(CONFIG, Execution())
@@ -49,7 +48,7 @@ def drawn():
         return jax.tree.map(np.asarray, jax.jit(partial(WorldModel.init, CONFIG))(key=jax.random.key(1)))
 
 
-def place(model, mesh_name):
+def on_mesh(model, mesh_name):
     """Return the mesh and the model on it."""
     mesh = mesh_of(mesh_name)
     with jax.set_mesh(mesh):
@@ -66,12 +65,12 @@ def put(mesh, array, *layout):
 @pytest.fixture(scope="module")
 def expected(drawn):
     """Logits after every token, from the whole model on one device."""
-    mesh, model = place(drawn, "ring1")
+    mesh, model = on_mesh(drawn, "ring1")
     order = np.tile(np.arange(16, dtype=np.int32), (2, 1))
 
     def full(model, tokens, order):
-        x = hidden(model, tokens, order=order, first=jnp.zeros_like(order), forward=FORWARD)
-        return logits(x, model.head)
+        x = hidden_states(model, tokens, order=order, first=jnp.zeros_like(order), forward=FORWARD)
+        return logits(x, model.output_head)
 
     perm = place_tokens("zigzag", seq=16, members=1).token_of_slot()
     with jax.set_mesh(mesh):
@@ -103,7 +102,7 @@ def prefilled(mesh, model, *, room):
 
 @pytest.mark.parametrize("mesh_name", ["ring1", "ring2-tensor2", "ring4"])
 def test_token_by_token_equals_the_whole_model(drawn, expected, mesh_name):
-    mesh, model = place(drawn, mesh_name)
+    mesh, model = on_mesh(drawn, mesh_name)
     with jax.set_mesh(mesh):
         weights, cache, scores, slot = prefilled(mesh, model, room=5)
         step = jax.jit(partial(decode_step, forward=FORWARD), donate_argnames="cache")
@@ -118,7 +117,7 @@ def test_token_by_token_equals_the_whole_model(drawn, expected, mesh_name):
 
 
 def test_several_tokens_at_once_and_a_finished_row(drawn, expected):
-    mesh, model = place(drawn, "ring2")
+    mesh, model = on_mesh(drawn, "ring2")
     with jax.set_mesh(mesh):
         weights, cache, _, slot = prefilled(mesh, model, room=4)
         order = np.array([[5, 6, 7, 8], [9, 10, -1, -1]], np.int32)
@@ -143,7 +142,7 @@ def test_every_family_reads_and_writes_as_its_whole_model(name):
     order = np.tile(np.arange(16, dtype=np.int32), (2, 1))
 
     def full(model, tokens, order):
-        x = hidden(model, tokens, order=order, first=jnp.zeros_like(order), forward=forward)
+        x = hidden_states(model, tokens, order=order, first=jnp.zeros_like(order), forward=forward)
         return logits(jax.reshard(x, spec("batch", None, "embed")), model.read_out)
 
     perm = place_tokens("zigzag", seq=16, members=2).token_of_slot()
@@ -186,7 +185,7 @@ def read(mesh, weights, cache, *, start, stop, size, slot):
 @pytest.mark.parametrize("borders", [(0, 16), (0, 1, 9, 16), (0, 5, 6, 13, 15)], ids=str)
 def test_chunks_equal_the_whole_model_whatever_their_borders(drawn, expected, mesh_name, borders):
     """Chunks are padded to eight, begin in slots that padding left, and one more token is decoded."""
-    mesh, model = place(drawn, mesh_name)
+    mesh, model = on_mesh(drawn, mesh_name)
     members = mesh.shape["ring"] * mesh.shape["ulysses"]
     with jax.set_mesh(mesh):
         weights = GenerationWeights.from_model(model, compute="float32")
@@ -213,7 +212,7 @@ def test_chunks_equal_the_whole_model_whatever_their_borders(drawn, expected, me
 
 
 def test_what_is_forgotten_has_no_influence_on_what_is_read_after_it(drawn, expected):
-    mesh, model = place(drawn, "ring2")
+    mesh, model = on_mesh(drawn, "ring2")
     with jax.set_mesh(mesh):
         weights = GenerationWeights.from_model(model, compute="float32")
         cache = KVCache.init(CONFIG, batch=2, slots=32, compute="float32")
@@ -225,7 +224,7 @@ def test_what_is_forgotten_has_no_influence_on_what_is_read_after_it(drawn, expe
 
 
 def test_what_travels_for_a_chunk_does_not_grow_with_the_cache(drawn):
-    mesh, model = place(drawn, "ring2")
+    mesh, model = on_mesh(drawn, "ring2")
     traffic = {}
     with jax.set_mesh(mesh):
         weights = GenerationWeights.from_model(model, compute="float32")
@@ -251,7 +250,7 @@ def test_a_new_token_lies_where_the_docstring_says():
 
 
 def test_what_travels_does_not_grow_with_the_cache_and_no_step_copies_it(drawn):
-    mesh, model = place(drawn, "ring2")
+    mesh, model = on_mesh(drawn, "ring2")
     traffic = {}
     with jax.set_mesh(mesh):
         weights = GenerationWeights.from_model(model, compute="float32")
@@ -284,7 +283,7 @@ def test_what_travels_does_not_grow_with_the_cache_and_no_step_copies_it(drawn):
 
 @pytest.mark.parametrize("compute", ["float32", "bfloat16"])
 def test_losses_of_ready_weights_are_those_of_the_masters(drawn, compute):
-    mesh, model = place(drawn, "ring2")
+    mesh, model = on_mesh(drawn, "ring2")
     forward = Forward.of(CONFIG, Execution(compute=compute))
     first = np.where(np.arange(16) < 6, 0, 6).astype(np.int32) * np.ones((2, 1), np.int32)
     order = np.tile(np.arange(16, dtype=np.int32), (2, 1))
@@ -313,7 +312,7 @@ def test_lengths_every_layout_can_cut():
 
 
 def test_bfloat16_caches_bfloat16(drawn):
-    mesh, model = place(drawn, "ring1")
+    mesh, model = on_mesh(drawn, "ring1")
     forward = Forward.of(CONFIG, Execution(compute="bfloat16"))
     with jax.set_mesh(mesh):
         weights = GenerationWeights.from_model(model, compute="bfloat16")

@@ -20,7 +20,7 @@ def test_old_ids_keep_their_weights_and_new_ones_are_the_mean(mesh):
         old = jax.jit(lambda: WorldModel.init(text, key=jax.random.key(0)))()
         new = add_vision_ids(old, ids=MODEL.vision_vocab)
         assert jax.tree.map(jax.typeof, new) == jax.tree.map(jax.typeof, WorldModel.abstract(MODEL))
-    for before, after in ((old.embed, new.embed), (old.head.T, new.head.T)):
+    for before, after in ((old.embed, new.embed), (old.output_head.T, new.output_head.T)):
         before, after = np.asarray(before), np.asarray(after)
         np.testing.assert_array_equal(after[: len(before)], before)
         mean = before.mean(axis=0, dtype=np.float64)

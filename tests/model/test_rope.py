@@ -9,11 +9,11 @@ from ringworld.model.rope import frequencies, inverse_frequencies, rotate, rotat
 @pytest.mark.parametrize("base", [1e4, 5e7])
 def test_angles_are_exact_at_a_million_tokens(base):
     positions = np.array([[0, 1, 257, 65_537, 1_048_575]], np.int32)
-    turn = rotation(jnp.asarray(positions), frequencies(Rope(base=base), head=128))
+    rotated = rotation(jnp.asarray(positions), frequencies(Rope(base=base), head=128))
     angle = positions[:, :, None].astype(np.float64) * base ** (-np.arange(0, 128, 2) / 128)
-    # The phase is rounded to 2^-32 of a turn (1.5e-9 rad), the angle to 1.2e-7, the cosine to 6e-8.
-    np.testing.assert_allclose(turn.cos, np.cos(angle), rtol=0, atol=3e-7)
-    np.testing.assert_allclose(turn.sin, np.sin(angle), rtol=0, atol=3e-7)
+    # The phase is rounded to 2^-32 of a revolution (1.5e-9 rad), the angle to 1.2e-7, the cosine to 6e-8.
+    np.testing.assert_allclose(rotated.cos, np.cos(angle), rtol=0, atol=3e-7)
+    np.testing.assert_allclose(rotated.sin, np.sin(angle), rtol=0, atol=3e-7)
 
 
 def test_scores_depend_on_distance_alone():

@@ -14,9 +14,8 @@ from ringworld.core.sharding import spec
 from ringworld.model.config import Architecture, Execution
 from ringworld.model.cross_entropy import weighted_cross_entropy
 from ringworld.model.forward import Forward
-from ringworld.model.world_model import WorldModel
+from ringworld.model.world_model import WorldModel, hidden_states
 from tests.model.families import FAMILIES, drawn
-from tests.model.states import hidden
 
 CONFIG = Architecture(layers=2, embed=32, heads=4, kv_heads=2, head=8, mlp=48, text_vocab=40, vision_vocab=24)
 MESHES = {
@@ -38,7 +37,7 @@ def batch():
 
 
 def mean_loss(model, tokens, targets, order, first, *, forward):
-    x = hidden(model, tokens, order=order, first=first, forward=forward)
+    x = hidden_states(model, tokens, order=order, first=first, forward=forward)
     vocab = forward.architecture.text_vocab
     weights = jnp.full_like(targets, 1 / targets.size, dtype=jnp.float32)
     return weighted_cross_entropy(x, model.read_out, targets, weights, text_vocab=vocab, block_tokens=8)[0]
@@ -58,7 +57,7 @@ def dense_loss(model, tokens, targets, order, first, *, config):
     frequencies = config.rope.base ** -(np.arange(0, config.head, 2) / config.head)
     angle = position[:, :, None, None] * frequencies.astype(np.float32)[None, None, None]
 
-    def turn(x):
+    def rotate(x):
         a, b = x[..., : config.head // 2], x[..., config.head // 2 :]
         cos, sin = jnp.cos(angle), jnp.sin(angle)
         return jnp.concatenate([a * cos - b * sin, a * sin + b * cos], axis=-1)
@@ -78,7 +77,7 @@ def dense_loss(model, tokens, targets, order, first, *, config):
             )
         if config.family == "qwen3":
             q, k = (norm(x, g[None]) for x, g in ((q, layer.attention.q_norm), (k, layer.attention.k_norm)))
-        q, k = turn(q), turn(k)
+        q, k = rotate(q), rotate(k)
         k, v = (jnp.repeat(a, config.heads // config.kv_heads, axis=2) for a in (k, v))
         scores = jnp.einsum("bqhd,bkhd->bhqk", q, k) / np.float32(np.sqrt(config.head))
         scores = jnp.where(seen[:, None], scores, -1e30)
@@ -87,7 +86,7 @@ def dense_loss(model, tokens, targets, order, first, *, config):
         x = x + jnp.einsum("bshd,hde->bse", out, layer.attention.wo)
         y = norm(x, layer.mlp_norm)
         x = x + (jax.nn.silu(y @ layer.mlp.gate) * (y @ layer.mlp.up)) @ layer.mlp.down
-    scores = norm(x, model.norm) @ (model.embed.T if config.tied else model.head)
+    scores = norm(x, model.norm) @ (model.embed.T if config.tied else model.output_head)
     is_vision = (np.arange(config.vocab) >= config.text_vocab)[None, None]
     scores = jnp.where(is_vision == (targets >= config.text_vocab)[:, :, None], scores, -1e30)
     picked = jnp.take_along_axis(scores, jnp.maximum(targets, 0)[:, :, None], axis=-1)[:, :, 0]
@@ -99,7 +98,7 @@ def init(mesh):
         return jax.jit(partial(WorldModel.init, CONFIG))(key=jax.random.key(1))
 
 
-def place(model, mesh, *, config=CONFIG):
+def on_mesh(model, mesh, *, config=CONFIG):
     with jax.set_mesh(mesh):
         specs = jax.tree.map(lambda x: x.sharding.spec, WorldModel.abstract(config))
     return jax.tree.map(lambda x, where: jax.device_put(x, jax.NamedSharding(mesh, where)), model, specs)
@@ -127,7 +126,7 @@ def expected():
 def test_loss_and_gradients_equal_the_dense_model(expected, mesh_name, change):
     want_model, want_loss, want_gradients = expected
     mesh, forward = mesh_of(mesh_name), forward_of(**change)
-    model = place(want_model, mesh)
+    model = on_mesh(want_model, mesh)
     with jax.set_mesh(mesh):
         loss, gradients = jax.jit(jax.value_and_grad(partial(mean_loss, forward=forward)))(model, *put(mesh))
     # About 100 float32 roundings of 6e-8 lie between an input and the loss.
@@ -147,7 +146,7 @@ def test_every_family_equals_its_dense_model(name):
     want_loss, want_gradients = loss(jax.tree.map(jnp.asarray, model), *batch())
     with jax.set_mesh(mesh):
         ours = jax.jit(jax.value_and_grad(partial(mean_loss, forward=forward)))
-        got_loss, gradients = ours(place(model, mesh, config=config), *put(mesh))
+        got_loss, gradients = ours(on_mesh(model, mesh, config=config), *put(mesh))
     np.testing.assert_allclose(got_loss, want_loss, rtol=6e-6)
     for (path, got), want in zip(jax.tree.leaves_with_path(gradients), jax.tree.leaves(want_gradients)):
         # The gradient of a key's bias is zero but for what is rounded, since softmax ignores a constant.
@@ -175,7 +174,7 @@ def test_bfloat16_is_near_float32_and_keeps_float32_gradients(expected):
     mesh, forward = mesh_of("ring2"), forward_of(compute="bfloat16", mlp_block_tokens=8)
     with jax.set_mesh(mesh):
         loss, gradients = jax.jit(jax.value_and_grad(partial(mean_loss, forward=forward)))(
-            place(model, mesh), *put(mesh)
+            on_mesh(model, mesh), *put(mesh)
         )
     # bfloat16 rounds by 2^-9; the mean over 116 targets is nearer than any one of them.
     assert float(loss) == pytest.approx(float(want), rel=2**-9)

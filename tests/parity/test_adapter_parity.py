@@ -60,7 +60,7 @@ def base(tmp_path_factory, mesh):
         folder,
         model,
         architecture=ARCHITECTURE,
-        tokenizers=Tokenizers(text=TOKENIZER, frames=None),
+        tokenizers=Tokenizers(text_tokenizer=TOKENIZER, frame_tokenizer=None),
         context_tokens=128,
         generation={},
         origin=Origin(kind="model"),

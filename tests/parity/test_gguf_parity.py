@@ -75,7 +75,7 @@ def assert_same_greedy_tokens(folder, theirs, prompt):
     """Both end where the model ends a text."""
     world = rw.load(folder)
     (ours,) = world.generator.generate([prompt], max_new_tokens=GREEDY_TOKENS)
-    eos = ModelFolder.open(folder).tokenizers.text.eos
+    eos = ModelFolder.open(folder).tokenizers.text_tokenizer.eos
     made = theirs.generate(
         torch.from_numpy(prompt)[None].long(),
         attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
@@ -129,7 +129,7 @@ def test_words_are_theirs(tmp_path, pre):
     weights = arrays(len(words["tokenizer.ggml.tokens"]))
     path = write_gguf(tmp_path / "tiny.gguf", weights, words=words)
     folder = rw.convert(path, out=tmp_path / "model")
-    ours = ModelFolder.open(folder).tokenizers.text
+    ours = ModelFolder.open(folder).tokenizers.text_tokenizer
     theirs = AutoTokenizer.from_pretrained(tmp_path, gguf_file=path.name)
     options = {"add_special_tokens": False, "split_special_tokens": True}
     assert ours.encode(PROSE) == theirs(PROSE, **options).input_ids
@@ -162,7 +162,7 @@ def test_smollm2_is_what_transformers_makes_of_the_file(tmp_path):
     words.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
-    ours = ModelFolder.open(folder).tokenizers.text
+    ours = ModelFolder.open(folder).tokenizers.text_tokenizer
     text = TEXT.read_text()
     ids = ours.encode(text)
     assert ids == words(text, add_special_tokens=False, split_special_tokens=True).input_ids

@@ -36,9 +36,8 @@ from ringworld.model.config import Architecture, Execution, Linear, Llama3, Rope
 from ringworld.model.decode import decode_step, prefill
 from ringworld.model.forward import Forward
 from ringworld.model.rope import frequencies, inverse_frequencies
-from ringworld.model.world_model import WorldModel, logits
+from ringworld.model.world_model import WorldModel, hidden_states, logits
 from tests.inference.tiny_world import ARCHITECTURE, TOKENIZER, make_world
-from tests.model.states import hidden
 from tests.text.chat_templates import ENDS, TEMPLATES, tokenizer_of
 
 BATCH, SEQ = 2, 64
@@ -57,7 +56,7 @@ def our_logits(model, architecture, mesh, tokens):
 
     @jax.jit
     def full(model, tokens, order):
-        x = hidden(model, tokens, order=order, first=jnp.zeros_like(order), forward=forward)
+        x = hidden_states(model, tokens, order=order, first=jnp.zeros_like(order), forward=forward)
         return logits(jax.reshard(x, spec("batch", None, "embed")), model.read_out)
 
     with jax.set_mesh(mesh):
@@ -107,7 +106,7 @@ def test_their_logits_with_our_folder(tmp_path, kv_heads, ring, scaling):
         tmp_path / "model",
         model,
         architecture=architecture,
-        tokenizers=Tokenizers(text=TOKENIZER, frames=None),
+        tokenizers=Tokenizers(text_tokenizer=TOKENIZER, frame_tokenizer=None),
         context_tokens=128,
         generation={},
         origin=Origin(kind="model"),
@@ -200,7 +199,7 @@ def test_their_folder_is_converted_and_back_to_the_bit(family, tmp_path):
     plain = rw.convert(ours, out=tmp_path / "plain", to="hf")
     assert read_architecture(plain) == read_architecture(folder)
     state, tokens = theirs.state_dict(), draw_tokens(SIZES["vocab_size"])
-    words, text = ModelFolder.open(ours).tokenizers.text, "A red circle moves.<s><|im_end|>"
+    words, text = ModelFolder.open(ours).tokenizers.text_tokenizer, "A red circle moves.<s><|im_end|>"
     read = AutoTokenizer.from_pretrained(folder)(text, split_special_tokens=True).input_ids
     assert words.encode(text) == read[words.adds_bos :] and (read[0] == words.bos) == words.adds_bos
     for each in (ours, plain):
@@ -320,7 +319,7 @@ def test_a_world_with_frames_opens_in_both_libraries(tmp_path):
         tmp_path / "model",
         made.model,
         architecture=ARCHITECTURE,
-        tokenizers=Tokenizers(text=TOKENIZER, frames=made.frames),
+        tokenizers=Tokenizers(text_tokenizer=TOKENIZER, frame_tokenizer=made.frame_tokenizer),
         context_tokens=64,
         generation={},
         origin=Origin(kind="model"),
@@ -335,4 +334,4 @@ def test_a_world_with_frames_opens_in_both_libraries(tmp_path):
     with torch.no_grad():
         vq_model = VQModel.from_pretrained(tmp_path / "model" / "frame_tokenizer")
         codes = vq_model.quantize(vq_model.encode(pixels).latents)[2][2].numpy().reshape(3, -1)
-    np.testing.assert_array_equal(folder.tokenizers.frames.encode(frames), codes)
+    np.testing.assert_array_equal(folder.tokenizers.frame_tokenizer.encode(frames), codes)

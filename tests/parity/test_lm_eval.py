@@ -49,7 +49,7 @@ def nats(context: str, continuation: str) -> float:
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     folder = tmp_path_factory.mktemp("lm-eval")
-    Tokenizers(text=TOKENIZER, frames=None).save(folder / "tokenizer")
+    Tokenizers(text_tokenizer=TOKENIZER, frame_tokenizer=None).save(folder / "tokenizer")
     rows = [{"asked": asked, "choices": CHOICES, "answer": i} for i, asked in enumerate(ASKED)]
     (folder / "choices.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))

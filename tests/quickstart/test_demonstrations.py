@@ -14,11 +14,13 @@ from ringworld.presets import smoke
 from ringworld.quickstart.demonstrations import Demonstrations, demonstrate
 from ringworld.vision.media import stream_video
 from ringworld.vision.write_media import write_image, write_video
-from tests.inference.tiny_world import FRAMES, make_world
+from tests.inference.tiny_world import FRAME_TOKENIZER, make_world
 
 MOST_FRAMES = 4
 RUN = dataclasses.replace(
-    smoke(), frames=FRAMES, prepare=PrepareConfig(frames_per_second=4.0, max_frames=MOST_FRAMES)
+    smoke(),
+    frame_tokenizer=FRAME_TOKENIZER,
+    prepare=PrepareConfig(frames_per_second=4.0, max_frames=MOST_FRAMES),
 )
 ASKED = [{"question": f"Question {index}?", "answer": "a"} for index in range(3)]
 SIDE = 32

@@ -185,8 +185,6 @@ def test_a_run_of_text_alone_has_a_report(out, metrics):
     text = Page(render(without, media=out)).text
     assert "Generated" not in text
     assert "vision loss (nats)" not in text
-    assert "No file had to be left out." in text
-    assert "No example was longer than a context." in text
     assert "left out:" not in text
 
 
@@ -215,9 +213,8 @@ def test_what_was_not_measured_is_shown_with_its_reason(out, metrics, page):
         dataclasses.replace(one, results=tuple(map(lost, one.results))) for one in metrics.evaluations
     )
     text = Page(render(dataclasses.replace(metrics, evaluations=evaluations), media=out)).text
-    assert "Not measured" in text
     assert "context_tokens 1024, depth_percent 25.0 no room" in text
-    assert "Not measured" not in page.text
+    assert "no room" not in page.text
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ ASK = "You are a helpful assistant. USER:"
 
 def show(segments: chat.Segments, *, learnt: bool = False) -> str:
     """Write the ids out: special ones by name, codes as digits, `.` ends a frame and `!` the last."""
-    frames = [CLIP for segment in segments if segment.kind == "frames"]
-    encoded = chat.encode(segments, tokenizer=TOKENIZER, vocabulary=VOCABULARY, frames=frames)
+    clips = [CLIP for segment in segments if segment.kind == "frames"]
+    encoded = chat.encode(segments, tokenizer=TOKENIZER, vocabulary=VOCABULARY, clips=clips)
     names = {TOKENIZER.bos: "<s>", TOKENIZER.eos: "</s>", VOCABULARY.eof: ".", VOCABULARY.eov: "!"}
     names |= {TOKENIZER.vision_start[0]: "<vision>", TOKENIZER.vision_end[0]: "</vision>"}
     names |= {VOCABULARY.code_offset + code: str(code) for code in range(8)}

@@ -54,7 +54,7 @@ def test_that_of_lwm_is_what_models_without_one_were_trained_on():
     clip = np.array([[1, 2], [3, 4]])
     asked = chat.encode(chat.question_prompt("Red?"), tokenizer=OURS, vocabulary=VOCABULARY)
     seen = chat.encode(
-        chat.video_question_prompt("Red?"), tokenizer=OURS, vocabulary=VOCABULARY, frames=[clip]
+        chat.video_question_prompt("Red?"), tokenizer=OURS, vocabulary=VOCABULARY, clips=[clip]
     )
     assert template.encode([user("Red?")]).tolist() == asked.tokens.tolist()
     assert template.encode([user("Red?", clip)]).tolist() == seen.tokens.tolist()

@@ -42,7 +42,7 @@ def tokenizer(family: str) -> TextTokenizer:
 @pytest.mark.parametrize("turns", [TURNS, TURNS[1:], TURNS[1:3]])
 def test_by_lwms_template_it_is_what_lwms_layout_is(turns: Turns):
     both = [
-        chat.encode(laid, tokenizer=OURS, vocabulary=VOCABULARY, frames=CLIPS)
+        chat.encode(laid, tokenizer=OURS, vocabulary=VOCABULARY, clips=CLIPS)
         for laid in (TrainingTemplate(LWM, OURS)(turns), chat.conversation(turns))
     ]
     assert both[0].tokens.tolist() == both[1].tokens.tolist()
@@ -54,7 +54,7 @@ def test_before_each_answer_stands_the_prompt_that_a_model_is_asked_with(family:
     words, turns = tokenizer(family), TURNS[1:]
     template = ChatTemplate(source=TEMPLATES[family], tokenizer=words, vocabulary=VOCABULARY)
     laid = TrainingTemplate(TEMPLATES[family], words)(turns)
-    encoded = chat.encode(laid, tokenizer=words, vocabulary=VOCABULARY, frames=CLIPS)
+    encoded = chat.encode(laid, tokenizer=words, vocabulary=VOCABULARY, clips=CLIPS)
     clips = iter(CLIPS)
     messages = [
         Message(role=role, content=tuple(next(clips) if part is None else part for part in content))

@@ -35,7 +35,7 @@ def test_lwm_has_sixteen_by_sixteen_codes_a_frame():
 def test_shapes_that_cannot_be_built(wrong, field):
     with pytest.raises(InputError) as refused:
         FrameTokenizerConfig(**wrong)
-    assert refused.value.field == f"frames.{field}"
+    assert refused.value.field == f"frame_tokenizer.{field}"
 
 
 RIGHT = {"steps": 100, "batch_frames": 4, "continuous_steps": 10, "adversarial_start_step": 50}

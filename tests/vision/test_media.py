@@ -196,6 +196,19 @@ def test_a_flash_video_of_few_frames_is_whole_and_may_not_be_cut(tmp_path, codec
         refusal(cut(path, fraction))
 
 
+def test_films_that_are_joined_byte_by_byte_are_refused_and_not_read_in_half(tmp_path):
+    """A program stream has one clock, which begins anew in the second."""
+    parts = [
+        write_movie(tmp_path / f"{n}.mpg", grey_frames(50), rate=25, codec="mpeg2video") for n in range(2)
+    ]
+    joined = tmp_path / "joined.mpg"
+    joined.write_bytes(b"".join(part.read_bytes() for part in parts))
+    with pytest.raises(InputError) as refused:
+        read(joined)
+    assert refused.value.path == joined
+    assert refused.value.value > 1.5
+
+
 def test_a_seek_that_leads_too_far_loses_no_frame(tmp_path):
     """A stream without key frames after its first, whose index names other frames as such."""
     options = {"x264-params": "intra-refresh=1:keyint=20:bframes=0:scenecut=0"}
@@ -494,6 +507,7 @@ def test_arguments_are_checked(tmp_path, bad):
         ("a.ts", "libx264"),
         ("a.mkv", "libx265"),
         ("a.avi", "mpeg4"),
+        ("a.wmv", "wmv1"),
         ("a.webm", "libvpx-vp9"),
     ],
 )
@@ -580,6 +594,16 @@ def test_every_color_mode_of_an_image(tmp_path, mode):
     path = tmp_path / ("image.jpg" if mode == "CMYK" else "image.png")
     image.save(path)
     assert read_image(path, resolution=32).min() > 250
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.int32])
+def test_pixels_without_a_range_are_refused(tmp_path, kind):
+    """A float of 0.5 would be black."""
+    path = tmp_path / "image.tif"
+    Image.fromarray(np.ones((32, 40), kind)).save(path)
+    with pytest.raises(InputError) as refused:
+        read_image(path, resolution=32)
+    assert refused.value.path == path
 
 
 def test_transparent_parts_are_white(tmp_path):

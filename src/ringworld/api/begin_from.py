@@ -44,12 +44,10 @@ def _checked_init(folder: Path, run: RunConfig, tokenizers: Tokenizers) -> Model
             path=folder,
             remedy="override these fields of the run's model, or begin from another folder",
         )
-    ours = begun_from.tokenizers.fingerprint
-    differing = [name for name, value in tokenizers.fingerprint.items() if ours[name] not in (None, value)]
-    if differing:
+    if differing := begun_from.tokenizers.unlike(tokenizers):
         raise InputError(
             f"the ids of the model in {folder} mean something else: the data was prepared with another "
-            f"tokenizer of {' and '.join(differing)}",
+            f"{' and another '.join(differing)}",
             field="init",
             value=differing,
             path=folder,

@@ -33,6 +33,7 @@ _SHORT_TOKENS = 4096
 """Of a conversation that is read without saying how far it is."""
 _SAVED = b'{\n  "messages": ['
 """How a conversation that was saved begins."""
+_TEMPLATES = {"own": None, "lwm": LWM, "llama-2": LLAMA_2}
 _UNSEEN = {code: None for code in (*range(9), *range(11, 32), *range(127, 160))}
 """Control characters, with which a model could rewrite a terminal; line breaks and tabs stay."""
 
@@ -65,12 +66,15 @@ def chat(
         devices: of the ring.
 
     Raises:
-        InputError: the model or a file cannot be used, or a number is out of range.
+        InputError: the model, a file or the template cannot be used, or a number is out of range.
     """
+    if template not in _TEMPLATES:
+        raise not_a_choice("template", str(template), choices=_TEMPLATES)
     world = load(model, devices=devices, weights=weights)
-    source = {"own": None, "lwm": LWM, "llama-2": LLAMA_2}[template]
     drawn = sampling or TextSampling()
-    conversation = world.chat(system=system, template=source, max_new_tokens=max_new_tokens, **drawn)
+    conversation = world.chat(
+        system=system, template=_TEMPLATES[template], max_new_tokens=max_new_tokens, **drawn
+    )
     terminal = _Terminal(world, conversation)
     for name, path in (("file", file), ("video", video), ("image", image)):
         if path is not None:

@@ -91,7 +91,7 @@ def convert(
         if value is not None and value not in get_args(choices):
             raise not_a_choice(name, value, choices=get_args(choices))
     check_apart(out, (source, *source.resolve().parents))
-    _check_place(out, to=to)
+    _check_out(out, to=to)
     adapted = ModelFolder.open(source) if is_adapter(source) else None
     if adapted is not None:
         source = adapted.path
@@ -103,7 +103,7 @@ def convert(
     ours = model.generation.get(OUR_KEY) or {}
     kept = from_json(dict[str, Any], ours, where=source / GENERATION_FILE)
     ModelDefaults.of(kept, folder=source)  # refuses what could not be loaded
-    frames = _frames(
+    frame_tokenizer = _frame_tokenizer(
         source,
         add_vision=add_vision,
         vision=vision,
@@ -115,13 +115,13 @@ def convert(
     if words is not None:
         ends = {"bos_token_id": words.bos, "eos_token_id": words.eos}
         model = replace(model, config={**model.config, **ends}, generation={**model.generation, **ends})
-    tokenizers = Tokenizers(text=text, frames=frames)
+    tokenizers = Tokenizers(text_tokenizer=text, frame_tokenizer=frame_tokenizer)
     model = _with_ids_for(tokenizers, model, source=source, add_vision=add_vision)
     if dtype is not None:
         model = model.stored_as(dtype)
     model = model.of_finite_numbers(source)
     if to == "hf":
-        plain = replace(tokenizers, text=text.without_ours())
+        plain = replace(tokenizers, text_tokenizer=text.without_ours())
         save_other_model(out, _plain(model, source), tokenizers=plain, origin=None)
     else:
         parents, configuration = {"source": parent(source, _fingerprint(source))}, None
@@ -203,7 +203,7 @@ def _fingerprint(source: Path) -> str:
     return fingerprint_of_files(source) if source.is_dir() else sha256_file(source)
 
 
-def _check_place(out: Path, *, to: Target) -> None:
+def _check_out(out: Path, *, to: Target) -> None:
     """Refuse to write over what is no model folder, or over one with what no longer says so."""
     if to == "ringworld":
         check_replaceable(out, kind="model")
@@ -213,7 +213,7 @@ def _check_place(out: Path, *, to: Target) -> None:
         )
 
 
-def _frames(
+def _frame_tokenizer(
     source: Path, *, add_vision: PathArgument | None, vision: Vision, shown: Mapping[str, Any]
 ) -> FrameTokenizer | None:
     folder = source / FRAME_TOKENIZER_FOLDER

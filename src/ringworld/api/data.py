@@ -1,5 +1,6 @@
 """`ringworld.data_stats` and `data_show`: what an examples folder holds, and what a stage draws of it."""
 
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from ringworld.artifacts.tokenizers import Tokenizers
 from ringworld.core.config import from_json
 from ringworld.core.errors import InputError, not_a_choice
 from ringworld.core.files import check_picture, read_jsonl, write_text_atomic
-from ringworld.core.origin import Origin, claim, parent, read_origin
+from ringworld.core.origin import Origin, claim, parent, read_origin, working_in
 from ringworld.data.examples import Example
 from ringworld.data.stats import DataStats, length_stats
 from ringworld.data.store import DUPLICATES_FILE, QUARANTINE_FILE, ExampleStore
@@ -71,7 +72,7 @@ def data_show(
 
     Raises:
         InputError: the folder holds no examples, there is no such stage, nothing of the data fits it, or
-            there is no folder to write into.
+            `out` is not given, is a file or holds something else.
     """
     if out is None:
         problem = "out is not given, but pictures are written"
@@ -86,29 +87,26 @@ def data_show(
     name = stage or next(iter(stages))
     if name not in stages:
         raise not_a_choice("stage", name, choices=stages)
-    chosen = stages[name]
-    claim(
-        Path(out),
-        Origin(kind="generation", parents={"data": parent(examples.path, examples.fingerprint)}),
-    )
-    loader = stage_loader(run.training, list(stages).index(name), data_dir=examples.path)
-    written = []
-    for index, row in enumerate(loader.next_rows()):
-        picture, text = (Path(out) / f"{name}-{index}.{ending}" for ending in ("png", "txt"))
-        shown = [_shown(example, examples.tokenizers, run.vocabulary) for example in row]
-        write_png(packed_sequence(shown, context_tokens=chosen.context_tokens), picture)
-        words = [_as_text(i, one, examples.tokenizers, run.vocabulary) for i, one in enumerate(row, 1)]
-        write_text_atomic(text, "\n".join(words))
-        written += [picture, text]
+    parents, written = {"data": parent(examples.path, examples.fingerprint)}, []
+    of_stage = stage_loader(run.training, list(stages).index(name), data_dir=examples.path)
+    with closing(of_stage) as loader, working_in(Path(out), kind="generation"):
+        claim(Path(out), Origin(kind="generation", parents=parents))
+        for index, row in enumerate(loader.next_rows()):
+            picture, text = (Path(out) / f"{name}-{index}.{ending}" for ending in ("png", "txt"))
+            shown = [_shown(example, examples.tokenizers, run.vocabulary) for example in row]
+            write_png(packed_sequence(shown, context_tokens=stages[name].context_tokens), picture)
+            words = [_as_text(i, one, examples.tokenizers, run.vocabulary) for i, one in enumerate(row, 1)]
+            write_text_atomic(text, "\n".join(words))
+            written += [picture, text]
     return written
 
 
 def _shown(example: Example, tokenizers: Tokenizers, vocabulary: Vocabulary) -> PackedExample:
     frames = None
     is_vision = vocabulary.is_vision(example.tokens)
-    if tokenizers.frames is not None and is_vision.any():
+    if tokenizers.frame_tokenizer is not None and is_vision.any():
         codes = [vocabulary.decode_frames(ids) for ids, vision in _runs(example.tokens, is_vision) if vision]
-        frames = tokenizers.frames.decode(np.concatenate(codes))
+        frames = tokenizers.frame_tokenizer.decode(np.concatenate(codes))
     name = f"{example.dataset}/{example.kind}  {example.source}"
     return PackedExample(name=name, loss=example.loss, frames=frames)
 
@@ -119,7 +117,7 @@ def _as_text(number: int, example: Example, tokenizers: Tokenizers, vocabulary: 
     for ids, group in _runs(example.tokens, example.loss + 2 * vocabulary.is_vision(example.tokens)):
         loss, vision = group % 2, group >= 2
         frames = f"<{len(ids) // max(1, vocabulary.frame_tokens)} frames>"
-        part = frames if vision else tokenizers.text.decode(ids.tolist())
+        part = frames if vision else tokenizers.text_tokenizer.decode(ids.tolist())
         words.append(f"{_LOSS_BEGINS}{part}{_LOSS_ENDS}" if loss else part)
     title = (
         f"--- {number}: {example.dataset}/{example.kind}, {example.source}, from token "

@@ -1,5 +1,6 @@
 """`ringworld.evaluate`: needles and held-out loss of a model folder."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -66,7 +67,7 @@ def evaluate(
             measured.tasks,
             data=packed,
             out=Path(out),
-            label={"model": Path(model).name},
+            label={"model": Path(model).resolve().name},
             identity={"weights": folder.fingerprint} | ({"kept_as": weights} if weights else {}),
         )
         for (needles, asked), cells in needle_maps(evaluation).items():
@@ -93,7 +94,7 @@ def _decided(
     text = None if haystack is None else read_text(Path(haystack), max_bytes=_MOST_BYTES)
     examples = None if data is None else ExamplesFolder.open(Path(data))
     if examples is not None:
-        examples.check(model.vocabulary)
+        _check_ids(examples, model)
     run, folder = _run_of(model), None if examples is None else examples.path
     if isinstance(tasks, EvaluationConfig):
         measured = tasks
@@ -107,13 +108,32 @@ def _decided(
     return measured if examples is not None else measured.only("needles"), packed
 
 
+def _check_ids(examples: ExamplesFolder, model: ModelFolder) -> None:
+    """Refuse examples whose ids mean something else than the model's.
+
+    Raises:
+        InputError: they were prepared for another vocabulary, or with other tokenizers.
+    """
+    examples.check(model.vocabulary)
+    if differing := model.tokenizers.unlike(examples.tokenizers):
+        raise InputError(
+            f"{examples.path} was prepared with another {' and another '.join(differing)} than that of the "
+            f"model in {model.path}",
+            field="data",
+            value=differing,
+            path=examples.path,
+            remedy=f"prepare it with the tokenizers of the model (tokenizer={model.path})",
+        )
+
+
 def _run_of(folder: ModelFolder) -> RunConfig | None:
-    """Return the run that made a model; None for one of others, or of another version's configuration."""
+    """Return the run that made a model; None for one of others, or of another version, as a line says."""
     if folder.configuration is None:
         return None
     try:
         return from_json(RunConfig, folder.configuration, where=f"the configuration of {folder.path}")
-    except InputError:
+    except InputError as error:
+        print(f"ringworld: {error.problem}: it is measured as a model of no run", file=sys.stderr)
         return None
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from jaxtyping import UInt8
@@ -12,10 +12,11 @@ from ringworld.api.load import load_opened
 from ringworld.api.machine import PathArgument, begin_process
 from ringworld.artifacts.model_folder import ModelFolder
 from ringworld.core.config import to_json
-from ringworld.core.errors import InputError
+from ringworld.core.errors import InputError, not_a_choice
 from ringworld.core.files import write_json_atomic
 from ringworld.core.origin import Origin, claim, parent, working_in
 from ringworld.data.find_sources import TEXT_SUFFIXES, why_no_file
+from ringworld.inference.arguments import texts_of
 from ringworld.inference.completion import Completion
 from ringworld.inference.config import SamplingConfig
 from ringworld.model.config import WeightType
@@ -24,7 +25,6 @@ from ringworld.vision.write_media import write_image, write_video
 
 Kind = Literal["text", "answer", "image", "video"]
 _WATCHABLE_PIXELS = 256
-_FRAMES, _NEW_TOKENS = 6, 64
 _ONLY_FOR = {
     "about": ("answer",),
     "frames": ("video",),
@@ -34,6 +34,7 @@ _ONLY_FOR = {
     "guidance_scale": ("image", "video"),
 }
 """What not every kind heeds."""
+_USUAL: dict[str, Any] = {"frames": 6, "max_new_tokens": 64, "stop": [], "samples": 1}
 
 
 def generate(
@@ -45,7 +46,7 @@ def generate(
     about: PathArgument | None = None,
     frames: int | None = None,
     max_new_tokens: int | None = None,
-    stop: Sequence[str] = (),
+    stop: str | Sequence[str] = (),
     samples: int | None = None,
     sampling: Mapping[str, Any] | None = None,
     weights: WeightType | None = None,
@@ -53,25 +54,34 @@ def generate(
 ) -> str:
     """Write a text, an answer, an image or a video to a folder, and return the text or the path.
 
-    What is None is as usual: 6 frames, 64 tokens, one sample. In `sampling` are fields of `SamplingConfig`
-    that differ from the model's defaults; None leaves one. The folder `out` gains `output.json`, with all
-    samples of a text or answer, `origin.json`, and `image.png` or `video.mp4`, over those of an
-    earlier call.
+    What is None is as usual: 6 frames of a video, 64 tokens, one sample. In `sampling` are fields of
+    `SamplingConfig` that differ from the model's defaults; None leaves one. The folder `out` gains
+    `output.json`, with all samples of a text or answer, `origin.json`, and `image.png` or `video.mp4`, over
+    those of an earlier call.
 
     Raises:
-        InputError: a number makes no sense, the kind does not heed what is given, a file or folder cannot
-            be used, or `out` holds files of others.
+        InputError: there is no such kind, or it does not heed what is given, a number makes no sense, a file
+            or folder cannot be used, or `out` holds files of others.
     """
+    if kind not in get_args(Kind):
+        raise not_a_choice("kind", str(kind), choices=get_args(Kind))
     model, out, sampling = Path(model), Path(out), sampling or {}
-    asked = {"about": about, "frames": frames, "max_new_tokens": max_new_tokens, "samples": samples}
-    asked |= {"stop": stop or None, "guidance_scale": sampling.get("guidance_scale")}
+    asked: dict[str, Any] = {
+        "about": about,
+        "frames": frames,
+        "max_new_tokens": max_new_tokens,
+        "samples": samples,
+    }
+    asked |= {"stop": texts_of("stop", stop) or None, "guidance_scale": sampling.get("guidance_scale")}
     for name, kinds in _ONLY_FOR.items():
         if asked[name] is not None and kind not in kinds:
             problem = f"{name} applies to {' and '.join(kinds)}, not to {kind}"
             raise InputError(problem, field=name, value=asked[name])
-    frames = 1 if kind == "image" else _FRAMES if frames is None else frames
-    max_new_tokens = _NEW_TOKENS if max_new_tokens is None else max_new_tokens
-    samples = 1 if samples is None else samples
+    heeded = {
+        name: usual if asked[name] is None else asked[name]
+        for name, usual in _USUAL.items()
+        if kind in _ONLY_FOR[name]
+    }
     given = {name: value for name, value in sampling.items() if value is not None}
     replace(SamplingConfig(), **given)  # refuses bad numbers before anything is read
     file = None if about is None else _checked(Path(about))
@@ -80,17 +90,16 @@ def generate(
         folder = ModelFolder.open(model)
         world = load_opened(folder, devices=devices, weights=weights)
         default = getattr(world.sampling, kind)
-        used = to_json(replace(default, **given)) | {"kind": kind, "prompt": prompt, "frames": frames}
-        used |= {"stop": [*stop], "samples": samples, "weights": weights}
+        used = to_json(replace(default, **given)) | {"kind": kind, "prompt": prompt, "weights": weights}
+        used |= heeded
         parents = {"model": parent(model, folder.fingerprint)}
-        options = {"samples": samples, "max_new_tokens": max_new_tokens, "stop": stop} | given
         drawn, written = None, list[Completion]()
         if kind == "text":
-            written = world.completions(prompt, **options)
+            written = world.completions(prompt, **heeded, **given)
         elif kind == "answer":
-            written = world.answers(prompt, **_shown(file), **options)
+            written = world.answers(prompt, **_shown(file), **heeded, **given)
         else:
-            drawn = world.draw(prompt, frames=frames, **given)
+            drawn = world.draw(prompt, **heeded, **given)
         claim(out, Origin(kind="generation", configuration=used, parents=parents))
         if drawn is None:
             made, more = written[0].text, {"completions": [_account(each) for each in written]}

@@ -96,9 +96,9 @@ def load_opened(
         found.read_generation_weights(mesh, compute=execution.compute, weights=weights),
         forward=Forward.of(found.architecture, execution),
         prompts=Prompts(
-            found.tokenizers.text,
+            found.tokenizers.text_tokenizer,
             vocabulary=found.vocabulary,
-            frame_tokenizer=found.tokenizers.frames,
+            frame_tokenizer=found.tokenizers.frame_tokenizer,
             template=_template_of(found),
         ),
         mesh=mesh,
@@ -111,7 +111,7 @@ def load_opened(
 
 def _template_of(found: ModelFolder) -> ChatTemplate | None:
     """Return the chat template that a model was trained with; None where it is LWM's."""
-    words = found.tokenizers.text
+    words = found.tokenizers.text_tokenizer
     if (learned := learned_template(words, vocabulary=found.vocabulary)) is not None:
         return learned
     if found.configuration is not None or "chat_template" not in words.settings:

@@ -70,13 +70,13 @@ def prepare(
     with preparing(out), Progress("prepare", total=1, unit="files") as progress:
         tokenizers = Tokenizers.load(Path(tokenizer))
         vocabulary = tokenizers.vocabulary(text_vocab=run.model.text_vocab)
-        accelerated = tokenizers.frames is not None and jax.default_backend() != "cpu"
+        accelerated = tokenizers.frame_tokenizer is not None and jax.default_backend() != "cpu"
         report = prepare_examples(
             videos=as_local(videos, out=out),
             texts=as_local(texts, out=out),
             out=out,
-            tokenizer=tokenizers.text,
-            frame_tokenizer=tokenizers.frames,
+            tokenizer=tokenizers.text_tokenizer,
+            frame_tokenizer=tokenizers.frame_tokenizer,
             vocabulary=vocabulary,
             config=run.prepare,
             readers=readers,
@@ -87,8 +87,8 @@ def prepare(
             encoded_by="this process" if accelerated else "any process",
             on_progress=_shown(progress),
         )
-        words = with_template(tokenizers.text, run.prepare.chat_template)
-        save_beside_examples(out, tokenizers=replace(tokenizers, text=words), report=report)
+        words = with_template(tokenizers.text_tokenizer, run.prepare.chat_template)
+        save_beside_examples(out, tokenizers=replace(tokenizers, text_tokenizer=words), report=report)
     return report
 
 

@@ -22,13 +22,13 @@ from ringworld.evaluation.unlike_frames import UnlikeFrames, judge_unlike
 from ringworld.presets.run import RunConfig
 from ringworld.text.tokenizer import TextTokenizer
 from ringworld.vision.frame_tokenizer import FrameTokenizer
-from ringworld.vision.train import FrameTokenizerReport, train_frame_tokenizer
+from ringworld.vision.train import FrameTrainingReport, train_frame_tokenizer
 
 REPORT_FILE = "report.json"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TextReport:
+class TextTokenizerReport:
     """What a text tokenizer reaches."""
 
     vocabulary: int
@@ -39,12 +39,12 @@ class TextReport:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class FramesReport:
+class FrameTokenizerReport:
     """What a frame tokenizer reaches on frames that it was not trained on."""
 
     held_out_frames: int
     held_out_of: HeldOutOf
-    trained: FrameTokenizerReport
+    trained: FrameTrainingReport
     unlike: UnlikeFrames
 
 
@@ -52,24 +52,23 @@ class FramesReport:
 class TokenizerReport:
     """What the tokenizers reach, and what they could not read."""
 
-    text: TextReport
-    frames: FramesReport | None
+    text_tokenizer: TextTokenizerReport
+    frame_tokenizer: FrameTokenizerReport | None
     """None for a run over text alone."""
     quarantined: tuple[Quarantined, ...]
 
     def lines(self) -> list[str]:
         """Return the report as lines to read."""
-        text = self.text
+        text, sight = self.text_tokenizer, self.frame_tokenizer
         lines = [f"text: {text.vocabulary} ids"]
         if text.bytes_per_token is not None:
             lines[0] += f", {text.bytes_per_token:.2f} bytes a token of {text.judged_on}"
-        if self.frames is not None:
-            trained, unlike = self.frames.trained, self.frames.unlike
+        if sight is not None:
             lines.append(
-                f"frames: {trained.psnr_db:.2f} dB PSNR on {self.frames.held_out_frames} held-out frames of "
-                f"{self.frames.held_out_of}, {trained.codebook_usage:.0%} of the codebook in use"
+                f"frames: {sight.trained.psnr_db:.2f} dB PSNR on {sight.held_out_frames} held-out frames of "
+                f"{sight.held_out_of}, {sight.trained.codebook_usage:.0%} of the codebook in use"
             )
-            if unlike.psnr_db is not None:
+            if (unlike := sight.unlike).psnr_db is not None:
                 lines.append(
                     f"of them, {unlike.frames} unlike all that were trained on: {unlike.psnr_db:.2f} dB"
                 )
@@ -105,19 +104,25 @@ def train_tokenizer(
         sources = find_sources(videos=videos, texts=texts, config=run.prepare, quarantined=quarantined)
         words = None if text_tokenizer is None else TextTokenizer.load(Path(text_tokenizer))
         if words is not None:
-            Tokenizers(text=words, frames=None).vocabulary(text_vocab=run.model.text_vocab)
+            Tokenizers(text_tokenizer=words, frame_tokenizer=None).vocabulary(text_vocab=run.model.text_vocab)
         claim(out, _origin(run, sources, words), results=REPORT_FILE)
         if (out / REPORT_FILE).exists():
             return read_as(TokenizerReport, out / REPORT_FILE)
-        if run.frames is not None and all(one.reader.shows == "text" for one in sources):
+        if run.frame_tokenizer is not None and all(one.reader.shows == "text" for one in sources):
             raise InputError(
                 "there is no video or image to train a frame tokenizer on",
                 field="videos",
-                remedy="name some, or use a run of text alone (frames None, vision_vocab 0)",
+                remedy="name some, or use a run of text alone (frame_tokenizer None, vision_vocab 0)",
             )
-        text = _train_text(run, sources, words, out=out, quarantined=quarantined)
-        frames = None if run.frames is None else _train_frames(run, sources, out=out, quarantined=quarantined)
-        report = TokenizerReport(text=text, frames=frames, quarantined=tuple(dict.fromkeys(quarantined)))
+        text = _train_text_tokenizer(run, sources, words, out=out, quarantined=quarantined)
+        sight = None
+        if run.frame_tokenizer is not None:
+            sight = _train_frame_tokenizer(run, sources, out=out, quarantined=quarantined)
+        report = TokenizerReport(
+            text_tokenizer=text,
+            frame_tokenizer=sight,
+            quarantined=tuple(dict.fromkeys(quarantined)),
+        )
         write_json_atomic(out / REPORT_FILE, to_json(report))
         return report
 
@@ -128,7 +133,7 @@ def _origin(run: RunConfig, sources: Sequence[Source], words: TextTokenizer | No
         identity={
             "text_vocab": run.model.text_vocab,
             "text_tokenizer": None if words is None else words.fingerprint,
-            "frames": to_json(run.frames),
+            "frame_tokenizer": to_json(run.frame_tokenizer),
             "frame_training": to_json(run.frame_training),
             "frame_training_frames": run.frame_training_frames,
             "prepare": to_json(run.prepare),
@@ -138,14 +143,14 @@ def _origin(run: RunConfig, sources: Sequence[Source], words: TextTokenizer | No
     )
 
 
-def _train_text(
+def _train_text_tokenizer(
     run: RunConfig,
     sources: Sequence[Source],
     words: TextTokenizer | None,
     *,
     out: Path,
     quarantined: list[Quarantined],
-) -> TextReport:
+) -> TextTokenizerReport:
     read = partial(corpus, sources, config=run.prepare)
     # Bytes on disk stand for characters: of texts in Latin script they are almost as many.
     total = max(1, sum(one.path.stat().st_size for one in sources if one.reader.shows != "pictures"))
@@ -160,25 +165,25 @@ def _train_text(
     # What is read again was quarantined before.
     judged = held_out or list(read(split="train", quarantined=[]))
     tokens = sum(len(tokenizer.encode(text)) for text in judged)
-    return TextReport(
+    return TextTokenizerReport(
         vocabulary=tokenizer.size,
         bytes_per_token=sum(len(text.encode()) for text in judged) / tokens if tokens else None,
         judged_on="text held out" if held_out else "text trained on",
     )
 
 
-def _train_frames(
+def _train_frame_tokenizer(
     run: RunConfig, sources: Sequence[Source], *, out: Path, quarantined: list[Quarantined]
-) -> FramesReport:
-    assert run.frames is not None and run.frame_training is not None
-    most, resolution = run.frame_training_frames, run.frames.resolution
+) -> FrameTokenizerReport:
+    assert run.frame_tokenizer is not None and run.frame_training is not None
+    most, resolution = run.frame_training_frames, run.frame_tokenizer.resolution
     frames = sample_frames(sources, most_frames=most, config=run.prepare, resolution=resolution)
     quarantined += frames.quarantined
     folder = out / FRAME_TOKENIZER_FOLDER
     trained = train_frame_tokenizer(
-        frames.train, frames.held_out, config=run.frames, training=run.frame_training, out=folder
+        frames.train, frames.held_out, config=run.frame_tokenizer, training=run.frame_training, out=folder
     )
-    return FramesReport(
+    return FrameTokenizerReport(
         held_out_frames=len(frames.held_out),
         held_out_of=frames.held_out_of,
         trained=trained,

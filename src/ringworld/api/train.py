@@ -206,10 +206,10 @@ class _Job:
             weights,
             forward=forward,
             prompts=Prompts(
-                tokenizers.text,
+                tokenizers.text_tokenizer,
                 vocabulary=self.run.vocabulary,
-                frame_tokenizer=tokenizers.frames,
-                template=learned_template(tokenizers.text, vocabulary=self.run.vocabulary),
+                frame_tokenizer=tokenizers.frame_tokenizer,
+                template=learned_template(tokenizers.text_tokenizer, vocabulary=self.run.vocabulary),
             ),
             mesh=mesh,
             limits=GenerationLimits(

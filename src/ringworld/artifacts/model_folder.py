@@ -114,7 +114,9 @@ class ModelFolder:
             vocabulary=vocabulary,
             context_tokens=longest_context(described),
             generation=ours,
-            ends=_ends(theirs.get("eos_token_id", described.get("eos_token_id")), tokenizers.text.eos),
+            ends=_ends(
+                theirs.get("eos_token_id", described.get("eos_token_id")), tokenizers.text_tokenizer.eos
+            ),
             origin=read_origin(path, kind="model") if (path / ORIGIN_FILE).exists() else None,
         )
 
@@ -184,7 +186,7 @@ def save_model(
         InputError: something else stands there.
     """
     by_writer(lambda: check_replaceable(folder, kind="model"))
-    bos, eos = tokenizers.text.bos, tokenizers.text.eos
+    bos, eos = tokenizers.text_tokenizer.bos, tokenizers.text_tokenizer.eos
     with jax.set_mesh(mesh):
         identity = {**origin.identity, "weights": fingerprint(model)}
 

@@ -19,8 +19,8 @@ FRAME_TOKENIZER_FOLDER = "frame_tokenizer"
 class Tokenizers:
     """Words to ids, and frames to codes where a model sees any."""
 
-    text: TextTokenizer
-    frames: FrameTokenizer | None
+    text_tokenizer: TextTokenizer
+    frame_tokenizer: FrameTokenizer | None
 
     @staticmethod
     def load(folder: Path) -> "Tokenizers":
@@ -29,27 +29,32 @@ class Tokenizers:
         Raises:
             InputError: there is no such folder or no text tokenizer in it, or a file is damaged.
         """
-        frames = folder / FRAME_TOKENIZER_FOLDER
+        frame_tokenizer = folder / FRAME_TOKENIZER_FOLDER
         if not folder.is_dir():
             raise InputError(f"there is no folder {folder} with tokenizers", path=folder)
         return Tokenizers(
-            text=TextTokenizer.load(folder),
-            frames=FrameTokenizer.load(frames) if frames.exists() else None,
+            text_tokenizer=TextTokenizer.load(folder),
+            frame_tokenizer=FrameTokenizer.load(frame_tokenizer) if frame_tokenizer.exists() else None,
         )
 
     def save(self, folder: Path) -> None:
         """Write both."""
-        self.text.save(folder)
-        if self.frames is not None:
-            self.frames.save(folder / FRAME_TOKENIZER_FOLDER)
+        self.text_tokenizer.save(folder)
+        if self.frame_tokenizer is not None:
+            self.frame_tokenizer.save(folder / FRAME_TOKENIZER_FOLDER)
 
     @property
     def fingerprint(self) -> dict[str, str | None]:
         """What changes when either does."""
         return {
-            "text": self.text.fingerprint,
-            "frames": None if self.frames is None else self.frames.fingerprint,
+            "text_tokenizer": self.text_tokenizer.fingerprint,
+            "frame_tokenizer": None if self.frame_tokenizer is None else self.frame_tokenizer.fingerprint,
         }
+
+    def unlike(self, other: "Tokenizers") -> list[str]:
+        """Return the names of those that make other ids than those of `other`; one may be missing here."""
+        theirs = other.fingerprint
+        return [name for name, value in self.fingerprint.items() if value not in (None, theirs[name])]
 
     def vocabulary(self, *, text_vocab: int) -> Vocabulary:
         """Return the one id space of a model of `text_vocab` text ids, of which a small corpus fills fewer.
@@ -57,14 +62,14 @@ class Tokenizers:
         Raises:
             InputError: the text tokenizer has more.
         """
-        if self.text.size > text_vocab:
+        if (size := self.text_tokenizer.size) > text_vocab:
             raise InputError(
-                f"the text tokenizer has {self.text.size} ids, more than the {text_vocab} of the model",
+                f"the text tokenizer has {size} ids, more than the {text_vocab} of the model",
                 field="model.text_vocab",
                 value=text_vocab,
                 remedy="raise text_vocab, or train a smaller tokenizer",
             )
-        shape = None if self.frames is None else self.frames.config
+        shape = None if self.frame_tokenizer is None else self.frame_tokenizer.config
         return Vocabulary(
             text_size=text_vocab,
             codes=shape.codebook_size if shape else 0,

@@ -53,7 +53,7 @@ _LANE = 64  # numbers in a row of shared memory; a head takes whole rows
 _CACHE_BYTES = 32 * 2**20  # of the 50 MB of the second-level cache
 
 
-class _Pass(NamedTuple):
+class _HopperPass(NamedTuple):
     """A kernel, and what it has of shared memory besides the matrices that it works on."""
 
     kernel: Callable[..., None]
@@ -68,7 +68,7 @@ class _Pass(NamedTuple):
     scratch: tuple[Any, ...] = ()
 
 
-_FORWARD = _Pass(
+_FORWARD = _HopperPass(
     kernel=forward_kernel,
     rows="queries",
     dimensions=(5, 4),
@@ -76,14 +76,14 @@ _FORWARD = _Pass(
     of_tokens=((jnp.int32,), ()),
     scratch=(plgpu.Barrier(num_arrivals=CONSUMERS),),
 )
-_BACKWARD_Q = _Pass(
+_BACKWARD_Q = _HopperPass(
     kernel=backward_q_kernel,
     rows="queries",
     dimensions=(5,),
     of_rows=(jnp.float32, jnp.float32, jnp.int32, jnp.int32),
     of_tokens=((jnp.int32,), ()),
 )
-_BACKWARD_KV = _Pass(
+_BACKWARD_KV = _HopperPass(
     kernel=backward_kv_kernel,
     rows="keys",
     dimensions=(5, 5),
@@ -161,7 +161,7 @@ def backward(
 
 
 def _run(
-    which: _Pass,
+    which: _HopperPass,
     of_queries: tuple[Array, ...],
     of_keys: tuple[Array, Array],
     *,

@@ -40,7 +40,7 @@ from ringworld.attention.visibility import MaskSpec, in_sight
 
 CONSUMERS = 2
 THREADS = "warpgroup"
-GRID = ("batch", "section", "place")
+GRID = ("batch", "section", "index")
 # A multiprocessor has 512 registers for each thread of a warpgroup, allocated in multiples of eight.
 _CONSUMER_REGISTERS, _PRODUCER_REGISTERS = 240, 24
 
@@ -113,9 +113,9 @@ class _Program:
     """Which block of which head this program works on, and the list of the blocks that it visits."""
 
     def __init__(self, live: LiveBlocks, *, together: int):
-        self.batch, section, place = (lax.axis_index(name) for name in GRID)
-        self.head = section * together + lax.rem(place, together)
-        self.block = live.longest_first[self.batch, lax.div(place, together)]
+        self.batch, section, index = (lax.axis_index(name) for name in GRID)
+        self.head = section * together + lax.rem(index, together)
+        self.block = live.longest_first[self.batch, lax.div(index, together)]
         self.whole, self.some = live.whole[self.batch, self.block], live.some[self.batch, self.block]
         self._others = live.others
 

@@ -36,7 +36,7 @@ MOST_PAIRS = 64 * 1024
 _VMEM_BYTES = 48 * 2**20
 
 
-class _Pass(NamedTuple):
+class _TpuPass(NamedTuple):
     """A kernel and what it works on."""
 
     kernel: Callable[..., None]
@@ -65,9 +65,9 @@ class _Cut(NamedTuple):
         return fill_blocks(x, 2, self.unit)
 
 
-_FORWARD = _Pass(kernel=kernels.forward, rows="queries", makes=("q", "lse"), columns=2)
-_BACKWARD_Q = _Pass(kernel=kernels.backward_q, rows="queries", makes=("q",))
-_BACKWARD_KV = _Pass(kernel=kernels.backward_kv, rows="keys", makes=("kv", "kv"))
+_FORWARD = _TpuPass(kernel=kernels.forward, rows="queries", makes=("q", "lse"), columns=2)
+_BACKWARD_Q = _TpuPass(kernel=kernels.backward_q, rows="queries", makes=("q",))
+_BACKWARD_KV = _TpuPass(kernel=kernels.backward_kv, rows="keys", makes=("kv", "kv"))
 
 
 def forward(
@@ -127,7 +127,7 @@ def backward(
 
 
 def _run(
-    which: _Pass,
+    which: _TpuPass,
     q: Array,
     k: Array,
     v: Array,

@@ -23,7 +23,7 @@ class Answer:
 
     asked: float
     """Moment."""
-    first: float | None = None
+    began: float | None = None
     """Moment of the first token; None where none came."""
     ended: float = 0.0
     """Moment of the last."""
@@ -148,8 +148,8 @@ class Client:
                 finish = choice.get("finish_reason") or finish
                 if "role" in choice.get("delta", {}) and not choice["delta"].get("content"):
                     continue  # opens the answer, before any token
-                if answer.first is None:
-                    answer.first = now
+                if answer.began is None:
+                    answer.began = now
                 else:
                     answer.gaps.append(now - last)
                 last = answer.ended = now

@@ -79,12 +79,12 @@ def draw(
         return np.diff(np.sort(cuts), prepend=0, append=seq).tolist()
     check_number("median_tokens", median_tokens, least=1, most=MOST_TOKENS)
     check_number("sigma", sigma, least=0)
-    first = [max(int(_BOOK * seq), 1)] if workload == "book" else []
+    book = [max(int(_BOOK * seq), 1)] if workload == "book" else []
     # A draw is a token at least, so these are enough.
     draws = generator.lognormal(np.log(median_tokens), sigma, size=seq)
     if not np.isfinite(draws).all():
         raise InputError(f"sigma is {sigma}, which makes lengths infinite", field="sigma", value=sigma)
-    return first + until_full(draws, seq=seq - sum(first))
+    return book + until_full(draws, seq=seq - sum(book))
 
 
 def until_full(draws: np.ndarray, *, seq: int) -> list[int]:

@@ -60,11 +60,11 @@ class ServingBench:
         """
         done = self.answered
         return {
-            "first_token": [each.first - each.asked for each in done if each.first is not None],
+            "first_token": [each.began - each.asked for each in done if each.began is not None],
             "per_token": [
-                (each.ended - each.first) / (each.new_tokens - 1)
+                (each.ended - each.began) / (each.new_tokens - 1)
                 for each in done
-                if each.first is not None and each.new_tokens > 1
+                if each.began is not None and each.new_tokens > 1
             ],
             "between": [gap for each in done for gap in each.gaps],
             "whole": [each.ended - each.asked for each in done],
@@ -120,8 +120,8 @@ class ServingBench:
         times = self.times()
         with matplotlib.rc_context({**STYLE, "savefig.transparent": False}):
             figure = Figure(figsize=(11, 3.4), layout="constrained", facecolor=GROUND)
-            first, token, moments = figure.subplots(1, 3)
-        _draw_shares(first, times["first_token"], label="seconds to the first token")
+            beginning, token, moments = figure.subplots(1, 3)
+        _draw_shares(beginning, times["first_token"], label="seconds to the first token")
         _draw_shares(token, [1e3 * each for each in times["between"]], label="milliseconds between tokens")
         _draw_moments(moments, self.answers, seconds=self.seconds)
         rates = self.rates()
@@ -218,10 +218,10 @@ def _draw_moments(axes: Axes, answers: Sequence[Answer], *, seconds: float) -> N
     """Draw how many wait for their first token, and how many are written, at each moment."""
     moments = np.linspace(0, seconds, 400)
     asked, ended = (np.array([getattr(each, name) for each in answers]) for name in ("asked", "ended"))
-    first = np.array([each.ended if each.first is None else each.first for each in answers])
+    began = np.array([each.ended if each.began is None else each.began for each in answers])
     waiting, written = (
         ((low[:, None] <= moments) & (moments < high[:, None])).sum(axis=0)
-        for low, high in ((asked, first), (first, ended))
+        for low, high in ((asked, began), (began, ended))
     )
     axes.stackplot(moments, written, waiting, colors=(ACCENT, LINES[0]), labels=("written", "waiting"))
     axes.set_xlim(0, seconds)

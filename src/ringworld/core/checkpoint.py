@@ -5,8 +5,10 @@ import logging
 import sys
 import tempfile
 import textwrap
+import traceback
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -49,7 +51,10 @@ class Checkpoints:
         self._newest = directory
         """Where the last checkpoint that was begun goes."""
         self._commit = Commit()
-        logging.getLogger("absl").addFilter(_not_raised)
+        for name in ("absl", "asyncio"):
+            logging.getLogger(name).addFilter(_not_raised)
+        if not isinstance(sys.unraisablehook, _Unraisable):
+            sys.unraisablehook = _Unraisable(sys.unraisablehook)
         by_writer(self._make_room)
         policies = ocp.checkpoint_managers
         self._manager = ocp.CheckpointManager(
@@ -239,8 +244,29 @@ class Checkpoints:
 
 
 def _not_raised(record: logging.LogRecord) -> bool:
-    """Leave out what Orbax logs with a traceback: it raises the same."""
-    return not (record.exc_info and "orbax" in record.pathname)
+    """Leave out what Orbax, or asyncio of its tasks, logs with a traceback: it raises the first of them."""
+    if not record.exc_info:
+        return True
+    frames = traceback.walk_tb(record.exc_info[2])
+    files = (record.pathname, *(frame.f_code.co_filename for frame, _ in frames))
+    return not any("orbax" in file for file in files)
+
+
+@dataclass(frozen=True, slots=True)
+class _Unraisable:
+    """Leaves out what TensorStore has to say of arrays whose writing ends after that of one has failed.
+
+    Orbax raises the failure, and closes the event loop that the others would tell of their end.
+    """
+
+    otherwise: Callable[["sys.UnraisableHookArgs"], Any]
+
+    def __call__(self, raised: "sys.UnraisableHookArgs") -> None:
+        """Say anything else."""
+        where = raised.exc_traceback
+        in_loop = where is not None and where.tb_frame.f_globals.get("__name__") == "asyncio.base_events"
+        if not (raised.object is None and in_loop and isinstance(raised.exc_value, RuntimeError)):
+            self.otherwise(raised)
 
 
 def _arrays() -> ocp.PyTreeCheckpointHandler:

@@ -20,7 +20,7 @@ _TPU_PORT: Final = 8482
 _METADATA_TRIES, _METADATA_SECONDS, _ASK_AGAIN_SECONDS = 6, 10.0, 0.5
 
 
-class Group(NamedTuple):
+class ProcessGroup(NamedTuple):
     """The processes of a run, and which of them this is."""
 
     coordinator: str
@@ -31,7 +31,7 @@ class Group(NamedTuple):
     """Of this one, from 0."""
 
 
-def slurm() -> Group:
+def slurm() -> ProcessGroup:
     """Return what `srun` says.
 
     Example:
@@ -52,12 +52,12 @@ def slurm() -> Group:
     host = re.sub(r"\[([^,\-\]]*)[^\]]*\]", r"\1", first[0] if first else nodes)
     # The ports that systems hand out themselves are above 32768, and jobs of one machine should differ.
     port = 20000 + _number("slurm", "SLURM_JOB_ID", job) % 10000
-    return Group(
+    return ProcessGroup(
         f"{host}:{port}", _number("slurm", "SLURM_NTASKS", count), _number("slurm", "SLURM_PROCID", index)
     )
 
 
-def gke_tpu() -> Group:
+def gke_tpu() -> ProcessGroup:
     """Return what GKE writes into a pod of a TPU node pool; of several slices, what JobSet adds.
 
     Raises:
@@ -70,7 +70,7 @@ def gke_tpu() -> Group:
     return _tpu("gketpu", workers.split(","), _number("gketpu", "TPU_WORKER_ID", index), os.environ.get)
 
 
-def gce_tpu() -> Group:
+def gce_tpu() -> ProcessGroup:
     """Return what the metadata server of a Cloud TPU VM says.
 
     Raises:
@@ -83,7 +83,7 @@ def gce_tpu() -> Group:
     return _tpu("gcetpu", workers, index, lambda name: os.environ.get(name) or known.get(name))
 
 
-def _tpu(cluster: str, workers: list[str], index: int, said: Callable[[str], str | None]) -> Group:
+def _tpu(cluster: str, workers: list[str], index: int, said: Callable[[str], str | None]) -> ProcessGroup:
     """Return the processes of one slice, or of several that Megascale joins; process 0 is of the first."""
 
     def of_slices(name: str, otherwise: int) -> int:
@@ -91,14 +91,18 @@ def _tpu(cluster: str, workers: list[str], index: int, said: Callable[[str], str
         return _number(cluster, name, value) if value else otherwise
 
     first = said("MEGASCALE_COORDINATOR_ADDRESS") or workers[0]
-    return Group(
+    return ProcessGroup(
         f"{first.split(':')[0]}:{_TPU_PORT}",
         len(workers) * of_slices("MEGASCALE_NUM_SLICES", 1),
         len(workers) * of_slices("MEGASCALE_SLICE_ID", 0) + index,
     )
 
 
-GROUP_OF: Final[dict[str, Callable[[], Group]]] = {"slurm": slurm, "gketpu": gke_tpu, "gcetpu": gce_tpu}
+GROUP_OF: Final[dict[str, Callable[[], ProcessGroup]]] = {
+    "slurm": slurm,
+    "gketpu": gke_tpu,
+    "gcetpu": gce_tpu,
+}
 """By what `RINGWORLD_CLUSTER` says."""
 
 

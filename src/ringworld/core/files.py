@@ -72,12 +72,12 @@ def writing_folder(path: Path) -> Iterator[Path]:
         InputError: the disk is full, the folder cannot be written, or another process writes the same.
         Stopped: a SIGTERM came.
     """
-    place = path.resolve()  # also of `.`, which has no name beside which others could stand
-    temporary, replaced = place.with_name(f".{place.name}.tmp"), place.with_name(f".{place.name}.old")
+    target = path.resolve()  # also of `.`, which has no name beside which others could stand
+    temporary, replaced = target.with_name(f".{target.name}.tmp"), target.with_name(f".{target.name}.old")
 
     def clear_replaced() -> None:
-        if replaced.exists() and not place.exists():  # what ended here, ended between the two renames
-            replaced.replace(place)
+        if replaced.exists() and not target.exists():  # what ended here, ended between the two renames
+            replaced.replace(target)
         shutil.rmtree(replaced, ignore_errors=True)
 
     with room_for(path), terminable():
@@ -91,10 +91,10 @@ def writing_folder(path: Path) -> Iterator[Path]:
                 for file in temporary.rglob("*"):
                     if file.is_file():
                         _settle(file)
-                if place.exists():
-                    place.replace(replaced)
+                if target.exists():
+                    target.replace(replaced)
                 (temporary / LOCK_FILE).unlink()
-                temporary.replace(place)
+                temporary.replace(target)
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
                 clear_replaced()

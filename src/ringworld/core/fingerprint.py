@@ -26,7 +26,7 @@ def fingerprint(tree: Any) -> str:
 
 @jax.jit
 def _checksum(leaf: Shaped[Array, "..."]) -> UInt32[Array, ""]:
-    """Sum the bits of all values, each times an odd number of its place, modulo 2**32.
+    """Sum the bits of all values, each times an odd number of its index, modulo 2**32.
 
     Such a sum is the same in any order, and a single value that changes always changes it.
     """
@@ -38,7 +38,7 @@ def _checksum(leaf: Shaped[Array, "..."]) -> UInt32[Array, ""]:
 
 
 def _odd_numbers(count: int, *, seed: int) -> UInt32[np.ndarray, " {count}"]:
-    """Return one a place and, by `seed`, others in each dimension, so that a transposed matrix differs."""
-    places = np.arange(count, dtype=np.uint64) + np.uint64(1 + seed * 0x51ED270B)
-    mixed = places * np.uint64(0x9E3779B97F4A7C15) >> np.uint64(32)
+    """Return one for each index and, by `seed`, others in each dimension: a transposed matrix differs."""
+    indices = np.arange(count, dtype=np.uint64) + np.uint64(1 + seed * 0x51ED270B)
+    mixed = indices * np.uint64(0x9E3779B97F4A7C15) >> np.uint64(32)
     return mixed.astype(np.uint32) | np.uint32(1)

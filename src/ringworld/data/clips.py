@@ -57,7 +57,7 @@ class ClipEncoder:
 
     config: PrepareConfig
     vocabulary: Vocabulary
-    frames: FrameEncoder | None
+    frame_tokenizer: FrameEncoder | None
     """None where all is text."""
     alive: Callable[[], None] = lambda: None
     """Called with each frame that is read."""
@@ -114,11 +114,13 @@ class ClipEncoder:
         self, clip: MediaFile, *, wanted: Callable[[int], bool]
     ) -> Iterator[tuple[int, list[int], Int32[np.ndarray, "frames codes"]]]:
         """Yield how many frames were read, and the indices and codes of the next of those that are wanted."""
-        if self.frames is None or not self.vocabulary.codes:
+        if self.frame_tokenizer is None or not self.vocabulary.codes:
             problem = f"{clip.path} is a {clip.form}, but there is no frame tokenizer"
             raise InputError(problem, path=clip.path, remedy="use a tokenizer folder that has one")
         read, indices, pending = 0, [], []
-        stream = stream_frames(clip, config=self.config, resolution=self.frames.resolution, wanted=wanted)
+        stream = stream_frames(
+            clip, config=self.config, resolution=self.frame_tokenizer.resolution, wanted=wanted
+        )
         with closing(ahead(stream, most=_BATCH_FRAMES)) as frames:
             for read, frame in enumerate(frames, start=1):
                 self.alive()
@@ -126,10 +128,10 @@ class ClipEncoder:
                     indices.append(read - 1)
                     pending.append(frame)
                 if len(pending) == _BATCH_FRAMES:
-                    yield read, indices, self.frames.encode(np.stack(pending))
+                    yield read, indices, self.frame_tokenizer.encode(np.stack(pending))
                     indices, pending = [], []
         rest = (
-            self.frames.encode(np.stack(pending))
+            self.frame_tokenizer.encode(np.stack(pending))
             if pending
             else np.zeros((0, self.vocabulary.codes_per_frame), np.int32)
         )

@@ -92,7 +92,7 @@ class ExampleMaker:
             InputError: a clip cannot be read.
         """
         encoder = ClipEncoder(
-            config=self.config, vocabulary=self.vocabulary, frames=self.frame_tokenizer, alive=alive
+            config=self.config, vocabulary=self.vocabulary, frame_tokenizer=self.frame_tokenizer, alive=alive
         )
         shown = (
             [(clip,) for clip in encoder.windows(sample)]

@@ -10,12 +10,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import pyarrow as pa
 
 from ringworld.core.config import to_json
-from ringworld.core.errors import InputError
+from ringworld.core.errors import InputError, not_a_choice
 from ringworld.core.files import write_jsonl_atomic
 from ringworld.core.origin import Origin, claim, library_versions
 from ringworld.data import store
@@ -93,10 +93,13 @@ def prepare(
         on_progress: called as files are done, in each phase.
 
     Raises:
-        InputError: a folder is missing, no file can be used, `out` holds the examples of other inputs, or
-            there are videos without a frame tokenizer or without codes in the vocabulary.
+        InputError: a folder is missing, no file can be used, `out` holds the examples of other inputs,
+            there is no such engine, or there are videos without a frame tokenizer or without codes in the
+            vocabulary.
     """
     started = time.monotonic()
+    if engine not in get_args(Engine):
+        raise not_a_choice("engine", str(engine), choices=get_args(Engine))
     _check_frames(videos, frame_tokenizer, vocabulary)
     maker = ExampleMaker(
         tokenizer=tokenizer,
@@ -247,7 +250,7 @@ def _identity(
         path, base = path.resolve(), out.resolve().parent
         return str(path.relative_to(base) if path.is_relative_to(base) else path)
 
-    frames, own = maker.frame_tokenizer, maker.config.chat_template == "own"
+    encoder, own = maker.frame_tokenizer, maker.config.chat_template == "own"
     return {
         "videos": [named(path) for path in videos],
         "texts": [named(path) for path in texts],
@@ -258,8 +261,8 @@ def _identity(
             "vocabulary": to_json(maker.vocabulary),
             "text_tokenizer": maker.tokenizer.fingerprint,
             "chat_template": maker.tokenizer.settings.get("chat_template") if own else None,
-            "frame_tokenizer": frames.fingerprint if frames else None,
-            "resolution": frames.resolution if frames else None,
-            "decoders": library_versions(*_DECODERS) if frames else None,
+            "frame_tokenizer": encoder.fingerprint if encoder else None,
+            "resolution": encoder.resolution if encoder else None,
+            "decoders": library_versions(*_DECODERS) if encoder else None,
         },
     }

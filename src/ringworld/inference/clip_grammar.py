@@ -51,8 +51,8 @@ class ClipGrammar:
         frame, inside = divmod(len(clip), vocabulary.frame_tokens)
         if inside < vocabulary.codes_per_frame:
             return range(vocabulary.code_offset, vocabulary.code_offset + vocabulary.codes)
-        first = vocabulary.eov if frame + 1 == self.most_frames else vocabulary.eof
-        return range(first, vocabulary.eov + 1)
+        lowest = vocabulary.eov if frame + 1 == self.most_frames else vocabulary.eof
+        return range(lowest, vocabulary.eov + 1)
 
     def is_whole(self, clip: Sequence[int]) -> bool:
         """Return whether nothing of a clip follows, closing ids included."""

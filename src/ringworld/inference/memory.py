@@ -74,7 +74,7 @@ class Remembering:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Said:
+class _KeptMessage:
     """A message as `memory.json` has it."""
 
     role: Literal["system", "user", "assistant"]
@@ -97,7 +97,7 @@ class _Contents:
 
     name: str
     created: float
-    messages: tuple[_Said, ...]
+    messages: tuple[_KeptMessage, ...]
     context_sha256: str
     spans: tuple[_Span, ...]
 
@@ -248,7 +248,7 @@ def save_memory(
             name=name,
             created=time.time(),
             messages=tuple(
-                _Said(
+                _KeptMessage(
                     role=message.role,
                     content=tuple(part if isinstance(part, str) else len(part) for part in message.content),
                 )

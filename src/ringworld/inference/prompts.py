@@ -160,6 +160,4 @@ class Prompts:
         return np.concatenate([prompt, given])
 
     def _encode(self, segments: chat.Segments, *, codes: Sequence[np.ndarray] = ()) -> Ids:
-        return chat.encode(
-            segments, tokenizer=self.tokenizer, vocabulary=self.vocabulary, frames=codes
-        ).tokens
+        return chat.encode(segments, tokenizer=self.tokenizer, vocabulary=self.vocabulary, clips=codes).tokens

@@ -24,7 +24,7 @@ MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
 _MOST_HEADER_BYTES = 2**28
 """Vocabularies of 256K words take a twentieth of it."""
-_MOST_STRINGS = 2**21
+MOST_STRINGS = 2**21
 """Names, words and merges; a vocabulary of 256K words has a third of it."""
 _MOST_DIMENSIONS = 4
 _ALIGNMENT_BYTES = 32
@@ -123,20 +123,21 @@ class Header:
     file_bytes: int
 
 
-def read_header(path: Path) -> Header:
+def read_header(path: Path, *, most_strings: int = MOST_STRINGS) -> Header:
     """Read the header of a GGUF file.
 
     Raises:
-        InputError: there is no such file, it is no GGUF of version 2 or 3, or its header is cut off.
+        InputError: there is no such file, it is no GGUF of version 2 or 3, or its header is cut off
+            or has more than `most_strings` strings.
     """
     damage = (ValueError, struct.error)
     with reading(path, expected="a whole GGUF file", damage=damage, remedy="fetch it again"):
         with path.open("rb") as file:
-            return _header(file, file_bytes=path.stat().st_size)
+            return _header(file, file_bytes=path.stat().st_size, most_strings=most_strings)
 
 
-def _header(file: BinaryIO, *, file_bytes: int) -> Header:
-    cursor = _Cursor(file, left=min(file_bytes, _MOST_HEADER_BYTES))
+def _header(file: BinaryIO, *, file_bytes: int, most_strings: int) -> Header:
+    cursor = _HeaderReader(file, left=min(file_bytes, _MOST_HEADER_BYTES), most_strings=most_strings)
     if file_bytes < len(MAGIC) or cursor.take(len(MAGIC)) != MAGIC:
         raise ValueError(f"it does not begin with {MAGIC.decode()}")
     if (version := cursor.number("I")) not in _VERSIONS:
@@ -170,11 +171,12 @@ def _header(file: BinaryIO, *, file_bytes: int) -> Header:
     return Header(metadata=metadata, tensors=tensors, file_bytes=file_bytes)
 
 
-class _Cursor:
+class _HeaderReader:
     """Reads values one after another, and never more than there is."""
 
-    def __init__(self, file: BinaryIO, *, left: int) -> None:
-        self._file, self._left, self._strings = file, left, _MOST_STRINGS
+    def __init__(self, file: BinaryIO, *, left: int, most_strings: int) -> None:
+        self._file, self._left = file, left
+        self._strings = self._most_strings = most_strings
 
     def take(self, size: int) -> bytes:
         if size > self._left:
@@ -187,7 +189,7 @@ class _Cursor:
 
     def string(self) -> str:
         if not (left := self._strings):
-            raise ValueError(f"its header has more than {_MOST_STRINGS} strings")
+            raise ValueError(f"its header has more than {self._most_strings} strings")
         self._strings = left - 1
         return self.take(self.number("Q")).decode()
 

@@ -37,7 +37,7 @@ def read_tokenizer(metadata: Mapping[str, Any]) -> TextTokenizer:
     Raises:
         InputError: it is of a kind or has a pre-tokenizer that is not known, or its parts do not fit.
     """
-    said = _Said(metadata)
+    said = _TokenizerMetadata(metadata)
     match kind := said.one("model", str):
         case "gpt2":
             tokenizer, begins = _byte_level(said), said.metadata.get("tokenizer.ggml.pre") in _BEGIN
@@ -78,7 +78,7 @@ def read_tokenizer(metadata: Mapping[str, Any]) -> TextTokenizer:
     return TextTokenizer(tokenizer, bos=bos, eos=eos, settings=settings)
 
 
-class _Said:
+class _TokenizerMetadata:
     """Typed access to the metadata under `tokenizer.ggml`."""
 
     def __init__(self, metadata: Mapping[str, Any]) -> None:
@@ -128,7 +128,7 @@ class _Said:
         raise InputError(f"tokenizer.ggml.{name} {problem}", field=f"tokenizer.ggml.{name}")
 
 
-def _byte_level(said: _Said) -> Tokenizer:
+def _byte_level(said: _TokenizerMetadata) -> Tokenizer:
     """Return a byte-level BPE whose merges are listed."""
     pre = said.metadata.get("tokenizer.ggml.pre")
     make = _PRE_TOKENIZERS.get(pre) if isinstance(pre, str) else None
@@ -195,7 +195,7 @@ A file with `default` is of a converter that did not know: llama.cpp guesses, an
 """
 
 
-def _sentence_piece(said: _Said) -> Tokenizer:
+def _sentence_piece(said: _TokenizerMetadata) -> Tokenizer:
     """Return a BPE of characters with bytes for what it lacks, as Llama 2's `tokenizer.json` has it."""
     merges = merges_of(said.tokens, scores=said.numbers("scores", "f"), types=said.types)
     tokenizer = _bpe(
@@ -243,7 +243,7 @@ def merges_of(tokens: Sequence[str], *, scores: np.ndarray, types: np.ndarray) -
     return [(left, right) for _, left, right in sorted(found, key=lambda merge: merge[0])]
 
 
-def _bpe(said: _Said, merges: Sequence[tuple[str, str]], **options: Any) -> Tokenizer:
+def _bpe(said: _TokenizerMetadata, merges: Sequence[tuple[str, str]], **options: Any) -> Tokenizer:
     vocab = {token: id for id, token in enumerate(said.tokens)}
     try:
         return Tokenizer(models.BPE(vocab=vocab, merges=merges, **options))

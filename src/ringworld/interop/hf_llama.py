@@ -109,7 +109,7 @@ def weight_table(architecture: Architecture) -> tuple[_Weight, ...]:
     ends = [
         _Weight(key="model.embed_tokens.weight", path="embed", ours=(vocab, embed), layered=False),
         _Weight(key="model.norm.weight", path="norm", ours=(embed,), layered=False),
-        _Weight(key="lm_head.weight", path="head", ours=(embed, vocab), inputs=1, layered=False),
+        _Weight(key="lm_head.weight", path="output_head", ours=(embed, vocab), inputs=1, layered=False),
     ]
     layers = [
         _Weight(key=layer + "input_layernorm.weight", path="attention_norm", ours=(embed,)),
@@ -217,7 +217,7 @@ def _by_path(architecture: Architecture) -> dict[str, _Weight]:
     if architecture.tied:
         # Ready for inference it is an array of its own.
         embed = weights["embed"]
-        weights["head"] = replace(embed, path="head", ours=embed.ours[::-1], inputs=1)
+        weights["output_head"] = replace(embed, path="output_head", ours=embed.ours[::-1], inputs=1)
     return weights
 
 

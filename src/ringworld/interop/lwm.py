@@ -138,7 +138,7 @@ def read_lwm(
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Sizes:
+class _CheckpointSizes:
     """What the shapes of some arrays say, and those of all others must agree with."""
 
     layers: int
@@ -194,7 +194,7 @@ def _arrays(records: Mapping[str, Record], problems: list[str]) -> dict[str, Map
 
 def _sizes(
     arrays: Mapping[str, MappedArray], scan_axis: Literal[0, 1] | None, problems: list[str]
-) -> _Sizes | None:
+) -> _CheckpointSizes | None:
     shapes = {name: array.shape for name, array in arrays.items()}
     scanned = any(name.startswith(_SCANNED) for name in shapes)
     gate_name = f"{_SCANNED if scanned else _LAYERS + '0/'}feed_forward/w1/kernel"
@@ -209,7 +209,7 @@ def _sizes(
     text_vocab, embed = table
     axis = (0 if gate[1] == embed else 1) if scan_axis is None else scan_axis
     single = {name.removeprefix(_LAYERS).split("/")[0] for name in shapes if name.startswith(_LAYERS)}
-    return _Sizes(
+    return _CheckpointSizes(
         layers=gate[axis] if scanned else len(single),
         embed=embed,
         mlp=gate[-1],
@@ -220,7 +220,7 @@ def _sizes(
 
 
 def _misfits(
-    records: Mapping[str, Record], arrays: Mapping[str, MappedArray], sizes: _Sizes
+    records: Mapping[str, Record], arrays: Mapping[str, MappedArray], sizes: _CheckpointSizes
 ) -> Iterator[str]:
     expected = sizes.expected()
     yield from (f"{name} is missing" for name in expected if name not in records)
@@ -233,7 +233,7 @@ def _misfits(
             yield f"{vision} is stored as {arrays[vision].dtype}, but {text} as {arrays[text].dtype}"
 
 
-def _rope(sizes: _Sizes, base: float | None, context_tokens: int, problems: list[str]) -> Rope:
+def _rope(sizes: _CheckpointSizes, base: float | None, context_tokens: int, problems: list[str]) -> Rope:
     if base is None:
         base = _VISION_ROPE_BASE if sizes.vision_rows else _ROPE_BASES.get(context_tokens)
     if base is None:
@@ -243,7 +243,7 @@ def _rope(sizes: _Sizes, base: float | None, context_tokens: int, problems: list
 
 
 def _architecture(
-    sizes: _Sizes,
+    sizes: _CheckpointSizes,
     *,
     vision_vocab: int,
     heads: int | None,
@@ -276,7 +276,7 @@ def _architecture(
 
 
 def _tensors(
-    arrays: Mapping[str, MappedArray], sizes: _Sizes, architecture: Architecture
+    arrays: Mapping[str, MappedArray], sizes: _CheckpointSizes, architecture: Architecture
 ) -> Iterator[tuple[str, Tensor]]:
     vocabularies = (sizes.text_vocab, architecture.vision_vocab)
 

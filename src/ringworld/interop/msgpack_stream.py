@@ -104,7 +104,7 @@ def find_records(path: Path) -> dict[str, Record]:
 
 
 class _Cursor:
-    """A place in a part of a file, which moves over what is read and never beyond the part."""
+    """A position in a part of a file, which moves over what is read and never beyond the part."""
 
     def __init__(self, buffer: mmap.mmap, position: int, stop: int) -> None:
         self.buffer, self.position = buffer, position

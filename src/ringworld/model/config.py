@@ -129,7 +129,7 @@ class Architecture:
     family: Family = "llama"
     """What a layer has besides LLaMA's weights."""
     tied: bool = False
-    """Whether the head is the embedding."""
+    """Whether the output head is the embedding."""
     window_tokens: int = 0
     """How many tokens a token sees at most, itself and those before it; 0 is all of its example."""
 

@@ -53,18 +53,18 @@ class GenerationWeights(eqx.Module):
     embed: Float[Array, "vocab embed"]
     layers: tuple[Layer, ...]
     norm: Float[Array, " embed"]
-    head: FrozenWeight  # [embed, vocab]
+    output_head: FrozenWeight  # [embed, vocab]
 
     @staticmethod
     def from_model(model: WorldModel, *, compute: str) -> "GenerationWeights":
         """Cast, gather and unstack; `heads`, `mlp` and `vocab` stay sharded over the tensor axis."""
         layers = range(len(model.layers.mlp_norm))
-        embed, norm, head = _ends(model, compute=compute)
+        embed, norm, output_head = _ends(model, compute=compute)
         return GenerationWeights(
             embed=embed,
             layers=tuple(_layer(model.layers, jnp.int32(i), compute=compute) for i in layers),
             norm=norm,
-            head=head,
+            output_head=output_head,
         )
 
 
@@ -190,13 +190,13 @@ def target_losses(
 ) -> Float32[Array, "batch seq"]:
     """Return the negative log-likelihood of each target in nats, among the ids of its own modality.
 
-    Arrays and layout as in `world_model.residual`; see `cross_entropy` for targets below 0. The masters in
-    training give the same, since they are cast as these weights were.
+    Arrays and layout as in `world_model.hidden_states`; see `cross_entropy` for targets below 0. The masters
+    in training give the same, since they are cast as these weights were.
     """
     x, rotated = begin(weights.embed, tokens, order=order, first=first, forward=forward)
     for layer in weights.layers:
         x = _score_layer(layer, x, rotated=rotated, order=order, first=first, forward=forward)
-    return _losses_of(x, targets, norm=weights.norm, head=weights.head, forward=forward)
+    return _losses_of(x, targets, norm=weights.norm, output_head=weights.output_head, forward=forward)
 
 
 def _through_layers(
@@ -316,7 +316,7 @@ def scores_of_last(
     x = rms_norm(x, weights.norm, eps=forward.architecture.norm_eps)
     is_last = (order == jnp.max(order, axis=1, keepdims=True)).astype(x.dtype)
     last = jnp.einsum("bs,bse->be", is_last, x, out_sharding=spec("batch", "embed"))
-    return logits(last[:, None, :], weights.head)[:, 0]
+    return logits(last[:, None, :], weights.output_head)[:, 0]
 
 
 @partial(jax.jit, static_argnames="compute")

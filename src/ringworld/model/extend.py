@@ -22,7 +22,7 @@ def new_row(
     So it begins as likely as an average one (Hewitt, "Initializing new word embeddings", 2021).
 
     Args:
-        parts: all rows of the embedding, or of the head with its ids first, in one array or more.
+        parts: all rows of the embedding, or of the output head with its ids first, in one array or more.
     """
     total: Any = 0.0
     count, dtype = 0, None
@@ -37,7 +37,7 @@ def new_row(
 def add_vision_ids(model: WorldModel, *, ids: int) -> WorldModel:
     """Return the model with more ids at the end of its vocabulary.
 
-    The new rows of the embedding, and of a head of its own, are each as `new_row` says.
+    The new rows of the embedding, and of an output head of its own, are each as `new_row` says.
 
     Args:
         model: on the mesh that is set.
@@ -55,6 +55,6 @@ def add_vision_ids(model: WorldModel, *, ids: int) -> WorldModel:
         )
         return extend(table)
 
-    assert not isinstance(model.head, Int8Weight), "ids are added to masters"
-    head = None if model.head is None else along(1, model.head)
-    return replace(model, embed=along(0, model.embed), head=head)
+    assert not isinstance(model.output_head, Int8Weight), "ids are added to masters"
+    output_head = None if model.output_head is None else along(1, model.output_head)
+    return replace(model, embed=along(0, model.embed), output_head=output_head)

@@ -9,7 +9,7 @@ BACKWARD_RATIO = 2
 
 
 def parameters(architecture: Architecture) -> int:
-    """Return the number of parameters, embedding and head included."""
+    """Return the number of parameters, embedding and output head included."""
     norms = (2 * architecture.layers + 1) * architecture.embed
     tables = (1 if architecture.tied else 2) * architecture.vocab * architecture.embed
     small = 0

@@ -89,8 +89,9 @@ def whole_model(trained: Trainable, frozen: WorldModel | None) -> WorldModel:
 def kept(model: WorldModel, weights: WeightType) -> WorldModel:
     """Return the weights of a model in the type in which they are kept beside an adapter.
 
-    Of int8, matrices of layers and the head are rounded, and the rest is bfloat16. Call it inside jit, under
-    `jax.set_mesh`; a model on disk is read as this by `interop.hf_llama.read_weights`, a layer at a time.
+    Of int8, matrices of layers and the output head are rounded, and the rest is bfloat16. Call it inside
+    jit, under `jax.set_mesh`; a model on disk is read as this by `interop.hf_llama.read_weights`, a layer
+    at a time.
     """
     narrow = jax.tree.map(lambda leaf: leaf.astype("float32" if weights == "float32" else "bfloat16"), model)
     if weights != "int8":
@@ -102,7 +103,9 @@ def kept(model: WorldModel, weights: WeightType) -> WorldModel:
 
     of_layers = [rounded(attrgetter(path)(model), inputs=inputs) for path, inputs in paths.items()]
     narrow = eqx.tree_at(lambda tree: [attrgetter(path)(tree) for path in paths], narrow, of_layers)
-    return narrow if model.head is None else replace(narrow, head=quantized(model.head, inputs=1))
+    if model.output_head is None:
+        return narrow
+    return replace(narrow, output_head=quantized(model.output_head, inputs=1))
 
 
 def adapted(model: WorldModel, adapter: Adapter) -> WorldModel:

@@ -18,7 +18,7 @@ class Rotation(NamedTuple):
 
 
 class Frequencies(NamedTuple):
-    """Angle from one position to the next, in units of 2**-32 of a turn, for every pair of components."""
+    """Angle from one position to the next, in units of 2**-32 of a revolution, of each pair of components."""
 
     whole: UInt32[Array, " half"]
     rest: Float32[Array, " half"]
@@ -57,9 +57,9 @@ def inverse_frequencies(rope: Rope, *, head: int) -> Float64[np.ndarray, " half"
 def rotation(positions: Int32[Array, "batch seq"], frequencies: Frequencies) -> Rotation:
     """Return the rotation of each position.
 
-    The angle is kept as a 32-bit fraction of a turn, in which whole turns overflow away. The plain float32
-    product is wrong by up to 0.03 radians at position 1,000,000; this is wrong by less than 1e-6 at any
-    position.
+    The angle is kept as a 32-bit fraction of a revolution, in which whole ones overflow away. The plain
+    float32 product is wrong by up to 0.03 radians at position 1,000,000; this is wrong by less than 1e-6 at
+    any position.
     """
     steps = positions.astype(jnp.uint32)[:, :, None]
     rest = positions.astype(jnp.float32)[:, :, None] * frequencies.rest[None, None, :]

@@ -1,4 +1,4 @@
-"""The transformer: one embedding table, one head, one id space of text and vision."""
+"""The transformer: one embedding table, one output head, one id space of text and vision."""
 
 from collections.abc import Callable
 from functools import partial
@@ -33,7 +33,7 @@ class WorldModel(eqx.Module):
     embed: Float[Array, "vocab embed"]
     layers: Layer
     norm: Float[Array, " embed"]
-    head: FrozenWeight | None  # [embed, vocab]
+    output_head: FrozenWeight | None  # [embed, vocab]
     """None where it is the embedding; see `read_out`."""
 
     @staticmethod
@@ -47,15 +47,15 @@ class WorldModel(eqx.Module):
             layers=jax.vmap(lambda key: Layer.init(architecture, key=key))(keys),
             norm=jnp.ones(architecture.embed, jnp.float32, out_sharding=spec("weight")),
             # So small that the first predictions are nearly uniform, whatever the width.
-            head=None
+            output_head=None
             if architecture.tied
             else normal(head_key, shape[::-1], "weight", "vocab", deviation=1 / architecture.embed),
         )
 
     @property
     def read_out(self) -> FrozenWeight:
-        """What turns the last hidden states into scores: the head, or the embedding if they are tied."""
-        return self.embed.T if self.head is None else self.head
+        """What turns the last hidden states into scores: the output head, or the embedding if tied."""
+        return self.embed.T if self.output_head is None else self.output_head
 
     @staticmethod
     def abstract(architecture: Architecture) -> "WorldModel":
@@ -63,7 +63,7 @@ class WorldModel(eqx.Module):
         return jax.eval_shape(lambda: WorldModel.init(architecture, key=jax.random.key(0)))
 
 
-def residual(
+def hidden_states(
     model: WorldModel,
     tokens: Int32[Array, "batch seq"],
     *,
@@ -71,7 +71,7 @@ def residual(
     first: Int32[Array, "batch seq"],
     forward: Forward,
 ) -> Float[Array, "batch seq embed"]:
-    """Return the residual stream after the last layer, in the compute type.
+    """Return what the output head reads: the residual stream after the last norm, in the compute type.
 
     Call it inside jit, under `jax.set_mesh`. All arrays are sharded by `spec("batch", "seq")` and in one
     layout; the result has the same layout. A token sees the tokens whose order lies in `[first, order]`;
@@ -90,7 +90,7 @@ def residual(
 
     step = jax.checkpoint(step, policy=_kept(forward.execution.remat), prevent_cse=False)
     x, _ = jax.lax.scan(step, embedded(model.embed, tokens, compute=forward.execution.compute), model.layers)
-    return x
+    return rms_norm(x, model.norm, eps=forward.architecture.norm_eps)
 
 
 def _kept(remat: RematName) -> Callable[..., Any]:
@@ -144,12 +144,12 @@ def weighted_loss(
     """Return the sum of the losses of targets, each times its weight, and the losses, which have no gradient.
 
     A loss is the negative log-likelihood of a target in nats, among the ids of its own modality; see
-    `cross_entropy` for targets below 0. Arrays and layout as in `residual`.
+    `cross_entropy` for targets below 0. Arrays and layout as in `hidden_states`.
     """
-    x = residual(model, tokens, order=order, first=first, forward=forward)
-    states, head = _read_out(x, norm=model.norm, head=model.read_out, forward=forward)
+    states = hidden_states(model, tokens, order=order, first=first, forward=forward)
+    output_head = as_floats(model.read_out, compute=forward.execution.compute)
     text_vocab = forward.architecture.text_vocab
-    return weighted_cross_entropy(states, head, targets, weights, text_vocab=text_vocab)
+    return weighted_cross_entropy(states, output_head, targets, weights, text_vocab=text_vocab)
 
 
 def losses_of(
@@ -157,28 +157,21 @@ def losses_of(
     targets: Int32[Array, "batch seq"],
     *,
     norm: Float[Array, " embed"],
-    head: FrozenWeight,
+    output_head: FrozenWeight,
     forward: Forward,
 ) -> Float32[Array, "batch seq"]:
     """Return the losses of targets, as `weighted_loss`, after the residual stream `x`.
 
     Args:
-        x: As `residual` returns it.
+        x: After the last layer, before the last norm.
         targets: Of each token.
         norm: The last norm.
-        head: [embed, vocab].
+        output_head: [embed, vocab].
         forward: Configuration.
     """
-    states, ready = _read_out(x, norm=norm, head=head, forward=forward)
-    return cross_entropy(states, ready, targets, text_vocab=forward.architecture.text_vocab)
-
-
-def _read_out(
-    x: Float[Array, "batch seq embed"], *, norm: Float[Array, " embed"], head: FrozenWeight, forward: Forward
-) -> tuple[Float[Array, "batch seq embed"], Float[Array, "embed vocab"]]:
-    """Return what the head reads, and the head in floats."""
     states = rms_norm(x, norm, eps=forward.architecture.norm_eps)
-    return states, as_floats(head, compute=forward.execution.compute)
+    ready = as_floats(output_head, compute=forward.execution.compute)
+    return cross_entropy(states, ready, targets, text_vocab=forward.architecture.text_vocab)
 
 
 def positions(
@@ -219,8 +212,8 @@ def embedded(
         return jax.shard_map(local, out_specs=out)(in_use(table, "vocab", "embed", compute=compute), tokens)
 
 
-def logits(hidden: Float[Array, "batch seq embed"], head: Weight) -> Float32[Array, "batch seq vocab"]:
-    """Return the scores of all ids by a head [embed, vocab]; `cross_entropy` never holds them."""
+def logits(hidden: Float[Array, "batch seq embed"], output_head: Weight) -> Float32[Array, "batch seq vocab"]:
+    """Return the scores of all ids by an output head [embed, vocab]; `cross_entropy` never holds them."""
     with jax.named_scope("logits"):
-        ready = in_use(head, "embed", "vocab", compute=str(hidden.dtype))
+        ready = in_use(output_head, "embed", "vocab", compute=str(hidden.dtype))
         return product("bse,ev->bsv", hidden, ready, wide=True)

@@ -45,12 +45,12 @@ class MemoryNeeds:
     """Weights in use of one layer with their gradients, and its activations."""
     ring: int
     """Keys and values that arrive while others are in use, and their gradients; none without a ring."""
-    head: int
-    """The head in use with its gradient, and the scores of a block of tokens."""
+    output_head: int
+    """The output head in use with its gradient, and the scores of a block of tokens."""
 
     @property
     def total(self) -> int:
-        """The sum: a layer and the head are not in use at one time, but what XLA reserves for them may be."""
+        """The sum: a layer and the output head are not in use at once; what XLA reserves for them may be."""
         return sum(getattr(self, field.name) for field in fields(self))
 
     @property
@@ -97,7 +97,7 @@ def memory_needs(
     block = min(execution.mlp_block_tokens or tokens, tokens)
     of_layer = layer_parameters(architecture) // tensor
     thin = lora.rank * len(lora.targets)
-    # Of what stays there is no gradient, neither of a layer nor of the head.
+    # Of what stays there is no gradient, neither of a layer nor of the output head.
     learned = 0 if lora.rank else 1
 
     attention, entered = tokens * (size * q + _WIDE * heads), tokens * size * embed
@@ -127,7 +127,8 @@ def memory_needs(
         kept=architecture.layers * kept,
         layer=layer,
         ring=_ring(stage, execution, tokens=tokens, kv=kv),
-        head=embed * vocab * (size + learned * _WIDE) + min(tokens, _LOSS_BLOCK_TOKENS) * vocab * 3 * _WIDE,
+        output_head=embed * vocab * (size + learned * _WIDE)
+        + min(tokens, _LOSS_BLOCK_TOKENS) * vocab * 3 * _WIDE,
     )
 
 
@@ -156,8 +157,8 @@ def _frozen(stage: Stage, architecture: Architecture, lora: LoraConfig) -> int:
     numbers = weights_of_device(stage, architecture)
     if lora.base != "int8":
         return numbers * (_WIDE if lora.base == "float32" else 2)
-    head = 0 if architecture.tied else architecture.vocab * architecture.embed
-    matrices = architecture.layers * layer_parameters(architecture) + head
+    output_head = 0 if architecture.tied else architecture.vocab * architecture.embed
+    matrices = architecture.layers * layer_parameters(architecture) + output_head
     return 2 * numbers - matrices // (stage.mesh.weight_members * stage.mesh.tensor)
 
 

@@ -157,7 +157,7 @@ def lwm_text_7b() -> RunConfig:
 def text_recipe(model: Architecture, stages: Sequence[Stage]) -> RunConfig:
     """Return the run of text stages of the paper, or some of them, for a model."""
     return RunConfig(
-        frames=None,
+        frame_tokenizer=None,
         frame_training=None,
         prepare=PrepareConfig(document_tokens=2**20, held_out_fraction=0.001),
         model=model,
@@ -200,7 +200,7 @@ def lwm_7b() -> RunConfig:
         ringworld train --preset lwm_7b --data examples --init runs/lwm_text_7b/models/1M --out runs/lwm_7b
     """
     return RunConfig(
-        frames=FrameTokenizerConfig(),
+        frame_tokenizer=FrameTokenizerConfig(),
         frame_training=FrameTrainingConfig(
             steps=500_000,
             batch_frames=256,

@@ -78,7 +78,7 @@ def extend_needles() -> RunConfig:
 
 def _run(*stages: Stage, grids: tuple[NeedleConfig, ...]) -> RunConfig:
     return RunConfig(
-        frames=None,
+        frame_tokenizer=None,
         frame_training=None,
         prepare=PrepareConfig(document_tokens=8192, held_out_fraction=0.0),
         model=Architecture(

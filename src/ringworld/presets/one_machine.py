@@ -28,7 +28,7 @@ def laptop() -> RunConfig:
         ringworld prepare --preset laptop --tokenizer tokenizer --videos VIDEOS --texts TEXTS --out examples
         ringworld train --preset laptop --data examples --out run
     """
-    frames = FrameTokenizerConfig(
+    frame_tokenizer = FrameTokenizerConfig(
         channels=(16, 32, 64, 64, 128),
         res_blocks=1,
         latent=16,
@@ -48,7 +48,7 @@ def laptop() -> RunConfig:
         mesh=MeshConfig(ring=2),
     )
     return RunConfig(
-        frames=frames,
+        frame_tokenizer=frame_tokenizer,
         frame_training=FrameTrainingConfig(
             steps=6_000,
             batch_frames=4,
@@ -67,7 +67,7 @@ def laptop() -> RunConfig:
             head=32,
             mlp=768,
             text_vocab=4_096,
-            vision_vocab=frames.codebook_size + 2,
+            vision_vocab=frame_tokenizer.codebook_size + 2,
         ),
         execution=Execution(attention=AttentionConfig(layout="balanced")),
         training=TrainingConfig(
@@ -104,7 +104,7 @@ def one_gpu() -> RunConfig:
 
         ringworld train --preset one_gpu --data examples --out runs/one_gpu
     """
-    frames = FrameTokenizerConfig(channels=(64, 128, 128, 256, 256), codebook_size=4096)
+    frame_tokenizer = FrameTokenizerConfig(channels=(64, 128, 128, 256, 256), codebook_size=4096)
     stage = Stage(
         name="4K",
         context_tokens=2**12,
@@ -121,7 +121,7 @@ def one_gpu() -> RunConfig:
         stage, learning_rate=6e-5, min_learning_rate=6e-6, warmup_steps=100, clips=ClipConfig(max_frames=60)
     )
     return RunConfig(
-        frames=frames,
+        frame_tokenizer=frame_tokenizer,
         frame_training=FrameTrainingConfig(
             steps=100_000,
             batch_frames=32,
@@ -142,7 +142,7 @@ def one_gpu() -> RunConfig:
             head=64,
             mlp=4096,
             text_vocab=32_000,
-            vision_vocab=frames.codebook_size + 2,
+            vision_vocab=frame_tokenizer.codebook_size + 2,
         ),
         execution=Execution(
             attention=AttentionConfig(layout="contiguous"), mlp_block_tokens=4_096, compute="bfloat16"
@@ -212,7 +212,7 @@ def extend_smollm2() -> RunConfig:
     longest = 2**17
     grid = NeedleConfig(context_tokens=(2**12, 2**13, 2**14, 2**15, 2**16, longest), max_new_tokens=32)
     return RunConfig(
-        frames=None,
+        frame_tokenizer=None,
         frame_training=None,
         prepare=PrepareConfig(document_tokens=longest, held_out_fraction=0.02),
         model=Architecture(

@@ -24,7 +24,7 @@ def quickstart() -> RunConfig:
 
         ringworld quickstart --out runs/quickstart
     """
-    frames = FrameTokenizerConfig(
+    frame_tokenizer = FrameTokenizerConfig(
         resolution=32,
         channels=(16, 32, 64, 64),
         res_blocks=1,
@@ -60,7 +60,7 @@ def quickstart() -> RunConfig:
     one = NeedleConfig(context_tokens=(512, 1024, 2048), max_new_tokens=56)
     drawn = SamplingConfig(temperature=0.2, top_k=50, guidance_scale=1.2)
     return RunConfig(
-        frames=frames,
+        frame_tokenizer=frame_tokenizer,
         frame_training=FrameTrainingConfig(
             steps=700, batch_frames=8, learning_rate=2e-3, continuous_steps=200, adversarial_start_step=670
         ),
@@ -74,7 +74,7 @@ def quickstart() -> RunConfig:
             head=32,
             mlp=384,
             text_vocab=1024,
-            vision_vocab=frames.codebook_size + 2,
+            vision_vocab=frame_tokenizer.codebook_size + 2,
         ),
         execution=Execution(
             attention=AttentionConfig(layout="zigzag", block_q_tokens=64, block_kv_tokens=64)
@@ -129,7 +129,7 @@ def smoke() -> RunConfig:
         ringworld quickstart --preset smoke --out runs/smoke
     """
     run = quickstart()
-    frames = FrameTokenizerConfig(
+    frame_tokenizer = FrameTokenizerConfig(
         resolution=16,
         channels=(8, 16, 16),
         res_blocks=1,
@@ -140,7 +140,7 @@ def smoke() -> RunConfig:
     needle = NeedleConfig(context_tokens=(256,), depth_percents=(0.0, 100.0), max_new_tokens=8)
     return replace(
         run,
-        frames=frames,
+        frame_tokenizer=frame_tokenizer,
         frame_training=FrameTrainingConfig(
             steps=12,
             batch_frames=8,
@@ -161,7 +161,7 @@ def smoke() -> RunConfig:
             head=16,
             mlp=64,
             text_vocab=384,
-            vision_vocab=frames.codebook_size + 2,
+            vision_vocab=frame_tokenizer.codebook_size + 2,
         ),
         training=replace(
             run.training,

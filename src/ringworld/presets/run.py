@@ -27,7 +27,7 @@ Preset = Callable[[], "RunConfig"]
 class RunConfig:
     """Everything that decides a run, from files to a trained model."""
 
-    frames: FrameTokenizerConfig | None
+    frame_tokenizer: FrameTokenizerConfig | None
     """Shape of the frame tokenizer; None for a model of text alone."""
     frame_training: FrameTrainingConfig | None
     """How it is trained."""
@@ -51,8 +51,8 @@ class RunConfig:
         check_range(self, "frame_training_frames", least=1)
         validate(self.training, self.model, self.execution)
         self.evaluation.of_a_stage()
-        if (self.frames is None) != (self.frame_training is None):
-            problem = "frames and frame_training describe one frame tokenizer: give both, or neither"
+        if (self.frame_tokenizer is None) != (self.frame_training is None):
+            problem = "frame_tokenizer and frame_training describe one frame tokenizer: give both, or neither"
             raise InputError(problem, field="frame_training")
         needed = self.vocabulary.vision_size
         if self.model.vision_vocab < needed:
@@ -68,8 +68,8 @@ class RunConfig:
         """The one id space of this run."""
         return Vocabulary(
             text_size=self.model.text_vocab,
-            codes=self.frames.codebook_size if self.frames else 0,
-            codes_per_frame=self.frames.codes_per_frame if self.frames else 0,
+            codes=self.frame_tokenizer.codebook_size if self.frame_tokenizer else 0,
+            codes_per_frame=self.frame_tokenizer.codes_per_frame if self.frame_tokenizer else 0,
         )
 
     @property
@@ -77,13 +77,14 @@ class RunConfig:
         """Devices of the stage that has most."""
         return max(stage.mesh.devices for stage in self.training.stages)
 
-    def with_stages(self, names: Sequence[str]) -> "RunConfig":
+    def with_stages(self, names: str | Sequence[str]) -> "RunConfig":
         """Return the same run with the stages of these names alone, in its order; without names, with all.
 
         Raises:
             InputError: there is no stage of a name.
         """
         there = {stage.name: stage for stage in self.training.stages}
+        names = (names,) if isinstance(names, str) else names
         for name in names:
             if name not in there:
                 raise not_a_choice("stage", name, choices=there)

@@ -87,8 +87,8 @@ def _read(source: Source, run: RunConfig) -> _Seen | None:
     with quarantine(source.relative, into=problems):
         sample = next(source.reader.read(source, config=run.prepare, quarantined=problems))
         if isinstance(sample.clip, MediaFile):
-            assert run.frames is not None
-            frames = read_spread(sample.clip, config=run.prepare, resolution=run.frames.resolution)
+            assert run.frame_tokenizer is not None
+            frames = read_spread(sample.clip, config=run.prepare, resolution=run.frame_tokenizer.resolution)
             return _Seen(kind=sample.clip.form, sample=sample, frames=frames)
         return _Seen(kind="text", sample=sample)
     return None
@@ -106,7 +106,7 @@ def _captions_trained(sources: Sequence[Source], run: RunConfig) -> frozenset[st
 
 
 def _reconstructions(
-    frames: FrameTokenizer, pictures: Sequence[_Seen], *, folder: Path
+    tokenizer: FrameTokenizer, pictures: Sequence[_Seen], *, folder: Path
 ) -> tuple[Picture, ...]:
     shown = pictures[:_RECONSTRUCTED]
     middles = [one.frames[len(one.frames) // 2] for one in shown if one.frames is not None]
@@ -114,7 +114,7 @@ def _reconstructions(
         return ()
     originals = np.stack(middles)
     file = folder / "reconstructions.png"
-    _write_strip(file, [originals, frames.decode(frames.encode(originals))])
+    _write_strip(file, [originals, tokenizer.decode(tokenizer.encode(originals))])
     caption = "Held-out frames, and below each what its codes give back."
     return (Picture(file=str(file.relative_to(folder.parent)), caption=caption),)
 

@@ -39,7 +39,7 @@ def quickstart(
     """
     with working_in(out, kind="quickstart"):
         run = on_this_machine(config.run, devices=devices)
-        if videos and run.frames is None:
+        if videos and run.frame_tokenizer is None:
             problem = "the model is of text alone, which videos cannot teach"
             raise InputError(problem, field="videos", value=videos, remedy="leave them out")
         if videos or texts:  # what is refused leaves nothing that binds the next call

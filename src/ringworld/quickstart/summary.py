@@ -5,7 +5,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from ringworld.api.tokenizer import REPORT_FILE, FramesReport, TokenizerReport
+from ringworld.api.tokenizer import REPORT_FILE, FrameTokenizerReport, TokenizerReport
 from ringworld.api.train import evaluation_folder
 from ringworld.core.config import read_as, typed_command
 from ringworld.core.files import read_jsonl
@@ -58,7 +58,7 @@ def summarize(
     rows = read_jsonl(train / METRICS_FILE)
     check_rows(rows, run.training, logged_steps=run.training.boundaries[-1], where=train / METRICS_FILE)
     tokenizers = read_as(TokenizerReport, tokenizer / REPORT_FILE)
-    bytes_per_token = tokenizers.text.bytes_per_token
+    bytes_per_token = tokenizers.text_tokenizer.bytes_per_token
     assert bytes_per_token is not None  # the toy world has texts
     stages = run.training.stages
     mesh, attention = stages[-1].mesh, run.execution.attention
@@ -77,7 +77,7 @@ def summarize(
         "processor": machine(),
     }
     return Metrics(
-        title=f"ringworld: from files to a {'world model' if run.frames else 'model of text'}",
+        title=f"ringworld: from files to a {'world model' if run.frame_tokenizer else 'model of text'}",
         command=typed_command(),
         summary=_summary(run, prepared, rows),
         facts=facts,
@@ -86,11 +86,11 @@ def summarize(
         quarantined=tuple(UnusableFile(name=one.path, reason=one.reason) for one in prepared.quarantined),
         questions_left_out=prepared.questions_too_long,
         text_tokenizer=TextTokenizerMetrics(
-            vocabulary_size=tokenizers.text.vocabulary,
+            vocabulary_size=tokenizers.text_tokenizer.vocabulary,
             bytes_per_token=bytes_per_token,
-            judged_on=tokenizers.text.judged_on,
+            judged_on=tokenizers.text_tokenizer.judged_on,
         ),
-        frame_tokenizer=_frame_tokenizer(run.frames, tokenizers.frames),
+        frame_tokenizer=_frame_tokenizer(run.frame_tokenizer, tokenizers.frame_tokenizer),
         stages=tuple(stage_metrics(stage, rows, left_out=_left_out(stage, examples)) for stage in stages),
         losses=tuple(
             LossPoint(**{name: row[name] for name in ("step", "stage", "text_loss", "vision_loss")})
@@ -141,7 +141,7 @@ def _inputs(examples: Path, sources: Sequence[Source]) -> tuple[InputFile, ...]:
 
 
 def _frame_tokenizer(
-    shape: FrameTokenizerConfig | None, report: FramesReport | None
+    shape: FrameTokenizerConfig | None, report: FrameTokenizerReport | None
 ) -> FrameTokenizerMetrics | None:
     if shape is None or report is None:
         return None

@@ -116,7 +116,7 @@ def _draw(pose: Pose, config: ToyWorldConfig) -> UInt8[np.ndarray, "side side 3"
 def _draw_shape(draw: ImageDraw.ImageDraw, pose: Pose, side: int) -> None:
     name, shape, (left, top) = pose
 
-    def place(x: float, y: float) -> tuple[float, float]:
+    def pixel(x: float, y: float) -> tuple[float, float]:
         return (left + x * side) * _OVERSAMPLING, (top + y * side) * _OVERSAMPLING
 
     # Pillow draws the last pixel of a box too.
@@ -124,11 +124,11 @@ def _draw_shape(draw: ImageDraw.ImageDraw, pose: Pose, side: int) -> None:
     color = COLORS[name]
     match shape:
         case "circle":
-            draw.ellipse([place(0.0, 0.0), place(inner, inner)], fill=color)
+            draw.ellipse([pixel(0.0, 0.0), pixel(inner, inner)], fill=color)
         case "square":
-            draw.rectangle([place(0.0, 0.0), place(inner, inner)], fill=color)
+            draw.rectangle([pixel(0.0, 0.0), pixel(inner, inner)], fill=color)
         case "triangle":
-            draw.polygon([place(0.5, 0.0), place(0.0, inner), place(inner, inner)], fill=color)
+            draw.polygon([pixel(0.5, 0.0), pixel(0.0, inner), pixel(inner, inner)], fill=color)
         case "cross":
-            draw.rectangle([place(1 / 3, 0.0), place(2 / 3 * inner, inner)], fill=color)
-            draw.rectangle([place(0.0, 1 / 3), place(inner, 2 / 3 * inner)], fill=color)
+            draw.rectangle([pixel(1 / 3, 0.0), pixel(2 / 3 * inner, inner)], fill=color)
+            draw.rectangle([pixel(0.0, 1 / 3), pixel(inner, 2 / 3 * inner)], fill=color)

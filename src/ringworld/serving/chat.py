@@ -91,7 +91,7 @@ class ChatRequest:
             ApiError: a field is not supported.
         """
         self._world, self._attachments = world, attachments
-        self._head = {
+        self._common = {
             "id": f"chatcmpl-{secrets.token_hex(12)}",
             "created": int(time.time()),
             "model": name,
@@ -186,7 +186,7 @@ class ChatRequest:
         return self._response("chat.completion.chunk", [choice])
 
     def _response(self, kind: str, choices: list[Any]) -> dict[str, Any]:
-        return {**self._head, "object": kind, "choices": choices}
+        return {**self._common, "object": kind, "choices": choices}
 
     def _scores(self, tokens: Sequence[ScoredToken]) -> dict[str, Any] | None:
         if not self._logprobs:

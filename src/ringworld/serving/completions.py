@@ -38,7 +38,7 @@ class Completions:
             if field in body:
                 raise unsupported(field, remedy="ask in /v1/chat/completions")
         self._world = world
-        self._head = {
+        self._common = {
             "id": f"cmpl-{secrets.token_hex(12)}",
             "object": "text_completion",
             "created": int(time.time()),
@@ -67,7 +67,7 @@ class Completions:
         for i, each in enumerate(pieces):
             text = self._echoed(i) + "".join(piece.text for piece in each)
             choices.append(self._choice(i, text, self._scores(i, each, begin=True), each[-1].finish))
-        return {**self._head, "choices": choices, "usage": usage(self.requests, pieces)}
+        return {**self._common, "choices": choices, "usage": usage(self.requests, pieces)}
 
     def opening(self) -> list[dict[str, Any]]:
         """Return the events with which a stream begins."""
@@ -82,11 +82,11 @@ class Completions:
         piece, begin = pieces[-1], len(pieces) == 1
         text = (self._echoed(i) if begin else "") + piece.text
         scores = self._scores(i, [piece], begin=begin)
-        return {**self._head, "choices": [self._choice(i, text, scores, piece.finish)]}
+        return {**self._common, "choices": [self._choice(i, text, scores, piece.finish)]}
 
     def closing(self, pieces: Sequence[Sequence[Piece]]) -> dict[str, Any]:
         """Return the event of the usage."""
-        return {**self._head, "choices": [], "usage": usage(self.requests, pieces)}
+        return {**self._common, "choices": [], "usage": usage(self.requests, pieces)}
 
     def _echoed(self, i: int) -> str:
         return self._world.prompts.words(self.requests[i].prompt) if self._echo else ""

@@ -28,7 +28,7 @@ _MOST_KNOWN_BYTES = 2**26
 _CHECK_SECONDS = 0.1
 
 
-class _Sent(NamedTuple):
+class _SentFile(NamedTuple):
     """A file, and what it was shown as."""
 
     sha256: bytes
@@ -48,7 +48,7 @@ class Media:
         self._room = threading.BoundedSemaphore(_AT_ONCE + _MOST_WAITING)
         self._most_known_bytes = most_known_bytes
         # What was used last stands last.
-        self._known: dict[_Sent, np.ndarray] = {}
+        self._known: dict[_SentFile, np.ndarray] = {}
         self._known_bytes = 0
         self._remembering = threading.Lock()
 
@@ -59,20 +59,20 @@ class Media:
         """
         name = hashlib.sha256(content).digest()
         with self._remembering:
-            for key in (_Sent(name, None), _Sent(name, kind)):
+            for key in (_SentFile(name, None), _SentFile(name, kind)):
                 if (known := self._known.pop(key, None)) is not None:
                     self._known[key] = known
                     return known
         frames = self.frames(content, kind=kind, field=field, deadline=deadline)
         codes = self._world.codes(video=frames)
-        self._remember(_Sent(name, kind), codes)
+        self._remember(_SentFile(name, kind), codes)
         return codes
 
     def remember(self, content: bytes, codes: np.ndarray) -> None:
         """Let a file that the model drew have the codes that it drew, when it is shown again."""
-        self._remember(_Sent(hashlib.sha256(content).digest(), None), codes)
+        self._remember(_SentFile(hashlib.sha256(content).digest(), None), codes)
 
-    def _remember(self, shown: _Sent, codes: np.ndarray) -> None:
+    def _remember(self, shown: _SentFile, codes: np.ndarray) -> None:
         """Remember codes in place of those that were used longest ago."""
         with self._remembering:
             before = self._known.pop(shown, None)

@@ -189,9 +189,9 @@ def encode(
     *,
     tokenizer: TextTokenizer,
     vocabulary: Vocabulary,
-    frames: Sequence[Int[np.ndarray, "_ codes"]] = (),
+    clips: Sequence[Int[np.ndarray, "_ codes"]] = (),
 ) -> Encoded:
-    r"""Turn a template into ids; each `frames` segment takes the next of `frames`.
+    r"""Turn a template into ids; each `frames` segment takes the codes of the next of `clips`.
 
     A video question over one frame of two codes, answered (`*` marks what has loss):
 
@@ -203,7 +203,7 @@ def encode(
         <s> | You | ... | of | a | red | circle | ASSISTANT | : | <vision> | code 3* | code 0* | end of frame*
             | code 7* | code 1* | end of vision* | </vision> | </s>
     """
-    return fill(encode_words(segments, tokenizer=tokenizer), frames, vocabulary=vocabulary)
+    return fill(encode_words(segments, tokenizer=tokenizer), clips, vocabulary=vocabulary)
 
 
 def encode_words(segments: Segments, *, tokenizer: TextTokenizer) -> Encoded:
@@ -222,21 +222,19 @@ def encode_words(segments: Segments, *, tokenizer: TextTokenizer) -> Encoded:
     return Encoded(tokens=np.concatenate(parts), loss=np.concatenate(loss))
 
 
-def fill(
-    encoded: Encoded, frames: Sequence[Int[np.ndarray, "_ codes"]], *, vocabulary: Vocabulary
-) -> Encoded:
+def fill(encoded: Encoded, clips: Sequence[Int[np.ndarray, "_ codes"]], *, vocabulary: Vocabulary) -> Encoded:
     """Put the ids of clips where `FRAMES` stands, as many as there are.
 
     Of `<s> <vision> FRAMES </vision>`, one frame of the codes 3 and 0 makes `<s> <vision> 103 100 109
     </vision>` with 100 text ids and 8 codes; its ids carry loss where `FRAMES` does.
     """
-    slots = encoded.tokens == FRAMES
-    assert slots.sum() == len(frames), "a template shows as many clips as there are"
-    if not len(frames):
+    missing = encoded.tokens == FRAMES
+    assert missing.sum() == len(clips), "a template shows as many clips as there are"
+    if not len(clips):
         return encoded
-    ids = [vocabulary.encode_frames(clip) for clip in frames]
-    lengths = np.ones(len(slots), int)
-    lengths[slots] = [len(clip) for clip in ids]
+    ids = [vocabulary.encode_frames(clip) for clip in clips]
+    lengths = np.ones(len(missing), int)
+    lengths[missing] = [len(clip) for clip in ids]
     tokens = np.repeat(encoded.tokens, lengths)
     tokens[tokens == FRAMES] = np.concatenate(ids)
     return Encoded(tokens=tokens, loss=np.repeat(encoded.loss, lengths))

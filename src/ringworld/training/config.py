@@ -87,7 +87,7 @@ class OptimizerConfig:
 
     kind: Literal["adamw", "muon"] = "adamw"
     """Muon (arXiv 2502.16982) makes the update of each matrix of a layer orthogonal, and as large as one of
-    AdamW, so that both take the same learning rates; embedding, head and vectors are left to AdamW."""
+    AdamW, so that both take the same learning rates; embedding, output head and vectors are left to AdamW."""
     beta1: float = 0.9
     """Decay of the mean of gradients; Muon's own is 0.95."""
     beta2: float = 0.95

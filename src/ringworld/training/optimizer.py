@@ -172,7 +172,7 @@ def _spread_over_layers(layers: int) -> PartitionSpec:
 
 
 def decayed(model: T) -> T:
-    """Return whether each parameter decays, as a tree of bools: every matrix does, the head among them.
+    """Return whether each parameter decays, as a tree of bools: every matrix does, also the output head.
 
     An adapter has matrices alone.
 
@@ -187,7 +187,7 @@ def decayed(model: T) -> T:
 
 def _matrices(model: WorldModel) -> list[Any]:
     of_layers = _matrices_of_layers(model)
-    return of_layers if model.head is None else [*of_layers, model.head]
+    return of_layers if model.output_head is None else [*of_layers, model.output_head]
 
 
 def _matrices_of_layers(model: WorldModel) -> list[Any]:

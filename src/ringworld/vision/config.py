@@ -38,26 +38,26 @@ class FrameTokenizerConfig:
             InputError: a size is below one or too large, `resolution` cannot be halved often enough, or
                 `groups` does not divide the channels of a level.
         """
-        check = partial(check_range, self, of="frames", least=1)
+        check = partial(check_range, self, of="frame_tokenizer", least=1)
         check("latent", "groups", below=2**31)
         check("codebook_size", below=2**30)
         check("resolution", below=2**15)
         check("res_blocks", below=2**8)
         if not self.channels:
-            raise InputError("channels name no level", field="frames.channels", value=self.channels)
+            raise InputError("channels name no level", field="frame_tokenizer.channels", value=self.channels)
         for channels in self.channels:
-            whole_number("frames.channels", channels, least=1, below=2**31)
+            whole_number("frame_tokenizer.channels", channels, least=1, below=2**31)
         if self.resolution % self.downsampling:
             raise InputError(
                 f"a frame of {self.resolution} pixels cannot be halved at {len(self.channels)} levels",
-                field="frames.resolution",
+                field="frame_tokenizer.resolution",
                 value=self.resolution,
                 remedy=f"use a multiple of {self.downsampling}, or fewer levels of channels",
             )
         if any(channels % self.groups for channels in self.channels):
             raise InputError(
                 f"{self.groups} groups do not divide the channels of every level, {self.channels}",
-                field="frames.groups",
+                field="frame_tokenizer.groups",
                 value=self.groups,
                 remedy="lower groups or change channels",
             )
@@ -68,7 +68,7 @@ class FrameTokenizerConfig:
         ):
             if numbers > _MOST_NUMBERS:
                 problem = f"{field} makes a weight of {numbers} numbers, more than {_MOST_NUMBERS}"
-                raise InputError(problem, field=f"frames.{field}", value=getattr(self, field))
+                raise InputError(problem, field=f"frame_tokenizer.{field}", value=getattr(self, field))
 
     @property
     def downsampling(self) -> int:

@@ -58,6 +58,10 @@ _HEIF_BRANDS = frozenset({"heic", "heix", "heim", "heis", "mif1", "msf1"})
 _MISSING_TAIL_SECONDS = 1.0
 # FFmpeg's own decoders of these notice no damage (VP9) and know no transparency.
 _STRICT_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
+# These otherwise show what they cannot decode: gray, or the picture before.
+_ERRORS_THAT_END = {"mjpeg": "explode"} | dict.fromkeys(
+    ("wmv1", "wmv2", "msmpeg4v1", "msmpeg4v2", "msmpeg4"), "bitstream+buffer+explode"
+)
 # Every packet of these shows a frame, or the second field of one.
 _A_FRAME_A_PACKET = ("h264", "hevc", "av1")
 _HIGH_DYNAMIC_RANGE = (ColorTrc.SMPTE2084, ColorTrc.ARIB_STD_B67)
@@ -65,6 +69,8 @@ _PROGRESSIVE = 1
 """FFmpeg's AV_FIELD_PROGRESSIVE."""
 _REORDERED_FRAMES = 16
 """Most frames that stand in another order than they are shown in (ITU-T H.264, A.3.1)."""
+_BACK_SECONDS = 1.0
+"""A frame that is shown so much before the one before it begins another film, behind the first."""
 _DAMAGED_REMEDY = "copy or download it again, or save what is left: ffmpeg -i FILE -c copy NEW_FILE"
 
 
@@ -238,6 +244,7 @@ class VideoDecoder:
         last_packet = last_frame = last_end = -1
         is_flv = self._container.format.name == "flv"
         times: list[int] = []
+        shown: int | None = None
         recent: deque[int] = deque(maxlen=2 * _REORDERED_FRAMES)
         try:
             for packet in self._container.demux():
@@ -255,6 +262,8 @@ class VideoDecoder:
                         recent.append(packet.pts)
                         is_skipped = self._is_skipped(packet.pts, content, recent)
                     for frame in () if is_skipped else self._decoder.decode(packet if packet.size else None):
+                        self._refuse_jump_back(frame, after=shown)
+                        shown = frame.pts
                         last_frame = max(last_frame, frame.pts or 0)
                         last_end = last_frame + (frame.duration or 0)
                         yield self._checked(frame)
@@ -275,6 +284,19 @@ class VideoDecoder:
         tolerated = min(_MISSING_TAIL_SECONDS, 0.1 * (self._declared_end - self._start))
         if self._container.format.name in _DECLARES_DURATION and missing > tolerated:
             raise self._damaged("")
+
+    def _refuse_jump_back(self, frame: av.VideoFrame, *, after: int | None) -> None:
+        """Refuse films that were joined as they are: what follows the first would pass in no time."""
+        if frame.pts is None or after is None or (after - frame.pts) * self._tick < _BACK_SECONDS:
+            return
+        reached, begins = (pts * self._tick - self._start for pts in (after, frame.pts))
+        raise InputError(
+            f"{self._path} has a clock that goes back from {reached:.2f} s to {begins:.2f} s, as where films "
+            "are joined byte by byte",
+            path=self._path,
+            value=reached,
+            remedy="give it one clock: ffmpeg -i FILE NEW_FILE.mp4",
+        )
 
     def _is_skipped(self, time: int, packet: bytes, recent: Iterable[int]) -> bool:
         """Return whether nobody needs the frame of a packet, as far as the times of recent ones show."""
@@ -364,8 +386,8 @@ def _decoder(stream: av.VideoStream) -> av.VideoCodecContext:
     name = _STRICT_DECODERS.get(stream.codec_context.name, "")
     if name not in av.codecs_available:
         stream.thread_type = "AUTO"
-        if stream.codec_context.name == "mjpeg":  # which otherwise leaves gray what it cannot decode
-            stream.codec_context.options = {"err_detect": "explode"}
+        if errors := _ERRORS_THAT_END.get(stream.codec_context.name):
+            stream.codec_context.options = {"err_detect": errors}
         return stream.codec_context
     decoder = av.CodecContext.create(name, "r")
     assert isinstance(decoder, av.VideoCodecContext)

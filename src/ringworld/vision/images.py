@@ -28,6 +28,8 @@ _PNG_TEXT = frozenset({b"iCCP", b"iTXt", b"tEXt", b"zTXt"})
 # As in browsers and FFmpeg: a frame that is shown no longer than the first is shown for the second.
 _UNSET_SECONDS, _DEFAULT_SECONDS = 0.01, 0.1
 _NEW_SUBFILE_TYPE, _REDUCED = 254, 1
+_WITHOUT_WHITE = ("F", "I")
+"""Modes whose numbers have no range."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -134,6 +136,11 @@ def load_still(path: Path, limits: MediaLimits) -> Image.Image:
         if pages > 1:
             remedy = "save each page as a file of its own"
             raise InputError(f"{path} has {pages} pages, not one picture", path=path, remedy=remedy)
+        if image.mode in _WITHOUT_WHITE:
+            problem = (
+                f"{path} has pixels of 32 bits, of which it does not say what is black and what is white"
+            )
+            raise InputError(problem, path=path, remedy="save it with 8 or 16 bits a channel")
         try:
             return upright_rgb(image)
         except _DAMAGE as error:

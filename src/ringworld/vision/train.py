@@ -29,7 +29,7 @@ REPORT_FILE = "report.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class FrameTokenizerReport:
+class FrameTrainingReport:
     """What training came to, measured on the held-out frames.
 
     Attributes:
@@ -54,7 +54,7 @@ def train_frame_tokenizer(
     config: FrameTokenizerConfig,
     training: FrameTrainingConfig,
     out: Path,
-) -> FrameTokenizerReport:
+) -> FrameTrainingReport:
     """Train on `frames`, measure on `held_out` and save; resume from the last checkpoint if there is one.
 
     The folder `out` gets what `FrameTokenizer.save` writes, `report.json`, `metrics.jsonl` (losses by step),
@@ -82,7 +82,7 @@ def train_frame_tokenizer(
     tokenizer = FrameTokenizer(config, jax.device_put(state.autoencoder, jax.devices()[0]))
     tokenizer.save(out)
     codes = tokenizer.encode(held_out)
-    report = FrameTokenizerReport(
+    report = FrameTrainingReport(
         # Two equal frames have no finite ratio; 100 dB is already beyond 8-bit rounding.
         psnr_db=float(np.minimum(psnr(held_out, tokenizer.decode(codes)), 100.0).mean()),
         codebook_usage=codebook_usage(codes, codebook_size=config.codebook_size),

@@ -97,7 +97,7 @@ class Endpoint:
         self._client.close()
 
     def _until_next(self) -> float:
-        """Take the next turn, and return in how many seconds it comes."""
+        """Return in how many seconds the next request may be sent, which is then taken."""
         rate = self._config.requests_per_minute
         with self._lock:
             now = time.monotonic()

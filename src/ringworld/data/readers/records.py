@@ -94,8 +94,10 @@ def sample_of(
         content = {"parts": parse_fields(record, location, seed=f"{config.seed} {key}")}
     else:
         text = record.get("text")
-        if not is_text(text) or not text.strip():
+        if not is_text(text):
             raise location.wrong('has no "text" that is valid Unicode', field="text", value=text)
+        if not text.strip():
+            raise location.wrong('has an empty "text"', field="text", value=text)
         if len(text) > config.max_text_bytes:
             problem = f"has a text of {len(text)} characters; at most {config.max_text_bytes} are read"
             raise location.wrong(problem, field="text", remedy="split it, or raise max_text_bytes")

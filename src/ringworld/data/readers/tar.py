@@ -44,7 +44,7 @@ _PASSED_OVER = (".cls", ".id", ".key", "__key__")
 
 
 @dataclass(kw_only=True, slots=True)
-class _Group:
+class _SampleEntries:
     """The entries of one sample, copied into their own folder."""
 
     key: str
@@ -121,7 +121,7 @@ class TarReader(Reader):
             raise InputError(f"{source.path} holds no sample that can be used", path=source.path)
 
 
-def _sample(group: _Group, *, source: Source, key: str, config: PrepareConfig) -> Sample:
+def _sample(group: _SampleEntries, *, source: Source, key: str, config: PrepareConfig) -> Sample:
     if group.problem:
         remedy = "give each video or image a name of its own, and what is said of it the same name"
         if group.size > group.most_bytes:
@@ -146,7 +146,7 @@ def _sample(group: _Group, *, source: Source, key: str, config: PrepareConfig) -
         )
 
 
-def _written_sample(group: _Group, *, source: Source, key: str, config: PrepareConfig) -> Sample:
+def _written_sample(group: _SampleEntries, *, source: Source, key: str, config: PrepareConfig) -> Sample:
     """Return the sample of a group without a video or an image: a record, or a document."""
     record: Any = {}
     if ".json" in group.files:
@@ -167,7 +167,7 @@ def _written_sample(group: _Group, *, source: Source, key: str, config: PrepareC
     return sample_of(record, location, source=source, key=key, config=config)
 
 
-def _wrong(group: _Group, problem: str, *, source: Source, remedy: str = "") -> InputError:
+def _wrong(group: _SampleEntries, problem: str, *, source: Source, remedy: str = "") -> InputError:
     part = f"entry {group.key}"
     return InputError(f"{source.path}, {part} {problem}", path=source.path, field=part, remedy=remedy)
 
@@ -191,7 +191,7 @@ class _UntilItsEnd:
         return content
 
 
-def _groups(source: Source, *, most_bytes: int) -> Iterator[_Group]:
+def _groups(source: Source, *, most_bytes: int) -> Iterator[_SampleEntries]:
     """Yield the groups of entries of a tar, or of a part of it and beyond, each while its files are there.
 
     Raises:
@@ -211,7 +211,7 @@ def _groups(source: Source, *, most_bytes: int) -> Iterator[_Group]:
                         yield group
                         folder.cleanup()
                         group, folder = None, tempfile.TemporaryDirectory()
-                    group = group or _Group(key=key, most_bytes=most_bytes)
+                    group = group or _SampleEntries(key=key, most_bytes=most_bytes)
                     content = tar.extractfile(entry)
                     assert content is not None
                     if copy := group.add(ending, entry.size, folder=Path(folder.name)):

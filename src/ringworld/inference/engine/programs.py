@@ -122,9 +122,9 @@ class Programs:
         placed = self._layout.place(host, [[chunk.size]])
         ids, placed_order, next_ids = placed.arrays
         table = self._table([sequence])
-        first = start // self._page
+        begins = start // self._page
         pages = np.zeros(chunk.size // self._page, np.int32)
-        own = sequence.pages[first : first + len(pages)]
+        own = sequence.pages[begins : begins + len(pages)]
         pages[: len(own)] = own
         x, self.pool = read_pages(
             self._weights,
@@ -319,7 +319,7 @@ def _score(
 ) -> tuple[Float32[Array, "1 seq"], _Likeliest]:
     """Return the log-probability of each target in its modality, and the likeliest ids in its place."""
     architecture = forward.architecture
-    scores = logits(rms_norm(x, weights.norm, eps=architecture.norm_eps), weights.head)
+    scores = logits(rms_norm(x, weights.norm, eps=architecture.norm_eps), weights.output_head)
     ids = jnp.arange(architecture.vocab, dtype=jnp.int32)[None, None]
     same_modality = (ids < architecture.text_vocab) == (targets < architecture.text_vocab)[..., None]
     logprobs = _logprobs(jax.reshard(scores, spec("batch", "seq", None)), legal=same_modality)
