@@ -1,10 +1,11 @@
 """What preparation withstands: kills, mutated inputs, an hour of video in little memory; and rate of text.
 
-    python benchmarks/preparation.py INPUTS --kills 100 --mutants 500 --minutes 60 --text 128 --out new.json
+    python benchmarks/preparation.py INPUTS --kills 100 --mutants 500 --minutes 60 --engines 2 --text 128 \
+        --out new.json
 
 A part that is not asked for stays in the results as it was.
-INPUTS is a folder of videos, images and texts. But for kills, frames are encoded by their brightness, so that
-what is measured is all but the frame tokenizer.
+INPUTS is a folder of videos, images and texts. But for kills and engines, frames are encoded by their
+brightness, so that what is measured is all but the frame tokenizer.
 
 * kills: the command `ringworld prepare` (preset `smoke`) is killed with all its processes at so many random
   moments, by turns with one worker and two, and repeated; all files of its folder must then be equal, byte
@@ -14,7 +15,9 @@ what is measured is all but the frame tokenizer.
   (`hostile_files.py`); none may end the run, none may take more than 20 s, and each must be used, a duplicate
   or in the quarantine with a reason. One process at a time reads them, as after a run that a file ended, so
   that the time from one file to the next in a phase is that of one file. `--seed` draws others.
-* minutes: a video of so many minutes is prepared; what counts is the peak of the process's memory.
+* minutes: a video of 720p of so many minutes is prepared; what counts is the peak of the process's memory.
+* engines: the command prepares INPUTS and a toy world by so many processes of the pool, and of Ray's
+  (`pip install ray`); all files of its folders must be equal, byte for byte, with no shard failed on Ray.
 * text: texts of so many megabytes, drawn from the paragraphs of INPUTS, are prepared by one process and by
   two; the time is that of all of it, but for Python's imports in the first process.
 """
@@ -35,6 +38,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 from brightness import Brightness
 from hostile_files import GRAMMARS, mutated, originals_of, picture_of
@@ -48,11 +52,15 @@ from ringworld.data.config import PrepareConfig
 from ringworld.data.prepare import prepare
 from ringworld.data.prepare_report import PrepareReport
 from ringworld.data.readers.manifest import MANIFEST_NAME
+from ringworld.quickstart.config import ToyWorldConfig
+from ringworld.quickstart.toy_world import render_toy_world
 from ringworld.text.tokenizer import TextTokenizer
 from ringworld.text.vocabulary import Vocabulary
-from ringworld.vision.write_media import write_video
 
 TEXT_FILES, TEXT_VOCABULARY = 4, 32_000
+OF_THE_RUN = ("seconds", "shards_made", "failed_on_ray")
+"""What a report says of the run, and not of the examples."""
+QUIET: dict[str, Any] = {"check": True, "stdout": subprocess.DEVNULL}
 MARK = ".reading"
 """What stands in a folder of examples while files are read, and after a run that a file ended."""
 KILLED = (
@@ -96,7 +104,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     )
     found = {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
     report = json.loads(found.pop(REPORT_FILE))
-    told = {name: value for name, value in report.items() if name not in ("seconds", "shards_made")}
+    told = {name: value for name, value in report.items() if name not in OF_THE_RUN}
     return {**found, REPORT_FILE: json.dumps(told).encode()}
 
 
@@ -151,6 +159,8 @@ def kills(inputs: Path, points: int, *, seed: int) -> dict[str, Any]:
                     os.killpg(process.pid, signal.SIGKILL)
                     process.wait()
                     at[struck_at(out, begun=begun)] += 1
+            if again == 0:  # as long as it takes now, whatever else the machine does
+                seconds[workers - 1] = time.time() - begun
             equal = equal and not ended and contents(out) == expected
             rounds += 1
         return {
@@ -159,6 +169,35 @@ def kills(inputs: Path, points: int, *, seed: int) -> dict[str, Any]:
             "runs_finished": rounds,
             "equal_bytes": equal,
             "files": len(expected),
+        }
+
+
+def engines(inputs: Path, workers: int, *, seed: int) -> dict[str, Any]:
+    """Prepare INPUTS and a toy world by the pool and by Ray, with so many processes each."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        toy = render_toy_world(folder / "toy", ToyWorldConfig(clips=40, documents=60, seed=seed))
+        named = ("--preset", "smoke", "--videos", inputs, toy.videos, "--texts", inputs, toy.texts)
+        subprocess.run(ringworld("train-tokenizer", *named, "--out", folder / "tokenizer"), **QUIET)
+        found: dict[str, Any] = {"workers": workers, "versions": versions("ray")}
+        made = []
+        for engine in ("pool", "ray"):
+            where = ("--tokenizer", folder / "tokenizer", "--out", folder / engine, "--workers", workers)
+            begun = time.monotonic()
+            subprocess.run(ringworld("prepare", *named, *where, "--engine", engine, *KILLED), **QUIET)
+            seconds = round(time.monotonic() - begun, 1)
+            report = json.loads((folder / engine / REPORT_FILE).read_text())
+            found[engine] = {"seconds": seconds} | {name: report[name] for name in OF_THE_RUN[1:]}
+            made.append(contents(folder / engine))
+        examples = store.ExampleStore(folder / "ray")
+        return {
+            **found,
+            "equal_bytes": made[0] == made[1],
+            "inputs": report["files"],
+            "examples": len(examples),
+            "kinds": sorted(set(examples.column("kind"))),
+            "files": len(made[0]),
+            "bytes": sum(map(len, made[0].values())),
         }
 
 
@@ -222,13 +261,14 @@ def long_video(minutes: int, *, seed: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         draw = np.random.default_rng(seed)
-        picture = draw.integers(0, 256, (90, 160, 3), np.uint8).repeat(2, 0).repeat(2, 1)
+        picture = draw.integers(0, 256, (90, 160, 3), np.uint8).repeat(8, 0).repeat(8, 1)
         (folder / "in").mkdir()
-        write_video(
-            folder / "in/long.mp4",
-            np.broadcast_to(picture, (minutes * 60 * 4, *picture.shape)),
-            frames_per_second=4.0,
-        )
+        with av.open(str(folder / "in/long.mp4"), "w") as container:
+            stream = container.add_stream("libx264", rate=4, options={"preset": "ultrafast"})
+            stream.height, stream.width, stream.pix_fmt = *picture.shape[:2], "yuv420p"
+            for _ in range(minutes * 60 * 4):
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            container.mux(stream.encode(None))
         found = {}
         for name, said in (("captioned", '{"caption": "Noise."}'), ("footage", "{}")):
             (folder / "in/long.json").write_text(said)
@@ -315,6 +355,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=0)
     parser.add_argument("--mutants", type=int, default=0)
     parser.add_argument("--minutes", type=int, default=0)
+    parser.add_argument("--engines", type=int, default=0)
     parser.add_argument("--text", type=int, default=0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
@@ -328,6 +369,7 @@ def main() -> None:
         "kills": lambda count: kills(asked.inputs, count, seed=asked.seed),
         "mutants": lambda count: mutants(asked.inputs, count, seed=asked.seed),
         "minutes": lambda count: long_video(count, seed=asked.seed),
+        "engines": lambda count: engines(asked.inputs, count, seed=asked.seed),
         "text": lambda count: text_rate(asked.inputs, count, seed=asked.seed),
     }
     for name, measured in parts.items():

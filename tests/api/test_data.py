@@ -118,6 +118,25 @@ def test_the_first_batch_of_a_stage_is_shown_as_pictures_and_words(examples, run
     assert "\N{LEFT WHITE SQUARE BRACKET} grey" in words
 
 
+def test_of_many_clips_those_alone_are_decoded_of_which_pictures_are_shown(
+    examples, run, tmp_path, monkeypatch
+):
+    decoded: list[int] = []
+    decode = FrameTokenizer.decode
+
+    def counted(self, codes):
+        decoded.append(len(codes))
+        return decode(self, codes)
+
+    monkeypatch.setattr(FrameTokenizer, "decode", counted)
+    mixture = MixtureConfig(ratios={"video_qa": 1.0})
+    long = replace(run.training.stages[0], context_tokens=2048, mixture=mixture)
+    _, words, *_ = rw.data_show(
+        examples, out=tmp_path, run=replace(run, training=replace(run.training, stages=(long,)))
+    )
+    assert words.read_text().count("<2 frames>") > 12 and max(decoded) == 12 * 2
+
+
 def test_the_run_that_data_was_prepared_for_is_shown_unless_another_is_given(examples, tmp_path):
     shown = rw.data_show(examples, out=tmp_path, stage="read")
     assert {path.name.split("-")[0] for path in shown} == {"read"}

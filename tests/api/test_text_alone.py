@@ -24,6 +24,7 @@ from ringworld.text.templates import LLAMA_2, Message
 from ringworld.text.tokenizer import TextTokenizer
 from ringworld.text.training_template import learned_template
 from ringworld.vision.write_media import write_video
+from tests.data.shouted import Shouted
 from tests.inference.tiny_world import make_world
 from tests.report.sample_run import moving_square
 
@@ -84,6 +85,19 @@ def test_files_at_an_address_are_prepared_and_copied_once(made, tmp_path):
     assert rw.prepare(RUN, **options).shards_made == 0
     assert not any(path.exists() for path in left)
     system.rm("/rivers", recursive=True)
+
+
+def test_a_format_of_ones_own_trains_a_tokenizer_and_is_asked_about(made, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("in").mkdir()
+    Path("in/a.shout").write_text("THE RIVER IS 3 MILES LONG. " * 40)
+    readers = {".shout": Shouted()}
+    report = rw.train_tokenizer(RUN, texts="in", out="tokenizer", readers=readers)
+    assert report.text.bytes_per_token and not report.quarantined
+    assert TextTokenizer.load(Path("tokenizer")).encode("the river") != []
+    config = rw.QaConfig(model="writer", dry_run=True, passage_tokens=32)
+    asked = rw.make_qa("in", tokenizer=made / "tokenizer", out="qa", config=config, readers=readers)
+    assert asked.estimate.passages > 2
 
 
 def test_a_model_is_asked_in_the_template_that_it_learned(made, tmp_path):

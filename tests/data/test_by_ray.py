@@ -11,6 +11,8 @@ from ringworld.data.prepare_report import PrepareReport
 from ringworld.data.progress import Done
 from ringworld.data.recipes import RECIPES
 
+ANSWER = {"role": "assistant", "content": "A square."}
+
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {
@@ -45,11 +47,15 @@ def test_the_bytes_are_those_of_the_pool_for_every_kind(
     more.mkdir()
     (more / "bad.txt").write_bytes(b"\xff")
     write_clip(more / "a.mp4", frames=9)
-    write_clip(more / "b.png", said={"caption": "A dark square."})
-    asked = [{"type": "image", "image": "b.png"}, {"type": "text", "text": "What is it?"}]
-    messages = [{"role": "user", "content": asked}, {"role": "assistant", "content": "A square."}]
+    questions = [{"question": "What is it?", "answer": "A square."}]
+    write_clip(more / "b.png", said={"caption": "A dark square.", "questions": questions})
+    said = [
+        [{"role": "user", "content": [*shown, {"type": "text", "text": "What is it?"}]}, ANSWER]
+        for shown in ([], [{"type": "image", "image": "b.png"}], [{"type": "video", "video": "a.mp4"}])
+    ]
     laid = {"fields": "[vision],output", "vision": [0, 1, 2, 3], "output": "Four codes."}
-    (more / "c.jsonl").write_text("\n".join(map(json.dumps, [{"messages": messages}, laid])))
+    records = [*({"messages": messages} for messages in said), laid]
+    (more / "c.jsonl").write_text("\n".join(map(json.dumps, records)))
     documents = [{"text": f"The old man walks to river {number}. " * 9} for number in range(60)]
     (more / "large.jsonl").write_text("\n".join(map(json.dumps, documents)))
     inputs = {"videos": (toy_world.videos, more), "texts": (toy_world.texts, more), "config": config}
@@ -66,7 +72,7 @@ def test_the_bytes_are_those_of_the_pool_for_every_kind(
     ]
     assert contents(tmp_path / "pool") == contents(tmp_path / "ray")
     assert {one.kind for one in reports[0].parts} == {recipe.kind for recipe in RECIPES}
-    assert reports[0].parts == reports[1].parts
+    assert reports[0].parts == reports[1].parts and reports[1].failed_on_ray == 0
     assert reports[0].quarantined == reports[1].quarantined != ()
     assert shown[-1].files == shown[-1].total > reports[0].files  # parts of a large one
     again = run_prepare(tmp_path / "ray", engine="ray", **inputs)

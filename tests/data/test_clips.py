@@ -1,3 +1,4 @@
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -6,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ringworld.core.errors import InputError
-from ringworld.data.clips import ClipEncoder, count_shown, shown
+from ringworld.data.clips import ClipCodes, ClipEncoder, count_shown, shown
 from ringworld.data.config import ClipConfig, PrepareConfig
+from ringworld.data.frame_batches import FrameBatches
 from ringworld.data.frames import read_spread
 from ringworld.data.samples import CodedClip, MediaFile, Sample
 from ringworld.text.vocabulary import Vocabulary
@@ -17,12 +19,16 @@ from tests.data.conftest import QUARTERS
 VOCABULARY = Vocabulary(text_size=100, codes=8, codes_per_frame=4)
 
 
-def encoder(**config) -> ClipEncoder:
-    return ClipEncoder(config=PrepareConfig(**config), vocabulary=VOCABULARY, frame_tokenizer=QUARTERS)
-
-
-def footage(clip) -> Sample:
-    return Sample(key="a", split="train", clip=clip)
+def encoded(clip, *, caption: str | None = None, **config) -> list[ClipCodes]:
+    """Return the codes of a clip: of footage, of which nothing is said, window after window."""
+    sample = Sample(key="a", split="train", clip=clip, caption=caption)
+    with closing(FrameBatches(QUARTERS)) as batches:
+        clips = ClipEncoder(
+            config=PrepareConfig(**config), vocabulary=VOCABULARY, frame_tokenizer=QUARTERS, batches=batches
+        )
+        read = clips.read(sample)
+        batches.flush()
+        return [clips.encoded(one) for together in read for one in together]
 
 
 @pytest.mark.parametrize("most", [1, 4, 9, 30])
@@ -30,7 +36,7 @@ def test_codes_are_those_of_the_frames_that_stand_for_the_whole_video(tmp_path: 
     # Longer than a batch of frames, so that what is thinned was encoded in several.
     clip = MediaFile(path=write_clip(tmp_path / "a.mp4", frames=31, rate=2.0), form="video")
     config = PrepareConfig(max_frames=most, frames_per_second=4.0)
-    made = encoder(max_frames=most, frames_per_second=4.0).spread(clip)
+    (made,) = encoded(clip, caption="Grey.", max_frames=most, frames_per_second=4.0)
     assert made.codes.tolist() == QUARTERS.encode(read_spread(clip, config=config, resolution=32)).tolist()
     # From the first to the last that is held, at the rate at which they were chosen.
     assert made.frames_per_second == 4.0 or len(made.codes) / made.frames_per_second > 12
@@ -54,29 +60,34 @@ def test_thinning_does_not_hang_on_when_frames_are_added(most, frames, together)
 
 def test_windows_of_footage_give_every_frame_once(tmp_path: Path, write_clip):
     clip = MediaFile(path=write_clip(tmp_path / "a.mp4", frames=10), form="video")
-    windows = encoder(max_frames=4).windows(footage(clip))
+    windows = encoded(clip, max_frames=4)
     assert [len(window.codes) for window in windows] == [4, 4, 2]
     assert {window.seconds for window in windows} == {2.5}
     levels = np.concatenate([window.codes for window in windows])
-    (whole,) = encoder(max_frames=10).windows(footage(clip))
+    (whole,) = encoded(clip, max_frames=10)
     assert np.array_equal(levels, whole.codes) and whole.codes[-1, 0] > whole.codes[0, 0]
 
 
 def test_codes_of_others_are_taken_where_they_are_whole_frames_of_the_codebook():
-    made = encoder(max_frames=4).windows(footage(CodedClip(codes=tuple(range(8)))))
+    made = encoded(CodedClip(codes=tuple(range(8))), max_frames=4)
     assert [window.codes.tolist() for window in made] == [[[0, 1, 2, 3], [4, 5, 6, 7]]]
     assert made[0].seconds == 0.5
     for wrong in (tuple(range(7)), (0, 1, 2, 8), (0, 1, 2, -1)):
         with pytest.raises(InputError) as refused:
-            encoder(max_frames=4).spread(CodedClip(codes=wrong))
+            encoded(CodedClip(codes=wrong), max_frames=4)
         assert refused.value.field == "vision"
 
 
 def test_pictures_without_a_frame_tokenizer_are_refused_by_name(tmp_path: Path, write_clip):
     clip = MediaFile(path=write_clip(tmp_path / "a.png"), form="image")
-    blind = ClipEncoder(config=PrepareConfig(), vocabulary=Vocabulary(text_size=100), frame_tokenizer=None)
+    blind = ClipEncoder(
+        config=PrepareConfig(),
+        vocabulary=Vocabulary(text_size=100),
+        frame_tokenizer=None,
+        batches=FrameBatches(None),
+    )
     with pytest.raises(InputError) as refused:
-        blind.spread(clip)
+        blind.read(Sample(key="a", split="train", clip=clip))
     assert refused.value.path == clip.path
 
 

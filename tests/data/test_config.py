@@ -15,7 +15,11 @@ def test_a_mixture_has_shares_that_can_be_drawn_by(share: float):
 
 
 @pytest.mark.parametrize(
-    "ratios", [{"text": 0.0}, {"": 1.0}, {"a/b/c": 1.0}, {"books/": 1.0}, {"/text": 1.0}]
+    "ratios",
+    [
+        *({"text": 0.0}, {"": 1.0}, {"a/b/c": 1.0}, {"books/": 1.0}, {"/text": 1.0}),
+        *({"text,": 1.0}, {"text,chat": 1.0, "text": 2.0}),
+    ],
 )
 def test_a_mixture_of_nothing_or_of_no_name_is_refused(ratios: dict[str, float]):
     with pytest.raises(InputError) as refused:
@@ -34,6 +38,10 @@ def test_the_most_special_name_of_a_mixture_counts():
     }
     assert {key: mixture.name_of(*key) for key in named} == named
     assert MixtureConfig().name_of("web", "chat") == "chat"
+    together = MixtureConfig(ratios={"image_qa,web/chat": 1.0, "*": 1.0})
+    assert together.name_of("a", "image_qa") == together.name_of("web", "chat") == "image_qa,web/chat"
+    assert together.name_of("a", "chat") == "*"
+    assert "chat" in MixtureConfig(ratios={"text,web/chat": 1.0})
     assert "text" in mixture and "chat" in mixture and "chat" not in MixtureConfig(ratios={"text": 1.0})
 
 

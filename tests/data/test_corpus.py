@@ -20,7 +20,7 @@ def maker_of(config: PrepareConfig, tokenizer, vocabulary) -> ExampleMaker:
 
 
 def prepare_file(source: Source, maker: ExampleMaker, problems: Problems) -> list[tuple[Example, Split]]:
-    groups = maker.of_file(source, problems)
+    groups = maker.of_files([source], problems)
     return [(unfilled.example, group.split) for group in groups for unfilled in group.examples]
 
 
@@ -134,7 +134,7 @@ def test_a_question_without_an_answer_is_left_out_and_counted(
     (source,) = find_sources(videos=[tmp_path], config=config)
     problems = Problems(quarantined=[])
     made = [example for example, _ in prepare_file(source, maker_of(config, tokenizer, vocabulary), problems)]
-    assert sum(example.kind == "video_qa" for example in made) == 1
+    assert sum(example.kind == "image_qa" for example in made) == 1
     assert problems == Problems(quarantined=[], questions_unanswered=2)
 
 

@@ -181,6 +181,16 @@ def test_a_stage_draws_documents_of_its_lengths_in_all_their_pieces(documents: P
     assert refused.value.field == "mixture"
 
 
+def test_clips_are_drawn_beside_documents_of_whatever_length_and_names_without_any_are_told(prepared: Path):
+    mixture = only(video_qa=1.0, text=1.0, text_qa=1.0, shortest_tokens=100)
+    running = loader(prepared, mixture=mixture, context_tokens=128)
+    assert running.unmatched == () and running.left_out["text_qa"] > 0  # too long is not too short
+    kinds = Counter(example.kind for _ in range(8) for row in running.next_rows() for example in row)
+    assert kinds["video_qa"] and kinds["text"]
+    longer = loader(prepared, mixture=replace(mixture, shortest_tokens=100_000))
+    assert longer.names == ("video_qa",) and longer.unmatched == ("text", "text_qa")
+
+
 def test_documents_that_are_longer_than_the_context_are_truncated_or_left_out_and_counted(documents: Path):
     whole = list(read_examples(documents, split="train"))
     longer = [example for example in whole if len(example) > 20]

@@ -11,7 +11,7 @@ import pytest
 
 from ringworld.core import origin
 from ringworld.core.errors import InputError
-from ringworld.data.config import PrepareConfig, Split
+from ringworld.data.config import PackingConfig, PrepareConfig, Split
 from ringworld.data.examples import Example
 from ringworld.data.loader import PackedLoader
 from ringworld.data.making import ExampleMaker, Problems
@@ -21,6 +21,7 @@ from ringworld.data.readers.text import TextReader
 from ringworld.data.samples import Sample
 from ringworld.data.sources import Reader, Source
 from ringworld.data.store import ExampleStore, read_examples
+from ringworld.presets.mixtures import FOUR_TASKS
 from ringworld.quickstart.toy_world import ToyWorld
 from ringworld.text.templates import ChatTemplate, Message
 from ringworld.text.tokenizer import TextTokenizer
@@ -183,6 +184,44 @@ def test_a_conversation_is_learned_in_the_order_in_which_a_model_is_asked(
     assert "USER: \nor\n\n? ASSISTANT:" in said
 
 
+def test_what_is_asked_of_images_and_of_videos_is_of_different_kinds_and_drawn_by_the_four_tasks(
+    tmp_path: Path, run_prepare, write_clip
+):
+    asked = {"caption": "Grey.", "questions": [{"question": "What is it?", "answer": "Grey."}]}
+    write_clip(tmp_path / "in/a.png", said=asked)
+    write_clip(tmp_path / "in/b.mp4", said=asked)
+    image, video = {"type": "image", "image": "a.png"}, {"type": "video", "video": "b.mp4"}
+    lines = [
+        [
+            {"role": "user", "content": [*clips, {"type": "text", "text": "Why?"}]},
+            {"role": "assistant", "content": "So."},
+        ]
+        for clips in ([], [image], [video], [image, video])
+    ]
+    (tmp_path / "in/c.jsonl").write_text("\n".join(json.dumps({"messages": said}) for said in lines))
+    run_prepare(tmp_path / "out", videos=(tmp_path / "in",), config=only())
+    kinds = {example.source: set[str]() for example in train(tmp_path / "out")}
+    for example in train(tmp_path / "out"):
+        kinds[example.source].add(example.kind)
+    assert kinds == {
+        "a.png": {"image_caption", "caption_image", "image_qa"},
+        "b.mp4": {"video_caption", "caption_video", "caption_image", "video_qa"},
+        "c.jsonl#1": {"chat"},
+        "c.jsonl#2": {"image_chat"},
+        "c.jsonl#3": {"video_chat"},
+        "c.jsonl#4": {"video_chat"},
+    }
+    packing = PackingConfig(open_sequences=1)
+    options = {"context_tokens": 128, "batch_sequences": 4, "seed": 0, "packing": packing}
+    loader = PackedLoader(tmp_path / "out", split="train", mixture=FOUR_TASKS, **options)
+    assert set(loader.names) == set(FOUR_TASKS.ratios) and not loader.unmatched
+    drawn = Counter[str]()
+    for _ in range(60):
+        drawn.update({name: of.tokens for name, of in next(loader).drawn.items()})
+    shares = {name: tokens / drawn.total() for name, tokens in drawn.items()}
+    assert shares == pytest.approx(dict.fromkeys(FOUR_TASKS.ratios, 0.25), abs=0.02)
+
+
 def test_a_question_about_a_document_that_is_too_long_is_left_out_and_counted(tmp_path: Path, run_prepare):
     (tmp_path / "in").mkdir()
     (tmp_path / "in/a.txt").write_text("word " * 200)
@@ -236,12 +275,14 @@ def test_bad_files_are_set_aside_and_the_rest_goes_on(tmp_path: Path, run_prepar
     (folder / "cut.mp4").write_bytes(good.read_bytes()[:600])
     (folder / "empty.mp4").touch()
     (folder / "latin.txt").write_bytes("caf\u00e9".encode("latin-1"))
-    (folder / "lines.jsonl").write_text('{"text": "fine"}\n{\n')
+    (folder / "lines.jsonl").write_text('{"text": "fine"}\n{\n{"messages": [{"role": "cat"}]}\n')
     report = run_prepare(tmp_path / "out", videos=(folder,), texts=(folder,), config=only())
-    expected = ["cut.mp4", "empty.mp4", "said_badly.mp4", "latin.txt", "lines.jsonl#2"]
+    expected = ["cut.mp4", "empty.mp4", "said_badly.mp4", "latin.txt", "lines.jsonl#2", "lines.jsonl#3"]
     assert sorted(item.path for item in report.quarantined) == sorted(expected)
     lines = [json.loads(line) for line in (tmp_path / "out/quarantine.jsonl").read_text().splitlines()]
     assert [line["path"] for line in lines] == [item.path for item in report.quarantined]
+    fields = {line["path"]: line["field"] for line in lines}
+    assert fields["lines.jsonl#3"] == "line 3.messages[0].role" and fields["lines.jsonl#2"] == "line 2"
     assert {e.source for e in train(tmp_path / "out")} == {"good.mp4", "lines.jsonl#1"}
 
 

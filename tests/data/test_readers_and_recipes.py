@@ -1,52 +1,39 @@
-"""A format and a task of one's own: one Reader and one Recipe, and nothing else changes."""
+"""A format and a task of one's own, as docs/data.md has them: one Reader and one Recipe."""
 
-import csv
-from collections.abc import Iterator
+import re
 from pathlib import Path
+from typing import Any
 
-from ringworld.data.config import MixtureConfig, PackingConfig, PrepareConfig
+import pytest
+
+from ringworld.data.config import MixtureConfig, PackingConfig, PrepareConfig, Split
 from ringworld.data.find_sources import RECORD_READERS
 from ringworld.data.loader import PackedLoader
-from ringworld.data.quarantine import Quarantined
-from ringworld.data.recipe import Draft, PreparationContext, Recipe
-from ringworld.data.recipes import RECIPES
-from ringworld.data.samples import Sample
-from ringworld.data.sources import Reader, Source
-from ringworld.data.splits import split_of, text_content
 from ringworld.data.store import ExampleStore, read_examples
-from ringworld.text import chat
+from tests.data.shouted import Shouted
 
+PAGE = Path(__file__).parents[2] / "docs/data.md"
 CONFIG = PrepareConfig(held_out_fraction=0.0)
 
 
-class Table(Reader):
-    name, holds, shows = "table", "many", "text"
-
-    def read(
-        self, source: Source, *, config: PrepareConfig, quarantined: list[Quarantined]
-    ) -> Iterator[Sample]:
-        with source.path.open(newline="") as stream:
-            for number, row in enumerate(csv.DictReader(stream), start=1):
-                text = row["words"]
-                split = split_of(text_content(text), source, config)
-                yield Sample(key=f"{source.relative}#{number}", split=split, text=text)
+@pytest.fixture
+def own() -> dict[str, Any]:
+    """Return what the program of the page gives to `prepare`."""
+    (program,) = (
+        one for one in re.findall("```python\n(.*?)```", PAGE.read_text(), re.S) if "Recipe)" in one
+    )
+    names: dict[str, Any] = {"__name__": "page"}
+    exec(program, names)
+    return names["own"]
 
 
-class Spelled(Recipe):
-    kind = "spelled"
-
-    def drafts(self, sample: Sample, context: PreparationContext) -> Iterator[Draft]:
-        if sample.text is not None:
-            prompt = chat.question_prompt(f"Spell {sample.text}")
-            yield Draft(segments=chat.answered(prompt, " ".join(sample.text)))
-
-
-def test_a_format_and_a_task_of_ones_own_are_prepared_and_drawn(tmp_path: Path, run_prepare, tokenizer):
+def test_a_format_and_a_task_of_ones_own_are_prepared_and_drawn(
+    tmp_path: Path, run_prepare, tokenizer, own: dict[str, Any]
+):
     folder = tmp_path / "words"
     folder.mkdir()
     (folder / "a.csv").write_text("words,count\nred,1\nblue,2\n")
     (folder / "b.txt").write_text("green")
-    own = {"readers": {**RECORD_READERS, ".csv": Table()}, "recipes": (*RECIPES, Spelled())}
     report = run_prepare(tmp_path / "out", texts=(folder,), config=CONFIG, **own)
     assert not report.quarantined
     spelled = list(read_examples(tmp_path / "out", split="train", kinds=["spelled"]))
@@ -71,3 +58,16 @@ def test_a_format_and_a_task_of_ones_own_are_prepared_and_drawn(tmp_path: Path, 
     # Without the recipe the folder is another, and nothing of it is touched.
     kinds = set(ExampleStore(tmp_path / "out").column("kind"))
     assert kinds == {"text", "spelled"}
+
+
+def test_a_format_of_one_sample_a_file_has_the_splits_of_files(tmp_path: Path, run_prepare, tokenizer):
+    (tmp_path / "in/held_out").mkdir(parents=True)
+    for name in ("a.shout", "held_out/b.shout"):
+        (tmp_path / "in" / name).write_text(f"THE RIVER IS {name.upper()}.")
+    readers = {**RECORD_READERS, ".shout": Shouted()}
+    run_prepare(tmp_path / "out", texts=(tmp_path / "in",), config=CONFIG, readers=readers)
+    splits: dict[Split, str] = {"train": "a.shout", "held_out": "held_out/b.shout"}
+    for split, name in splits.items():
+        (example,) = read_examples(tmp_path / "out", split=split)
+        assert example.source == name
+        assert f"the river is {name}." in tokenizer.decode(example.tokens.tolist())

@@ -51,6 +51,7 @@ def test_what_is_empty_is_as_good_as_absent(tmp_path: Path, empty: str | None):
         ("[]", ""),
         ('{"caption": 3}', "caption"),
         ('{"questions": {}}', "questions"),
+        ('{"messages": [{"role": "user", "content": "Hi"}]}', "messages"),
         ('{"questions": ["why"]}', "questions[0]"),
         ('{"questions": [null]}', "questions[0]"),
         ('{"questions": [{"question": "Q"}]}', "questions[0].answer"),

@@ -1,4 +1,5 @@
 import errno
+import os
 import shutil
 import subprocess
 import sys
@@ -104,6 +105,22 @@ def test_examples_of_some_kinds_can_be_read_alone(prepared: Path):
 def first_shard(folder: Path) -> Path:
     name = read_manifest(folder / MANIFEST_FILE)["shard"][0].as_py()
     return folder / "shards" / f"{name}.array_record"
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="counts open files as Linux lists them")
+def test_no_more_shards_are_open_than_may_be(prepared: Path):
+    def open_shards() -> int:
+        links = (os.readlink(link) for link in Path("/proc/self/fd").iterdir() if link.is_symlink())
+        return sum(str(prepared) in link and link.endswith(".array_record") for link in links)
+
+    before = open_shards()
+    few, many = ExampleStore(prepared, most_open=2), ExampleStore(prepared)
+    rows = np.random.default_rng(0).permutation(len(few))
+    shards = set(few.column("shard"))
+    assert len(shards) > 2
+    for row in rows.tolist():
+        assert np.array_equal(few.read(row).tokens, many.read(row).tokens)
+    assert open_shards() - before == 2 + len(shards)
 
 
 def test_a_missing_and_a_cut_shard_are_named(copy: Path):

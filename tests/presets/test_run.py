@@ -175,6 +175,11 @@ def test_the_tasks_of_the_paper_have_its_shares():
         assert sum(stage.mixture.ratios.values()) == pytest.approx(1)
     for stage in load_preset("lwm_chat_7b").training.stages:
         assert set(stage.mixture.ratios.values()) == {0.25} and len(stage.mixture.ratios) == 4
+    chat = load_preset("lwm_text_chat_7b").training
+    assert [stage.mixture.ratios for stage in chat.stages] == [{"chat": 0.7, "long_qa/chat": 0.3}]
+    assert chat.packing.together == "name"
+    for name in ("lwm_7b", "lwm_chat_7b", "lwm_text_chat_7b"):
+        assert {stage.mixture.by for stage in load_preset(name).training.stages} == {"tokens"}
 
 
 def test_a_machine_that_is_too_small_or_a_size_that_is_none_is_named():

@@ -1,5 +1,6 @@
 """`ringworld.data_stats` and `data_show`: what an examples folder holds, and what a stage draws of it."""
 
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -16,7 +17,13 @@ from ringworld.data.examples import Example
 from ringworld.data.stats import DataStats, length_stats
 from ringworld.data.store import DUPLICATES_FILE, QUARANTINE_FILE, ExampleStore
 from ringworld.presets.run import RunConfig
-from ringworld.report.data_plots import PackedExample, length_histograms, packed_sequence
+from ringworld.report.data_plots import (
+    MOST_PICTURES,
+    MOST_STRIPS,
+    PackedExample,
+    length_histograms,
+    packed_sequence,
+)
 from ringworld.report.plots import write_png
 from ringworld.text.vocabulary import Vocabulary
 from ringworld.training.stage_loader import stage_loader
@@ -93,7 +100,7 @@ def data_show(
         claim(Path(out), Origin(kind="generation", parents=parents))
         for index, row in enumerate(loader.next_rows()):
             picture, text = (Path(out) / f"{name}-{index}.{ending}" for ending in ("png", "txt"))
-            shown = [_shown(example, examples.tokenizers, run.vocabulary) for example in row]
+            shown = [*_shown(row, examples.tokenizers, run.vocabulary)]
             write_png(packed_sequence(shown, context_tokens=stages[name].context_tokens), picture)
             words = [_as_text(i, one, examples.tokenizers, run.vocabulary) for i, one in enumerate(row, 1)]
             write_text_atomic(text, "\n".join(words))
@@ -101,14 +108,28 @@ def data_show(
     return written
 
 
-def _shown(example: Example, tokenizers: Tokenizers, vocabulary: Vocabulary) -> PackedExample:
-    frames = None
+def _shown(row: Sequence[Example], tokenizers: Tokenizers, vocabulary: Vocabulary) -> Iterator[PackedExample]:
+    """Yield the examples of a sequence; of many with frames, and of many frames, the first have pictures.
+
+    No others are decoded: a sequence of a million tokens has thousands.
+    """
+    codes = [_codes(one, vocabulary) for one in row]
+    strips = [i for i, of_example in enumerate(codes) if len(of_example)][:MOST_STRIPS]
+    pictures: dict[int, np.ndarray] = {}
+    if tokenizers.frame_tokenizer is not None and strips:
+        first = [codes[i][:MOST_PICTURES] for i in strips]
+        ends = np.cumsum([len(some) for some in first])[:-1]
+        pictures = dict(zip(strips, np.split(tokenizers.frame_tokenizer.decode(np.concatenate(first)), ends)))
+    for i, one in enumerate(row):
+        name = f"{one.dataset}/{one.kind}  {one.source}"
+        yield PackedExample(name=name, loss=one.loss, pictures=pictures.get(i), frames=len(codes[i]))
+
+
+def _codes(example: Example, vocabulary: Vocabulary) -> np.ndarray:
+    """Return the codes of all frames of an example, [frames, codes]."""
     is_vision = vocabulary.is_vision(example.tokens)
-    if tokenizers.frame_tokenizer is not None and is_vision.any():
-        codes = [vocabulary.decode_frames(ids) for ids, vision in _runs(example.tokens, is_vision) if vision]
-        frames = tokenizers.frame_tokenizer.decode(np.concatenate(codes))
-    name = f"{example.dataset}/{example.kind}  {example.source}"
-    return PackedExample(name=name, loss=example.loss, frames=frames)
+    clips = [vocabulary.decode_frames(ids) for ids, vision in _runs(example.tokens, is_vision) if vision]
+    return np.concatenate([np.zeros((0, vocabulary.codes_per_frame), np.int32), *clips])
 
 
 def _as_text(number: int, example: Example, tokenizers: Tokenizers, vocabulary: Vocabulary) -> str:

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 
@@ -11,16 +12,25 @@ from ringworld.core.files import write_json_atomic
 from ringworld.core.origin import Origin, claim, working_in
 from ringworld.core.packages import import_optional
 from ringworld.core.progress import Progress
+from ringworld.data.find_sources import RECORD_READERS
 from ringworld.data.qa.config import QaConfig
 from ringworld.data.qa.make import REPLIES_FILE, QaEstimate, QaReport
 from ringworld.data.qa.make import make_qa as write_qa
 from ringworld.data.qa.replies import Replies
+from ringworld.data.sources import Reader
 from ringworld.text.tokenizer import TextTokenizer
 
 REPORT_FILE = "report.json"
 
 
-def make_qa(texts: Paths, *, tokenizer: PathArgument, out: PathArgument, config: QaConfig) -> QaReport:
+def make_qa(
+    texts: Paths,
+    *,
+    tokenizer: PathArgument,
+    out: PathArgument,
+    config: QaConfig,
+    readers: Mapping[str, Reader] = RECORD_READERS,
+) -> QaReport:
     """Have a model write a question about each part of texts, and join them to conversations about long ones.
 
     What it would cost stands on stderr before anything is asked. Each reply is kept in `out`, so that a call
@@ -31,6 +41,7 @@ def make_qa(texts: Paths, *, tokenizer: PathArgument, out: PathArgument, config:
         tokenizer: tokenizer folder or model folder, in whose tokens lengths are counted.
         out: folder to write.
         config: which model writes, of how much text each question is, and how long the contexts are.
+        readers: of files by the end of their names, as for `prepare`.
 
     Raises:
         InputError: a path is missing, there is no text, the endpoint cannot be reached, refuses, or writes
@@ -52,6 +63,7 @@ def make_qa(texts: Paths, *, tokenizer: PathArgument, out: PathArgument, config:
                 tokenizer=words,
                 replies=Replies(out / REPLIES_FILE, endpoint),
                 config=config,
+                readers=readers,
                 on_estimate=_show,
                 on_progress=lambda done, total: progress.update(done, total=total),
             )

@@ -46,6 +46,8 @@ def prepare(
 ) -> PrepareReport:
     """Write the examples of all usable files; a second call makes only what is missing or has changed.
 
+    A script calls it below `if __name__ == "__main__":`, since processes that read files import the script.
+
     Args:
         run: frame rate, lengths and splits, and the vocabulary of the model to be trained.
         tokenizer: tokenizer folder or model folder.

@@ -1,6 +1,6 @@
 """`ringworld.train_tokenizer`: both tokenizers from a user's files."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,10 +14,10 @@ from ringworld.core.origin import Origin, claim, working_in
 from ringworld.core.progress import Progress
 from ringworld.data.config import HeldOutOf, TextJudgedOn
 from ringworld.data.corpus import corpus
-from ringworld.data.find_sources import find_sources
+from ringworld.data.find_sources import RECORD_READERS, find_sources
 from ringworld.data.frames import sample_frames
 from ringworld.data.quarantine import Quarantined
-from ringworld.data.sources import Source
+from ringworld.data.sources import Reader, Source
 from ringworld.evaluation.unlike_frames import UnlikeFrames, judge_unlike
 from ringworld.presets.run import RunConfig
 from ringworld.text.tokenizer import TextTokenizer
@@ -82,6 +82,7 @@ def train_tokenizer(
     videos: Paths = (),
     texts: Paths = (),
     text_tokenizer: PathArgument | None = None,
+    readers: Mapping[str, Reader] = RECORD_READERS,
 ) -> TokenizerReport:
     """Train a byte-level BPE and, where the run sees frames, a VQGAN; a second call resumes.
 
@@ -91,6 +92,7 @@ def train_tokenizer(
         videos: folders or files of videos and images, with captions and questions beside them.
         texts: folders or files of text.
         text_tokenizer: tokenizer folder or model folder whose text tokenizer is taken over instead.
+        readers: of files by the end of their names, as for `prepare`.
 
     Raises:
         InputError: a path is missing, no file can be used, or `out` holds other tokenizers.
@@ -101,7 +103,9 @@ def train_tokenizer(
     with working_in(out, kind="tokenizer"):
         videos, texts = as_local(videos, out=out), as_local(texts, out=out)
         quarantined: list[Quarantined] = []
-        sources = find_sources(videos=videos, texts=texts, config=run.prepare, quarantined=quarantined)
+        sources = find_sources(
+            videos=videos, texts=texts, config=run.prepare, readers=readers, quarantined=quarantined
+        )
         words = None if text_tokenizer is None else TextTokenizer.load(Path(text_tokenizer))
         if words is not None:
             Tokenizers(text_tokenizer=words, frame_tokenizer=None).vocabulary(text_vocab=run.model.text_vocab)

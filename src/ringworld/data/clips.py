@@ -3,41 +3,22 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
-from jaxtyping import Int, Int32, UInt8
+from jaxtyping import Int, Int32
 
 from ringworld.core.ahead import ahead
 from ringworld.core.errors import InputError
 from ringworld.data.config import ClipConfig, PrepareConfig
+from ringworld.data.frame_batches import BATCH_FRAMES, FrameBatches, FrameEncoder
 from ringworld.data.frames import stream_frames
 from ringworld.data.samples import Clip, CodedClip, MediaFile, Sample
 from ringworld.text.vocabulary import Vocabulary
 from ringworld.vision.sampling import Thinned, evenly
 
-_BATCH_FRAMES = 32
-"""Frames that are encoded at once, while as many more are read; no others are held as pixels."""
+Alive = Callable[[], None]
 _ROUNDING = 1e-6
-
-
-@runtime_checkable
-class FrameEncoder(Protocol):
-    """What preparation needs of `ringworld.vision.frame_tokenizer.FrameTokenizer`."""
-
-    @property
-    def resolution(self) -> int:
-        """Side of a frame in pixels."""
-        ...
-
-    @property
-    def fingerprint(self) -> str:
-        """What changes when a weight does."""
-        ...
-
-    def encode(self, frames: UInt8[np.ndarray, "frames side side 3"]) -> Int32[np.ndarray, "frames codes"]:
-        """Return the codes of each frame."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -51,6 +32,16 @@ class ClipCodes:
     """How long the whole video is, rounded up to the rate of preparation; 0 for an image."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class ReadClip:
+    """A clip whose frames are read, and may wait to be encoded."""
+
+    frames: Sequence[int]
+    """Their numbers in `FrameBatches`."""
+    frames_per_second: float
+    seconds: float
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClipEncoder:
     """Turns clips into codes."""
@@ -59,83 +50,88 @@ class ClipEncoder:
     vocabulary: Vocabulary
     frame_tokenizer: FrameEncoder | None
     """None where all is text."""
-    alive: Callable[[], None] = lambda: None
-    """Called with each frame that is read."""
+    batches: FrameBatches
+    """Of the same."""
 
-    def windows(self, sample: Sample) -> list[ClipCodes]:
-        """Return all frames of footage, `config.max_frames` at a time, fewer in the last.
+    def read(self, sample: Sample, *, alive: Alive = lambda: None) -> list[list[ReadClip | ClipCodes]]:
+        """Read the clips of a sample, which are encoded later.
+
+        Args:
+            sample: what shows them.
+            alive: called with each frame that is read.
+
+        Returns:
+            All frames of footage, `config.max_frames` at a time, fewer in the last, each by itself. Else all
+            clips together, each with at most `config.max_frames` frames that are spread over it.
 
         Raises:
-            InputError: the video cannot be read to its end, which may show late, or is not to be encoded.
+            InputError: a clip cannot be read to its end, which may show late, or is not to be encoded.
         """
-        (clip,) = sample.clips
-        rate, most = self.config.frames_per_second, self.config.max_frames
+        if sample.is_footage:
+            return [[window] for clip in sample.clips for window in self._windows(clip, alive)]
+        return [[self._spread(clip, alive) for clip in sample.clips]]
+
+    def encoded(self, clip: ReadClip | ClipCodes) -> ClipCodes:
+        """Return a clip with its codes, where `batches` has encoded its frames."""
+        if isinstance(clip, ClipCodes):
+            return clip
+        codes = self.batches.codes(clip.frames)
+        return ClipCodes(codes=codes, frames_per_second=clip.frames_per_second, seconds=clip.seconds)
+
+    def _windows(self, clip: Clip, alive: Alive) -> Iterator[ReadClip | ClipCodes]:
+        most = self.config.max_frames
         if isinstance(clip, CodedClip):
             codes = self._coded(clip)
-        else:
-            codes = np.concatenate([rows for _, _, rows in self._batches(clip, wanted=lambda index: True)])
-        return [
-            ClipCodes(
-                codes=codes[start : start + most],
-                frames_per_second=rate,
-                seconds=self._seconds(clip, len(codes)),
-            )
-            for start in range(0, len(codes), most)
-        ]
+            said = self._said(clip, (), read=len(codes))
+            for start in range(0, len(codes), most):
+                yield ClipCodes(codes=codes[start : start + most], **said)
+            return
+        found, read = self._read(clip, alive, wanted=lambda index: True)
+        numbers, said = [number for _, number in found], self._said(clip, (), read=read)
+        for start in range(0, read, most):
+            yield ReadClip(frames=numbers[start : start + most], **said)
 
-    def spread(self, clip: Clip) -> ClipCodes:
-        """Return at most `config.max_frames` frames that are spread over a whole clip, as `vision.sampling`.
-
-        Codes are thinned while the video is read, as frames are by `read_spread`.
-
-        Raises:
-            InputError: the clip cannot be read, or is not to be encoded.
-        """
-        rate, most = self.config.frames_per_second, self.config.max_frames
+    def _spread(self, clip: Clip, alive: Alive) -> ReadClip | ClipCodes:
+        """Thin a clip while it is read, as `vision.sampling.read_spread` does."""
+        most = self.config.max_frames
         if isinstance(clip, CodedClip):
-            every = list(enumerate(self._coded(clip)))
-            chosen, read = evenly(every, most), len(every)
-        else:
-            thinned, read = Thinned[np.ndarray](most=most), 0
-            for so_far, indices, rows in self._batches(clip, wanted=thinned.wants):
-                thinned.add(zip(indices, rows))
-                read = so_far
-            chosen = thinned.chosen()
-        codes = np.stack([row for _, row in chosen])
+            codes = self._coded(clip)
+            chosen = evenly([*range(len(codes))], most)
+            return ClipCodes(codes=codes[chosen], **self._said(clip, chosen, read=len(codes)))
+        thinned = Thinned[int](most=most)
+        found, read = self._read(clip, alive, wanted=thinned.wants)
+        thinned.add(found)
+        indices, numbers = zip(*thinned.chosen())
+        return ReadClip(frames=numbers, **self._said(clip, indices, read=read))
+
+    def _said(self, clip: Clip, chosen: Sequence[int], *, read: int) -> dict[str, float]:
+        """Return the rate and the seconds of a clip, of which these frames were chosen, if not all."""
+        rate = self.config.frames_per_second
         if len(chosen) > 1:
-            rate *= (len(chosen) - 1) / (chosen[-1][0] - chosen[0][0])
-        return ClipCodes(codes=codes, frames_per_second=rate, seconds=self._seconds(clip, read))
+            rate *= (len(chosen) - 1) / (chosen[-1] - chosen[0])
+        return {"frames_per_second": rate, "seconds": self._seconds(clip, read)}
 
     def _seconds(self, clip: Clip, frames: int) -> float:
         is_image = clip.form == "image" if isinstance(clip, MediaFile) else frames == 1
         return 0.0 if is_image else frames / self.config.frames_per_second
 
-    def _batches(
-        self, clip: MediaFile, *, wanted: Callable[[int], bool]
-    ) -> Iterator[tuple[int, list[int], Int32[np.ndarray, "frames codes"]]]:
-        """Yield how many frames were read, and the indices and codes of the next of those that are wanted."""
+    def _read(
+        self, clip: MediaFile, alive: Alive, *, wanted: Callable[[int], bool]
+    ) -> tuple[list[tuple[int, int]], int]:
+        """Return index and number of each wanted frame of a clip, and how many frames it has."""
         if self.frame_tokenizer is None or not self.vocabulary.codes:
             problem = f"{clip.path} is a {clip.form}, but there is no frame tokenizer"
             raise InputError(problem, path=clip.path, remedy="use a tokenizer folder that has one")
-        read, indices, pending = 0, [], []
+        read, found = 0, []
         stream = stream_frames(
             clip, config=self.config, resolution=self.frame_tokenizer.resolution, wanted=wanted
         )
-        with closing(ahead(stream, most=_BATCH_FRAMES)) as frames:
+        with closing(ahead(stream, most=BATCH_FRAMES)) as frames:
             for read, frame in enumerate(frames, start=1):
-                self.alive()
+                alive()
                 if frame is not None:
-                    indices.append(read - 1)
-                    pending.append(frame)
-                if len(pending) == _BATCH_FRAMES:
-                    yield read, indices, self.frame_tokenizer.encode(np.stack(pending))
-                    indices, pending = [], []
-        rest = (
-            self.frame_tokenizer.encode(np.stack(pending))
-            if pending
-            else np.zeros((0, self.vocabulary.codes_per_frame), np.int32)
-        )
-        yield read, indices, rest
+                    found.append((read - 1, self.batches.add(frame)))
+        return found, read
 
     def _coded(self, clip: CodedClip) -> Int32[np.ndarray, "frames codes"]:
         each, most = self.vocabulary.codes_per_frame, self.vocabulary.codes

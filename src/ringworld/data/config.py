@@ -127,6 +127,7 @@ class MixtureConfig:
     | `books/*` | all others of this data set |
     | `text` | all others of this kind |
     | `*` | all others |
+    | `image_qa,image_chat` | of any of these, as if they had one name |
 
     Example: `{"books/text": 3, "text": 1}` draws three documents of `books` for each of another data set.
     """
@@ -137,10 +138,11 @@ class MixtureConfig:
     """What shares are of. Conversations of 1,000 tokens that have 7 of 10 beside texts of 32,000 have 7 of
     100 tokens where shares are of examples, and 99 of 100 examples where they are of tokens."""
     shortest_tokens: int = 0
-    """Shorter documents are not drawn: LWM trains each context on documents of its length (its table 1). Of a
-    document that preparation cut, the whole counts."""
+    """Shorter documents and conversations are not drawn: LWM trains each context on documents of its length
+    (its table 1). Of a document that preparation cut, the whole counts; what shows a video or an image is
+    drawn as without."""
     longest_tokens: int = 0
-    """Longer documents are not drawn; 0 draws them all, in pieces where they may be cut."""
+    """Longer ones are not drawn; 0 draws them all, in pieces where they may be cut."""
     shortest_seconds: float = 0.0
     """Shorter videos are not drawn. Of a video that preparation cut or thinned, the whole counts; images and
     texts are drawn as without."""
@@ -158,23 +160,32 @@ class MixtureConfig:
                 check_range(self, longest, least=getattr(self, shortest), of="mixture")
         for name, share in self.ratios.items():
             check_number(f"mixture.{name}", share, least=0)
-            if not name or name.count("/") > 1 or "" in name.split("/"):
-                problem = f"{name!r} in the mixture is neither KIND nor DATASET/KIND"
-                raise InputError(problem, field="mixture", value=name, remedy="such as text or books/text")
+        parts = [part for name in self.ratios for part in name.split(",")]
+        for part in parts:
+            if not part or part.count("/") > 1 or "" in part.split("/"):
+                problem = f"{part!r} in the mixture is neither KIND nor DATASET/KIND"
+                raise InputError(problem, field="mixture", value=part, remedy="such as text or books/text")
+            if parts.count(part) > 1:
+                problem = f"{part} stands twice in the mixture"
+                raise InputError(problem, field="mixture", value=part, remedy="give it one share")
         if self.ratios and not any(self.ratios.values()):
             raise InputError("the mixture has no share above 0", field="mixture", value=self)
 
     def __contains__(self, kind: str) -> bool:
         """Return whether examples of a kind may be drawn, of whatever data set."""
-        drawn = (name.rpartition("/")[2] for name, share in self.ratios.items() if share > 0)
-        return not self.ratios or bool({kind, "*"} & set(drawn))
+        names = (name for name, share in self.ratios.items() if share > 0)
+        drawn = {part.rpartition("/")[2] for name in names for part in name.split(",")}
+        return not self.ratios or bool({kind, "*"} & drawn)
 
     def name_of(self, dataset: str, kind: str) -> str | None:
         """Return the most special name for examples of a kind in a data set; None draws none of them."""
         if not self.ratios:
             return kind
-        names = (f"{dataset}/{kind}", f"{dataset}/*", kind, "*")
-        found = next((name for name in names if name in self.ratios), None)
+        named = {part: name for name in self.ratios for part in name.split(",")} | {
+            name: name for name in self.ratios
+        }
+        parts = (f"{dataset}/{kind}", f"{dataset}/*", kind, "*")
+        found = next((named[part] for part in parts if part in named), None)
         return found if found is not None and self.ratios[found] > 0 else None
 
     def share(self, name: str) -> float:

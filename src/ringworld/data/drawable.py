@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import grain
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Int, Shaped
 
 from ringworld.core.errors import InputError
 from ringworld.data.config import ClipConfig, Longer, MixtureConfig, Split
@@ -149,11 +149,16 @@ def drawable_of(
 def _wanted(store: ExampleStore, mixture: MixtureConfig, clips: ClipConfig) -> Bool[np.ndarray, " examples"]:
     """Return which examples are of documents, and of videos, of the lengths that a mixture draws."""
     tokens, seconds = store.document_lengths(clips), store.video_seconds()
-    long_enough = (tokens >= mixture.shortest_tokens) & (
-        (seconds >= mixture.shortest_seconds) | (seconds == 0)
-    )
-    too_long = (tokens > (mixture.longest_tokens or np.inf)) | (seconds > (mixture.longest_seconds or np.inf))
-    return long_enough & ~too_long
+    of_tokens = _between(tokens, mixture.shortest_tokens, mixture.longest_tokens)
+    of_seconds = _between(seconds, mixture.shortest_seconds, mixture.longest_seconds)
+    return (of_tokens | store.shows_clips()) & (of_seconds | (seconds == 0))
+
+
+def _between(
+    lengths: Shaped[np.ndarray, " examples"], shortest: float, longest: float
+) -> Bool[np.ndarray, " examples"]:
+    """Return which lengths are between two bounds, of which the upper one is none where it is 0."""
+    return (lengths >= shortest) & (lengths <= (longest or np.inf))
 
 
 def _nothing_fits(

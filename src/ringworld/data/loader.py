@@ -62,7 +62,7 @@ class PackedLoader:
     """Tokens, or frames of what is cut between frames, behind the end of what is drawn of an example, by
     name."""
     unmatched: tuple[str, ...]
-    """Names of the mixture that no example has."""
+    """Names of the mixture of which there is no example, or none between its lengths."""
 
     def __init__(
         self,
@@ -103,7 +103,8 @@ class PackedLoader:
         )
         self.names = tuple(drawable.pieces)
         self.left_out, self.truncated = drawable.left_out, drawable.truncated
-        self.unmatched = tuple(name for name, share in mixture.ratios.items() if share and name not in named)
+        there = {name for name in named if name in drawable.pieces or drawable.left_out[name]}
+        self.unmatched = tuple(name for name, share in mixture.ratios.items() if share and name not in there)
         parts = [
             Excerpts(index, of_name, seed=seed) for index, of_name in enumerate(drawable.pieces.values())
         ]

@@ -1,20 +1,28 @@
-"""From one sample to its examples, in ids, with the codes of the clips that they show."""
+"""From files to examples, in ids, with the codes of the clips that they show."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 
-from ringworld.data.clips import ClipCodes, ClipEncoder, FrameEncoder
+from ringworld.data.clips import ClipCodes, ClipEncoder, ReadClip
 from ringworld.data.config import PrepareConfig, Split
 from ringworld.data.examples import Example
+from ringworld.data.frame_batches import FrameBatches, FrameEncoder
 from ringworld.data.quarantine import Quarantined, quarantine
 from ringworld.data.recipe import Draft, PreparationContext, Recipe, Shown
 from ringworld.data.recipes import RECIPES
 from ringworld.data.samples import Sample
 from ringworld.data.sources import Source
+from ringworld.data.workers import OnFile
 from ringworld.text import chat
 from ringworld.text.tokenizer import TextTokenizer
 from ringworld.text.training_template import Wording
 from ringworld.text.vocabulary import Vocabulary
+
+_MOST_WAITING = 256
+"""Samples that wait until their frames fill a batch, texts between pictures among them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -47,6 +55,18 @@ class Problems:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Waiting:
+    """A sample whose clips are read, but perhaps not all encoded."""
+
+    sample: Sample
+    source: Source
+    shown: Sequence[Sequence[ReadClip | ClipCodes]]
+    """See `ClipEncoder.read`."""
+    frames: int
+    """How many frames were read up to its end."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class ExampleMaker:
     """Turns files into examples."""
 
@@ -59,50 +79,84 @@ class ExampleMaker:
     conversation: Wording = chat.conversation
     """Lays out conversations; see `text.training_template`."""
 
-    def of_file(
-        self, source: Source, problems: Problems, *, alive: Callable[[], None] = lambda: None
+    def of_files(
+        self, sources: Sequence[Source], problems: Problems, *, on_file: OnFile = lambda source: None
     ) -> Iterator[Group]:
-        """Yield the examples of one file; what cannot be used goes to `problems`.
+        """Yield the examples of files, in their order; what cannot be used goes to `problems`.
 
-        `alive` is called with each sample and each frame, which may take long to come.
+        Clips are encoded while the next ones are read, short ones together, in whatever files they are.
+        `on_file` is called with a file before anything is done with it, and with each of its samples and
+        frames, which may take long to come.
         """
         quarantined = problems.quarantined
-        with quarantine(source.relative, into=quarantined):
-            for sample in source.reader.read(source, config=self.config, quarantined=quarantined):
-                alive()
-                if sample.key in source.left_out:
+        waiting: deque[_Waiting] = deque()
+        with closing(FrameBatches(self.frame_tokenizer)) as batches:
+            clips = ClipEncoder(
+                config=self.config,
+                vocabulary=self.vocabulary,
+                frame_tokenizer=self.frame_tokenizer,
+                batches=batches,
+            )
+            for source in sources:
+                on_file(source)
+                if source.unread:
+                    quarantined.append(Quarantined(path=source.relative, reason=source.unread))
                     continue
-                # All of a sample or nothing: a video may turn out to be damaged at its end.
-                made: list[Group] = []
-                with quarantine(sample.key, into=quarantined):
-                    made = list(self.of_sample(sample, problems, dataset=source.dataset, alive=alive))
-                yield from made
+                with quarantine(source.relative, into=quarantined):
+                    for sample in source.reader.read(source, config=self.config, quarantined=quarantined):
+                        on_file(source)
+                        if sample.key in source.left_out:
+                            continue
+                        # All of a sample or nothing: a video may turn out to be damaged at its end.
+                        with quarantine(sample.key, into=quarantined):
+                            shown = clips.read(sample, alive=partial(on_file, source))
+                            one = _Waiting(sample=sample, source=source, shown=shown, frames=batches.added)
+                            waiting.append(one)
+                        if len(waiting) > _MOST_WAITING:
+                            batches.flush()
+                        yield from self._encoded(waiting, clips, problems, on_file)
+                        on_file(source)
+            batches.flush()
+            yield from self._encoded(waiting, clips, problems, on_file)
+            assert not waiting
+
+    def _encoded(
+        self, waiting: deque[_Waiting], clips: ClipEncoder, problems: Problems, on_file: OnFile
+    ) -> Iterator[Group]:
+        """Yield the examples of the samples that wait for no frame any longer, up to the first that does."""
+        while waiting and waiting[0].frames <= clips.batches.encoded:
+            one = waiting.popleft()
+            on_file(one.source)
+            made: list[Group] = []
+            with quarantine(one.sample.key, into=problems.quarantined):
+                shown = [[*map(clips.encoded, together)] for together in one.shown]
+                made = [*self.of_sample(one.sample, problems, shown=shown, dataset=one.source.dataset)]
+            clips.batches.forget(before=one.frames)
+            yield from made
 
     def of_sample(
         self,
         sample: Sample,
         problems: Problems,
         *,
+        shown: Sequence[Sequence[ClipCodes]] = ((),),
         dataset: str = "",
-        alive: Callable[[], None] = lambda: None,
     ) -> Iterator[Group]:
-        """Yield the examples of one sample, in a data set of this name; `alive` is called with each frame.
+        """Yield the examples of one sample.
+
+        Args:
+            sample: what is said.
+            problems: are appended to.
+            shown: its clips with their codes, as `ClipEncoder.read` gives them.
+            dataset: name of the data set.
 
         Raises:
-            InputError: a clip cannot be read.
+            InputError: the chat template refuses a conversation.
         """
-        encoder = ClipEncoder(
-            config=self.config, vocabulary=self.vocabulary, frame_tokenizer=self.frame_tokenizer, alive=alive
-        )
-        shown = (
-            [(clip,) for clip in encoder.windows(sample)]
-            if sample.is_footage
-            else [tuple(map(encoder.spread, sample.clips))]
-        )
         start_token = 0
         for clips in shown:
             drafts = self._drafts(sample, clips, problems)
-            yield from self._groups(sample, clips, drafts, dataset=dataset, start_token=start_token)
+            yield from self._groups(sample, tuple(clips), drafts, dataset=dataset, start_token=start_token)
             start_token += sum(len(clip.codes) for clip in clips) * self.vocabulary.frame_tokens
         problems.questions_unanswered += sample.unanswered
         problems.questions_too_long += sample.unasked

@@ -8,7 +8,7 @@ resumes makes only the shards that are missing.
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -20,11 +20,11 @@ from ringworld.core.files import write_jsonl_atomic
 from ringworld.core.origin import Origin, claim, library_versions
 from ringworld.data import store
 from ringworld.data.by_ray import make_shards_by_ray
-from ringworld.data.clips import FrameEncoder
 from ringworld.data.config import PrepareConfig
 from ringworld.data.division import divide
 from ringworld.data.duplicates import Duplicate, mark_duplicates
 from ringworld.data.find_sources import RECORD_READERS, find_sources
+from ringworld.data.frame_batches import FrameEncoder
 from ringworld.data.groups import cut_into_groups, name_groups
 from ringworld.data.making import ExampleMaker
 from ringworld.data.prepare_report import PrepareReport
@@ -126,9 +126,9 @@ def prepare(
         parts = divide(found, most_bytes=config.bytes_per_shard, reading=reading)
         sources, duplicates = mark_duplicates(parts, config=config, reading=reading)
         tasks = _plan(sources, config=config, made_by=identity["made_by"], out=out)
-        shards, made = _make(tasks, maker, reading=reading, engine=engine, encoded_by=encoded_by)
-    manifest = pa.concat_tables([shard.manifest for shard in shards])
-    problems = [shard.problems for shard in shards]
+        made = _make(tasks, maker, reading=reading, engine=engine, encoded_by=encoded_by)
+    manifest = pa.concat_tables([shard.manifest for shard in made.shards])
+    problems = [shard.problems for shard in made.shards]
     unusable += [item for problem in problems for item in problem.quarantined]
     if not manifest.num_rows:
         raise nothing_usable(", ".join(map(str, (*videos, *texts))) or "input", unusable)
@@ -141,7 +141,8 @@ def prepare(
         said_of_duplicates=sum(one.said for one in duplicates),
         questions_unanswered=sum(problem.questions_unanswered for problem in problems),
         questions_too_long=sum(problem.questions_too_long for problem in problems),
-        shards_made=made,
+        shards_made=made.missing,
+        failed_on_ray=made.failed_on_ray,
         seconds=time.monotonic() - started,
     )
 
@@ -175,6 +176,15 @@ def _plan(
     ]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Made:
+    shards: list[Shard]
+    """All, in their order."""
+    missing: int
+    """Of these, those that were made."""
+    failed_on_ray: int
+
+
 def _make(
     tasks: Sequence[ShardTask],
     maker: ExampleMaker,
@@ -182,8 +192,8 @@ def _make(
     reading: Reading,
     engine: Engine,
     encoded_by: EncodedBy,
-) -> tuple[list[Shard], int]:
-    """Make the shards that are missing, and return all in their order, and how many were made."""
+) -> _Made:
+    """Make the shards that are missing, and return all."""
     shards = {task.stem: shard for task in tasks if (shard := find_shard(task.stem)) is not None}
     missing = [task for task in tasks if task.stem not in shards]
     files, left = (sum(len(task.sources) for task in some) for some in (tasks, missing))
@@ -202,7 +212,11 @@ def _make(
             try_files(here, maker.config, reading=reading)
         reading = replace(reading, workers=1, by="any")
     keep(make_shards(here, maker, reading=reading, count=count))
-    return [shards[task.stem] for task in tasks], len(missing)
+    return _Made(
+        shards=[shards[task.stem] for task in tasks],
+        missing=len(missing),
+        failed_on_ray=len(here) if engine == "ray" else 0,
+    )
 
 
 def _commit(

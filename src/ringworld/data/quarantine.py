@@ -17,6 +17,8 @@ class Quarantined:
     path: str
     """Path relative to the folder that was named, and `#line` for a line of JSONL."""
     reason: str
+    field: str = ""
+    """What of it is wrong, such as `line 3.questions[12].answer`; empty where it is all of it."""
 
 
 @contextmanager
@@ -25,7 +27,7 @@ def quarantine(path: str, *, into: list[Quarantined]) -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        into.append(Quarantined(path=path, reason=str(error)))
+        into.append(Quarantined(path=path, reason=str(error), field=error.field))
     except OSError as error:
         if error.errno in DISK_FULL:
             raise  # nothing is wrong with the file

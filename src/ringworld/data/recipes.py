@@ -7,10 +7,13 @@
 | video | a clip without a caption | its frames | all |
 | video_caption | a clip of several frames with a caption | the frames, then the caption | the caption |
 | image_caption | a clip of one frame with a caption | the frame, then the caption | the caption |
-| video_qa | a clip with questions | a question, the frames, the answer | the answer |
+| video_qa | a clip of several frames with questions | a question, the frames, the answer | the answer |
+| image_qa | a clip of one frame with questions | a question, the frame, the answer | the answer |
 | caption_video | a clip with a caption | a request for a video, then the frames | the frames |
 | caption_image | a clip with a caption | a request for an image, then one frame | the frame |
-| chat | a conversation | its turns, with their clips | what the assistant says |
+| chat | a conversation about nothing that is shown | its turns | what the assistant says |
+| video_chat | a conversation with a clip of several frames | its turns, with their clips | likewise |
+| image_chat | a conversation with clips of one frame | its turns, with their clips | likewise |
 | fields | what another program laid out | its parts | as it says |
 """
 
@@ -106,15 +109,25 @@ class ImageCaption(Recipe):
 
 
 class ClipQuestions(Recipe):
-    """A clip with each question about it."""
+    """A video with each question about it."""
 
-    kind = "video_qa"
+    kind, version = "video_qa", 2
 
     def drafts(self, sample: Sample, context: PreparationContext) -> Iterator[Draft]:
-        """Yield each question with the whole clip."""
-        for asked in sample.questions if sample.clip is not None else ():
-            turns = _exchange(asked.question, asked.answer, clips=1)
-            yield Draft(segments=context.conversation(turns), shown=_CLIP)
+        """Yield each question with the whole clip, where there are several frames."""
+        if sample.clip is not None and context.frames[0] > 1:
+            yield from _asked(sample, context)
+
+
+class ImageQuestions(Recipe):
+    """An image with each question about it."""
+
+    kind = "image_qa"
+
+    def drafts(self, sample: Sample, context: PreparationContext) -> Iterator[Draft]:
+        """Yield each question with the image, where there is one frame."""
+        if sample.clip is not None and context.frames[0] == 1:
+            yield from _asked(sample, context)
 
 
 class DrawnVideo(Recipe):
@@ -151,16 +164,36 @@ class DrawnImage(Recipe):
 
 
 class ChatMessages(Recipe):
-    """A conversation; what the assistant says carries loss."""
+    """A conversation of texts; what the assistant says carries loss."""
 
-    kind, version = "chat", 2
+    kind, version = "chat", 3
 
     def drafts(self, sample: Sample, context: PreparationContext) -> Iterator[Draft]:
-        """Yield the whole conversation."""
-        if sample.turns:
-            turns = [turn.outline for turn in sample.turns]
-            shown = tuple(Shown(clip=index) for index in range(len(sample.clips)))
-            yield Draft(segments=context.conversation(turns), shown=shown)
+        """Yield the whole conversation, where it shows nothing."""
+        if sample.turns and not context.frames:
+            yield _spoken(sample, context)
+
+
+class VideoChat(Recipe):
+    """A conversation that shows a video, and perhaps images."""
+
+    kind = "video_chat"
+
+    def drafts(self, sample: Sample, context: PreparationContext) -> Iterator[Draft]:
+        """Yield the whole conversation, where a clip of it has several frames."""
+        if sample.turns and max(context.frames, default=0) > 1:
+            yield _spoken(sample, context)
+
+
+class ImageChat(Recipe):
+    """A conversation that shows images."""
+
+    kind = "image_chat"
+
+    def drafts(self, sample: Sample, context: PreparationContext) -> Iterator[Draft]:
+        """Yield the whole conversation, where all clips of it have one frame."""
+        if sample.turns and max(context.frames, default=0) == 1:
+            yield _spoken(sample, context)
 
 
 class Fields(Recipe):
@@ -187,7 +220,10 @@ RECIPES: tuple[Recipe, ...] = (
     DrawnVideo(),
     DrawnImage(),
     ClipQuestions(),
+    ImageQuestions(),
     ChatMessages(),
+    VideoChat(),
+    ImageChat(),
     Fields(),
 )
 
@@ -195,6 +231,18 @@ RECIPES: tuple[Recipe, ...] = (
 def _captioned(sample: Sample) -> Iterator[Draft]:
     if sample.caption is not None:
         yield Draft(segments=chat.answered(chat.caption_prompt(), sample.caption), shown=_CLIP)
+
+
+def _asked(sample: Sample, context: PreparationContext) -> Iterator[Draft]:
+    for asked in sample.questions:
+        turns = _exchange(asked.question, asked.answer, clips=1)
+        yield Draft(segments=context.conversation(turns), shown=_CLIP)
+
+
+def _spoken(sample: Sample, context: PreparationContext) -> Draft:
+    turns = [turn.outline for turn in sample.turns]
+    shown = tuple(Shown(clip=index) for index in range(len(sample.clips)))
+    return Draft(segments=context.conversation(turns), shown=shown)
 
 
 def _exchange(question: str, answer: str, *, clips: int = 0) -> tuple[_Turn, _Turn]:

@@ -14,9 +14,9 @@ from ringworld.core.files import parse_json
 from ringworld.data import store
 from ringworld.data.config import PrepareConfig
 from ringworld.data.frames import stream_frames
-from ringworld.data.making import ExampleMaker, Group, Problems
+from ringworld.data.making import ExampleMaker, Problems
 from ringworld.data.progress import FileCount
-from ringworld.data.quarantine import Quarantined, quarantine
+from ringworld.data.quarantine import quarantine
 from ringworld.data.reading import Reading
 from ringworld.data.samples import MediaFile
 from ringworld.data.sources import Files
@@ -123,16 +123,8 @@ def prepare_shard(task: ShardTask, maker: ExampleMaker, *, on_file: OnFile = lam
         InputError: the disk is full.
     """
     problems = Problems(quarantined=[])
-
-    def groups() -> Iterator[Group]:
-        for source in task.sources:
-            on_file(source)
-            if source.unread:
-                problems.quarantined.append(Quarantined(path=source.relative, reason=source.unread))
-            else:
-                yield from maker.of_file(source, problems, alive=partial(on_file, source))
-
-    manifest = store.write_shard(task.stem, groups(), vocabulary=maker.vocabulary)
+    groups = maker.of_files(task.sources, problems, on_file=on_file)
+    manifest = store.write_shard(task.stem, groups, vocabulary=maker.vocabulary)
     state = {_STATE: json.dumps(to_json(problems))}
     store.write_manifest(task.stem.with_suffix(".parquet"), manifest.replace_schema_metadata(state))
     return Shard(manifest=manifest, problems=problems)

@@ -67,7 +67,7 @@ def read_sidecars(paths: Sequence[Path]) -> Sidecar:
     program wrote can be read. Of several captions the first counts; questions are joined.
 
     Raises:
-        InputError: a sidecar is not text or not JSON, or `caption` or `questions` are of another form.
+        InputError: a sidecar is not text or not JSON, or `parse_sidecar` refuses it.
     """
     read = [_read(path) for path in paths]
     return Sidecar(
@@ -81,16 +81,19 @@ def parse_sidecar(value: Mapping[str, Any], *, path: Path, part: str = "") -> Si
     """Return the caption and the questions of a JSON object.
 
     Args:
-        value: the object; keys besides `caption` and `questions` are ignored.
+        value: the object; keys besides `caption` and `questions` are ignored, but for a conversation.
         path: the file in which it stands.
         part: of that file, such as `line 3`.
 
     Raises:
-        InputError: `caption` or `questions` are of another form; `field` is such as `questions[12].answer`,
-            after the part and a dot where there is one.
+        InputError: `caption` or `questions` are of another form, or `messages` are there, which only a record
+            has; `field` is such as `questions[12].answer`, after the part and a dot where there is one.
     """
     location = _Location(path=path, part=part)
     caption, asked = value.get("caption"), value.get("questions")
+    if value.get("messages") is not None:
+        remedy = "write it into a .jsonl file beside, as a record that names the file"
+        raise location.wrong("messages", "is a conversation, which is a record of its own", remedy=remedy)
     if not (caption is None or is_text(caption)):
         raise location.wrong("caption", "is not text", value=caption)
     if not (asked is None or isinstance(asked, list)):
@@ -111,11 +114,13 @@ class _Location:
     path: Path
     part: str = ""
 
-    def wrong(self, field: str, problem: str, *, value: Any = None) -> InputError:
+    def wrong(self, field: str, problem: str, *, value: Any = None, remedy: str = "") -> InputError:
         """Return the error for a field of the object."""
         where = f"{self.path}, {self.part}" if self.part else str(self.path)
         named = f"{self.part}.{field}" if self.part else field
-        return InputError(f"in {where}, {field} {problem}", path=self.path, field=named, value=value)
+        return InputError(
+            f"in {where}, {field} {problem}", path=self.path, field=named, value=value, remedy=remedy
+        )
 
 
 def _folded(name: str) -> str:

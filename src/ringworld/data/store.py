@@ -12,6 +12,7 @@ A record holds the examples of one sample; see `ringworld.data.record`.
 """
 
 import hashlib
+import resource
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, fields, replace
@@ -22,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 
 from ringworld.core.config import from_json
 from ringworld.core.errors import InputError, listed
@@ -170,8 +171,13 @@ def read_manifest(path: Path) -> pa.Table:
 class ExampleStore:
     """The examples of prepared data, read in any order, each checked against the manifest."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, most_open: int | None = None) -> None:
         """Open the data that `prepare` wrote.
+
+        Args:
+            directory: the folder.
+            most_open: shards that are open at the same time; by default half of the files that a process may
+                open.
 
         Raises:
             InputError: there is none, it is not finished, it is damaged, or another version wrote it.
@@ -198,6 +204,8 @@ class ExampleStore:
         self.manifest = read_manifest(path).combine_chunks()
         self._columns = {name: self.manifest[name].combine_chunks() for name in self.manifest.column_names}
         self._readers: dict[str, ArrayRecordReader] = {}
+        """Those of the shards that were read last, in this order."""
+        self._most_open = most_open or resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2
 
     def __len__(self) -> int:
         return len(self.manifest)
@@ -226,6 +234,10 @@ class ExampleStore:
         document = np.cumsum(self.column("start_token")[pieces] == 0) - 1
         lengths[pieces] = np.bincount(document, weights=lengths[pieces]).astype(int)[document]
         return lengths
+
+    def shows_clips(self) -> Bool[np.ndarray, " examples"]:
+        """Return which examples show a video or an image."""
+        return self._columns["frames"].value_lengths().to_numpy() > 0
 
     def video_seconds(self) -> Float[np.ndarray, " examples"]:
         """Return how long the video of each example is as a whole, of several the longest; 0 without one."""
@@ -323,11 +335,15 @@ class ExampleStore:
         return found
 
     def _reader(self, shard: str, file: Path) -> ArrayRecordReader:
-        if shard not in self._readers:
+        reader = self._readers.pop(shard, None)
+        if reader is None:
             if not file.exists():
                 raise _damaged(file, "does not exist, but the manifest names it")
-            self._readers[shard] = ArrayRecordReader(str(file))
-        return self._readers[shard]
+            if len(self._readers) == self._most_open:
+                self._readers.pop(next(iter(self._readers))).close()
+            reader = ArrayRecordReader(str(file))
+        self._readers[shard] = reader
+        return reader
 
 
 def read_examples(

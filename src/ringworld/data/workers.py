@@ -123,7 +123,9 @@ class _Worker(Generic[Result]):
         self.process.join()
         code = self.process.exitcode
         if self._reads is None or code in _STOPPED:
-            when = "before it read a file" if self._reads is None else "since it was stopped"
+            # Each imports the script of its parent, where it prepares data again if nothing keeps it from it.
+            early = 'before it read a file; a script prepares data below `if __name__ == "__main__":`'
+            when = early if self._reads is None else "since it was stopped"
             raise RuntimeError(f"a process that prepares data ended with code {code} {when}")
         at, files = self._reads, self.files
         reason = f"{files[at].named} ended the process that read it (exit code {code})"

@@ -225,15 +225,15 @@ def lwm_7b() -> RunConfig:
 
 
 def lwm_chat_7b() -> RunConfig:
-    """LWM-Chat: images and videos of up to 4,000 frames, understood and drawn, at 32K, 128K and 1M tokens.
+    """LWM-Chat: images and videos of up to 4,000 frames, asked about and drawn, at 32K, 128K and 1M tokens.
 
     Hardware: 512 TPU v4 chips, the paper's v4-1024 slice (v4:8x8x8).
     Cost: 24 hours of that slice in the paper (10, 6 and 8 by stage).
     Never run by us: the project had no TPU. Its step is type-checked at full size on these meshes.
     Source: table 13 of arXiv 2402.08268v4.
 
-    It reads the examples that `lwm_7b` reads: codes are prepared once, and each stage draws as many frames of
-    a clip as its context holds.
+    It reads the examples that `lwm_7b` reads, if there are questions or conversations among them: codes are
+    prepared once, and each stage draws as many frames of a clip as its context holds.
 
         ringworld train --preset lwm_chat_7b --data examples --init runs/lwm_7b/models/8K --out runs/chat
     """

@@ -14,17 +14,21 @@ _TEXT_SHARE = 0.16
 TEXT = MixtureConfig(ratios={"text": 1.0})
 """Documents alone."""
 FOUR_TASKS_AND_TEXT = MixtureConfig(
-    ratios={"text": _TEXT_SHARE, **dict.fromkeys(_TASKS, (1 - _TEXT_SHARE) / len(_TASKS))}
+    ratios={"text": _TEXT_SHARE, **dict.fromkeys(_TASKS, (1 - _TEXT_SHARE) / len(_TASKS))}, by="tokens"
 )
-"""Images and videos, described and drawn, with 16% of text, as in the first two stages that see."""
+"""Images and videos, described and drawn, with 16% of text in each batch, as in the first two stages that
+see."""
 CHAT = MixtureConfig(ratios={"chat": 0.7, "long_qa/chat": 0.3}, by="tokens")
 """Seven tokens of conversations for each three of those about long documents, which `make-qa` wrote
 (`long_qa`): LWM packs the former to whole sequences before it mixes. Pack them apart
 (`PackingConfig(together="name")`): short ones would else outweigh the few answers of the long."""
 FOUR_TASKS = MixtureConfig(
-    ratios=dict.fromkeys(("image_caption", "video_qa", "caption_image", "caption_video"), 0.25)
+    ratios=dict.fromkeys(
+        ("image_qa,image_chat", "video_qa,video_chat", "caption_image", "caption_video"), 0.25
+    ),
+    by="tokens",
 )
-"""A quarter each of images and videos, understood and drawn, as in the stages of LWM-Chat."""
+"""A quarter of each batch for images and videos each, asked about and drawn, as in the stages of LWM-Chat."""
 
 
 def documents(*, shortest_tokens: int, longest_tokens: int = 0) -> MixtureConfig:

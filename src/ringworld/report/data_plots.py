@@ -12,7 +12,8 @@ from ringworld.report.plots import STYLE
 from ringworld.report.style import ACCENT, INK, LINES, MUTED, RULE, short
 
 _COLORS = LINES[1:]
-_MOST_THUMBNAILS, _MOST_STRIPS = 12, 12
+MOST_PICTURES, MOST_STRIPS = 12, 12
+"""Frames of an example that are shown, and examples of a sequence of which any are."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -22,7 +23,10 @@ class PackedExample:
     name: str
     loss: Bool[np.ndarray, " tokens"]
     """Which of its tokens are targets."""
-    frames: UInt8[np.ndarray, "frames side side 3"] | None = None
+    pictures: UInt8[np.ndarray, "pictures side side 3"] | None = None
+    """Its first frames, at most `MOST_PICTURES`; None where none is shown."""
+    frames: int = 0
+    """How many it has."""
 
 
 def length_histograms(tokens: Mapping[str, Sequence[int]], seconds: Mapping[str, Sequence[int]]) -> Figure:
@@ -63,12 +67,11 @@ def _histograms(area: SubFigure, parts: Mapping[str, Sequence[int]], *, label: s
 
 
 def packed_sequence(examples: Sequence[PackedExample], *, context_tokens: int) -> Figure:
-    """Draw one packed sequence: a bar for each example, as long as it is, and frames that it shows.
+    """Draw one packed sequence: a bar for each example, as long as it is, and its pictures.
 
-    The lower half of a bar is dark where a token carries loss; what is left of the context stays pale. Of
-    many examples with frames, and of many frames, the first are shown.
+    The lower half of a bar is dark where a token carries loss; what is left of the context stays pale.
     """
-    shown = [(i, one) for i, one in enumerate(examples) if one.frames is not None][:_MOST_STRIPS]
+    shown = [(i, one, one.pictures) for i, one in enumerate(examples) if one.pictures is not None]
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(9.0, 1.2 + 0.85 * len(shown)), layout="constrained")
         grid = figure.add_gridspec(1 + len(shown), 1, height_ratios=[0.9] + [0.8] * len(shown))
@@ -86,12 +89,10 @@ def packed_sequence(examples: Sequence[PackedExample], *, context_tokens: int) -
     axes.set_ylim(0, 1)
     axes.set_yticks([])
     axes.set_xlabel(f"token, of {short(context_tokens)}; black where it carries loss")
-    for strip_index, (index, example) in enumerate(shown, start=1):
-        assert example.frames is not None
+    for strip_index, (index, example, pictures) in enumerate(shown, start=1):
         strip = figure.add_subplot(grid[strip_index])
-        pictures = example.frames[:_MOST_THUMBNAILS]
         strip.imshow(np.concatenate(list(pictures), axis=1), interpolation="nearest")
-        more = len(example.frames) - len(pictures)
+        more = example.frames - len(pictures)
         strip.set_title(
             f"{index + 1}  {example.name}" + (f", and {more} frames more" if more else ""),
             loc="left",

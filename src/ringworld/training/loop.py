@@ -225,7 +225,8 @@ class _Run:
                 by_name = ", ".join(f"{count} {name}" for name, count in many.items() if count)
                 print(f"{title}: {what}: {by_name}", file=sys.stderr, flush=True)
         if loader.unmatched:
-            line = f"{title}: the mixture names {', '.join(loader.unmatched)}, which no example is"
+            names = ", ".join(loader.unmatched)
+            line = f"{title}: the mixture names {names}, of which there is no example between its lengths"
             print(line, file=sys.stderr, flush=True)
         if state is not None:
             loader.set_state(dict(state))

@@ -59,7 +59,12 @@ def test_a_refusal_is_not_repeated(double: Double, status: int, error: type[Inpu
 
 
 @pytest.mark.parametrize(
-    "raw", [b"<html>", b"[]", b'{"choices": []}', b'{"choices": [{"message": {"content": 3}}]}', b"\xff"]
+    "raw",
+    [
+        *(b"<html>", b"[]", b"\xff", b"[" * 100_000),
+        *(b'{"choices": []}', b'{"choices": [{"message": {"content": 3}}]}'),
+        b'{"choices": [{"message": {"content": "a"}}], "usage": {"prompt_tokens": 1e999}}',
+    ],
 )
 def test_an_answer_in_another_form_is_refused(double: Double, raw: bytes):
     double.raw = raw

@@ -31,6 +31,8 @@ def test_a_usable_reply(reply: str, question: str, answer: str):
         ("Question: Who saw Anna weep?", "not a question and an answer"),
         ("Question: Who saw Anna weep?\nAnswer:", "not a question and an answer"),
         ("Question: Tell of Anna.\nAnswer: The guard", "not a question and an answer"),
+        (f"Question: Who saw Anna?{chr(10) * 3900}The guard", "not a question and an answer"),
+        ("Question: Who saw\nAnna?\nAnswer: The guard", "not a question and an answer"),
         ("Sure!\nQuestion: Who saw Anna?\nAnswer: The guard", "not a question and an answer"),
         (
             "Question: Who saw her?\nAnswer: The guard\n\nQuestion: Who left?\nAnswer: Anna",

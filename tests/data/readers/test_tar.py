@@ -61,6 +61,27 @@ def test_entries_of_one_name_are_one_sample(tmp_path: Path, write_clip, mode: st
     assert document.text == "A document." and [turn.content for turn in talk.turns] == [("Hi",), ("Ho",)]
 
 
+def test_a_conversation_shows_the_image_beside_it_in_the_tar(tmp_path: Path, write_clip):
+    image = write_clip(tmp_path / "b.png").read_bytes()
+
+    def talk(**shown: str) -> bytes:
+        asked = [shown, {"type": "text", "text": "What is it?"}] if shown else "What is it?"
+        said = [{"role": "user", "content": asked}, {"role": "assistant", "content": "Grey."}]
+        return json.dumps({"messages": said}).encode()
+
+    entries = [
+        *(("x/1.png", image), ("x/1.json", talk(type="image", image="1.png"))),
+        *(("x/2.png", image), ("x/2.json", talk(type="image_url", image_url="x/2.png"))),
+        *(("x/3.png", image), ("x/3.json", talk())),
+        *(("x/4.png", image), ("x/4.json", talk(type="image", image="1.png"))),
+        *(("x/5.png", image), ("x/5.json", talk(type="video", video="5.png"))),
+    ]
+    samples, bad = read(write(tmp_path / "a.tar", entries))
+    assert [sample.key for sample in samples] == ["a.tar#x/1", "a.tar#x/2"]
+    assert all(sample.turns[0].content[1:] == ("What is it?",) for sample in samples)
+    assert bad == ["a.tar#x/3", "a.tar#x/4", "a.tar#x/5"]
+
+
 def test_bad_entries_are_quarantined_and_no_name_leads_out_of_the_scratch_folder(tmp_path: Path, write_clip):
     image = write_clip(tmp_path / "b.png").read_bytes()
     entries = [

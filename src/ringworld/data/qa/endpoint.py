@@ -116,7 +116,7 @@ class Endpoint:
             usage = value.get("usage") or {}
             counts = [int(usage.get(name) or 0) for name in ("prompt_tokens", "completion_tokens")]
             text.encode()
-        except (ValueError, LookupError, TypeError, AttributeError):
+        except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError):
             raise self._wrong(f"answers in another form than OpenAI's: {_said(response)}") from None
         return Reply(text=text, prompt_tokens=counts[0], reply_tokens=counts[1])
 

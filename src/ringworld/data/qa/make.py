@@ -11,7 +11,7 @@ carry loss.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,14 +19,14 @@ from pathlib import Path
 from ringworld.core.errors import InputError
 from ringworld.core.files import write_jsonl_atomic
 from ringworld.data.config import Split
-from ringworld.data.find_sources import find_sources
+from ringworld.data.find_sources import RECORD_READERS, find_sources
 from ringworld.data.qa.config import QaConfig
 from ringworld.data.qa.joining import AskedPassage, JoinedConversation, conversations
 from ringworld.data.qa.pairs import Pair, pair_of, prompt
 from ringworld.data.qa.passages import Passage, passages_of
 from ringworld.data.qa.replies import Refusal, RefusedError, Replies
 from ringworld.data.quarantine import Quarantined, nothing_usable, quarantine
-from ringworld.data.sources import HELD_OUT_FOLDER
+from ringworld.data.sources import HELD_OUT_FOLDER, Reader
 from ringworld.text import chat
 from ringworld.text.tokenizer import TextTokenizer
 
@@ -124,6 +124,7 @@ def make_qa(
     tokenizer: TextTokenizer,
     replies: Replies,
     config: QaConfig,
+    readers: Mapping[str, Reader] = RECORD_READERS,
     on_estimate: Callable[[QaEstimate], None] = lambda estimate: None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> QaReport:
@@ -135,6 +136,7 @@ def make_qa(
         tokenizer: in whose tokens passages and contexts are measured.
         replies: of the model that writes.
         config: how much is asked, and how it is joined.
+        readers: of files by the end of their names.
         on_estimate: called before anything is asked.
         on_progress: called with the number of passages that are done, and of all.
 
@@ -142,7 +144,7 @@ def make_qa(
         InputError: a path is missing, there is no text, the endpoint refuses, or no question is usable.
     """
     unusable: list[Quarantined] = []
-    documents = list(_documents(texts, tokenizer, config, unusable))
+    documents = list(_documents(texts, tokenizer, config, readers, unusable))
     passages = [passage for document in documents for passage in document.passages]
     if not passages:
         raise nothing_usable(", ".join(map(str, texts)), unusable, field="texts")
@@ -171,10 +173,14 @@ def make_qa(
 
 
 def _documents(
-    texts: Sequence[Path], tokenizer: TextTokenizer, config: QaConfig, unusable: list[Quarantined]
+    texts: Sequence[Path],
+    tokenizer: TextTokenizer,
+    config: QaConfig,
+    readers: Mapping[str, Reader],
+    unusable: list[Quarantined],
 ) -> Iterator[_Document]:
     reading = config.reading()
-    for source in find_sources(texts=texts, config=reading, quarantined=unusable):
+    for source in find_sources(texts=texts, config=reading, readers=readers, quarantined=unusable):
         with quarantine(source.relative, into=unusable):
             for sample in source.reader.read(source, config=reading, quarantined=unusable):
                 if sample.text is not None and sample.text.strip():

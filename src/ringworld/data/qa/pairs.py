@@ -22,7 +22,8 @@ Answer: ...
 Passage:
 
 """
-_FORM = re.compile(r"\s*\**question\**:\**\s*(\S.*?)\s*\n\s*\**answer\**:\**\s*(\S.*?)\s*", re.I | re.S)
+# Without a choice of where a blank belongs: thousands of line ends would be tried in all ways.
+_FORM = re.compile(r"\**question\**:\**\s*(\S[^\n]*)\n\s*\**answer\**:\**\s*(\S.*)", re.I | re.S)
 _SELF_REFERENCE = re.compile(r"\b(?:passage|excerpt|(?:the|this) (?:text|section|document))\b", re.I)
 _RUN = 5
 """Characters of an answer that are looked for in the passage together."""
@@ -66,11 +67,10 @@ def pair_of(reply: str, *, passage: str) -> Pair:
     An answer is of the passage's words where three fifths of its runs of five characters stand in the
     passage, whatever its case and blanks; one that is shorter must stand there as it is.
     """
-    found = _FORM.fullmatch(reply) if len(reply) <= _MOST_REPLY_CHARACTERS else None
-    question, answer = found.groups() if found else ("", "")
+    found = _FORM.fullmatch(reply.strip()) if len(reply) <= _MOST_REPLY_CHARACTERS else None
+    question, answer = (part.strip() for part in found.groups()) if found else ("", "")
     if (
         not question.endswith(_MARKS)
-        or "\n" in question
         or _FORM.search(answer)
         or len(question) > _MOST_QUESTION_CHARACTERS
         or len(answer) > _MOST_ANSWER_CHARACTERS

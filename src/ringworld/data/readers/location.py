@@ -1,6 +1,7 @@
 """Where in a file a record stands: what is wrong with it is said by file, line and field."""
 
 import base64
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -16,9 +17,19 @@ _MOST_ENCODED_CHARACTERS = 2**30
 class Location:
     """One record of a file, relative to whose folder it names other files."""
 
-    def __init__(self, path: Path, *, part: str, scratch: Path) -> None:
-        """Take the file, the part of it such as `line 3`, and a folder for media that the record holds."""
+    def __init__(
+        self, path: Path, *, part: str, scratch: Path, entries: Mapping[str, Path] | None = None
+    ) -> None:
+        """Take what a record is in.
+
+        Args:
+            path: the file.
+            part: of it, such as `line 3`.
+            scratch: a folder for media that the record holds.
+            entries: copies of the entries of a tar that belong to the record, by name.
+        """
         self.path, self.part, self._scratch = path, part, scratch
+        self._entries = entries or {}
         self._written = 0
 
     def wrong(self, problem: str, *, field: str, value: Any = None, remedy: str = "") -> InputError:
@@ -27,7 +38,7 @@ class Location:
         return InputError(where, path=self.path, field=f"{self.part}.{field}", value=value, remedy=remedy)
 
     def media(self, address: Any, *, field: str, form: MediaForm) -> MediaFile:
-        """Return the video or image at an address: a path, `file://` or `data:`.
+        """Return the video or image at an address: an entry beside the record, a path, `file://` or `data:`.
 
         Raises:
             InputError: it is none of these, there is no such file, or it is the other of both.
@@ -38,7 +49,10 @@ class Location:
         if scheme in ("http", "https"):
             remedy = "download it and name the file"
             raise self.wrong(f"names an address in {field}", field=field, value=address, remedy=remedy)
-        if scheme == "data":
+        if address in self._entries:
+            copy = self._entries[address]
+            clip = MediaFile(path=copy, form=form, holder=self.path, part=f"entry {address}")
+        elif scheme == "data":
             clip = MediaFile(
                 path=self._decoded(address, field=field),
                 form=form,

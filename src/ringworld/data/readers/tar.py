@@ -3,8 +3,9 @@ r"""Tars as WebDataset writes them: the entries of one sample stand together and
     000001.mp4   000001.json   000001.txt
 
 `.json` is a record as in JSON lines, or holds a caption and questions as a sidecar does; `.txt` is a caption
-of the video or image beside it, or a document where there is none. Members are read one after the other, and
-none is ever written under the name that it has.
+of the video or image beside it, or a document where there is none. A conversation names what is beside it,
+`"image": "000001.jpg"`. Entries are read one after the other, and none is ever written under the name that it
+has.
 """
 
 import shutil
@@ -52,11 +53,13 @@ class _SampleEntries:
     """That its entries may have together."""
     files: dict[str, Path] = field(default_factory=dict)
     """By their ending."""
+    named: dict[str, Path] = field(default_factory=dict)
+    """By the name of the entry, with its folders and without."""
     size: int = 0
     """Bytes of all."""
     problem: str = ""
 
-    def add(self, ending: str, size: int, *, folder: Path) -> Path | None:
+    def add(self, ending: str, name: str, size: int, *, folder: Path) -> Path | None:
         """Return where an entry of the group is copied to; None where there is a problem with the group."""
         self.size += size
         if self.size > self.most_bytes:
@@ -67,14 +70,15 @@ class _SampleEntries:
             self.problem = f"has several videos or images ({', '.join(sorted({ending, *others}))})"
         if self.problem:
             return None
-        self.files[ending] = folder / f"{len(self.files)}{ending[:_LONGEST_ENDING]}"
-        return self.files[ending]
+        copy = folder / f"{len(self.files)}{ending[:_LONGEST_ENDING]}"
+        self.files[ending] = self.named[name] = self.named[name.rpartition("/")[2]] = copy
+        return copy
 
 
 class TarReader(Reader):
     """A tar, compressed or not, of many samples."""
 
-    name, holds, shows, version = "tar", "many", "either", 4
+    name, holds, shows, version = "tar", "many", "either", 5
 
     def __init__(self, *, most_sample_bytes: int = 4 * 2**30) -> None:
         """Bound what the entries of one sample may have together, and so what is copied at once."""
@@ -107,7 +111,8 @@ class TarReader(Reader):
     ) -> Iterator[Sample]:
         """Yield the sample of each group of entries; its files are there until the next is asked for.
 
-        The content of its video or image, else of its record, decides whether one is held out.
+        The content of its conversation, or of its video or image, else of its record, decides whether one is
+        held out.
         """
         usable = 0
         groups = _groups(source, most_bytes=self._most_sample_bytes)
@@ -130,8 +135,16 @@ def _sample(group: _SampleEntries, *, source: Source, key: str, config: PrepareC
     names = {path: f"{source.path}, entry {group.key}{ending}" for ending, path in group.files.items()}
     with named_as(names, path=source.path):
         media = next((ending for ending in group.files if ending not in _WRITTEN), None)
+        record = _record(group, source=source, config=config)
         if media is None:
-            return _written_sample(group, source=source, key=key, config=config)
+            return _written_sample(group, record, source=source, key=key, config=config)
+        if record.get("messages") is not None:
+            talk = _written_sample(group, record, source=source, key=key, config=config)
+            if group.files[media] not in [getattr(clip, "path", None) for clip in talk.clips]:
+                remedy = "name it in the messages"
+                problem = f"has {media[1:]}, which its conversation does not show"
+                raise _wrong(group, problem, source=source, remedy=remedy)
+            return talk
         written = [path for ending, path in group.files.items() if ending in _WRITTEN]
         said, path = read_sidecars(written), group.files[media]
         part = f"entry {group.key}{media}"
@@ -146,24 +159,31 @@ def _sample(group: _SampleEntries, *, source: Source, key: str, config: PrepareC
         )
 
 
-def _written_sample(group: _SampleEntries, *, source: Source, key: str, config: PrepareConfig) -> Sample:
-    """Return the sample of a group without a video or an image: a record, or a document."""
-    record: Any = {}
-    if ".json" in group.files:
-        text = decode_file(group.files[".json"], max_bytes=config.max_text_bytes)
-        try:
-            record = parse_json(text, numbers="any")
-        except ValueError as error:
-            raise _wrong(group, f"holds no JSON ({error})", source=source) from None
+def _record(group: _SampleEntries, *, source: Source, config: PrepareConfig) -> dict[str, Any]:
+    """Return what the JSON of a group says; nothing, where it has none."""
+    if ".json" not in group.files:
+        return {}
+    text = decode_file(group.files[".json"], max_bytes=config.max_text_bytes)
+    try:
+        record = parse_json(text, numbers="any")
+    except ValueError as error:
+        raise _wrong(group, f"holds no JSON ({error})", source=source) from None
     if not isinstance(record, dict):
         raise _wrong(group, "holds no JSON object", source=source)
+    return record
+
+
+def _written_sample(
+    group: _SampleEntries, record: dict[str, Any], *, source: Source, key: str, config: PrepareConfig
+) -> Sample:
+    """Return the sample of a group without a video or an image, or with a conversation about one."""
     if all(record.get(name) is None for name in _RECORD_KEYS):
         document = next((path for ending, path in group.files.items() if ending != ".json"), None)
         if document is None:
             raise _wrong(group, "has neither a video, an image nor a text", source=source)
         record = {**record, "text": read_text(document, max_bytes=config.max_text_bytes)}
     scratch = next(iter(group.files.values())).parent
-    location = Location(source.path, part=f"entry {group.key}", scratch=scratch)
+    location = Location(source.path, part=f"entry {group.key}", scratch=scratch, entries=group.named)
     return sample_of(record, location, source=source, key=key, config=config)
 
 
@@ -214,7 +234,7 @@ def _groups(source: Source, *, most_bytes: int) -> Iterator[_SampleEntries]:
                     group = group or _SampleEntries(key=key, most_bytes=most_bytes)
                     content = tar.extractfile(entry)
                     assert content is not None
-                    if copy := group.add(ending, entry.size, folder=Path(folder.name)):
+                    if copy := group.add(ending, entry.name, entry.size, folder=Path(folder.name)):
                         with copy.open("wb") as written:
                             shutil.copyfileobj(content, written)
                 if group is not None:
