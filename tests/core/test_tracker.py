@@ -8,8 +8,8 @@ import pytest
 from ringworld.core.errors import InputError
 from ringworld.core.tracker import check_tracker, tracking
 
-ROW = {"step": 3, "stage": "4K", "loss": 1.5, "vision_loss": None, "tokens": 7}
-NUMBERS = {"step": 3.0, "loss": 1.5, "tokens": 7.0}
+ROW = {"step": 3, "stage": "4K", "loss": 1.5, "vision_loss": None, "drawn": {"a/b": 0.5}, "tokens": 7}
+NUMBERS = {"step": 3.0, "loss": 1.5, "drawn/a/b": 0.5, "tokens": 7.0}
 
 
 class Writer:
@@ -70,7 +70,7 @@ def test_tensorboard_gets_the_numbers_of_a_row_and_is_given_up_when_it_fails(pac
         tracker.log(ROW)
     (writer,) = WRITERS
     assert writer.options["purge_step"] == 3
-    assert writer.scalars == [("step", 3.0, 3), ("loss", 1.5, 3)] * 2
+    assert writer.scalars == [("step", 3.0, 3), ("loss", 1.5, 3), ("drawn/a/b", 0.5, 3)] * 2
     assert writer.closed == 0 and "gone" in capsys.readouterr().err
 
 

@@ -9,7 +9,7 @@ import ringworld as rw
 from ringworld.core.config import from_json, to_json
 from ringworld.core.errors import InputError
 from ringworld.presets import RunConfig, lwm_text_7b, quickstart
-from ringworld.presets.lwm_text import text_run
+from ringworld.presets.lwm_text import MODELS, text_run
 from ringworld.presets.on_machine import on_machine
 from ringworld.presets.run import catalog, load_preset, presets
 
@@ -17,7 +17,8 @@ from ringworld.presets.run import catalog, load_preset, presets
 @pytest.mark.parametrize("preset", presets().values(), ids=presets())
 def test_a_preset_comes_back_from_json_and_says_what_it_needs(preset):
     assert from_json(RunConfig, to_json(preset())) == preset()
-    assert "Hardware: " in preset.__doc__
+    told = ("Hardware: ", "Cost: ", "Source: ") if preset.__name__.startswith("lwm") else ("Hardware: ",)
+    assert all(one in preset.__doc__ for one in told)
 
 
 def test_the_catalog_names_every_preset_with_its_hardware():
@@ -130,6 +131,31 @@ def test_on_another_machine_a_run_takes_all_chips_and_cuts_short_sequences_least
         assert replace(stage, mesh=before.mesh, accumulation_steps=before.accumulation_steps) == before
 
 
+MACHINES = ("v4:4x8x8", "v5p:4x8x8", "v6e:16x16", "8xH100", "8xH200", "64xH100", "64xH200")
+TOO_SMALL = {("13b", "8xH100"), *((size, f"8x{gpu}") for size in ("30b", "65b") for gpu in ("H100", "H200"))}
+"""Their weights, moments and gradients alone, or with a layer at work, are more than there is."""
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_every_size_has_stages_that_a_plan_for_the_machine_accepts(machine):
+    on: dict[str, Any] = {"topology" if ":" in machine else "gpus": machine}
+    for size in MODELS:
+        if (size, machine) in TOO_SMALL:
+            with pytest.raises(InputError) as refused:
+                text_run(size, machine)
+            assert (refused.value.field, refused.value.value) == ("machine", machine)
+        else:
+            plan = rw.plan(text_run(size, machine), by="arithmetic", **on)
+            assert plan.fits, size
+            assert {one.mesh.devices for one in plan.stages} == {plan.machine.chips}
+
+
+def test_what_is_kept_between_layers_is_offloaded_only_where_it_would_not_fit():
+    assert text_run("7b", "8xH200").execution.remat == "layer"
+    plan = rw.plan(text_run("7b", "8xH100"), gpus="8xH100")
+    assert plan.fits and all(one.host_bytes_per_chip > 0 for one in plan.stages)
+
+
 # Tables 11 and 13 of the paper: context, RoPE base, steps, warm-up, tokens an update, learning rates.
 PAPER = {
     "lwm_text_7b": [
@@ -149,6 +175,7 @@ PAPER = {
         (2**20, 5e7, 50, 5, 2**23, 8e-5, 8e-5),
     ],
 }
+PAPER["lwm_vision_7b"] = PAPER["lwm_7b"] + PAPER["lwm_chat_7b"]
 
 
 @pytest.mark.parametrize("name", PAPER)

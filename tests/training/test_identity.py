@@ -23,9 +23,11 @@ def claim(out: Path, **changes: Any) -> None:
 
 def test_the_same_run_may_be_computed_and_logged_in_another_way(tmp_path: Path):
     claim(tmp_path)
+    elsewhere = training(MeshConfig(ring=2)).stages
+    in_pieces = tuple(dataclasses.replace(one, accumulation_steps=2) for one in elsewhere)
     claim(
         tmp_path,
-        config=training(MeshConfig(ring=2), checkpoint_every_steps=9, log_every_steps=3, tracker="wandb"),
+        config=training(stages=in_pieces, checkpoint_every_steps=9, log_every_steps=3, tracker="wandb"),
         execution=dataclasses.replace(EXECUTION, remat="none"),
     )
 

@@ -154,7 +154,7 @@ def test_examples_that_no_row_of_a_stage_holds_are_reported(runs: Runs):
 
 
 def test_stages_on_two_meshes_have_the_losses_of_one_device(runs: Runs):
-    """The run moves to one device after a few steps, and begins there with equal weights."""
+    """The run moves to one device, where batches are in pieces, after a few steps, with equal weights."""
     interrupted, message = runs.stop("moved", number=signal.SIGINT, at_step=2)
     assert interrupted == 1
     at = runs.steps("moved")[-1]

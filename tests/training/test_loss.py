@@ -8,12 +8,14 @@ import functools
 from dataclasses import replace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from ringworld.attention.config import LayoutName, Strategy
+from ringworld.data.batch import PackedBatch
 from ringworld.model.forward import Forward
-from ringworld.training.loss import LossOutput, loss_weights
+from ringworld.training.loss import LossOutput, by_position, loss_weights
 from ringworld.training.step import loss_and_gradient
 from tests.data.packs import pack, padded
 from tests.training.meshes import mesh_of, on_devices, some_examples, state_on, with_rows
@@ -84,6 +86,22 @@ def test_each_modality_counts_by_its_examples_and_half_of_the_loss(batches):
     assert loss.text_targets == (batches["packed"].batch.text_weights > 0).sum()
     assert loss.vision_targets == (batches["packed"].batch.vision_weights > 0).sum()
     assert loss.tokens == sum(map(sum, batches["packed"].lengths))
+    # All of them stand before the second of `POSITION_STARTS`.
+    np.testing.assert_allclose(
+        loss.position_losses.sum(axis=1), [loss.text_loss, loss.vision_loss], rtol=1e-6
+    )
+    assert loss.position_targets.sum(axis=1).tolist() == [loss.text_targets, loss.vision_targets]
+
+
+def test_what_tokens_have_is_summed_by_where_in_their_examples_they_are():
+    """Position is within an example: order 700 of one that begins at 600 is the hundredth."""
+    order = np.array([[0, 255, 256, 700, 1_023], [1_024, 16_383, 300_000, -1, 16_384]], np.int32)
+    first = np.array([[0, 0, 0, 600, 0], [0, 0, 0, 0, 0]], np.int32)
+    counts = np.array([[1, 2, 4, 8, 16], [32, 64, 128, 0, 256]], np.int32)
+    batch = PackedBatch(*map(jnp.asarray, (order, order, order, first, order, order)))
+    found = jax.jit(lambda a, b: by_position(a, b, batch=batch))(counts, 2 * counts)
+    sums = [1 + 2 + 8, 4 + 16, 32, 64, 256, 0, 128]
+    assert found.tolist() == [sums, [2 * one for one in sums]]
 
 
 def test_a_batch_of_text_alone_counts_text_alone(batches):

@@ -11,7 +11,7 @@ from ringworld.core.steps import Interval
 from ringworld.data.batch import DrawnCounts
 from ringworld.model.arrange import PlacedBatch
 from ringworld.training.guard import Guard
-from ringworld.training.loss import LossOutput
+from ringworld.training.loss import POSITION_STARTS, LossOutput
 from ringworld.training.metrics import BatchCounts, check_rows, count, metrics_row
 from ringworld.training.step import StepOutput
 from tests.training.tiny_run import MODEL, stage, training
@@ -27,6 +27,8 @@ def row_of(
         text_targets=jnp.int32(3),
         vision_targets=jnp.int32(vision_targets),
         tokens=jnp.int32(12),
+        position_losses=jnp.zeros((2, len(POSITION_STARTS))).at[0, :3].set(jnp.array([loss, 0, 2])),
+        position_targets=jnp.zeros((2, len(POSITION_STARTS)), jnp.int32).at[0, :3].set(jnp.array([1, 0, 2])),
     )
     output = StepOutput(
         loss=losses,
@@ -57,6 +59,8 @@ def test_a_row_holds_the_losses_of_a_step_and_the_sums_of_its_interval():
         "loss": 1.5,
         "text_loss": 1.5,
         "vision_loss": None,
+        "text_loss_by_position": {"0": 1.5, "1024": 2.0},
+        "vision_loss_by_position": {},
         "gradient_norm": 2.0,
         "learning_rate": 0.5,
         "loss_tokens": 3,
@@ -80,7 +84,8 @@ def test_a_row_holds_the_losses_of_a_step_and_the_sums_of_its_interval():
 
 
 def test_a_loss_that_is_not_finite_is_none():
-    assert row_of(vision_targets=0, loss=float("nan")) == row_of(vision_targets=0) | {"loss": None}
+    without = {"loss": None, "text_loss_by_position": {"1024": 2.0}}
+    assert row_of(vision_targets=0, loss=float("nan")) == row_of(vision_targets=0) | without
 
 
 def rows_of(*steps: tuple[int, int], names: str = "aaaabb") -> list[dict[str, Any]]:

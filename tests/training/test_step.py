@@ -146,10 +146,12 @@ def on_mesh(run: RunConfig, **axes: int) -> RunConfig:
 
 OF_TEXT = ("lwm_text_65b", "lwm_text_llama_8b")
 """Of the text runs by one rule: the widest, and the one whose heads share keys and values."""
+OF_OTHERS = ("lwm_vision_7b",)
+"""Whose last stage is that of another preset."""
 RUNS = {
     name: preset()
     for name, preset in presets().items()
-    if preset.__module__ != "ringworld.presets.lwm_text" or name in OF_TEXT
+    if (preset.__module__ != "ringworld.presets.lwm_text" or name in OF_TEXT) and name not in OF_OTHERS
 } | {
     "lwm_chat_7b on data, fsdp, ring and tensor": on_mesh(lwm_chat_7b(), data=2, fsdp=4, ring=32, tensor=2),
     "lwm_chat_7b on ring, ulysses and tensor": on_mesh(lwm_chat_7b(), ring=64, ulysses=2, tensor=4),

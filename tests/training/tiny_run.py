@@ -1,14 +1,15 @@
 """A model, data and a run that are small enough for tests; also the program that tests stop while it runs.
 
 `python -m tests.training.tiny_run DATA OUT [--one-device] [--die-after STAGE] [--log-every STEPS]` trains two
-stages on two meshes, or on one device. It adds a line to OUT/hooks.txt in every call of its hook, and with
-`--die-after` kills itself in that call.
+stages on two meshes, or on one device, each batch in two pieces. It adds a line to OUT/hooks.txt in every
+call of its hook, and with `--die-after` kills itself in that call.
 """
 
 import argparse
 import os
 import signal
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -113,8 +114,12 @@ def run(data: Path, out: Path, *, one_device: bool = False, die_after: str = "",
         if when == "after" and stage.name == die_after:
             os.kill(os.getpid(), signal.SIGKILL)
 
+    pieces = 2 if one_device else 1
+    stages = (
+        replace(one, accumulation_steps=pieces) for one in training(*() if one_device else TWO_MESHES).stages
+    )
     train(
-        training(*() if one_device else TWO_MESHES, log_every_steps=log_every),
+        training(stages=tuple(stages), log_every_steps=log_every),
         architecture=MODEL,
         execution=EXECUTION,
         data_dir=data,

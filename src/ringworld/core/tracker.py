@@ -33,8 +33,8 @@ class Tracker:
         self._name, self._log, self._close = name, log, close
 
     def log(self, row: Mapping[str, Any]) -> None:
-        """Write the numbers of a row at its `step`; what is no number is left out."""
-        numbers = {name: float(value) for name, value in row.items() if _is_number(value)}
+        """Write the numbers of a row at its `step`, those of a part as `part/name`; all else is left out."""
+        numbers = dict(_numbers(row))
         with self._given_up_if_it_fails():
             if self._log is not None:
                 self._log(row["step"], numbers)
@@ -135,6 +135,14 @@ def _wandb(folder: Path, *, configuration: Any) -> Tracker:
 def _report(name: str, error: Exception) -> None:
     line = f"{name} failed ({error}) and gets nothing more; metrics.jsonl has every row"
     print(line, file=sys.stderr, flush=True)
+
+
+def _numbers(row: Mapping[str, Any], *, of: str = "") -> Iterator[tuple[str, float]]:
+    for name, value in row.items():
+        if isinstance(value, Mapping):
+            yield from _numbers(value, of=f"{of}{name}/")
+        elif _is_number(value):
+            yield f"{of}{name}", float(value)
 
 
 def _is_number(value: Any) -> bool:

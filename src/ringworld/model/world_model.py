@@ -175,8 +175,8 @@ def losses_of(
 
 
 def positions(
-    order: Int32[Array, "batch seq"], first: Int32[Array, "batch seq"]
-) -> Int32[Array, "batch seq"]:
+    order: Int32[Array, "*micro batch seq"], first: Int32[Array, "*micro batch seq"]
+) -> Int32[Array, "*micro batch seq"]:
     """Return each token's position in its own example; 0 for padding."""
     return jnp.maximum(order - first, 0)
 

@@ -1,6 +1,6 @@
 """Whole runs, as Python functions that return a typed configuration; yours need not live here."""
 
-from ringworld.presets.lwm import lwm_7b, lwm_chat_7b, lwm_text_7b, lwm_text_chat_7b
+from ringworld.presets.lwm import lwm_7b, lwm_chat_7b, lwm_text_7b, lwm_text_chat_7b, lwm_vision_7b
 from ringworld.presets.lwm_text import (
     lwm_text_1b,
     lwm_text_3b,
@@ -40,6 +40,7 @@ __all__ = [
     "lwm_text_7b_v6e",
     "lwm_text_chat_7b",
     "lwm_text_llama_8b",
+    "lwm_vision_7b",
     "needles",
     "one_gpu",
     "quickstart",

@@ -142,7 +142,8 @@ def lwm_text_7b() -> RunConfig:
     """LWM-Text: LLaMA-2 7B over text alone, extended from 32K to 1M tokens in five stages.
 
     Hardware: 256 TPU v4 chips, the paper's v4-512 slice (v4:4x8x8), or as many v5p.
-    Cost: 241 hours of that slice in the paper (8, 45, 83, 47 and 58 by stage).
+    Cost: 58 hours of that slice for the last stage in the paper; 241 for all (8, 45, 83, 47 and 58), of which
+    the others are from memory. At least 1.6 days by `ringworld plan`.
     Never run by us: the project had no TPU. Compiled for both slices, a stage needs at most 24 GiB of a v4's
     30.75 (`benchmarks/results/plan.json`); on v5p one sequence of 4M tokens fits, too.
     Source: table 11 of arXiv 2402.08268v4.
@@ -174,7 +175,8 @@ def lwm_text_chat_7b() -> RunConfig:
     """LWM-Text-Chat: seven tokens of conversations for each three about long documents, at 1M tokens.
 
     Hardware: 256 TPU v4 chips, the paper's v4-512 slice (v4:4x8x8).
-    Cost: not known to us; the last text stage, of half as many tokens again, took 58 hours of that slice.
+    Cost: at least 5 hours, by `ringworld plan`; the paper's is not known to us, but its last text stage, of
+    half as many tokens again, took 58 hours of that slice.
     Never run by us: the project had no TPU.
     Source: the chat fine-tuning of arXiv 2402.08268v4; steps, tokens and warm-up are the paper's from memory.
 
@@ -193,7 +195,7 @@ def lwm_7b() -> RunConfig:
     """LWM: the first two vision-language stages of the 7B model, images at 1K and short videos at 8K tokens.
 
     Hardware: 512 TPU v4 chips, the paper's v4-1024 slice (v4:8x8x8), weights sharded over all of them.
-    Cost: 115 hours of that slice in the paper (83 and 32 by stage).
+    Cost: 115 hours of that slice in the paper (83 and 32 by stage), from memory.
     Never run by us: the project had no TPU. Its step is type-checked at full size on these meshes.
     Source: table 13 of arXiv 2402.08268v4.
 
@@ -228,7 +230,7 @@ def lwm_chat_7b() -> RunConfig:
     """LWM-Chat: images and videos of up to 4,000 frames, asked about and drawn, at 32K, 128K and 1M tokens.
 
     Hardware: 512 TPU v4 chips, the paper's v4-1024 slice (v4:8x8x8).
-    Cost: 24 hours of that slice in the paper (10, 6 and 8 by stage).
+    Cost: 24 hours of that slice in the paper (10, 6 and 8 by stage), from memory.
     Never run by us: the project had no TPU. Its step is type-checked at full size on these meshes.
     Source: table 13 of arXiv 2402.08268v4.
 
@@ -243,3 +245,17 @@ def lwm_chat_7b() -> RunConfig:
         training=replace(run.training, stages=_CHAT_STAGES),
         evaluation=_needles(20),
     )
+
+
+def lwm_vision_7b() -> RunConfig:
+    """All five vision-language stages in one run: those of `lwm_7b`, then those of `lwm_chat_7b`.
+
+    Hardware: 512 TPU v4 chips, the paper's v4-1024 slice (v4:8x8x8).
+    Cost: 139 hours of that slice in the paper, from memory.
+    Never run by us: the project had no TPU. Its step is type-checked at full size on these meshes.
+    Source: table 13 of arXiv 2402.08268v4.
+
+        ringworld train --preset lwm_vision_7b --data examples --init runs/text/models/1M --out runs/vision
+    """
+    run = lwm_chat_7b()
+    return replace(run, training=replace(run.training, stages=_VISION_STAGES + _CHAT_STAGES))

@@ -42,6 +42,7 @@ def lwm_text_200m() -> RunConfig:
     Hardware: 8 GPUs of 80 GB (8xH100).
     Cost: at least 1.4 days, by `ringworld plan`.
     Never run by us.
+    Source: table 11 of arXiv 2402.08268v4, and the 200m of LWM's `lwm/llama.py`.
     """
     return text_run("200m", "8xH100")
 
@@ -52,6 +53,7 @@ def lwm_text_1b() -> RunConfig:
     Hardware: 8 GPUs of 80 GB (8xH100).
     Cost: at least 4.5 days, by `ringworld plan`.
     Never run by us.
+    Source: table 11 of arXiv 2402.08268v4, and the 1b of LWM's `lwm/llama.py`.
     """
     return text_run("1b", "8xH100")
 
@@ -62,6 +64,7 @@ def lwm_text_3b() -> RunConfig:
     Hardware: 8 GPUs of 141 GB (8xH200).
     Cost: at least 8.8 days, by `ringworld plan`.
     Never run by us.
+    Source: table 11 of arXiv 2402.08268v4, and the 3b of LWM's `lwm/llama.py`.
     """
     return text_run("3b", "8xH200")
 
@@ -72,6 +75,7 @@ def lwm_text_7b_v5p() -> RunConfig:
     Hardware: 256 TPU v5p chips (v5p:4x8x8); the same meshes fit 256 TPU v4 chips.
     Cost: at least 1.0 days, by `ringworld plan`.
     Never run by us: the project had no TPU.
+    Source: table 11 of arXiv 2402.08268v4, but for its meshes.
     """
     return text_run("7b", "v5p:4x8x8")
 
@@ -82,6 +86,7 @@ def lwm_text_7b_v6e() -> RunConfig:
     Hardware: 256 TPU v6e chips (v6e:16x16).
     Cost: at least 0.5 days, by `ringworld plan`.
     Never run by us: the project had no TPU.
+    Source: table 11 of arXiv 2402.08268v4, but for its meshes.
     """
     return text_run("7b", "v6e:16x16")
 
@@ -92,6 +97,7 @@ def lwm_text_7b_h100() -> RunConfig:
     Hardware: 8 nodes of 8 GPUs of 80 GB (64xH100).
     Cost: at least 1.8 days, by `ringworld plan`.
     Never run by us.
+    Source: table 11 of arXiv 2402.08268v4, but for its meshes.
     """
     return text_run("7b", "64xH100")
 
@@ -102,6 +108,7 @@ def lwm_text_7b_h200() -> RunConfig:
     Hardware: 8 GPUs of 141 GB (8xH200).
     Cost: at least 14 days, by `ringworld plan`.
     Never run by us.
+    Source: table 11 of arXiv 2402.08268v4, but for its meshes.
     """
     return text_run("7b", "8xH200")
 
@@ -114,6 +121,7 @@ def lwm_text_llama_8b() -> RunConfig:
     Hardware: 8 nodes of 8 GPUs of 141 GB (64xH200).
     Cost: at least 1.3 days, by `ringworld plan`.
     Never run by us. Its step is type-checked at full size.
+    Source: table 11 of arXiv 2402.08268v4, and the `config.json` of meta-llama/Llama-3.1-8B.
 
         ringworld train --preset lwm_text_llama_8b --data examples --init Llama-3.1-8B --out runs/llama
     """
@@ -126,6 +134,7 @@ def lwm_text_13b() -> RunConfig:
     Hardware: 256 TPU v5p chips (v5p:4x8x8).
     Cost: at least 1.6 days, by `ringworld plan`.
     Never run by us: the project had no TPU.
+    Source: table 11 of arXiv 2402.08268v4, and the 13b of LWM's `lwm/llama.py`.
     """
     return text_run("13b", "v5p:4x8x8")
 
@@ -136,6 +145,7 @@ def lwm_text_30b() -> RunConfig:
     Hardware: 256 TPU v5p chips (v5p:4x8x8).
     Cost: at least 3.3 days, by `ringworld plan`.
     Never run by us: the project had no TPU.
+    Source: table 11 of arXiv 2402.08268v4, and the 30b of LWM's `lwm/llama.py`.
     """
     return text_run("30b", "v5p:4x8x8")
 
@@ -146,5 +156,6 @@ def lwm_text_65b() -> RunConfig:
     Hardware: 256 TPU v5p chips (v5p:4x8x8).
     Cost: at least 5.7 days, by `ringworld plan`.
     Never run by us: the project had no TPU. Its step is type-checked at full size.
+    Source: table 11 of arXiv 2402.08268v4, and the 65b of LWM's `lwm/llama.py`.
     """
     return text_run("65b", "v5p:4x8x8")

@@ -7,9 +7,9 @@ from ringworld.model.config import Architecture, Execution
 from ringworld.training.config import TrainingConfig
 
 _FREE_OF_TRAINING = {"checkpoint_every_steps", "log_every_steps", "tracker"}
-_FREE_OF_STAGE = {"mesh"}
-"""What may change between two calls: what is written how often, and where it is computed. How it is
-computed may change too, but for the compute type."""
+_FREE_OF_STAGE = {"mesh", "accumulation_steps"}
+"""What may change between two calls: what is written how often, and where and in how many pieces it is
+computed. How it is computed may change too, but for the compute type."""
 
 
 def identity(

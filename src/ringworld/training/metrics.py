@@ -18,10 +18,12 @@ from ringworld.model.config import Architecture
 from ringworld.model.flops import training_flops
 from ringworld.model.lora_config import LoraConfig
 from ringworld.training.config import TrainingConfig
+from ringworld.training.loss import POSITION_STARTS, LossOutput
 from ringworld.training.step import StepOutput
 
 TIMED = ("seconds", "data_wait_seconds", "tokens_per_second", "model_flops_per_second", "mfu")
 """The only values that two runs of one configuration do not share."""
+_MODALITIES = ("text", "vision")
 _NUMBERS = ("skipped_steps", "tokens", "examples", "model_flops_per_second", "ring_efficiency")
 
 
@@ -53,7 +55,9 @@ def metrics_row(
     Losses, the number of tokens that they are over (`loss_tokens`) and their share of all that are no padding
     (`loss_token_share`), gradient norm and learning rate are those of the step; a modality without targets
     has the loss None, and so has what is not finite, of an update that was skipped. `skipped_steps` counts
-    such updates since the run began. All else is summed over the interval that ends with the step, what
+    such updates since the run began. `text_loss_by_position` and `vision_loss_by_position` have the losses of
+    tokens from a position in their examples on, up to the next one that is named (`loss.POSITION_STARTS`),
+    where any carries loss. All else is summed over the interval that ends with the step, what
     `count` returned of its batches; rates are over its time. `model_flops_per_second` counts the tokens that
     are no padding, and nothing that is computed again; `mfu` is its share of the peak of all devices, or None
     where that is not known.
@@ -71,6 +75,7 @@ def metrics_row(
         "loss": _finite(loss.loss),
         "text_loss": _finite(loss.text_loss) if int(loss.text_targets) else None,
         "vision_loss": _finite(loss.vision_loss) if int(loss.vision_targets) else None,
+        **{f"{name}_loss_by_position": _by_position(loss, index) for index, name in enumerate(_MODALITIES)},
         "gradient_norm": _finite(output.gradient_norm),
         "learning_rate": float(output.learning_rate),
         "loss_tokens": loss_tokens,
@@ -90,6 +95,16 @@ def metrics_row(
 
 def _shares(names: Sequence[str], counts: Sequence[int]) -> dict[str, float]:
     return {name: count / max(1, sum(counts)) for name, count in zip(names, counts)}
+
+
+def _by_position(loss: LossOutput, modality: int) -> dict[str, float]:
+    """Return the losses over a modality by where in their examples tokens are, where some carry loss."""
+    losses, targets = np.asarray(loss.position_losses)[modality], np.asarray(loss.position_targets)[modality]
+    return {
+        str(start): float(one)
+        for start, one, count in zip(POSITION_STARTS, losses, targets)
+        if count and math.isfinite(one)
+    }
 
 
 def _finite(number: Float32[Array, ""]) -> float | None:

@@ -18,7 +18,7 @@ from ringworld.model.lora import Trainable, whole_model
 from ringworld.model.world_model import WorldModel, weighted_loss
 from ringworld.training.config import Stage, TrainingConfig
 from ringworld.training.guard import Guard, judge, made_if
-from ringworld.training.loss import LossOutput, loss_output, loss_weights
+from ringworld.training.loss import POSITION_STARTS, LossOutput, by_position, loss_output, loss_weights
 from ringworld.training.optimizer import apply_gradient, learning_rate
 from ringworld.training.state import TrainState
 
@@ -111,19 +111,19 @@ def loss_and_gradient(
 
     def piece_loss(
         params: Trainable, piece: PackedBatch, text: Array, vision: Array
-    ) -> tuple[Float32[Array, ""], Float32[Array, "modalities=2"]]:
+    ) -> tuple[Float32[Array, ""], Float32[Array, "modalities=2 positions"]]:
         order, first = piece.order, piece.first
         model = whole_model(params, frozen)
         loss, nll = weighted_loss(
             model, piece.tokens, piece.targets, text + vision, order=order, first=first, forward=forward
         )
-        return loss, jnp.stack([(text * nll).sum(), (vision * nll).sum()])
+        return loss, by_position(text * nll, vision * nll, batch=piece)
 
     def add_piece(
         total: tuple[Trainable, Array], piece: tuple[PackedBatch, Array, Array]
     ) -> tuple[tuple[Trainable, Array], None]:
         return jax.tree.map(jnp.add, total, jax.grad(piece_loss, has_aux=True)(params, *piece)), None
 
-    nothing = (jax.tree.map(jnp.zeros_like, params), jnp.zeros(2, jnp.float32))
+    nothing = (jax.tree.map(jnp.zeros_like, params), jnp.zeros((2, len(POSITION_STARTS)), jnp.float32))
     (gradient, parts), _ = jax.lax.scan(add_piece, nothing, (batch, weights.text, weights.vision))
     return loss_output(parts, weights, batch), gradient
