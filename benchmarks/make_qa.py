@@ -74,8 +74,8 @@ def learned(out: Path, model: Path, folder: Path) -> dict[str, Any]:
     prepare(
         texts=(out / "long_qa",),
         out=folder / "examples",
-        tokenizer=words.text,
-        vocabulary=words.vocabulary(text_vocab=words.text.size),
+        tokenizer=words.text_tokenizer,
+        vocabulary=words.vocabulary(text_vocab=words.text_tokenizer.size),
         config=config,
     )
     examples = list(read_examples(folder / "examples", split="train"))
@@ -85,7 +85,7 @@ def learned(out: Path, model: Path, folder: Path) -> dict[str, Any]:
         "examples": len(examples),
         "longest_tokens": max(map(len, examples)),
         "part_with_loss": with_loss / tokens,
-        "with_loss_in_the_first": words.text.decode(first.tokens[first.loss].tolist()),
+        "with_loss_in_the_first": words.text_tokenizer.decode(first.tokens[first.loss].tolist()),
     }
 
 

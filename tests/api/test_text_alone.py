@@ -93,7 +93,7 @@ def test_a_format_of_ones_own_trains_a_tokenizer_and_is_asked_about(made, tmp_pa
     Path("in/a.shout").write_text("THE RIVER IS 3 MILES LONG. " * 40)
     readers = {".shout": Shouted()}
     report = rw.train_tokenizer(RUN, texts="in", out="tokenizer", readers=readers)
-    assert report.text.bytes_per_token and not report.quarantined
+    assert report.text_tokenizer.bytes_per_token and not report.quarantined
     assert TextTokenizer.load(Path("tokenizer")).encode("the river") != []
     config = rw.QaConfig(model="writer", dry_run=True, passage_tokens=32)
     asked = rw.make_qa("in", tokenizer=made / "tokenizer", out="qa", config=config, readers=readers)

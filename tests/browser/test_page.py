@@ -154,12 +154,14 @@ def test_the_end_of_an_answer_is_in_view_unless_one_reads_further_up(page, slowl
         page.get_by_role("button", name="Send").click()
         expect(page.locator("#status")).to_have_text("Answering")
         if scrolled:
+            page.locator("#log").focus()
             page.evaluate("scrollTo(0, 0)")
         expect(page.get_by_role("button", name="Send")).to_be_enabled()
         last, form = (page.locator(each).last.bounding_box() for each in ("#log li", "#ask"))
         assert last is not None and form is not None
         assert (last["y"] + last["height"] > form["y"] + 1) is scrolled
     assert page.evaluate("scrollY") == 0
+    expect(page.locator("#log")).to_be_focused()
 
 
 # Drags files, or a text where there are none, over an element and drops them; whether the page took them.
@@ -203,6 +205,11 @@ def test_a_picture_a_film_and_a_book_are_attached_and_counted(page, tmp_path):
     tokens = int(page.locator("#count").text_content().split()[0])
     # Eight frames and one, of four codes and an end.
     assert tokens > 9 * 5
+    watched = "(each, count) => { each.value = count; each.dispatchEvent(new Event('change')); }"
+    page.locator("#watched").evaluate(watched, 2)
+    expect(page.locator("#count")).to_contain_text(f"{tokens - 6 * 5} of")
+    page.locator("#watched").evaluate(watched, "")
+    expect(page.locator("#count")).to_contain_text(f"{tokens} of")
     page.locator("#files").set_input_files(tmp_path / "broken.png")
     expect(page.get_by_role("alert")).to_contain_text("broken.png")
     expect(page.get_by_role("button", name="Remove")).to_have_count(3)
@@ -256,7 +263,7 @@ def test_a_model_of_text_alone_is_asked_for_no_drawing(page):
     page.get_by_role("button", name="Use").click()
     expect(page.locator("#model")).to_have_text("words")
     page.locator("summary", has_text="How it answers").click()
-    for hidden in ("#show-draw", "#draw", "#may-hold", "#may-guide", "#memories"):
+    for hidden in ("#show-draw", "#draw", "#may-hold", "#may-guide", "#may-watch", "#memories"):
         expect(page.locator(hidden)).to_be_hidden()
 
 

@@ -12,7 +12,7 @@ from ringworld.inference.config import EngineConfig
 from ringworld.text.templates import ChatTemplate, Message
 from tests.inference.tiny_world import TOKENIZER, VOCABULARY
 from tests.serving.test_drawing import frames_of
-from tests.serving.test_server import TEXT, WORLD, events, send, serving
+from tests.serving.test_server import TEXT, WORLD, events, picture, send, serving
 
 ASKED = [{"role": "user", "content": TEXT}]
 
@@ -36,6 +36,13 @@ def codes_of(choice: dict) -> list[list[int]]:
     return VOCABULARY.decode_frames(np.array(ids[: ids.index(VOCABULARY.eov) + 1])).tolist()
 
 
+def ids_of(port: int, message: dict) -> list[int]:
+    """Return the ids of a conversation in which a message comes back."""
+    status, answered = send(port, "/tokenize", {"messages": [*ASKED, message, *ASKED]})
+    assert status == 200, answered
+    return answered["tokens"]
+
+
 def content_of(part: dict) -> bytes:
     return base64.b64decode(part[part["type"]]["url"].partition(",")[2])
 
@@ -48,9 +55,25 @@ def test_an_answer_begins_with_an_image_which_is_the_same_in_the_next_turn(port)
     (image,) = choice["message"]["images"]
     pixels = np.asarray(Image.open(io.BytesIO(content_of(image))))
     np.testing.assert_array_equal(pixels, WORLD.prompts.seeing().decode(np.array(codes, np.int32))[0])
-    said = [*ASKED, {"role": "assistant", "content": [image]}, *ASKED]
-    ids = np.array(send(port, "/tokenize", {"messages": said})[1]["tokens"])
-    assert VOCABULARY.decode_frames(ids[VOCABULARY.is_vision(ids)]).tolist() == codes
+    for message in (choice["message"], {"role": "assistant", "content": [image]}):
+        ids = np.array(ids_of(port, message))
+        assert VOCABULARY.decode_frames(ids[VOCABULARY.is_vision(ids)]).tolist() == codes
+
+
+def test_a_message_that_comes_back_shows_what_it_drew_where_it_stood(port):
+    image, said = {"type": "image_url", "image_url": {"url": picture()}}, "A red circle."
+    message = {"role": "assistant", "content": said}
+
+    def parts(*content: str | dict) -> list[int]:
+        listed = [{"type": "text", "text": each} if isinstance(each, str) else each for each in content]
+        return ids_of(port, {"role": "assistant", "content": listed})
+
+    for offset, expected in ((0, (image, said)), (5, ("A red", image, " circle."))):
+        drawn = ids_of(port, {**message, "images": [{**image, "content_offset": offset}]})
+        assert drawn == parts(*expected) != ids_of(port, message)
+    # One of another server, which does not say where it stood, comes last.
+    assert ids_of(port, {**message, "content": None, "images": [image]}) == parts(image)
+    assert ids_of(port, {**message, "images": [image]}) == parts(said, image)
 
 
 def test_an_image_of_an_answer_is_guided_as_one_that_is_drawn_by_itself(port):

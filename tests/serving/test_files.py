@@ -9,6 +9,7 @@ import sys
 import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -61,8 +62,9 @@ def delete(port: int, id: str) -> int:
     return fetch(port, f"/v1/files/{id}", method="DELETE")[0]
 
 
-def ids_of(port: int, *parts: dict) -> list[int]:
-    status, answered = send(port, "/tokenize", {"messages": [{"role": "user", "content": [*parts]}]})
+def ids_of(port: int, *parts: dict, **options) -> list[int]:
+    messages = [{"role": "user", "content": [*parts]}]
+    status, answered = send(port, "/tokenize", {"messages": messages, **options})
     assert status == 200, answered
     return answered["tokens"]
 
@@ -89,6 +91,22 @@ def test_a_film_is_sent_once_and_shown_by_its_id_or_as_it_is(port, film, tmp_pat
     status, answered = send(port, "/v1/chat/completions", gone)
     assert (status, answered["error"]["code"]) == (404, "file_not_found")
     assert delete(port, kept["id"]) == 404
+
+
+def test_a_film_is_watched_as_a_request_says(port, film, tmp_path):
+    path = tmp_path / "film.mp4"
+    path.write_bytes(film)
+    part = {"video_url": f"data:video/mp4;base64,{base64.b64encode(film).decode()}"}
+    template = ChatTemplate.of(TOKENIZER, vocabulary=VOCABULARY)
+    # A second and a half, of four frames each.
+    for options, changes, frames in (
+        ({"max_frames": 2}, {"max_frames": 2}, 2),
+        ({"fps": 2}, {"frames_per_second": 2.0}, 3),
+    ):
+        codes = replace(WORLD, watching=replace(WORLD.watching, **changes)).codes(video=path)
+        assert len(codes) == frames
+        expected = template.encode([Message(role="user", content=(codes,))])
+        assert ids_of(port, part, **options) == expected.tolist()
 
 
 def test_a_text_is_a_document(port):

@@ -20,13 +20,16 @@ from ringworld.serving.in_flight import InFlight
 from ringworld.serving.metrics import ServerMetrics
 from tests.eventually import eventually
 from tests.serving.test_drawing import fetch, form
-from tests.serving.test_server import WORLD, send, serving
+from tests.serving.test_server import WORLD, picture, send, serving
 
 LIMITS = {"max_body_bytes": 100_000, "max_choices": 4, "max_frames": 2, "max_videos": 1, "max_files": 1}
 SAID = [{"role": "user", "content": "A"}]
+DRAWN = {"type": "image_url", "image_url": {"url": picture()}, "content_offset": 1}
 SENT: dict[str, dict[str, Any]] = {
     "/v1/chat/completions": {
-        **{"messages": SAID, "max_tokens": 2, "modalities": ["image"], "stream": False, "n": 1, "stop": "b"},
+        "messages": [*SAID, {"role": "assistant", "content": "ab", "images": [DRAWN]}, *SAID],
+        **{"max_tokens": 2, "max_frames": 2, "fps": 1, "ignore_eos": True},
+        **{"modalities": ["image"], "stream": False, "n": 1, "stop": "b"},
         **{"seed": 1, "logprobs": True, "top_logprobs": 1, "stream_options": {"include_usage": True}},
         **{"memory": None, "temperature": 1, "guidance_scale": 1, "num_frames": 1, "model": "tiny"},
     },

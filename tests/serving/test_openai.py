@@ -73,6 +73,19 @@ def test_texts_with_echo_and_their_scores(client):
     assert "".join(piece.choices[0].text for piece in pieces) == expected.text
 
 
+def test_an_answer_that_holds_an_image_goes_back_as_it_came(client):
+    drawn = {"seed": 3, "extra_body": {"modalities": ["image"]}}
+    answered = client.chat.completions.create(model="tiny", messages=ASKED, max_tokens=12, **drawn)
+    message = answered.choices[0].message
+    asked = {"model": "tiny", "max_tokens": 1}
+    shown, without = (
+        client.chat.completions.create(messages=[*ASKED, each, *ASKED], **asked).usage.prompt_tokens
+        for each in (message, {"role": "assistant", "content": message.content})
+    )
+    # Four codes and an end, and what stands around them.
+    assert shown >= without + 5
+
+
 def test_files_are_kept_and_shown(client, tmp_path):
     frames = np.random.default_rng(0).integers(0, 255, (6, 32, 32, 3)).astype(np.uint8)
     write_video(tmp_path / "film.mp4", frames, frames_per_second=4)

@@ -252,6 +252,18 @@ def test_stop_strings_and_seeds_are_obeyed(port):
     assert stopped["choices"][0]["finish_reason"] == "stop"
 
 
+def test_an_end_is_ignored_where_that_is_asked(port):
+    asked = {"prompt": [TOKENIZER.eos], "temperature": 3.0, "max_tokens": 60}
+    ended = next(
+        seed
+        for seed in range(60)
+        if complete(port, seed=seed, **asked)[1]["choices"][0]["finish_reason"] == "stop"
+    )
+    answered = complete(port, seed=ended, ignore_eos=True, **asked)[1]
+    assert answered["choices"][0]["finish_reason"] == "length"
+    assert answered["usage"]["completion_tokens"] == 60
+
+
 def picture(kind: str = "PNG", side: int = 9) -> str:
     file = io.BytesIO()
     Image.new("RGB", (side, side), (200, 20, 20)).save(file, kind)
@@ -368,14 +380,27 @@ WRONG = [
     ("/v1/completions", {"prompt": TEXT, "logprobs": 21}, "logprobs"),
     ("/v1/completions", {"prompt": TEXT, "max_tokens": 0}, "max_tokens"),
     ("/v1/completions", {"prompt": TEXT, "logit_bias": {"5": 1}}, "logit_bias"),
-    ("/v1/completions", {"prompt": TEXT, "ignore_eos": True}, "ignore_eos"),
+    ("/v1/completions", {"prompt": TEXT, "ignore_eos": 1}, "ignore_eos"),
     ("/v1/completions", {"prompt": TEXT, "min_tokens": 5}, "min_tokens"),
     ("/v1/completions", {"prompt": TEXT, "skip_special_tokens": False}, "skip_special_tokens"),
     ("/v1/completions", {"prompt": TEXT, "stop_token_ids": [5]}, "stop_token_ids"),
     ("/v1/completions", {"prompt": TEXT, "guided_regex": "a+"}, "guided_regex"),
     ("/v1/chat/completions", {"messages": ASKED, "chat_template_kwargs": {"a": 1}}, "chat_template_kwargs"),
-    ("/v1/chat/completions", {"messages": ASKED, "max_frames": 8}, "max_frames"),
-    ("/v1/chat/completions", {"messages": ASKED, "fps": 1}, "fps"),
+    ("/v1/chat/completions", {"messages": ASKED, "max_frames": 0}, "max_frames"),
+    ("/v1/chat/completions", {"messages": ASKED, "max_frames": 41}, "max_frames"),
+    ("/v1/chat/completions", {"messages": ASKED, "fps": 1e-9}, "fps"),
+    ("/v1/chat/completions", {"messages": ASKED, "media_io_kwargs": {"video": {}}}, "media_io_kwargs"),
+    ("/v1/chat/completions", {"messages": [{**ASKED[1], "images": ["AAAA"]}]}, "messages[0].images[0]"),
+    (
+        "/v1/chat/completions",
+        {"messages": [{"role": "user", "content": [], "images": []}]},
+        "messages[0].images",
+    ),
+    (
+        "/v1/chat/completions",
+        {"messages": [{**ASKED[1], "images": [{"content_offset": 99}]}]},
+        "messages[0].images[0].content_offset",
+    ),
     # How many there are is known before any of them is looked at.
     ("/v1/completions", {"prompt": ["a"] * 4 + [{}]}, "n"),
     ("/tokenize", {"prompt": 3}, "prompt"),

@@ -16,7 +16,6 @@ from ringworld.inference.engine.engine import Engine
 from ringworld.inference.world import World
 from ringworld.serving.attachments import Attachments
 from ringworld.serving.backend import Backend
-from ringworld.serving.chat import ChatBackend
 from ringworld.serving.config import ServingConfig
 from ringworld.serving.deadline import Deadline
 from ringworld.serving.errors import ApiError
@@ -27,6 +26,7 @@ from ringworld.serving.images import ImageRoutes
 from ringworld.serving.in_flight import InFlight
 from ringworld.serving.media import Media
 from ringworld.serving.memories import Memories
+from ringworld.serving.messages import ChatBackend
 from ringworld.serving.metrics import ServerMetrics
 from ringworld.serving.models import Models
 from ringworld.serving.texts import Texts

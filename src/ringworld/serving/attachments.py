@@ -6,6 +6,7 @@ import binascii
 import numpy as np
 
 from ringworld.core.errors import InputError
+from ringworld.inference.config import WatchingConfig
 from ringworld.serving.body import Body
 from ringworld.serving.deadline import Deadline
 from ringworld.serving.fetch import Fetch
@@ -53,13 +54,17 @@ class Attachments:
             return self._files.content(file.text("file_id"))
         return self.at(file.text("file_data"), field=file.path("file_data"))
 
+    def watching(self, body: Body) -> WatchingConfig:
+        """Return how a request has films watched; see `Media.watching`."""
+        return self._media.watching(body)
+
     def frames(self, content: bytes, *, kind: Kind, field: str) -> np.ndarray:
-        """Return the frames of a picture or a film; see `Media.frames`."""
+        """Return the frames of a picture or a film, watched as the model folder says; see `Media.frames`."""
         return self._media.frames(content, kind=kind, field=field, deadline=self._deadline)
 
-    def codes(self, content: bytes, *, kind: Kind, field: str) -> np.ndarray:
-        """Return the codes of its frames, [frames, codes]; see `Media.frames`."""
-        return self._media.codes(content, kind=kind, field=field, deadline=self._deadline)
+    def codes(self, content: bytes, *, kind: Kind, field: str, watching: WatchingConfig) -> np.ndarray:
+        """Return the codes of its frames, [frames, codes]; see `Media.codes`."""
+        return self._media.codes(content, kind=kind, field=field, deadline=self._deadline, watching=watching)
 
     def remember(self, content: bytes, codes: np.ndarray) -> None:
         """Remember the codes of what the model drew; see `Media.remember`."""

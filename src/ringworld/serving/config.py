@@ -8,6 +8,8 @@ from pathlib import Path
 from ringworld.core.errors import InputError
 from ringworld.core.ranges import check_range
 
+LEAST_RATE, MOST_RATE = 0.01, 120.0
+"""Frames a second that a request may name."""
 _HOST = re.compile(r"[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*\.?")
 
 
@@ -22,7 +24,7 @@ class ServingLimits:
     max_choices: int = 128
     """Most texts or images that one request may ask for."""
     max_frames: int = 1024
-    """Most frames of a video that is drawn."""
+    """Most frames of a video that a request may have drawn, or watched."""
     max_videos: int = 64
     """Most drawn videos that are kept, in memory."""
     max_files: int = 64

@@ -9,8 +9,11 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from ringworld.core.errors import Busy, InputError
+from ringworld.core.ranges import Bounds
+from ringworld.inference.config import WatchingConfig
 from ringworld.inference.world import World
-from ringworld.serving.config import ServingLimits
+from ringworld.serving.body import Body
+from ringworld.serving.config import LEAST_RATE, MOST_RATE, ServingLimits
 from ringworld.serving.deadline import Deadline
 from ringworld.serving.decoder import run_decoder
 from ringworld.serving.errors import ApiError
@@ -32,7 +35,7 @@ class _SentFile(NamedTuple):
     """A file, and what it was shown as."""
 
     sha256: bytes
-    kind: Kind | None
+    shown: tuple[Kind, WatchingConfig] | None
     """None for one that the model drew, which is shown as whatever it is."""
 
 
@@ -52,20 +55,49 @@ class Media:
         self._known_bytes = 0
         self._remembering = threading.Lock()
 
-    def codes(self, content: bytes, *, kind: Kind, field: str, deadline: Deadline) -> np.ndarray:
+    def watching(self, body: Body) -> WatchingConfig:
+        """Return how a request has films watched: `max_frames` at most, spread over the length, at `fps`.
+
+        What it leaves out is as the model folder says.
+
+        Raises:
+            InputError: a field has another type or is out of range.
+            ApiError: there are too many frames.
+        """
+        default, most = self._world.watching, self._limits.max_frames
+        if "max_frames" in body and body.whole("max_frames", 1, least=1) > most:
+            problem = f"max_frames is {body.value('max_frames')}, of {most} at most"
+            raise ApiError(400, problem, param="max_frames", code="too_many_frames")
+        rates: Bounds = {"least": LEAST_RATE, "most": MOST_RATE} if "fps" in body else {}
+        return WatchingConfig(
+            max_frames=body.whole("max_frames", default.max_frames, least=1),
+            frames_per_second=body.number("fps", default.frames_per_second, **rates),
+        )
+
+    def codes(
+        self,
+        content: bytes,
+        *,
+        kind: Kind,
+        field: str,
+        deadline: Deadline,
+        watching: WatchingConfig | None = None,
+    ) -> np.ndarray:
         """Return the codes of the frames of a file, [frames, codes]; otherwise as `frames`.
 
-        A file that was drawn, or shown as the same kind, is decoded no more while its codes are remembered.
+        A file that was drawn, or shown as the same kind and watched alike, is decoded no more while its codes
+        are remembered.
         """
         name = hashlib.sha256(content).digest()
+        shown: tuple[Kind, WatchingConfig] = kind, watching or self._world.watching
         with self._remembering:
-            for key in (_SentFile(name, None), _SentFile(name, kind)):
+            for key in (_SentFile(name, None), _SentFile(name, shown)):
                 if (known := self._known.pop(key, None)) is not None:
                     self._known[key] = known
                     return known
-        frames = self.frames(content, kind=kind, field=field, deadline=deadline)
+        frames = self.frames(content, kind=kind, field=field, deadline=deadline, watching=watching)
         codes = self._world.codes(video=frames)
-        self._remember(_SentFile(name, kind), codes)
+        self._remember(_SentFile(name, shown), codes)
         return codes
 
     def remember(self, content: bytes, codes: np.ndarray) -> None:
@@ -81,7 +113,15 @@ class Media:
             while self._known_bytes > self._most_known_bytes:
                 self._known_bytes -= self._known.pop(next(iter(self._known))).nbytes
 
-    def frames(self, content: bytes, *, kind: Kind, field: str, deadline: Deadline) -> np.ndarray:
+    def frames(
+        self,
+        content: bytes,
+        *,
+        kind: Kind,
+        field: str,
+        deadline: Deadline,
+        watching: WatchingConfig | None = None,
+    ) -> np.ndarray:
         """Return the frames of a file as the model watches it; it takes long, so call it in a thread.
 
         Args:
@@ -89,6 +129,7 @@ class Media:
             kind: what it is to be; what is inside decides whether it is.
             field: of the request, which errors name.
             deadline: of the request.
+            watching: how a film is watched; None is as the model folder says.
 
         Raises:
             InputError: it cannot be read, or the model sees nothing.
@@ -104,12 +145,14 @@ class Media:
                 with tempfile.NamedTemporaryFile(prefix="ringworld-") as file:
                     file.write(content)
                     file.flush()
-                    return self._decoded(file.name, kind=kind, field=field, deadline=deadline)
+                    how = watching or self._world.watching
+                    return self._decoded(file.name, kind=kind, field=field, deadline=deadline, watching=how)
             finally:
                 self._decoders.release()
 
-    def _decoded(self, path: str, *, kind: Kind, field: str, deadline: Deadline) -> np.ndarray:
-        watching = self._world.watching
+    def _decoded(
+        self, path: str, *, kind: Kind, field: str, deadline: Deadline, watching: WatchingConfig
+    ) -> np.ndarray:
         resolution = self._world.prompts.seeing().resolution
         request = {
             "path": path,

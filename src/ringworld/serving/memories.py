@@ -19,10 +19,10 @@ from ringworld.core.origin import read_origin
 from ringworld.inference.memory import Memory
 from ringworld.serving.backend import Backend
 from ringworld.serving.body import Body
-from ringworld.serving.chat import ChatBackend, messages_of
 from ringworld.serving.deadline import Deadline
 from ringworld.serving.errors import ApiError
 from ringworld.serving.gate import Gate
+from ringworld.serving.messages import ChatBackend, messages_of
 from ringworld.serving.text_options import check_model
 from ringworld.text.templates import Message
 

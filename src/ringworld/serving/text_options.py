@@ -16,12 +16,11 @@ _DRAWN = ("temperature", "top_p", "min_p", "repetition_penalty")
 _MOST_STOPS, _LONGEST_STOP = 16, 1000
 _FREELY = "answers are text as the model writes it; leave it out"
 _WITHOUT_EFFECT = {
-    "ignore_eos": (False, "use max_tokens and stop"),
-    "min_tokens": (0, "leave it out"),
+    "min_tokens": (0, "leave it out, or use ignore_eos"),
     "skip_special_tokens": (True, "leave it out"),
     "stop_token_ids": ([], "use stop"),
-    "max_frames": (None, "how many frames are watched is set in the model folder; leave it out"),
-    "fps": (None, "how many frames are watched is set in the model folder; leave it out"),
+    "mm_processor_kwargs": ({}, "use max_frames and fps"),
+    "media_io_kwargs": ({}, "use max_frames and fps"),
     "frequency_penalty": (0, "use repetition_penalty"),
     "presence_penalty": (0, "use repetition_penalty"),
     "logit_bias": ({}, "leave it out"),
@@ -63,6 +62,7 @@ class TextOptions:
 
     sampling: SamplingConfig
     stop: tuple[str, ...]
+    ignores_ends: bool
     choices: int
     stream: bool
     include_usage: bool
@@ -110,6 +110,7 @@ class TextOptions:
                 **{name: body.number(name, getattr(default, name)) for name in _DRAWN},
             ),
             stop=stop,
+            ignores_ends=body.flag("ignore_eos"),
             choices=choices,
             stream=body.flag("stream"),
             include_usage=body.part("stream_options").flag("include_usage"),
@@ -118,7 +119,14 @@ class TextOptions:
     def requests(self, prompts: Sequence[Any], **others: Any) -> list[GenerationRequest]:
         """Return the requests to the engine: `n` texts of each prompt, beside each other."""
         return [
-            GenerationRequest(prompt=prompt, sampling=self.sampling, sample=i, stop=self.stop, **others)
+            GenerationRequest(
+                prompt=prompt,
+                sampling=self.sampling,
+                sample=i,
+                stop=self.stop,
+                ignores_ends=self.ignores_ends,
+                **others,
+            )
             for prompt in prompts
             for i in range(self.choices)
         ]

@@ -11,12 +11,13 @@ from starlette.routing import Route
 from ringworld.core.errors import InputError
 from ringworld.serving.backend import Backend
 from ringworld.serving.body import Body
-from ringworld.serving.chat import ChatBackend, ChatRequest, messages_of
+from ringworld.serving.chat import ChatRequest
 from ringworld.serving.completions import Completions
 from ringworld.serving.deadline import Deadline
 from ringworld.serving.exchange import Exchange
 from ringworld.serving.gate import Gate
 from ringworld.serving.memories import Memories
+from ringworld.serving.messages import ChatBackend, messages_of
 from ringworld.serving.streams import DONE, KEEP_ALIVE, event, finished, streamed
 from ringworld.serving.text_options import check_model
 

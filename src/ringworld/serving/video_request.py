@@ -8,13 +8,12 @@ from ringworld.inference.engine.sequence import GenerationRequest
 from ringworld.inference.world import World
 from ringworld.serving.attachments import Attachments
 from ringworld.serving.body import Body
-from ringworld.serving.config import ServingLimits
+from ringworld.serving.config import LEAST_RATE, MOST_RATE, ServingLimits
 from ringworld.serving.drawing import drawing_of
 from ringworld.serving.errors import ApiError
 from ringworld.serving.form import Form, Upload
 
 REFERENCE = "input_reference"
-_LEAST_RATE, _MOST_RATE = 0.01, 120.0
 _MOST_SECONDS = 1e6
 
 
@@ -56,7 +55,7 @@ class VideoRequest:
             ApiError: a field is not supported, frames have another size, or there are too many.
         """
         world.prompts.seeing()
-        rate = body.number("fps", world.watching.frames_per_second, least=_LEAST_RATE, most=_MOST_RATE)
+        rate = body.number("fps", world.watching.frames_per_second, least=LEAST_RATE, most=MOST_RATE)
         if "num_frames" in body or "seconds" not in body:
             name, frames = (
                 "num_frames",

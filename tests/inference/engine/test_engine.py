@@ -179,11 +179,29 @@ def test_each_ends_at_its_own_stops(engine, expected):
     assert ended[-1].finish == stopped[-1].finish == "stop"
 
 
+def test_ends_are_ignored_where_that_is_asked(engine, expected):
+    tokens = expected[5][0]
+    asked = {"ends": (tokens[2],), "sampling": GREEDY}
+    assert ids_of(engine.stream(request(5, **asked))) == tokens[: tokens.index(tokens[2])]
+    assert ids_of(engine.stream(request(5, ignores_ends=True, **asked))) == tokens
+
+
 def test_the_first_sample_of_a_prompt_is_what_it_gives_alone_and_others_differ(engine, expected):
     streams = [engine.stream(request(1, sample=i)) for i in range(3)]
     first, *others = map(ids_of, streams)
     assert first == expected[1][0]
     assert len({tuple(ids) for ids in (first, *others)}) == 3
+
+
+def test_no_request_waits_for_a_compiler_after_warming_up():
+    with make() as engine:
+        engine.warm_up()
+        jax.config.update("jax_no_tracing", True)
+        try:
+            first, *_ = engine.stream(request(0, score_prompt=True, alternatives=3, max_new_tokens=2))
+        finally:
+            jax.config.update("jax_no_tracing", False)
+    assert len(first.prompt) == len(PROMPTS[0]) - 1
 
 
 def test_what_does_not_fit_is_refused(engine):

@@ -206,13 +206,15 @@ class Engine:
         return held.result()
 
     def warm_up(self) -> None:
-        """Compile what requests will need: a step, and chunks of each size."""
+        """Compile what requests will need: a step, chunks of each size, and scores of what they read."""
         page = size = self._size.page_tokens
         while size <= min(self._size.chunk_tokens, self._size.context_tokens - 2):
             # Each with ids of its own, so that nothing is reused.
             prompt = np.full(size + 1, size // page, np.int32)
-            for _ in self.stream(GenerationRequest(prompt=prompt, max_new_tokens=1)):
-                pass
+            for scores in (False, True):
+                request = GenerationRequest(prompt=prompt, max_new_tokens=1, score_prompt=scores)
+                for _ in self.stream(request):
+                    pass
             size *= 2
 
     @property

@@ -34,6 +34,8 @@ class GenerationRequest:
     """Which of several continuations of one prompt this is; each draws differently."""
     ends: tuple[int, ...] = ()
     """Ids that finish it, besides those that finish any text."""
+    ignores_ends: bool = False
+    """Whether neither these ids nor those finish it."""
     stop: tuple[str, ...] = ()
     """Strings before which it ends."""
     alternatives: int = 0
@@ -156,7 +158,8 @@ class LiveSequence:
         self.known: int | None = ROOT
         self.scores: list[ScoredToken] = []
         self.cancelled = False
-        self._ends, self._stream = ends | set(request.ends), TextStream(decode, stop=request.stop)
+        self._ends = frozenset() if request.ignores_ends else ends | set(request.ends)
+        self._stream = TextStream(decode, stop=request.stop)
         self._clip: list[int] | None = None
         self._beginning: list[int] = []
         if request.clips is not None and self.ids[-len(request.clips.grammar.begin) :] == [

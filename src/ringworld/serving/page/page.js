@@ -67,7 +67,7 @@ async function begin() {
     at("access").open = false;
     at("show-draw").hidden = !model.vision;
     if (model.vision) at("frames").value = model.vision.max_frames;
-    at("may-hold").hidden = at("may-guide").hidden = !model.vision;
+    for (const id of ["may-hold", "may-guide", "may-watch"]) at(id).hidden = !model.vision;
     at("memories").hidden = !model.memories;
     if (model.memories) await listMemories();
     complain(null);
@@ -90,6 +90,26 @@ async function measure() {
   at("context").high = 0.9 * shown.context;
   at("context").value = Math.min(tokens, shown.context);
   at("count").textContent = `${tokens.toLocaleString()} of ${shown.context.toLocaleString()} tokens`;
+}
+
+/** Return how films are watched, as a part of a request. */
+const watching = () => at("watched").value ? { max_frames: Number(at("watched").value) } : {};
+
+/** Return the tokens of a picture or a film. */
+async function weigh(part) {
+  const [seen, blank] = await Promise.all([[{ type: "text", text: "." }, part], "."].map(async (content) =>
+    (await (await call("tokenize", { messages: [{ role: "user", content }], ...watching() })).json()).count));
+  return seen - blank;
+}
+
+/** Count again what was counted with another number of frames. */
+async function reweigh() {
+  complain(null);
+  try {
+    for (const each of shown.attached) if (each.part) each.tokens = await weigh(each.part);
+    if (shown.messages.length) await recount();
+    await measure();
+  } catch (error) { complain(error); }
 }
 
 const documents = () => shown.attached.filter((each) => each.text !== undefined).map((each) => each.text);
@@ -127,9 +147,7 @@ async function attach(file) {
     const url = await asDataAddress(file);
     // What a browser has no type for, such as a Matroska film, the server knows by what is inside.
     each.part = isPicture ? { type: `${kind}_url`, [`${kind}_url`]: { url } } : { type: "file", file: { file_data: url } };
-    const [seen, blank] = await Promise.all([[{ type: "text", text: "." }, each.part], "."].map(async (content) =>
-      (await (await call("tokenize", { messages: [{ role: "user", content }] })).json()).count));
-    each.tokens = seen - blank;
+    each.tokens = await weigh(each.part);
     each.strip = await strip(file, kind);
   }
   shown.attached.push(each);
@@ -246,7 +264,7 @@ async function ask(event) {
   try {
     const body = {
       model: shown.model, messages: [...messages, asked], stream: true,
-      stream_options: { include_usage: true },
+      stream_options: { include_usage: true }, ...watching(),
     };
     if (shown.memory) body.memory = shown.memory;
     if (at("modalities").value !== "text") body.modalities = at("modalities").value.split(" ");
@@ -293,7 +311,6 @@ async function ask(event) {
     shown.answering = null;
     at("log").ariaBusy = "false";
     swap("stop", "send");
-    at("question").focus();
     counted.then(measure, measure);
   }
 }
@@ -301,7 +318,7 @@ async function ask(event) {
 /** Count the tokens of the conversation, of which a stream that was stopped says none. */
 async function recount() {
   const { messages, memory } = shown;
-  const { count } = await (await call("tokenize", { messages, memory })).json();
+  const { count } = await (await call("tokenize", { messages, memory, ...watching() })).json();
   if (shown.messages === messages) shown.used = count;
 }
 
@@ -346,7 +363,8 @@ async function keep() {
   try {
     const first = [...shown.before, ...shown.messages].find((each) => each.role === "user").content;
     const question = partsOf(first).find((each) => each.text)?.text ?? "";
-    const body = { model: shown.model, messages: shown.messages, name: at("memory-name").value.trim() || question.slice(0, 80) };
+    const name = at("memory-name").value.trim() || question.slice(0, 80);
+    const body = { model: shown.model, messages: shown.messages, name, ...watching() };
     if (shown.memory) body.memory = shown.memory;
     const kept = await (await call("v1/memories", body)).json();
     await listMemories();
@@ -470,6 +488,7 @@ function listen() {
   at("question").addEventListener("keydown", (event) => {
     if (event.key === "Enter" && !event.shiftKey && !event.isComposing) ask(event);
   });
+  at("watched").addEventListener("change", reweigh);
   at("files").addEventListener("change", async () => { await attachAll(at("files").files); at("files").value = ""; });
   const holdsFiles = (event) => event.dataTransfer.types.includes("Files");  // Text goes where it is dropped.
   document.addEventListener("dragover", (event) => {
