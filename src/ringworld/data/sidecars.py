@@ -93,7 +93,7 @@ def parse_sidecar(value: Mapping[str, Any], *, path: Path, part: str = "") -> Si
     caption, asked = value.get("caption"), value.get("questions")
     if value.get("messages") is not None:
         remedy = "write it into a .jsonl file beside, as a record that names the file"
-        raise location.wrong("messages", "is a conversation, which is a record of its own", remedy=remedy)
+        raise location.wrong("messages", "is a conversation, which is a separate record", remedy=remedy)
     if not (caption is None or is_text(caption)):
         raise location.wrong("caption", "is not text", value=caption)
     if not (asked is None or isinstance(asked, list)):

@@ -37,7 +37,7 @@ def new_row(
 def add_vision_ids(model: WorldModel, *, ids: int) -> WorldModel:
     """Return the model with more ids at the end of its vocabulary.
 
-    The new rows of the embedding, and of an output head of its own, are each as `new_row` says.
+    The new rows of the embedding, and of a separate output head, are each as `new_row` says.
 
     Args:
         model: on the mesh that is set.
