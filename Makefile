@@ -34,7 +34,7 @@ chat: smollm2
 	@$(VENV)/bin/ringworld chat --model $(SMOLLM2)
 
 test: $(INSTALLED)
-	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(VENV)/bin/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 venv: $(INSTALLED)
 
