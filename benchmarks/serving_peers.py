@@ -45,7 +45,8 @@ def measure(command: list[str], *, port: int, load: Load, log: Path) -> dict:
         url = f"http://127.0.0.1:{port}"
         bench_serving(url, replace(load, seed=load.seed + 1))
         made = bench_serving(url, load)
-    return json.loads(made.json(command=shlex.join(command)))
+    named = ("python" if part == sys.executable else part for part in command)
+    return json.loads(made.json(command=shlex.join(named)))
 
 
 def main() -> None:
