@@ -5,7 +5,7 @@
     python benchmarks/train_step.py --case long --steps 1 > benchmarks/results/train_step_16k_cpu.json
 
 The model has 12 layers of width 768, random weights, and everything in float32. `short` is 4 rows of 2,048
-tokens, of which nothing is computed again; `long` one of 16,384, where both compute each layer again, ours
+tokens, of which no product is computed again; `long` one of 16,384, where both compute each layer again, ours
 with its feed-forward by blocks, and torch attends by SDPA. Each subject is a process of its own, and both run
 in turn, several rounds; a time is the least of all steps, memory the most that the process ever held, with
 its libraries and what it compiled. The losses of both are in the record: they must be those of one model.

@@ -303,7 +303,7 @@ def _remedy(
 
     | largest part | first |
     |---|---|
-    | kept, and nothing is computed again | `remat="layer"` |
+    | kept, and no product is computed again | `remat="layer"` |
     | layer, and the feed-forward takes all tokens at once | `mlp_block_tokens` |
     | anything else | another mesh or more accumulation |
     | anything else, there is no such mesh, and it fits where what is kept is elsewhere | `remat="offload"` |
